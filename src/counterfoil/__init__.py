@@ -1,0 +1,1 @@
+"""Counterfoil: one backbone for Python backends, from request to report, exactly once."""
