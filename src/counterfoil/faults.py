@@ -1,0 +1,60 @@
+"""Faults on purpose: points at which a process can be made to die or stop, and seeded bugs.
+
+A *fault point* marks the worst possible moment in a piece of code (between two effects that must
+be one). It does nothing unless the process was started with ``COUNTERFOIL_FAULTS`` naming a
+folder. `counterfoil prove` then arms a point by writing a file ``NAME`` there that holds ``kill``
+or ``pause``; the first process to reach the point takes the file away and sends itself SIGKILL or
+SIGSTOP. Nobody can clean up, which is what makes it a fault.
+
+A *sabotage* is a bug switched on by ``COUNTERFOIL_SABOTAGE``. It exists so that the checker can
+be shown to fail; `counterfoil up` refuses to start with it outside of a proof.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+SABOTAGES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "idempotency-off": "the service forgets the answers it gave, so a retry pays twice",
+        "acknowledge-before-commit": "the service answers 201 before its transaction is durable",
+        "offsets-before-state": "a pipeline commits its offsets before its state",
+        "relay-without-fencing": "the log accepts a relay whose leadership has ended",
+        "append-without-transaction": "the lake writer repeats an append after a crash",
+        "uncommitted-file": "the report reads every file in the table's folder, committed or not",
+        "duplicate-payloads": "the lake writer drops events whose payload it has seen before",
+    }
+)
+
+_FOLDER: Final = os.environ.get("COUNTERFOIL_FAULTS")
+_SABOTAGE: Final = os.environ.get("COUNTERFOIL_SABOTAGE")
+_SIGNALS: Final = MappingProxyType({"kill": signal.SIGKILL, "pause": signal.SIGSTOP})
+
+
+def point(name: str) -> None:
+    """Die or stop here if the point `name` was armed; otherwise do nothing."""
+    if _FOLDER is None:
+        return
+    armed = Path(_FOLDER, name)
+    if not armed.exists():
+        return
+    try:
+        action = armed.read_text().strip()
+        armed.rename(armed.with_name(f"{name}.{os.getpid()}.taken"))
+    except FileNotFoundError:
+        return  # another process was faster: one armed point is one fault
+    os.kill(os.getpid(), _SIGNALS[action])
+
+
+def sabotaged(name: str) -> bool:
+    """Whether the seeded bug `name` is switched on in this process.
+
+    Raises:
+        KeyError: no such sabotage.
+    """
+    if name not in SABOTAGES:
+        raise KeyError(name)
+    return name == _SABOTAGE
