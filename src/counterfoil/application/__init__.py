@@ -1,0 +1,23 @@
+"""What a user writes, and how it is read: the declaration, its configuration, its web side."""
+
+from counterfoil.application.application import (
+    Application,
+    Counterfoils,
+    Request,
+    Service,
+    load_application,
+)
+from counterfoil.application.configuration import Configuration, ConfigurationError, load
+from counterfoil.application.state import StateFolder
+
+__all__ = [
+    "Application",
+    "Configuration",
+    "ConfigurationError",
+    "Counterfoils",
+    "Request",
+    "Service",
+    "StateFolder",
+    "load",
+    "load_application",
+]

@@ -1,0 +1,195 @@
+"""What a user declares: an `Application` and its services, topics, pipelines, tables, reports."""
+
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from counterfoil.application.configuration import ConfigurationError
+from counterfoil.events import Context, Pipeline, Topic, Unit
+from counterfoil.reports import Report, Table
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+Event = TypeVar("Event", bound=msgspec.Struct)
+
+Handler = Callable[[Any, Unit], msgspec.Struct]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A write that a service offers: `POST path` with a typed body and a typed answer."""
+
+    path: str
+    body: type[msgspec.Struct]
+    handle: Handler
+
+
+@dataclass(slots=True)
+class Service:
+    """A service: its tables, and the commands that write them.
+
+    Each command runs in one transaction with the events that it publishes; its answer is sent
+    after that transaction is durable, and sent again to whoever repeats its Idempotency-Key.
+    """
+
+    name: str
+    schema: tuple[str, ...]
+    commands: list[Command] = field(default_factory=list[Command])
+
+    def post(self, path: str) -> Callable[[Handler], Handler]:
+        """Declare the command behind `POST path`; the first parameter's type is the body's.
+
+        The answer's `id` is the effect that the gateway's log and `counterfoil trace` know.
+        """
+
+        def declare(handle: Handler) -> Handler:
+            parameters = list(inspect.signature(handle).parameters)
+            body = typing.get_type_hints(handle).get(parameters[0])
+            if not (isinstance(body, type) and issubclass(body, msgspec.Struct)):
+                raise ConfigurationError(
+                    f"{handle.__name__}: the first parameter has no msgspec.Struct type",
+                    hint="annotate it: def accept(request: PaymentRequest, unit: Unit)",
+                )
+            self.commands.append(Command(path, body, handle))
+            return handle
+
+        return declare
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a workload: what a client wants done exactly once."""
+
+    path: str
+    body: msgspec.Struct
+    tenant: str
+    tier: str
+    idempotency_key: str
+    amount: int
+    """What it is worth, in minor units: the client's own record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfoils:
+    """What must match what: the same ids and the same sum at every step of the way.
+
+    `proof` reads each of them without the code that wrote them.
+    """
+
+    service: str
+    rows: str
+    """The service's table; `id` and `amount` name its columns."""
+    topic: Topic[Any]
+    posted: str
+    """The code of the ledger transfers."""
+    stored: Table[Any]
+    report: Report
+    section: str
+    """The section of the report with a row a day; `count` and `total` name its columns."""
+    count: str
+    total: str
+    id: str = "id"
+    amount: str = "amount"
+    currency: str = "USD"
+
+
+Workload = Callable[[int, int], Iterator[Request]]
+
+
+class Application:
+    """The declaration of a whole backend; it starts nothing and opens nothing by itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.services: dict[str, Service] = {}
+        self.topics: dict[str, Topic[Any]] = {}
+        self.pipelines: dict[str, Pipeline[Any]] = {}
+        self.stores: dict[str, tuple[Topic[Any], Table[Any]]] = {}
+        self.reports: dict[str, Report] = {}
+        self.counterfoils: Counterfoils | None = None
+        self.make_workload: Workload | None = None
+
+    def service(self, name: str, *, schema: Sequence[str]) -> Service:
+        """Declare a service; `schema` is SQL that creates its tables if they don't exist."""
+        return _declare(self.services, name, Service(name, tuple(schema)), "service")
+
+    def topic(self, name: str, event: type[Event], *, partitions: int = 4) -> Topic[Event]:
+        """Declare a topic of typed events, ordered by key."""
+        return _declare(self.topics, name, Topic(name, event, partitions=partitions), "topic")
+
+    def pipeline(
+        self, name: str, source: Topic[Event], *, tries: int = 3
+    ) -> Callable[[Callable[[Event, Context], None]], Callable[[Event, Context], None]]:
+        """Declare the handler of a pipeline; what it does happens once for each event."""
+
+        def declare(handler: Callable[[Event, Context], None]) -> Callable[[Event, Context], None]:
+            _declare(self.pipelines, name, Pipeline(name, source, handler, tries=tries), "pipeline")
+            return handler
+
+        return declare
+
+    def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:
+        """Keep every event of `source` in a lake table of the same name, a partition a day."""
+        table = Table(source.name, source.type, day=day)
+        _declare(self.stores, source.name, (source, table), "table")
+        return table
+
+    def report(
+        self,
+        name: str,
+        source: Table[Any],
+        sections: Mapping[str, str],
+        *,
+        title: str,
+        amounts: tuple[str, ...] = (),
+    ) -> Report:
+        """Declare a daily report: a SQL query for each section, with a column `day`."""
+        report = Report(name, source, sections, title=title, amounts=amounts)
+        return _declare(self.reports, name, report, "report")
+
+    def matches(self, counterfoils: Counterfoils) -> None:
+        """Declare what must be equal from request to report."""
+        self.counterfoils = counterfoils
+
+    def workload(self, make: Workload) -> Workload:
+        """Declare the requests that `prove` sends: `make(number, seed)` yields them in order."""
+        self.make_workload = make
+        return make
+
+
+Declared = TypeVar("Declared")
+
+
+def _declare(known: dict[str, Declared], name: str, thing: Declared, kind: str) -> Declared:
+    if name in known:
+        raise ConfigurationError(f"the {kind} {name!r} is declared twice", hint="rename one")
+    known[name] = thing
+    return thing
+
+
+def load_application(folder: Path, module: str) -> Application:
+    """Import the `Application` that `module` (`package.module:attribute`) names.
+
+    Raises:
+        ConfigurationError: not importable, or not an `Application`.
+    """
+    name, _, attribute = module.partition(":")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        found = getattr(importlib.import_module(name), attribute or "app")
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{folder}: can't import {module!r}: {error}",
+            hint='set [application] module = "package.module:attribute"',
+        ) from error
+    if not isinstance(found, Application):
+        raise ConfigurationError(f"{module} is a {type(found).__name__}, not an Application")
+    return found

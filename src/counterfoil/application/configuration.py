@@ -1,0 +1,161 @@
+"""Reads `counterfoil.toml`: checked whole before anything starts, errors with line and remedy."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from counterfoil.errors import CounterfoilError
+from counterfoil.gateway.config import GatewayConfig
+
+FILE_NAME = "counterfoil.toml"
+
+
+class ConfigurationError(CounterfoilError):
+    """The configuration can't be used; names the file, the line and the remedy."""
+
+
+class ApplicationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the user's `Application` object is."""
+
+    module: str
+    """`package.module:attribute`, importable from the folder of the configuration file."""
+
+
+class EnginesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The engine behind each part; `embedded` and `local` need nothing installed."""
+
+    events: Literal["embedded"] = "embedded"
+    reports: Literal["embedded"] = "embedded"
+    coordination: Literal["embedded"] = "embedded"
+    limits: Literal["local"] = "local"
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often a service runs."""
+
+    instances: int = 2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.instances <= 64:
+            raise ValueError("instances must be between 1 and 64")
+
+
+class IssuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The development OIDC issuer; leave the table out to use an issuer of your own."""
+
+    listen: str = "127.0.0.1:8455"
+
+
+class ConsoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The console's address, and whether it may act."""
+
+    listen: str = "127.0.0.1:8466"
+    read_only: bool = False
+
+
+class CoordinationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The embedded coordination node."""
+
+    listen: str = "127.0.0.1:8477"
+
+
+class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All of `counterfoil.toml`."""
+
+    application: ApplicationConfig
+    services: dict[str, ServiceConfig]
+    gateway: GatewayConfig = msgspec.field(default_factory=GatewayConfig)
+    engines: EnginesConfig = msgspec.field(default_factory=EnginesConfig)
+    issuer: IssuerConfig | None = None
+    console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
+    coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
+
+
+def load(folder: Path) -> Configuration:
+    """Read and check the configuration of the application in `folder`.
+
+    Raises:
+        ConfigurationError: missing, not TOML, an unknown name, a wrong type or a dangling
+            reference; nothing was started.
+    """
+    path = folder / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path}: there is no such file",
+            hint="name an application's folder, or write one with `counterfoil new NAME`",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: can't be read: {error}") from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+    try:
+        configuration = msgspec.convert(document, Configuration)
+    except msgspec.ValidationError as error:
+        message, _, location = str(error).partition(" - at `")
+        line = _line_of(text, location.rstrip("`"), message)
+        raise ConfigurationError(
+            f"{path}, line {line}: {message}",
+            hint="`counterfoil configuration` prints every setting with its type and default",
+        ) from error
+    _check_references(path, text, configuration)
+    return configuration
+
+
+def _check_references(path: Path, text: str, configuration: Configuration) -> None:
+    for index, route in enumerate(configuration.gateway.routes):
+        where = f"$.gateway.routes[{index}]"
+        if route.service not in configuration.services:
+            known = ", ".join(sorted(configuration.services)) or "none"
+            raise ConfigurationError(
+                f"{path}, line {_line_of(text, where + '.service')}: "
+                f"route {route.path} names the unknown service {route.service!r}",
+                hint=f"declare it under [services], or use one of: {known}",
+            )
+        for limit in route.limits:
+            if limit not in configuration.gateway.limits:
+                raise ConfigurationError(
+                    f"{path}, line {_line_of(text, where + '.limits')}: "
+                    f"route {route.path} names the unknown limit {limit!r}",
+                    hint=f"declare it as [gateway.limits.{limit}]",
+                )
+
+
+def _line_of(text: str, location: str, message: str = "") -> int:
+    """The line that `location` (a msgspec path such as `$.gateway.routes[0].path`) points at.
+
+    TOML libraries for Python give no positions, so the last table header that is a prefix of the
+    path is searched, and below it the key.
+    """
+    keys: list[Any] = [
+        int(part) if part.isdigit() else part
+        for part in re.findall(r"[^.\[\]$`]+", location.replace("[...]", ""))
+    ]
+    unknown = re.search(r"unknown field `([^`]+)`", message)
+    if unknown:
+        keys.append(unknown.group(1))
+    lines = text.splitlines()
+    best = 1
+    header: list[Any] = []
+    counts: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        stripped = line.strip()
+        if match := re.match(r"^(\[\[?)\s*([^\]]+?)\s*\]\]?", stripped):
+            name = match.group(2)
+            header = [part.strip().strip("\"'") for part in name.split(".")]
+            if match.group(1) == "[[":
+                counts[name] = counts.get(name, -1) + 1
+                header.append(counts[name])
+            if header == keys[: len(header)]:
+                best = number
+        elif header == keys[: len(header)] and (match := re.match(r"^([\w-]+)\s*=", stripped)):
+            rest = keys[len(header) :]
+            if rest and match.group(1) == rest[0]:
+                return number
+    return best

@@ -1,0 +1,106 @@
+"""Serves a declared `Service` over HTTP: idempotency, validation and problem+json answers."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from http import HTTPStatus
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from counterfoil.application.application import Command, Service
+from counterfoil.events import Command as StoreCommand
+from counterfoil.events import KeyReused, Reply, ServiceStore, StoreUnavailable, Unit
+
+IDEMPOTENCY_KEY_LIMIT = 255
+"""Characters; the draft for the header sets no limit, and an index needs one."""
+
+
+class Refusal(Exception):
+    """A command's refusal: nothing is written, the client gets a problem document (RFC 9457)."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+def web_application(service: Service, store: ServiceStore) -> Starlette:
+    """The ASGI application of `service`, which writes through `store`."""
+
+    async def healthy(_: Request) -> Response:
+        return Response(b"ok\n", media_type="text/plain")
+
+    routes = [
+        Route(command.path, _endpoint(command, store), methods=["POST"])
+        for command in service.commands
+    ]
+    return Starlette(routes=[*routes, Route("/healthz", healthy)])
+
+
+def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], object]:
+    decode = msgspec.json.Decoder(command.body).decode
+
+    async def answer(request: Request) -> Response:
+        key = request.headers.get("idempotency-key", "")
+        if not 0 < len(key) <= IDEMPOTENCY_KEY_LIMIT:
+            return problem(
+                HTTPStatus.BAD_REQUEST,
+                f"send an Idempotency-Key of 1 to {IDEMPOTENCY_KEY_LIMIT} characters",
+            )
+        tenant = request.headers.get("x-counterfoil-tenant", "")
+        content = await request.body()
+        try:
+            body = decode(content)
+        except msgspec.ValidationError as error:
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}")
+        # A key belongs to its tenant: nobody is answered with what another tenant was told.
+        scoped = f"{tenant}/{key}"
+        digest = hashlib.blake2b(command.path.encode() + b"\0" + content, digest_size=16).digest()
+        headers = {
+            "tenant": tenant,
+            "tier": request.headers.get("x-counterfoil-tier", ""),
+            "request-id": request.headers.get("x-request-id", ""),
+            "idempotency-key": key,
+        }
+
+        def handle(unit: Unit) -> Reply:
+            effect = command.handle(body, unit)
+            return Reply(
+                status=HTTPStatus.CREATED,
+                body=msgspec.json.encode(effect),
+                headers={
+                    "content-type": "application/json",
+                    "counterfoil-effect": str(getattr(effect, "id", "")),
+                },
+            )
+
+        try:
+            reply = await asyncio.wrap_future(
+                store.submit(StoreCommand(scoped, digest, headers, handle))
+            )
+        except KeyReused:
+            return problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "this Idempotency-Key was used before with another request",
+            )
+        except Refusal as refusal:
+            return problem(refusal.status, refusal.detail)
+        except StoreUnavailable as error:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"retry-after": "1"})
+        return Response(reply.body, reply.status, reply.headers)
+
+    return answer
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """A problem document (RFC 9457)."""
+    document = {"status": int(status), "title": HTTPStatus(status).phrase, "detail": detail}
+    return Response(
+        msgspec.json.encode(document), status, headers, media_type="application/problem+json"
+    )

@@ -1,0 +1,258 @@
+"""The commands. Each imports what it needs when it runs, so that `--help` answers at once."""
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+
+from counterfoil.faults import SABOTAGES
+
+app = cyclopts.App(name="counterfoil", help="One backbone, from request to report, exactly once.")
+events = cyclopts.App(name="events", help="Look into the event log and act on dead letters.")
+dead_letters = cyclopts.App(name="dlq", help="List, show and replay dead letters.")
+app.command(events)
+events.command(dead_letters)
+out = Console()
+
+State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
+
+
+def _state(path: Path, state: Path | None) -> Path:
+    return state if state is not None else path / ".counterfoil"
+
+
+@app.command
+def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) -> None:
+    """Run the application in PATH with everything it needs, until Ctrl-C.
+
+    Example: counterfoil up examples/shop
+
+    Parameters
+    ----------
+    free_ports
+        Take free ports in place of the configured ones.
+    """
+    from counterfoil.supervisor import Child, Supervisor  # noqa: PLC0415
+
+    seen: dict[str, str] = {}
+
+    def show(children: list[Child]) -> None:
+        for child in children:
+            if seen.get(child.plan.name) != child.state:
+                seen[child.plan.name] = child.state
+                if child.state in {"ready", "restarting", "stopped"}:
+                    colour = {"ready": "green", "restarting": "yellow"}.get(child.state, "dim")
+                    line = f"[{colour}]{child.state:>10}[/]  {child.plan.name:<22} {child.detail}"
+                    out.print(line, highlight=False)
+
+    async def run() -> None:
+        supervisor = Supervisor(path, _state(path, state), free_ports=free_ports, on_change=show)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, supervisor.stop)
+        running = asyncio.create_task(supervisor.run())
+        upped = asyncio.create_task(supervisor.up.wait())
+        await asyncio.wait({running, upped}, return_when=asyncio.FIRST_COMPLETED)
+        if supervisor.up.is_set() and supervisor.addresses is not None:
+            out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
+            out.print(f"console  http://{supervisor.addresses.console}", highlight=False)
+        upped.cancel()
+        await running
+
+    asyncio.run(run())
+
+
+@app.command
+def status(
+    path: Path = Path(),
+    *,
+    state: State = None,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Show the processes of a running application. Exit 1 if any is not ready."""
+    from counterfoil.application import StateFolder  # noqa: PLC0415
+    from counterfoil.cli.running import is_running  # noqa: PLC0415
+
+    files = StateFolder(_state(path, state))
+    if not is_running(files):
+        sys.stderr.write(f"nothing runs in {files.root}; start it with `counterfoil up {path}`\n")
+        sys.exit(1)
+    document: dict[str, Any] = json.loads(files.run.read_text())
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table("process", "kind", "state", "pid", "restarts", "detail", box=None)
+        for each in document["processes"]:
+            table.add_row(
+                *(str(each[key]) for key in ("name", "kind", "state", "pid", "restarts", "detail"))
+            )
+        out.print(table)
+    if any(each["state"] != "ready" for each in document["processes"]):
+        sys.exit(1)
+
+
+@app.command
+def prove(
+    path: Path = Path(),
+    *,
+    purchases: int = 5_000,
+    seed: int = 1,
+    faults: str = "kill,pause",
+    fault_number: int = 24,
+    sabotage: str | None = None,
+    list_sabotage: bool = False,
+    state: Path | None = None,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Run the application, break it on purpose, and check that every cent arrived once.
+
+    Exit 0: nothing was lost, doubled or changed. Exit 1: something was. Exit 2: could not run.
+
+    Examples: counterfoil prove examples/shop --purchases 5000 --seed 7 --faults kill,pause
+              counterfoil prove examples/shop --sabotage idempotency-off
+
+    Parameters
+    ----------
+    purchases
+        How many requests of the application's workload to send.
+    faults
+        Kinds of fault, or `none`.
+    sabotage
+        Switch one seeded bug on; the verdict must then be a failing one.
+    state
+        Keep the run's files in this new folder; by default they go when the run ends.
+    """
+    if list_sabotage:
+        for name in SABOTAGES:
+            sys.stdout.write(name + "\n")
+        return
+    from counterfoil.cli.verdict import print_verdict  # noqa: PLC0415
+    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
+    from counterfoil.proof.prove import prove as run  # noqa: PLC0415
+
+    actions = [] if faults == "none" else faults.split(",")
+    unknown = set(actions) - {"kill", "pause"}
+    if unknown:
+        raise CounterfoilError(f"unknown fault: {', '.join(unknown)}", hint="kill, pause or none")
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn  # noqa: PLC0415
+
+    progress_console = Console(stderr=True, quiet=as_json)
+    with (
+        tempfile.TemporaryDirectory(prefix="counterfoil-") as temporary,
+        Progress(
+            *Progress.get_default_columns(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=progress_console,
+        ) as progress,
+    ):
+        tasks: dict[str, Any] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(step, total=total)
+            progress.update(tasks[step], completed=done, total=total)
+
+        verdict = asyncio.run(
+            run(
+                path,
+                state if state is not None else Path(temporary),
+                purchases=purchases,
+                seed=seed,
+                actions=actions,
+                sabotage=sabotage,
+                fault_number=fault_number,
+                on_progress=show,
+            )
+        )
+    print_verdict(verdict, as_json=as_json)
+    sys.exit(0 if verdict.verdict == "holds" else 1)
+
+
+@app.command
+def trace(
+    identity: str,
+    path: Path = Path(),
+    *,
+    state: State = None,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Follow one payment from request to report, by its id or its Idempotency-Key.
+
+    Example: counterfoil trace 1234567890123456789 examples/shop
+    """
+    from counterfoil.application import StateFolder, load, load_application  # noqa: PLC0415
+    from counterfoil.cli.verdict import print_trace  # noqa: PLC0415
+    from counterfoil.proof.trace import trace as follow  # noqa: PLC0415
+
+    application = load_application(path.resolve(), load(path).application.module)
+    found = follow(application, StateFolder(_state(path, state)), identity)
+    print_trace(identity, found, as_json=as_json)
+    sys.exit(0 if found else 1)
+
+
+@app.command
+def token(path: Path = Path(), *, tenant: str, tier: str = "gold", state: State = None) -> None:
+    """Print a token of the development issuer of a running application."""
+    import httpx2  # noqa: PLC0415
+
+    from counterfoil.application import StateFolder  # noqa: PLC0415
+    from counterfoil.cli.running import addresses  # noqa: PLC0415
+
+    found = addresses(StateFolder(_state(path, state)))
+    answer = httpx2.post(f"http://{found.issuer}/token", data={"tenant": tenant, "tier": tier})
+    answer.raise_for_status()
+    sys.stdout.write(answer.json()["access_token"] + "\n")
+
+
+@events.command
+def lag(
+    path: Path = Path(),
+    *,
+    state: State = None,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Show how far each consumer is behind the end of its topic."""
+    from counterfoil.cli.inspection import print_lag  # noqa: PLC0415
+
+    print_lag(_state(path, state), as_json=as_json)
+
+
+@dead_letters.command(name="list")
+def list_dead_letters(
+    path: Path = Path(),
+    *,
+    pipeline: str | None = None,
+    limit: int = 100,
+    state: State = None,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """List dead letters, the newest first."""
+    from counterfoil.cli.inspection import print_dead_letters  # noqa: PLC0415
+
+    print_dead_letters(_state(path, state), pipeline, limit, as_json=as_json)
+
+
+@dead_letters.command
+def show(number: int, path: Path = Path(), *, state: State = None) -> None:
+    """Show one dead letter with its error, its payload and where it came from."""
+    from counterfoil.cli.inspection import print_dead_letter  # noqa: PLC0415
+
+    print_dead_letter(_state(path, state), number)
+
+
+@dead_letters.command
+def replay(number: int, path: Path = Path(), *, state: State = None) -> None:
+    """Hand one dead letter to its pipeline again, once."""
+    from counterfoil.cli.inspection import replay_dead_letter  # noqa: PLC0415
+
+    replay_dead_letter(_state(path, state), number)

@@ -1,0 +1,69 @@
+"""Prints verdicts and traces, for people and for programs."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from counterfoil.proof.prove import Verdict
+    from counterfoil.proof.trace import Step
+
+out = Console()
+
+
+def major(amount: int) -> str:
+    """Minor units as an exact amount with two decimals."""
+    sign = "-" if amount < 0 else ""
+    return f"{sign}{abs(amount) // 100:,}.{abs(amount) % 100:02}"
+
+
+def print_verdict(verdict: "Verdict", *, as_json: bool) -> None:
+    """Print the verdict, every sum beside the others, and the first differences."""
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(verdict)).decode() + "\n")
+        return
+    table = Table("step", "count", "amount", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, each in verdict.sums.items():
+        table.add_row(name, f"{each.count:,}", major(each.amount))
+    out.print(table)
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(verdict.faults.items()))
+    where = ", ".join(f"{kind} {count}" for kind, count in sorted(verdict.faulted.items()))
+    out.print(f"faults: {faults or 'none'}" + (f" ({where})" if where else ""), highlight=False)
+    out.print(
+        f"{verdict.sent:,} sent in {verdict.attempts:,} attempts, "
+        f"{verdict.acknowledged:,} acknowledged; start {verdict.seconds['start']} s, "
+        f"load {verdict.seconds['load']} s, drain {verdict.seconds['drain']} s; "
+        f"p50 {verdict.latency_ms['p50']} ms, p99 {verdict.latency_ms['p99']} ms",
+        highlight=False,
+    )
+    for each in verdict.differences[:10]:
+        out.print(
+            f"[red]{each.what}[/] in {each.where}: {each.id} "
+            f"(expected {each.expected}, found {each.found})",
+            highlight=False,
+        )
+    if verdict.verdict == "holds":
+        out.print("[bold green]holds[/]: accepted = posted = stored = reported, to the cent")
+    else:
+        out.print(f"[bold red]fails[/]: {verdict.difference_count:,} differences")
+
+
+def print_trace(identity: str, steps: "Sequence[Step]", *, as_json: bool) -> None:
+    """Print the way of one payment, a step a line."""
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(steps)).decode() + "\n")
+        return
+    if not steps:
+        sys.stderr.write(f"{identity}: nothing is known under this id or key\n")
+        return
+    table = Table("step", "time (UTC)", "where", "what", box=None)
+    for step in steps:
+        table.add_row(step.name, step.time, step.where, step.what)
+    out.print(table)

@@ -1,0 +1,137 @@
+"""A client that retries like a real one, and remembers what it was promised."""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from counterfoil.application import Request
+
+CONCURRENCY: Final = 64
+ATTEMPT_SECONDS: Final = 5.0
+DEADLINE_SECONDS: Final = 90.0
+IMPATIENT: Final = 0.02
+"""The share of requests whose first answer is not waited for: the client hangs up and asks again
+with the same key, as phones in tunnels do."""
+RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """What the gateway promised for one request."""
+
+    key: str
+    id: int
+    amount: int
+
+
+@dataclass(slots=True)
+class ClientRecord:
+    """The client's own stubs, kept apart from everything that is being proved."""
+
+    sent: int = 0
+    attempts: int = 0
+    acknowledged: dict[str, Acknowledged] = field(default_factory=dict[str, Acknowledged])
+    refused: dict[str, int] = field(default_factory=dict[str, int])
+    """Requests that got a final no, by key, with its status."""
+    changed_answers: list[str] = field(default_factory=list[str])
+    """Keys whose repeated request was promised another id."""
+    latencies_ms: list[float] = field(default_factory=list[float])
+
+
+class Client:
+    """Sends requests through the gateway until each has a final answer or its time is up."""
+
+    def __init__(self, gateway: str, authority: Path, tokens: dict[str, str], *, seed: int) -> None:
+        self._base = f"https://{gateway}"
+        self._tls = ssl.create_default_context(cafile=str(authority))
+        self._tokens = tokens
+        self._random = random.Random(seed)
+        self.record = ClientRecord()
+
+    async def send(
+        self, requests: Sequence[Request], on_progress: Callable[[int], None]
+    ) -> ClientRecord:
+        """Send all, some at a time in order; `on_progress` gets the number that are final."""
+        pending = iter(requests)
+        connector = aiohttp.TCPConnector(limit=CONCURRENCY, ssl=self._tls)
+        timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+
+            async def work() -> None:
+                for request in pending:
+                    self.record.sent += 1
+                    await self._until_final(session, request)
+                    on_progress(len(self.record.acknowledged) + len(self.record.refused))
+
+            await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        return self.record
+
+    async def _until_final(self, session: aiohttp.ClientSession, request: Request) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DEADLINE_SECONDS
+        body = msgspec.json.encode(request.body)
+        headers = {
+            "authorization": f"Bearer {self._tokens[request.tenant]}",
+            "content-type": "application/json",
+            "idempotency-key": request.idempotency_key,
+        }
+        if self._random.random() < IMPATIENT:
+            await self._ask_twice(session, request, body, headers)
+        pause = 0.05
+        while loop.time() < deadline:
+            self.record.attempts += 1
+            started = loop.time()
+            try:
+                async with session.post(
+                    self._base + request.path, data=body, headers=headers
+                ) as response:
+                    content = await response.read()
+                    status = response.status
+            except (aiohttp.ClientError, TimeoutError):
+                status, content = 503, b""
+            if status == 201:
+                self.record.latencies_ms.append((loop.time() - started) * 1000)
+                self._acknowledge(request, content)
+                return
+            if status not in RETRIED:
+                self.record.refused[request.idempotency_key] = status
+                return
+            await asyncio.sleep(self._random.uniform(0, pause))
+            pause = min(pause * 2, 1.0)
+
+    async def _ask_twice(
+        self,
+        session: aiohttp.ClientSession,
+        request: Request,
+        body: bytes,
+        headers: dict[str, str],
+    ) -> None:
+        """Send without waiting for the answer, or read it and ask again all the same."""
+        self.record.attempts += 1
+        patience = self._random.choice([0.004, 0.02, ATTEMPT_SECONDS])
+        try:
+            async with session.post(
+                self._base + request.path,
+                data=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=patience),
+            ) as response:
+                content = await response.read()
+                if response.status == 201:
+                    self._acknowledge(request, content)
+        except (aiohttp.ClientError, TimeoutError):
+            return  # an unknown outcome, which is what the retry is for
+
+    def _acknowledge(self, request: Request, content: bytes) -> None:
+        answer = msgspec.json.decode(content)
+        promised = Acknowledged(request.idempotency_key, int(answer["id"]), request.amount)
+        earlier = self.record.acknowledged.setdefault(request.idempotency_key, promised)
+        if earlier.id != promised.id:
+            self.record.changed_answers.append(request.idempotency_key)

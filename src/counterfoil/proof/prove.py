@@ -1,0 +1,219 @@
+"""`counterfoil prove`: run the application, break it on purpose, and reconcile what is left."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import aiohttp
+import msgspec
+
+from counterfoil.application import Request, StateFolder, load, load_application
+from counterfoil.application.state import write_json
+from counterfoil.errors import CounterfoilError
+from counterfoil.faults import SABOTAGES
+from counterfoil.proof.client import Client
+from counterfoil.proof.faults import FaultInjector, schedule
+from counterfoil.proof.reconcile import Difference, Reconciliation, Sum, reconcile
+from counterfoil.supervisor import Supervisor
+
+DRAIN_SECONDS: Final = 90.0
+FAULT_NUMBER: Final = 24
+
+
+class ProofError(CounterfoilError):
+    """The proof could not be run, which is not the same as a failing verdict."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a proof found; `holds` only if nothing was lost, doubled or changed."""
+
+    verdict: Literal["holds", "fails"]
+    seed: int
+    sabotage: str | None
+    sent: int
+    attempts: int
+    acknowledged: int
+    refused: int
+    ledger: int
+    lake: int
+    report: int
+    revenue: int
+    """Minor units, from the report."""
+    sums: dict[str, Sum]
+    faults: dict[str, int]
+    faulted: dict[str, int]
+    """Faults by kind of process."""
+    difference_count: int
+    differences: list[Difference]
+    seconds: dict[str, float]
+    latency_ms: dict[str, float]
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the step, how much is done, and of how much."""
+
+
+async def prove(
+    folder: Path,
+    state: Path,
+    *,
+    purchases: int,
+    seed: int,
+    actions: Sequence[str],
+    sabotage: str | None = None,
+    fault_number: int = FAULT_NUMBER,
+    on_progress: Progress = lambda *_: None,
+) -> Verdict:
+    """Run the application's own workload against it under faults, and reconcile.
+
+    Raises:
+        ProofError: the application declares nothing to match, or a sabotage is unknown.
+        CounterfoilError: it did not start.
+    """
+    configuration = load(folder)
+    application = load_application(folder, configuration.application.module)
+    if application.counterfoils is None or application.make_workload is None:
+        raise ProofError(
+            f"{application.name} declares nothing that could be proved",
+            hint="declare app.matches(Counterfoils(...)) and an @app.workload",
+        )
+    if sabotage is not None and sabotage not in SABOTAGES:
+        raise ProofError(f"no sabotage {sabotage!r}", hint="see --list-sabotage")
+    if (state / "access.jsonl").exists():
+        raise ProofError(
+            f"{state} holds an earlier run", hint="name a new folder with --state, or none"
+        )
+    requests = list(application.make_workload(purchases, seed))
+    files = StateFolder(state)
+    environment = {"COUNTERFOIL_FAULTS": str(files.faults.resolve())}
+    if sabotage is not None:
+        environment["COUNTERFOIL_SABOTAGE"] = sabotage
+    supervisor = Supervisor(folder, state, free_ports=True, environment=environment)
+    started = time.monotonic()
+    running = asyncio.create_task(supervisor.run())
+    try:
+        await _first(running, supervisor.up.wait())
+        up = time.monotonic()
+        assert supervisor.addresses is not None
+        tokens = await _tokens(supervisor.addresses.issuer, requests)
+        client = Client(supervisor.addresses.gateway, files.tls / "ca.pem", tokens, seed=seed)
+        injector = FaultInjector(supervisor, files.faults, seed)
+        kinds = sorted({child.plan.kind for child in supervisor.children})
+        faults = schedule(seed, kinds, actions, number=fault_number, sabotage=sabotage)
+        done = 0
+
+        def count(number: int) -> None:
+            nonlocal done
+            done = number
+            on_progress("purchases", number, len(requests))
+
+        injecting = asyncio.create_task(injector.run(faults, lambda: done / len(requests)))
+        record = await client.send(requests, count)
+        sent = time.monotonic()
+        await injecting
+        reconciliation = await _drained(application.counterfoils, files, client, on_progress)
+        drained = time.monotonic()
+    finally:
+        supervisor.stop()
+        await asyncio.gather(running, return_exceptions=True)
+    injector.count_taken()
+    verdict = _verdict(
+        reconciliation,
+        seed=seed,
+        sabotage=sabotage,
+        client=client,
+        injector=injector,
+        seconds={"start": up - started, "load": sent - up, "drain": drained - sent},
+    )
+    assert record is client.record
+    write_json(files.proof, msgspec.to_builtins(verdict))
+    return verdict
+
+
+async def _first(running: "asyncio.Task[None]", event: "asyncio.Future[object] | object") -> None:
+    waiting = asyncio.ensure_future(event)  # type: ignore[arg-type]
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        waiting.cancel()
+        await running
+
+
+async def _tokens(issuer: str, requests: Sequence[Request]) -> dict[str, str]:
+    """A token for each tenant of the workload, as the tenants would get them."""
+    tenants = {request.tenant: request.tier for request in requests}
+    tokens: dict[str, str] = {}
+    async with aiohttp.ClientSession() as session:
+        for tenant, tier in tenants.items():
+            async with session.post(
+                f"http://{issuer}/token", data={"tenant": tenant, "tier": tier}
+            ) as response:
+                response.raise_for_status()
+                tokens[tenant] = (await response.json())["access_token"]
+    return tokens
+
+
+async def _drained(
+    counterfoils: object, files: StateFolder, client: Client, on_progress: Progress
+) -> Reconciliation:
+    """Reconcile until everything matches, or until what is under way had time enough to arrive."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    last: tuple[dict[str, Sum], float] = ({}, time.monotonic())
+    while True:
+        found = await asyncio.to_thread(reconcile, counterfoils, files, client.record)  # type: ignore[arg-type]
+        accepted = found.sums["accepted"].count
+        on_progress("reported", min(found.sums["report"].count, accepted), accepted)
+        now = time.monotonic()
+        if found.difference_count == 0 or now > deadline:
+            return found
+        if found.sums != last[0]:
+            last = (found.sums, now)
+        elif now - last[1] > SETTLED_SECONDS:
+            return found  # nothing moves any more: what differs now differs for good
+        await asyncio.sleep(0.3)
+
+
+SETTLED_SECONDS: Final = 12.0
+"""Longer than a lease, a backoff and a restart together: whoever could still come, has."""
+
+
+def _verdict(
+    found: Reconciliation,
+    *,
+    seed: int,
+    sabotage: str | None,
+    client: Client,
+    injector: FaultInjector,
+    seconds: dict[str, float],
+) -> Verdict:
+    record = client.record
+    unanswered = record.sent - len(record.acknowledged)
+    latencies = sorted(record.latencies_ms) or [0.0]
+    return Verdict(
+        verdict="holds" if found.difference_count == 0 and unanswered == 0 else "fails",
+        seed=seed,
+        sabotage=sabotage,
+        sent=record.sent,
+        attempts=record.attempts,
+        acknowledged=len(record.acknowledged),
+        refused=len(record.refused),
+        ledger=found.sums["ledger"].count,
+        lake=found.sums["lake"].count,
+        report=found.sums["report"].count,
+        revenue=found.sums["report"].amount,
+        sums=found.sums,
+        faults=dict(injector.counts),
+        faulted=dict(injector.by_kind),
+        difference_count=found.difference_count + unanswered,
+        differences=found.differences
+        + [
+            Difference("refused", "client", key, "201", str(status))
+            for key, status in list(record.refused.items())[:20]
+        ],
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        latency_ms={
+            "p50": round(latencies[len(latencies) // 2], 2),
+            "p99": round(latencies[len(latencies) * 99 // 100], 2),
+        },
+    )

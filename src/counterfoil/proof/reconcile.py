@@ -1,0 +1,245 @@
+"""Matches the stubs: client, gateway log, service table, event log, ledger, lake and report.
+
+Reads files and databases by themselves, without the code that wrote them: a bug there must not
+be able to hide here.
+"""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from counterfoil.application import Counterfoils, StateFolder
+from counterfoil.proof.client import ClientRecord
+
+DIFFERENCES_SHOWN: Final = 100
+
+
+class Sum(msgspec.Struct, frozen=True):
+    """A number of effects and what they are worth together, in minor units."""
+
+    count: int
+    amount: int
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One thing that does not match: what, where, and the two sides."""
+
+    what: str
+    where: str
+    id: str
+    expected: str
+    found: str
+
+
+class Reconciliation(msgspec.Struct, frozen=True):
+    """Sums at every step of the way, and all that differs (the first of each, and the total)."""
+
+    sums: dict[str, Sum]
+    differences: list[Difference]
+    difference_count: int
+
+
+class _Differences:
+    def __init__(self) -> None:
+        self.shown: list[Difference] = []
+        self.count = 0
+
+    def add(self, what: str, where: str, id_: object, expected: object, found: object) -> None:
+        self.count += 1
+        if len(self.shown) < DIFFERENCES_SHOWN:
+            self.shown.append(Difference(what, where, str(id_), str(expected), str(found)))
+
+    def compare(
+        self, where: str, expected: Mapping[int, int], found: Iterable[tuple[int, int]]
+    ) -> Sum:
+        """Hold the pairs (id, amount) that were found against what must be there, once each."""
+        pairs = list(found)
+        times = Counter(identity for identity, _ in pairs)
+        amounts = dict(pairs)
+        for identity, number in times.items():
+            if number > 1:
+                self.add("doubled", where, identity, 1, number)
+            if identity not in expected:
+                self.add("appeared", where, identity, "nothing", amounts[identity])
+            elif amounts[identity] != expected[identity]:
+                self.add("changed", where, identity, expected[identity], amounts[identity])
+        for identity in expected.keys() - times.keys():
+            self.add("lost", where, identity, expected[identity], "nothing")
+        return Sum(len(pairs), sum(amount for _, amount in pairs))
+
+
+def reconcile(
+    counterfoils: Counterfoils, state: StateFolder, client: ClientRecord
+) -> Reconciliation:
+    """Compare every step with the service's table, and that with what the client was promised."""
+    differences = _Differences()
+    sums: dict[str, Sum] = {}
+    rows, keys = service_rows(counterfoils, state)
+    amounts = dict(rows)
+    promised = client.acknowledged
+    sums["acknowledged"] = Sum(len(promised), sum(each.amount for each in promised.values()))
+    sums["accepted"] = Sum(len(rows), sum(amount for _, amount in rows))
+    for stub in promised.values():
+        if stub.id not in amounts:
+            differences.add("lost", "service", stub.id, stub.amount, "nothing")
+        elif amounts[stub.id] != stub.amount:
+            differences.add("changed", "service", stub.id, stub.amount, amounts[stub.id])
+    for key in client.changed_answers:
+        differences.add("changed answer", "client", key, "the same id for a key", "another id")
+    for key, ids in keys.items():
+        if len(ids) > 1:
+            differences.add("doubled", "service", key, "1 effect for a key", len(ids))
+        if key not in promised:
+            # The client gave up: its effect may be there once or not at all, and is counted on.
+            continue
+    logged = gateway_effects(state.access_log)
+    for stub in promised.values():
+        if stub.id not in logged:
+            differences.add("lost", "gateway log", stub.id, stub.key, "no line with status 201")
+    sums["gateway"] = Sum(len(logged), sum(amounts.get(identity, 0) for identity in logged))
+    for identity in logged - amounts.keys():
+        differences.add("lost", "service", identity, "a row, for the gateway's 201", "nothing")
+    sums["log"] = differences.compare("event log", amounts, log_events(counterfoils, state))
+    sums["ledger"] = differences.compare("ledger", amounts, ledger_transfers(counterfoils, state))
+    sums["lake"] = differences.compare("lake", amounts, lake_rows(counterfoils, state))
+    sums["report"] = _compare_report(counterfoils, state, differences)
+    return Reconciliation(sums, differences.shown, differences.count)
+
+
+def _compare_report(
+    counterfoils: Counterfoils, state: StateFolder, differences: _Differences
+) -> Sum:
+    expected = service_days(counterfoils, state)
+    found = report_days(counterfoils, state)
+    for day in sorted(expected.keys() | found.keys()):
+        if expected.get(day) != found.get(day):
+            differences.add(
+                "different day",
+                f"report {counterfoils.report.name}",
+                day,
+                _said(expected.get(day)),
+                _said(found.get(day)),
+            )
+    return Sum(sum(day.count for day in found.values()), sum(day.amount for day in found.values()))
+
+
+def _said(day: Sum | None) -> str:
+    return "nothing" if day is None else f"{day.count} worth {day.amount}"
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """Open a database that others write, for reading alone."""
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+
+def service_rows(
+    counterfoils: Counterfoils, state: StateFolder
+) -> tuple[list[tuple[int, int]], dict[str, list[int]]]:
+    """The service's rows as (id, amount), and the ids that each Idempotency-Key caused."""
+    keys: dict[str, list[int]] = {}
+    connection = read_only(state.service(counterfoils.service))
+    try:
+        rows = connection.execute(
+            f"SELECT {counterfoils.id}, {counterfoils.amount} FROM {counterfoils.rows}"  # noqa: S608
+        ).fetchall()
+        for identity, headers in connection.execute("SELECT event_id, headers FROM outbox"):
+            key = json.loads(headers).get("idempotency-key", "")
+            keys.setdefault(key, []).append(identity)
+    finally:
+        connection.close()
+    return rows, keys
+
+
+def service_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum]:
+    """Number and worth of the service's rows by day."""
+    connection = read_only(state.service(counterfoils.service))
+    try:
+        return {
+            day: Sum(count, amount)
+            for day, count, amount in connection.execute(
+                f"SELECT {counterfoils.stored.day}, count(*), sum({counterfoils.amount}) "  # noqa: S608
+                f"FROM {counterfoils.rows} GROUP BY 1"
+            )
+        }
+    finally:
+        connection.close()
+
+
+def gateway_effects(path: Path) -> set[int]:
+    """The effects that the gateway's log acknowledges; a torn last line is not a line."""
+    effects: set[int] = set()
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            stub: dict[str, Any] = msgspec.json.decode(line)
+            if stub["status"] == 201 and stub["effect"]:
+                effects.add(int(stub["effect"]))
+    return effects
+
+
+def log_events(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int, int]]:
+    """The events of the topic as (id, amount)."""
+    connection = read_only(state.log)
+    try:
+        return [
+            (event_id, json.loads(value)[counterfoils.amount])
+            for event_id, value in connection.execute(
+                "SELECT event_id, value FROM records WHERE topic = ?", (counterfoils.topic.name,)
+            )
+        ]
+    finally:
+        connection.close()
+
+
+def ledger_transfers(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int, int]]:
+    """The ledger's transfers as (id, amount)."""
+    connection = read_only(state.log)
+    try:
+        return connection.execute(
+            "SELECT id, amount FROM ledger_transfers WHERE code = ?", (counterfoils.posted,)
+        ).fetchall()
+    finally:
+        connection.close()
+
+
+def lake_rows(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int, int]]:
+    """The rows of the table's newest version as (id, amount)."""
+    import deltalake  # noqa: PLC0415 - heavy, and only proofs read it
+    import pyarrow  # noqa: PLC0415
+
+    path = state.lake / counterfoils.stored.name
+    if not (path / "_delta_log").exists():
+        return []
+    table = pyarrow.table(
+        deltalake.QueryBuilder()
+        .register("rows", deltalake.DeltaTable(str(path)))
+        .execute(f"SELECT {counterfoils.id}, {counterfoils.amount} FROM rows")  # noqa: S608
+    )
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def report_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum]:
+    """The published section, read from its CSV file: what a person would open."""
+    import csv  # noqa: PLC0415
+
+    path = state.reports / counterfoils.report.name / f"{counterfoils.section}.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {
+            row["day"]: Sum(int(row[counterfoils.count]), _minor(row[counterfoils.total]))
+            for row in csv.DictReader(file)
+        }
+
+
+def _minor(text: str) -> int:
+    """Minor units from an amount in major units (`12.34`), or from an integer."""
+    from decimal import Decimal  # noqa: PLC0415
+
+    return int(Decimal(text) * 100) if "." in text else int(text)

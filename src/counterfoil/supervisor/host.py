@@ -1,0 +1,118 @@
+"""What every supervised process shares: its state folder, its clock, its end, its readiness."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from counterfoil.application import (
+    Application,
+    Configuration,
+    StateFolder,
+    load,
+    load_application,
+)
+from counterfoil.coordination import Client, connect
+from counterfoil.supervisor.plan import Addresses
+
+LEASE_SECONDS = 3.0
+"""How long a process that stopped answering keeps its registration and its leadership."""
+
+
+@dataclass(slots=True)
+class Host:
+    """The surroundings of one process."""
+
+    name: str
+    target: str
+    application: Application
+    configuration: Configuration
+    state: StateFolder
+    addresses: Addresses
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def coordination(self) -> Client:
+        """A client of the coordination node."""
+        return connect(f"http://{self.addresses.coordination}", self.state.credential())
+
+    def ready(self, detail: str = "") -> None:
+        """Tell the supervisor that this process does its work."""
+        descriptor = int(os.environ["COUNTERFOIL_NOTIFY"])
+        os.write(descriptor, msgspec.json.encode({"ready": True, "detail": detail}) + b"\n")
+
+    def serve(self, asgi: Any, address: str, on_ready: Callable[[], None] | None = None) -> None:
+        """Serve an ASGI application in this very process until it is told to stop."""
+        import asyncio  # noqa: PLC0415 - only the processes that listen need a server
+
+        import uvloop  # noqa: PLC0415
+        from granian.constants import Interfaces  # noqa: PLC0415
+        from granian.server.embed import Server  # noqa: PLC0415
+
+        host, _, port = address.rpartition(":")
+
+        async def main() -> None:
+            server = Server(
+                asgi, host, int(port), interface=Interfaces.ASGI, log_enabled=False, backlog=1024
+            )
+            serving = asyncio.create_task(server.serve())
+            while not serving.done():
+                try:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.02)
+                    continue
+                writer.close()
+                break
+            if on_ready is not None:
+                await asyncio.to_thread(on_ready)
+            self.ready(address)
+            stopped = asyncio.create_task(asyncio.to_thread(self.stop.wait))
+            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            server.stop()
+            await serving
+
+        uvloop.run(main())
+
+
+def now_us() -> int:
+    """Wall-clock time in microseconds since 1970: the one place where processes read it."""
+    return time.time_ns() // 1_000
+
+
+def enter(name: str, target: str, folder: Path, state: Path) -> Host:
+    """Make this process a supervised one: it ends when told to, or when its supervisor is gone."""
+    configuration = load(folder)
+    host = Host(
+        name=name,
+        target=target,
+        application=load_application(folder, configuration.application.module),
+        configuration=configuration,
+        state=StateFolder(state),
+        addresses=msgspec.json.decode(StateFolder(state).addresses.read_bytes(), type=Addresses),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: host.stop.set())
+    lifeline = int(os.environ["COUNTERFOIL_LIFELINE"])
+
+    def watch() -> None:
+        os.read(lifeline, 1)  # returns when the last writer, the supervisor, is gone
+        host.stop.set()
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    structlog.contextvars.bind_contextvars(process=name)
+    return host

@@ -1,0 +1,100 @@
+"""Which processes an application needs, in the order in which they start."""
+
+import socket
+from dataclasses import dataclass, field
+
+import msgspec
+
+from counterfoil.application import Application, Configuration
+from counterfoil.errors import CounterfoilError
+
+
+class AddressInUse(CounterfoilError):
+    """A configured port is taken by somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """One process: its unique name, its kind, and what distinguishes it from its twins."""
+
+    name: str
+    kind: str
+    target: str = ""
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """`host:port` of everything that listens, fixed for a run so that a restart keeps it."""
+
+    coordination: str
+    gateway: str
+    admin: str
+    console: str
+    issuer: str = ""
+    services: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def plan(application: Application, configuration: Configuration) -> list[ProcessPlan]:
+    """The processes in the order of starting; they stop in the reverse order."""
+    processes = [ProcessPlan("coordination", "coordination")]
+    if configuration.issuer is not None:
+        processes.append(ProcessPlan("issuer", "issuer"))
+    for service, settings in configuration.services.items():
+        processes += [
+            ProcessPlan(f"{service}-{number}", "service", service)
+            for number in range(1, settings.instances + 1)
+        ]
+    for service in configuration.services:
+        processes += [
+            ProcessPlan(f"relay-{service}-{number}", "relay", service) for number in (1, 2)
+        ]
+    processes += [
+        ProcessPlan(f"pipeline-{name}", "pipeline", name) for name in application.pipelines
+    ]
+    if application.stores:
+        processes.append(ProcessPlan("lake", "lake"))
+    if application.reports:
+        processes.append(ProcessPlan("reports", "reports"))
+    processes += [ProcessPlan("gateway", "gateway"), ProcessPlan("console", "console")]
+    return processes
+
+
+def assign_addresses(
+    configuration: Configuration, processes: list[ProcessPlan], *, free_ports: bool
+) -> Addresses:
+    """Fix the address of everything that listens.
+
+    Raises:
+        AddressInUse: names the address and the setting.
+    """
+
+    def listening(setting: str, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        return _bindable(setting, host, 0 if free_ports else int(port))
+
+    return Addresses(
+        coordination=listening("coordination.listen", configuration.coordination.listen),
+        issuer=listening("issuer.listen", configuration.issuer.listen)
+        if configuration.issuer
+        else "",
+        gateway=listening("gateway.listen", configuration.gateway.listen),
+        admin=listening("gateway.admin", configuration.gateway.admin),
+        console=listening("console.listen", configuration.console.listen),
+        services={
+            process.name: _bindable(process.name, "127.0.0.1", 0)
+            for process in processes
+            if process.kind == "service"
+        },
+    )
+
+
+def _bindable(setting: str, host: str, port: int) -> str:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise AddressInUse(
+                f"{setting} = {host}:{port} can't be used: {error.strerror}",
+                hint=f"stop what listens there, or set another {setting} in counterfoil.toml",
+            ) from error
+        return f"{host}:{probe.getsockname()[1]}"

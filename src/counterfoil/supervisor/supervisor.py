@@ -1,0 +1,249 @@
+"""One process tree with its state in one folder: starts, watches, restarts and stops it."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from counterfoil.application import StateFolder, load, load_application
+from counterfoil.application.state import write_json
+from counterfoil.errors import CounterfoilError
+from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 8.0
+BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STABLE_SECONDS: Final = 10.0
+"""A process that lived this long starts its backoff anew."""
+
+
+class AlreadyRunning(CounterfoilError):
+    """Another supervisor holds the state folder."""
+
+
+class DidNotStart(CounterfoilError):
+    """A process was not ready in time; everything that had started was stopped again."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process as the supervisor sees it."""
+
+    plan: ProcessPlan
+    state: str = "waiting"
+    detail: str = ""
+    restarts: int = 0
+    since: float = 0.0
+    process: asyncio.subprocess.Process | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while there is no process."""
+        if self.process is None or self.process.returncode is not None:
+            return None
+        return self.process.pid
+
+
+class Supervisor:
+    """Runs the application in `folder` with its state in `state`.
+
+    Raises (from `run`):
+        ConfigurationError, AddressInUse, AlreadyRunning, DidNotStart: nothing is left running.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        state: Path,
+        *,
+        free_ports: bool = False,
+        environment: dict[str, str] | None = None,
+        on_change: Callable[[Sequence[Child]], None] = lambda _: None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.state = StateFolder(state.resolve())
+        self.children: list[Child] = []
+        self.addresses: Addresses | None = None
+        self.up = asyncio.Event()
+        self._free_ports = free_ports
+        self._environment = environment or {}
+        self._on_change = on_change
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask for an orderly stop; `run` returns when everything has ended."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Start everything in order, keep it running, stop it in the reverse order."""
+        configuration = load(self.folder)
+        application = load_application(self.folder, configuration.application.module)
+        processes = plan(application, configuration)
+        self.state.root.mkdir(parents=True, exist_ok=True)
+        (self.state.root / "logs").mkdir(exist_ok=True)
+        with self.state.lock.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyRunning(
+                    f"{self.state.root} is in use by another `counterfoil up`",
+                    hint="stop it, or give this one a folder of its own with --state",
+                ) from None
+            self.addresses = assign_addresses(configuration, processes, free_ports=self._free_ports)
+            self.state.credential()
+            write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
+            lifeline, keep = os.pipe()
+            try:
+                await self._supervise(processes, lifeline)
+            finally:
+                os.close(lifeline)
+                os.close(keep)
+
+    async def _supervise(self, processes: list[ProcessPlan], lifeline: int) -> None:
+        self.children = [Child(process) for process in processes]
+        keepers: list[asyncio.Task[None]] = []
+        try:
+            for child in self.children:
+                keepers.append(asyncio.create_task(self._keep(child, lifeline)))
+                # A relay or pipeline may start beside its neighbours; what others register with
+                # or ask at once must be there first.
+                if child.plan.kind == "coordination":
+                    await self._ready(child)
+            for child in self.children:
+                await self._ready(child)
+            self.up.set()
+            await self._stopping.wait()
+        finally:
+            self._stopping.set()
+            for child in reversed(self.children):
+                await self._end(child)
+            await asyncio.gather(*keepers, return_exceptions=True)
+            self._changed()
+
+    async def _ready(self, child: Child) -> None:
+        ready = asyncio.create_task(child.ready.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        done, waiting = await asyncio.wait(
+            {ready, stopping}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in waiting:
+            task.cancel()
+        if not done:
+            path = self.state.process_log(child.plan.name)
+            lines = path.read_text(errors="replace").splitlines()[-3:]
+            raise DidNotStart(
+                f"{child.plan.name} was not ready after {START_SECONDS:.0f} s\n" + "\n".join(lines),
+                hint=f"its whole output is in {path}",
+            )
+
+    async def _keep(self, child: Child, lifeline: int) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            await self._start(child, lifeline)
+            assert child.process is not None
+            code = await child.process.wait()
+            child.ready.clear()
+            if self._stopping.is_set():
+                break
+            failures = 0 if time.monotonic() - started > STABLE_SECONDS else failures
+            delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+            failures += 1
+            child.restarts += 1
+            self._mark(child, "restarting", f"ended with {code}, again in {delay} s")
+            try:
+                await asyncio.wait_for(self._stopping.wait(), delay)
+            except TimeoutError:
+                continue
+        self._mark(child, "stopped", "")
+
+    async def _start(self, child: Child, lifeline: int) -> None:
+        reading, notify = os.pipe()
+        name = child.plan.name
+        try:
+            with self.state.process_log(name).open("ab") as output:
+                child.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "counterfoil.supervisor",
+                    child.plan.kind,
+                    name,
+                    child.plan.target,
+                    str(self.folder),
+                    str(self.state.root),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # Ctrl-C reaches the supervisor alone
+                    pass_fds=(notify, lifeline),
+                    env={
+                        **os.environ,
+                        **self._environment,
+                        "COUNTERFOIL_NOTIFY": str(notify),
+                        "COUNTERFOIL_LIFELINE": str(lifeline),
+                    },
+                )
+        finally:
+            os.close(notify)
+        child.since = time.time()
+        self._mark(child, "starting", "")
+        loop = asyncio.get_running_loop()
+
+        def notified() -> None:
+            line = os.read(reading, 4096)
+            loop.remove_reader(reading)
+            os.close(reading)
+            if line:
+                message: dict[str, Any] = msgspec.json.decode(line)
+                child.ready.set()
+                self._mark(child, "ready", message.get("detail", ""))
+
+        loop.add_reader(reading, notified)
+
+    async def _end(self, child: Child) -> None:
+        process = child.process
+        if process is None or process.returncode is not None:
+            return
+        self._mark(child, "stopping", "")
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)  # a paused process must wake up to hear it
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    def _mark(self, child: Child, state: str, detail: str) -> None:
+        child.state, child.detail = state, detail
+        self._changed()
+
+    def _changed(self) -> None:
+        write_json(
+            self.state.run,
+            {
+                "pid": os.getpid(),
+                "folder": str(self.folder),
+                "processes": [
+                    {
+                        "name": child.plan.name,
+                        "kind": child.plan.kind,
+                        "pid": child.pid,
+                        "state": child.state,
+                        "restarts": child.restarts,
+                        "since": child.since,
+                        "detail": child.detail,
+                    }
+                    for child in self.children
+                ],
+            },
+        )
+        self._on_change(self.children)
