@@ -132,7 +132,7 @@ def relay(host: Host) -> None:
                 source=host.target,
                 fencing_token=lease.fencing_token,
             )
-            _repeat(host, lambda: moving.step(now_us()), while_=lease.held)  # noqa: B023
+            _repeat(host, lambda: moving.step(), while_=lease.held)  # noqa: B023
         except Fenced as error:
             log.warning("fenced", error=str(error))
         lease.resign()

@@ -1,0 +1,38 @@
+"""What goes into a log and what comes out of it."""
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True):
+    """An event before it has a place in the log."""
+
+    event_id: int
+    topic: str
+    key: str
+    value: bytes
+    headers: dict[str, str]
+    timestamp_us: int
+
+
+class Record(msgspec.Struct, frozen=True):
+    """An event with its place in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    event_id: int
+    key: str
+    value: bytes
+    headers: dict[str, str]
+    timestamp_us: int
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How far a consumer group is behind the end of a partition, in records."""
+
+    group: str
+    topic: str
+    partition: int
+    committed: int
+    end: int
+    lag: int
