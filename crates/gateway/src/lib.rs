@@ -1,1 +1,102 @@
-//! Placeholder until the first commit of this crate.
+//! The data plane: HTTP/1.1 and HTTP/2 in, a policy at each step, HTTP/1.1 to the instances.
+//!
+//! Each worker is one thread with a runtime, a listening socket (`SO_REUSEPORT`) and connections
+//! to the instances of its own, so that nothing on the way of a request is shared but the policies.
+
+mod access_log;
+mod admin;
+mod config;
+mod identity;
+mod jwks;
+mod proxy;
+mod respond;
+mod server;
+mod shared;
+mod upstream;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use config::Config;
+use shared::Shared;
+
+/// Why the gateway can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong; nothing was started.
+    #[error("{0}")]
+    Config(String),
+    /// The operating system refused something.
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+}
+
+impl Error {
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// A running data plane; dropping it ends its threads.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    addresses: (String, String),
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Check the whole configuration, bind both ports, then serve on threads of its own.
+    ///
+    /// # Errors
+    /// `Error::Config` for a configuration that can't be used, `Error::Io` for a port or a file.
+    pub fn start(config_json: &str) -> Result<Self, Error> {
+        let config: Config = serde_json::from_str(config_json)
+            .map_err(|error| Error::Config(format!("gateway configuration: {error}")))?;
+        let shared = Arc::new(Shared::new(config)?);
+        let (addresses, threads) = server::start(&shared)?;
+        Ok(Self { shared, addresses, threads })
+    }
+
+    /// Where clients and operators are listened to, as `host:port`.
+    #[must_use]
+    pub fn addresses(&self) -> (String, String) {
+        self.addresses.clone()
+    }
+
+    /// Replace the instances of a service: (instance, `host:port`). Breakers of those that stay
+    /// keep their state.
+    ///
+    /// # Errors
+    /// `Error::Config` for a service that no route names.
+    pub fn set_endpoints(&self, service: &str, endpoints: Vec<(String, String)>) -> Result<(), Error> {
+        self.shared.set_endpoints(service, endpoints)
+    }
+
+    /// Limits, breakers and counts, as JSON.
+    #[must_use]
+    pub fn state_json(&self) -> String {
+        admin::state(&self.shared).to_string()
+    }
+
+    /// Accept nothing new, and wait for what is under way, at most `timeout`.
+    pub fn drain(&self, timeout: Duration) {
+        self.shared.drain();
+        let deadline = Instant::now() + timeout;
+        while self.shared.in_flight() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.shared.drain();
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so on standard error; there is nobody to tell here.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,1 +1,5 @@
-//! Placeholder until the first commit of this crate.
+//! Policies of the data plane as pure state machines: no I/O, no clock; time is passed in as
+//! nanoseconds of a monotonic clock.
+
+pub mod breaker;
+pub mod gcra;

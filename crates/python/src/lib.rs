@@ -1,8 +1,48 @@
-//! Python bindings of the native core. Bindings only: no logic lives here.
+//! Python bindings of the native core. Bindings only: no logic lives here, and the interpreter's
+//! lock is released around every call that works or waits.
 
+use std::time::Duration;
+
+use counterfoil_gateway::{Error, Gateway};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
+/// The data plane: serves on threads of its own that never touch the interpreter.
+#[pyclass(frozen)]
+struct DataPlane(Gateway);
+
+#[pymethods]
+impl DataPlane {
+    #[new]
+    fn new(py: Python<'_>, config_json: &str) -> PyResult<Self> {
+        py.detach(|| Gateway::start(config_json)).map(Self).map_err(raised)
+    }
+
+    fn addresses(&self) -> (String, String) {
+        self.0.addresses()
+    }
+
+    fn set_endpoints(&self, py: Python<'_>, service: &str, endpoints: Vec<(String, String)>) -> PyResult<()> {
+        py.detach(|| self.0.set_endpoints(service, endpoints)).map_err(raised)
+    }
+
+    fn state_json(&self, py: Python<'_>) -> String {
+        py.detach(|| self.0.state_json())
+    }
+
+    fn drain(&self, py: Python<'_>, timeout_seconds: f64) {
+        py.detach(|| self.0.drain(Duration::from_secs_f64(timeout_seconds.clamp(0.0, 3600.0))));
+    }
+}
+
+fn raised(error: Error) -> PyErr {
+    match error {
+        Error::Config(_) => PyValueError::new_err(error.to_string()),
+        Error::Io { .. } => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
 #[pymodule]
-fn _native(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<DataPlane>()
 }

@@ -1,0 +1,127 @@
+//! The operators' port: metrics and state, for whoever holds the credential.
+
+use std::fmt::Write;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Request, Response, StatusCode};
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+
+use crate::respond::{Body, Problem, full};
+use crate::shared::{BUCKETS, Shared};
+
+/// Answer `GET /metrics` and `GET /state`.
+pub fn serve(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
+    let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
+    let wanted = format!("Bearer {}", shared.config.admin_credential);
+    if !bool::from(given.ct_eq(wanted.as_bytes())) {
+        return Problem::new(StatusCode::UNAUTHORIZED, "the operators' credential is needed").into_response();
+    }
+    let (kind, content) = match request.uri().path() {
+        "/metrics" => ("text/plain; version=0.0.4", metrics(shared)),
+        "/state" => ("application/json", state(shared).to_string()),
+        path => return Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")).into_response(),
+    };
+    let mut response = Response::new(full(content));
+    response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+    response
+}
+
+/// Limits, breakers and counts.
+pub fn state(shared: &Shared) -> Value {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let services: serde_json::Map<_, _> = shared
+        .upstreams
+        .iter()
+        .map(|(name, upstream)| {
+            let endpoints: Vec<_> = upstream
+                .endpoints
+                .load()
+                .iter()
+                .map(|each| {
+                    let breaker = each.breaker.lock().unwrap_or_else(PoisonError::into_inner).name();
+                    json!({"instance": each.instance, "address": each.address, "breaker": breaker})
+                })
+                .collect();
+            let limit = upstream.config.concurrency;
+            let in_flight = limit.saturating_sub(upstream.permits.available_permits());
+            (name.clone(), json!({"in_flight": in_flight, "limit": limit, "endpoints": endpoints}))
+        })
+        .collect();
+    let limits: Vec<_> = shared
+        .limits
+        .iter()
+        .map(|limit| {
+            json!({
+                "name": limit.name, "allowed": load(&limit.allowed), "refused": load(&limit.refused),
+                "keys": limit.gcra.keys(),
+            })
+        })
+        .collect();
+    let mut counts = [0u64; BUCKETS.len()];
+    for route in &shared.routes {
+        for (count, bucket) in counts.iter_mut().zip(&route.durations) {
+            *count += load(bucket);
+        }
+    }
+    json!({
+        "services": services,
+        "limits": limits,
+        "requests": load(&shared.requests),
+        "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
+        "jwks_failures": load(&shared.jwks_failures),
+        "draining": shared.draining.load(Ordering::Relaxed),
+    })
+}
+
+/// The upper bound of the bucket that holds the quantile.
+fn quantile(counts: &[u64; BUCKETS.len()], quantile: f64) -> u64 {
+    let total: u64 = counts.iter().sum();
+    let wanted = (total as f64 * quantile).ceil() as u64;
+    let mut sum = 0;
+    for (count, bound) in counts.iter().zip(BUCKETS) {
+        sum += count;
+        if sum >= wanted && total > 0 {
+            return bound;
+        }
+    }
+    0
+}
+
+/// The Prometheus text format. Labels are routes and classes of status: their number is bounded
+/// by the configuration, whatever clients send.
+fn metrics(shared: &Shared) -> String {
+    let mut text = String::from("# TYPE counterfoil_gateway_requests_total counter\n");
+    for route in &shared.routes {
+        for (class, count) in route.answers.iter().enumerate() {
+            let count = count.load(Ordering::Relaxed);
+            // Writing to a String can't fail.
+            let _ = writeln!(
+                text,
+                "counterfoil_gateway_requests_total{{route=\"{}\",status=\"{}xx\"}} {count}",
+                route.config.path,
+                class + 1
+            );
+        }
+    }
+    text.push_str("# TYPE counterfoil_gateway_request_duration_seconds histogram\n");
+    for route in &shared.routes {
+        let path = &route.config.path;
+        let mut total = 0;
+        for (count, bound) in route.durations.iter().zip(BUCKETS) {
+            total += count.load(Ordering::Relaxed);
+            let bound = if bound == u64::MAX { "+Inf".to_owned() } else { (bound as f64 / 1e6).to_string() };
+            let _ = writeln!(
+                text,
+                "counterfoil_gateway_request_duration_seconds_bucket{{route=\"{path}\",le=\"{bound}\"}} {total}"
+            );
+        }
+        let sum = route.duration_sum_us.load(Ordering::Relaxed) as f64 / 1e6;
+        let _ = writeln!(text, "counterfoil_gateway_request_duration_seconds_sum{{route=\"{path}\"}} {sum}");
+        let _ = writeln!(text, "counterfoil_gateway_request_duration_seconds_count{{route=\"{path}\"}} {total}");
+    }
+    text
+}

@@ -1,0 +1,200 @@
+//! Listening: worker threads with a socket each, and the operators' port.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::LocalSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::respond::Body;
+use crate::shared::Shared;
+use crate::{Error, admin, jwks, proxy};
+
+const BACKLOG: i32 = 4096;
+/// A client has this long to finish its handshake, and to send its headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADERS_LIMIT: usize = 100;
+const HEADER_BYTES: usize = 32 * 1024;
+
+/// Bind both ports and start all threads; returns what was bound.
+pub fn start(shared: &Arc<Shared>) -> Result<((String, String), Vec<JoinHandle<()>>), Error> {
+    let tls = acceptor(shared)?;
+    let first = bind(&shared.config.listen)?;
+    let listen = first.local_addr().map_err(Error::io("listen"))?;
+    let admin = bind(&shared.config.admin)?;
+    let admin_address = admin.local_addr().map_err(Error::io("admin"))?;
+    let mut listeners = vec![first];
+    for _ in 1..shared.config.threads.clamp(1, 64) {
+        listeners.push(bind(&listen.to_string())?);
+    }
+    let mut threads = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let (shared, tls) = (Arc::clone(shared), tls.clone());
+        let leads = number == 0;
+        threads.push(thread(format!("gateway-{number}"), move || worker(&shared, listener, tls, leads))?);
+    }
+    let operators = Arc::clone(shared);
+    threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin))?);
+    Ok(((listen.to_string(), admin_address.to_string()), threads))
+}
+
+fn thread(name: String, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    std::thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || {
+            if let Err(error) = run() {
+                eprintln!("{{\"level\":\"error\",\"event\":\"worker_ended\",\"error\":{:?}}}", error.to_string());
+            }
+        })
+        .map_err(Error::io(name))
+}
+
+fn bind(address: &str) -> Result<TcpListener, Error> {
+    let parsed: SocketAddr =
+        address.parse().map_err(|_| Error::Config(format!("{address} is not an address such as 127.0.0.1:8443")))?;
+    let bound = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(parsed), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&parsed.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bound().map_err(Error::io(format!("can't listen on {address}")))
+}
+
+fn acceptor(shared: &Shared) -> Result<Option<TlsAcceptor>, Error> {
+    let (Some(certificate), Some(key)) = (&shared.config.certificate, &shared.config.key) else { return Ok(None) };
+    let wrong = |path: &str, error: &dyn std::fmt::Display| Error::Config(format!("{path}: {error}"));
+    let chain = CertificateDer::pem_file_iter(Path::new(certificate))
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| wrong(certificate, &error))?;
+    let private = PrivateKeyDer::from_pem_file(Path::new(key)).map_err(|error| wrong(key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| wrong(certificate, &error))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| wrong(certificate, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, future)
+}
+
+fn worker(shared: &Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>, leads: bool) -> io::Result<()> {
+    run(async {
+        if leads && let Some(identity) = &shared.config.identity {
+            let (shared, url) = (Arc::clone(shared), identity.jwks_url.clone());
+            tokio::task::spawn_local(async move { jwks::keep_fresh(&shared, &url).await });
+        }
+        accept(shared, listener, tls, |shared, client, request| {
+            proxy::serve(shared, client.ip(), request)
+        })
+        .await
+    })
+}
+
+fn admin_worker(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
+    run(accept(shared, listener, None, |shared, _, request| async move { admin::serve(&shared, &request) }))
+}
+
+/// Accept until the gateway ends; a failed accept (no descriptors left) pauses, and goes on.
+async fn accept<S, F>(shared: &Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>, serve: S) -> io::Result<()>
+where
+    S: Fn(Arc<Shared>, SocketAddr, Request<Incoming>) -> F + Copy + 'static,
+    F: Future<Output = Response<Body>> + 'static,
+{
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut lifetime = shared.lifetime();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = lifetime.changed() => return Ok(()),
+        };
+        let Ok((stream, client)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        if stream.set_nodelay(true).is_err() {
+            continue; // the client is gone already
+        }
+        let (shared, tls) = (Arc::clone(shared), tls.clone());
+        tokio::task::spawn_local(async move {
+            match tls {
+                None => connection(shared, client, TokioIo::new(stream), serve).await,
+                Some(tls) => {
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
+                        connection(shared, client, TokioIo::new(stream), serve).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn connection<I, S, F>(shared: Arc<Shared>, client: SocketAddr, io: I, serve: S)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    S: Fn(Arc<Shared>, SocketAddr, Request<Incoming>) -> F + Copy + 'static,
+    F: Future<Output = Response<Body>> + 'static,
+{
+    let mut builder = Builder::new(LocalExecutor);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(HEADERS_LIMIT)
+        .max_buf_size(HEADER_BYTES);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(256);
+    let draining = Arc::clone(&shared);
+    let service = service_fn(move |request| {
+        let answer = serve(Arc::clone(&shared), client, request);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let serving = builder.serve_connection(io, service);
+    tokio::pin!(serving);
+    loop {
+        tokio::select! {
+            // A client's protocol error ends its connection, which is all it needs to know.
+            _ = serving.as_mut() => return,
+            () = tokio::time::sleep(Duration::from_millis(250)) => {
+                if draining.draining.load(Ordering::Relaxed) {
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Runs a connection's own tasks on the thread that accepted it.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor
+where
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

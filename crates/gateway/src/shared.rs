@@ -1,0 +1,239 @@
+//! What all workers share: configuration, keys, policies, counts.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use counterfoil_policy::breaker::Breaker;
+use counterfoil_policy::gcra::Gcra;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::access_log::AccessLog;
+use crate::config::{Config, LimitKey, Service};
+use crate::identity::{Bearer, Key};
+use crate::{Error, config};
+
+/// Keys that one limit remembers, at some 100 bytes each.
+const LIMIT_KEYS: usize = 1_000_000;
+/// Tokens whose signature was checked before. A full cache is emptied: simple, bounded, and the
+/// cost is one verification for each live token.
+const TOKENS: usize = 65_536;
+/// Upper bounds of the duration histogram, in microseconds.
+pub const BUCKETS: [u64; 14] =
+    [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 1_000_000, 4_000_000, u64::MAX];
+
+pub struct Endpoint {
+    pub instance: String,
+    pub address: String,
+    pub breaker: Mutex<Breaker>,
+}
+
+pub struct Upstream {
+    pub config: Service,
+    pub permits: Semaphore,
+    pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    pub next: AtomicUsize,
+}
+
+pub struct Limit {
+    pub name: String,
+    pub key: LimitKey,
+    pub gcra: Gcra,
+    pub allowed: AtomicU64,
+    pub refused: AtomicU64,
+}
+
+pub struct Route {
+    pub config: config::Route,
+    pub limits: Vec<Arc<Limit>>,
+    pub upstream: Arc<Upstream>,
+    /// Answers by class of status, 1xx to 5xx.
+    pub answers: [AtomicU64; 5],
+    pub durations: [AtomicU64; BUCKETS.len()],
+    pub duration_sum_us: AtomicU64,
+}
+
+pub struct Shared {
+    pub config: Config,
+    pub keys: ArcSwap<HashMap<String, Key>>,
+    pub unknown_key: Notify,
+    pub jwks_failures: AtomicU64,
+    pub tokens: Mutex<HashMap<Box<str>, Arc<Bearer>>>,
+    pub routes: Vec<Route>,
+    pub limits: Vec<Arc<Limit>>,
+    pub upstreams: HashMap<String, Arc<Upstream>>,
+    pub access_log: Option<AccessLog>,
+    pub requests: AtomicU64,
+    pub draining: AtomicBool,
+    in_flight: AtomicUsize,
+    started: Instant,
+    lifetime: watch::Sender<bool>,
+}
+
+/// A request under way, counted for as long as this lives.
+pub struct InFlight(Arc<Shared>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let limits: HashMap<_, _> = config
+            .limits
+            .iter()
+            .map(|(name, limit)| {
+                if !(limit.rate.is_finite() && limit.rate > 0.0) {
+                    return Err(Error::Config(format!("limit {name}: the rate must be above 0")));
+                }
+                let limit = Limit {
+                    name: name.clone(),
+                    key: limit.key,
+                    gcra: Gcra::new(limit.rate, limit.burst, LIMIT_KEYS),
+                    allowed: AtomicU64::new(0),
+                    refused: AtomicU64::new(0),
+                };
+                Ok((name.clone(), Arc::new(limit)))
+            })
+            .collect::<Result<_, _>>()?;
+        let upstreams: HashMap<_, _> = config
+            .services
+            .iter()
+            .map(|(name, service)| {
+                let upstream = Upstream {
+                    config: service.clone(),
+                    permits: Semaphore::new(service.concurrency.min(Semaphore::MAX_PERMITS)),
+                    endpoints: ArcSwap::default(),
+                    next: AtomicUsize::new(0),
+                };
+                (name.clone(), Arc::new(upstream))
+            })
+            .collect();
+        let routes = config
+            .routes
+            .iter()
+            .map(|route| {
+                let unknown = |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
+                Ok(Route {
+                    limits: route
+                        .limits
+                        .iter()
+                        .map(|name| limits.get(name).cloned().ok_or_else(|| unknown("limit", name)))
+                        .collect::<Result<_, _>>()?,
+                    upstream: upstreams.get(&route.service).cloned().ok_or_else(|| unknown("service", &route.service))?,
+                    config: config::Route {
+                        path: route.path.clone(),
+                        methods: route.methods.clone(),
+                        service: route.service.clone(),
+                        identity: route.identity,
+                        limits: route.limits.clone(),
+                    },
+                    answers: Default::default(),
+                    durations: Default::default(),
+                    duration_sum_us: AtomicU64::new(0),
+                })
+            })
+            .collect::<Result<_, Error>>()?;
+        if config.identity.is_none() && config.routes.iter().any(|route| route.identity) {
+            return Err(Error::Config("a route asks for an identity, but no identity is configured".into()));
+        }
+        let access_log = config
+            .access_log
+            .as_ref()
+            .map(|path| AccessLog::open(Path::new(path)).map_err(Error::io(format!("access log {path}"))))
+            .transpose()?;
+        let mut limits: Vec<_> = limits.into_values().collect();
+        limits.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(Self {
+            keys: ArcSwap::default(),
+            unknown_key: Notify::new(),
+            jwks_failures: AtomicU64::new(0),
+            tokens: Mutex::default(),
+            routes,
+            limits,
+            upstreams,
+            access_log,
+            requests: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            started: Instant::now(),
+            lifetime: watch::Sender::new(true),
+            config,
+        })
+    }
+
+    pub fn set_endpoints(&self, service: &str, endpoints: Vec<(String, String)>) -> Result<(), Error> {
+        let upstream =
+            self.upstreams.get(service).ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?;
+        let known = upstream.endpoints.load_full();
+        let endpoints = endpoints
+            .into_iter()
+            .map(|(instance, address)| {
+                known.iter().find(|each| each.instance == instance && each.address == address).cloned().unwrap_or_else(
+                    || {
+                        Arc::new(Endpoint {
+                            instance,
+                            address,
+                            breaker: Mutex::new(Breaker::new(
+                                upstream.config.breaker_failures,
+                                (upstream.config.breaker_open_seconds * 1e9) as u64,
+                            )),
+                        })
+                    },
+                )
+            })
+            .collect();
+        upstream.endpoints.store(Arc::new(endpoints));
+        Ok(())
+    }
+
+    /// Nanoseconds of a monotonic clock: what policies are told.
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn stop(&self) {
+        self.lifetime.send_replace(false);
+    }
+
+    pub fn lifetime(&self) -> watch::Receiver<bool> {
+        self.lifetime.subscribe()
+    }
+
+    pub fn known_token(&self, token: &str, now: u64) -> Option<Arc<Bearer>> {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.get(token).filter(|bearer| bearer.expires > now).cloned()
+    }
+
+    pub fn remember_token(&self, token: &str, bearer: &Arc<Bearer>) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if tokens.len() >= TOKENS {
+            tokens.clear();
+        }
+        tokens.insert(token.into(), Arc::clone(bearer));
+    }
+}
+
+/// Microseconds since 1970.
+pub fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
