@@ -1,6 +1,7 @@
 """What each kind of process does. Parts meet only here: each knows nothing of the others."""
 
 import threading
+from datetime import UTC, datetime
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -9,6 +10,7 @@ import structlog
 
 from counterfoil.coordination import (
     CoordinationError,
+    Instance,
     Leadership,
     MachineIds,
     Membership,
@@ -76,7 +78,9 @@ def service(host: Host) -> None:
 
     def register() -> None:
         memberships.append(
-            Membership(client, host.target, host.name, address, {}, ttl_seconds=LEASE_SECONDS)
+            Membership(
+                client, Instance(host.target, host.name, address), ttl_seconds=LEASE_SECONDS
+            )
         )
 
     host.serve(web_application(declared, store), address, register)
@@ -95,7 +99,7 @@ class _Snowflakes:
         self._snowflake = self._claim()
 
     def _claim(self) -> Snowflake:
-        machine_id = self._machine_ids.claim(self._holder)
+        machine_id = self._machine_ids.claim(self._holder, now_us() // 1_000)
         return Snowflake(machine_id, lambda: now_us() // 1_000)
 
     def next_id(self) -> int:
@@ -200,7 +204,7 @@ def gateway(host: Host) -> None:
     """The native data plane, told by coordination where the instances are."""
     import msgspec  # noqa: PLC0415
 
-    from counterfoil.gateway import DataPlane  # noqa: PLC0415
+    from counterfoil.gateway.data_plane import DataPlane  # noqa: PLC0415
     from counterfoil.gateway.tls import development_certificate  # noqa: PLC0415
 
     configuration = host.configuration.gateway
@@ -216,7 +220,7 @@ def gateway(host: Host) -> None:
     )
     certificate = key = None
     if configuration.tls == "development":
-        _, certificate, key = development_certificate(host.state.tls)
+        _, certificate, key = development_certificate(host.state.tls, datetime.now(UTC))
     plane = DataPlane(
         configuration,
         access_log=host.state.access_log,
@@ -224,11 +228,10 @@ def gateway(host: Host) -> None:
         certificate=certificate,
         key=key,
     )
-    plane.start()
     names = set(host.configuration.services)
 
     def follow() -> None:
-        for snapshot in Registry(host.coordination()).watch("", host.stop):
+        for snapshot in Registry(host.coordination()).watch(host.stop):
             for name in names:
                 plane.set_endpoints(
                     name,

@@ -1,0 +1,59 @@
+"""Who leads: one lease holder at a time, each with a higher fencing token than the last.
+
+A lease alone can't protect what it guards, because a paused holder doesn't notice its end
+(Kleppmann, "How to do distributed locking", 2016). So the token goes along with every write, and
+whoever takes the writes refuses a token lower than one it has seen.
+"""
+
+import threading
+from typing import Final
+
+from counterfoil.coordination.client import Client, Lease
+from counterfoil.coordination.errors import Unavailable
+
+PREFIX: Final = "/leaders/"
+RETRY_SECONDS: Final = 0.1
+
+
+class LeaderLease:
+    """One term as leader."""
+
+    def __init__(self, lease: Lease, fencing_token: int) -> None:
+        self.fencing_token = fencing_token
+        self._lease = lease
+
+    def held(self) -> bool:
+        """Whether the term can't have ended yet; pass the token along all the same."""
+        return self._lease.alive()
+
+    def resign(self) -> None:
+        """End the term."""
+        self._lease.revoke()
+
+
+class Leadership:
+    """A candidate for leading `name`."""
+
+    def __init__(self, client: Client, name: str, candidate: str, *, ttl_seconds: float) -> None:
+        self._client = client
+        self._key = f"{PREFIX}{name}"
+        self._candidate = candidate
+        self._ttl = ttl_seconds
+
+    def campaign(self, stop: threading.Event) -> LeaderLease | None:
+        """Wait until this candidate leads; None once `stop` is set."""
+        lease: Lease | None = None
+        while not stop.is_set():
+            try:
+                if lease is None or not lease.alive():
+                    lease = self._client.grant(self._ttl)
+                key = self._client.create(self._key, self._candidate, lease)
+            except Unavailable:
+                lease = None
+                key = None
+            if key is not None and lease is not None:
+                return LeaderLease(lease, key.create_revision)
+            stop.wait(RETRY_SECONDS)
+        if lease is not None:
+            lease.revoke()
+        return None

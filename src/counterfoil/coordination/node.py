@@ -1,0 +1,124 @@
+"""The embedded node: a revisioned key-value store with leases, durable in SQLite.
+
+Its verbs are etcd's: every write has a revision, keys may hang on a lease, `create` succeeds for
+one caller alone. Deadlines of leases are kept in memory and are passed the time; after a restart
+each lease gets its whole time to live again, which can only make it end later than promised.
+"""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS revision (number INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS keys (
+    key TEXT PRIMARY KEY, value TEXT NOT NULL, create_revision INTEGER NOT NULL,
+    mod_revision INTEGER NOT NULL, lease INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO revision SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM revision);
+"""
+
+
+class KeyValue(msgspec.Struct, frozen=True):
+    """A key with its value, and the revisions that made it and changed it last."""
+
+    key: str
+    value: str
+    create_revision: int
+    mod_revision: int
+    lease: int
+
+
+class Node:
+    """The store in the file `path`; `now` is in seconds of a monotonic clock everywhere."""
+
+    def __init__(self, path: Path, now: float) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.executescript(_SCHEMA)
+        self._deadlines: dict[int, tuple[float, float]] = {
+            lease: (now + ttl, ttl)
+            for lease, ttl in self._connection.execute("SELECT id, ttl FROM leases")
+        }
+
+    @property
+    def revision(self) -> int:
+        """The number of the last change."""
+        return self._connection.execute("SELECT number FROM revision").fetchone()[0]
+
+    def grant(self, ttl: float, now: float) -> int:
+        """A new lease of `ttl` seconds."""
+        cursor = self._connection.execute("INSERT INTO leases (ttl) VALUES (?)", (ttl,))
+        lease = cursor.lastrowid
+        assert lease is not None
+        self._deadlines[lease] = (now + ttl, ttl)
+        return lease
+
+    def keep_alive(self, lease: int, now: float) -> bool:
+        """Start a lease's time anew; False if it has ended."""
+        if lease not in self._deadlines or self._deadlines[lease][0] <= now:
+            return False
+        ttl = self._deadlines[lease][1]
+        self._deadlines[lease] = (now + ttl, ttl)
+        return True
+
+    def revoke(self, lease: int) -> bool:
+        """End a lease and delete what hung on it; whether anything was deleted."""
+        self._deadlines.pop(lease, None)
+        self._connection.execute("BEGIN IMMEDIATE")
+        deleted = self._connection.execute("DELETE FROM keys WHERE lease = ?", (lease,)).rowcount
+        self._connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
+        if deleted:
+            self._advance()
+        self._connection.execute("COMMIT")
+        return deleted > 0
+
+    def expire(self, now: float) -> bool:
+        """End every lease whose time is over; whether a key went with one."""
+        ended = [lease for lease, (deadline, _) in self._deadlines.items() if deadline <= now]
+        return any([self.revoke(lease) for lease in ended])
+
+    def range(self, prefix: str) -> list[KeyValue]:
+        """All keys that begin with `prefix`, in order."""
+        return [
+            KeyValue(*row)
+            for row in self._connection.execute(
+                "SELECT * FROM keys WHERE substr(key, 1, ?) = ? ORDER BY key",
+                (len(prefix), prefix),
+            )
+        ]
+
+    def put(self, key: str, value: str, lease: int = 0) -> KeyValue | None:
+        """Set a key; None if the lease has ended."""
+        return self._write(key, value, lease, create_only=False)
+
+    def create(self, key: str, value: str, lease: int = 0) -> KeyValue | None:
+        """Set a key that does not exist; None if it does, or if the lease has ended."""
+        return self._write(key, value, lease, create_only=True)
+
+    def _write(self, key: str, value: str, lease: int, *, create_only: bool) -> KeyValue | None:
+        if lease and lease not in self._deadlines:
+            return None
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        earlier = connection.execute(
+            "SELECT create_revision FROM keys WHERE key = ?", (key,)
+        ).fetchone()
+        if earlier is not None and create_only:
+            connection.execute("ROLLBACK")
+            return None
+        revision = self._advance()
+        created = revision if earlier is None else earlier[0]
+        connection.execute(
+            "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)",
+            (key, value, created, revision, lease),
+        )
+        connection.execute("COMMIT")
+        return KeyValue(key, value, created, revision, lease)
+
+    def _advance(self) -> int:
+        return self._connection.execute(
+            "UPDATE revision SET number = number + 1 RETURNING number"
+        ).fetchone()[0]

@@ -1,0 +1,93 @@
+"""The embedded node behind HTTP on loopback, for whoever holds the credential."""
+
+import asyncio
+import contextlib
+import hmac
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from counterfoil.coordination.node import Node
+
+EXPIRY_SECONDS: Final = 0.1
+WATCH_SECONDS: Final = 20.0
+"""The longest that a watch is held open; the client asks again."""
+
+
+def application(path: Path, credential: str) -> Starlette:
+    """The node's HTTP interface: a POST for each verb, JSON both ways."""
+    node = Node(path, time.monotonic())
+    changed = asyncio.Condition()
+
+    async def announce() -> None:
+        async with changed:
+            changed.notify_all()
+
+    async def grant(call: dict[str, Any]) -> object:
+        return {"lease": node.grant(call["ttl"], time.monotonic())}
+
+    async def keep_alive(call: dict[str, Any]) -> object:
+        return {"alive": node.keep_alive(call["lease"], time.monotonic())}
+
+    async def revoke(call: dict[str, Any]) -> object:
+        if node.revoke(call["lease"]):
+            await announce()
+        return {}
+
+    async def put(call: dict[str, Any]) -> object:
+        written = node.put(call["key"], call["value"], call["lease"])
+        await announce()
+        return {"key": written}
+
+    async def create(call: dict[str, Any]) -> object:
+        written = node.create(call["key"], call["value"], call["lease"])
+        if written is not None:
+            await announce()
+        return {"key": written}
+
+    async def read(call: dict[str, Any]) -> object:
+        return {"keys": node.range(call["prefix"]), "revision": node.revision}
+
+    async def watch(call: dict[str, Any]) -> object:
+        """The keys below a prefix, once the store has moved past a revision."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WATCH_SECONDS), changed:
+                await changed.wait_for(lambda: node.revision > call["revision"])
+        return await read(call)
+
+    def endpoint(
+        verb: Callable[[dict[str, Any]], Awaitable[object]],
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            given = request.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {credential}".encode()):
+                return Response(status_code=401)
+            found = await verb(msgspec.json.decode(await request.body()))
+            return Response(msgspec.json.encode(found), media_type="application/json")
+
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async def expire() -> None:
+            while True:
+                await asyncio.sleep(EXPIRY_SECONDS)
+                if node.expire(time.monotonic()):
+                    await announce()
+
+        expiring = asyncio.create_task(expire())
+        yield
+        expiring.cancel()
+
+    verbs = [grant, keep_alive, revoke, put, create, read, watch]
+    return Starlette(
+        routes=[Route(f"/v1/{verb.__name__}", endpoint(verb), methods=["POST"]) for verb in verbs],
+        lifespan=lifespan,
+    )

@@ -1,0 +1,1 @@
+"""The edge: a native data plane, configured from Python."""

@@ -1,0 +1,59 @@
+"""The native data plane as Python sees it: start, tell it where instances are, read, drain."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from counterfoil import _native
+from counterfoil.errors import CounterfoilError
+from counterfoil.gateway.config import GatewayConfig, Upstream
+
+
+class GatewayError(CounterfoilError):
+    """The data plane did not start."""
+
+
+class DataPlane:
+    """Serves on native threads from construction on; they never take the interpreter's lock.
+
+    Raises:
+        GatewayError: a port is taken, a certificate can't be read, or the configuration is wrong.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        access_log: Path | None,
+        admin_credential: str,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
+        services = {route.service: Upstream() for route in config.routes} | config.services
+        document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
+        del document["tls"]
+        document |= {
+            "access_log": str(access_log) if access_log else None,
+            "admin_credential": admin_credential,
+            "certificate": str(certificate) if certificate else None,
+            "key": str(key) if key else None,
+        }
+        try:
+            self._native = _native.DataPlane(msgspec.json.encode(document).decode())
+        except (ValueError, RuntimeError) as error:
+            raise GatewayError(str(error)) from error
+        self.listen, self.admin = self._native.addresses()
+
+    def set_endpoints(self, service: str, endpoints: Iterable[tuple[str, str]]) -> None:
+        """Replace the instances of a service by (instance, `host:port`) pairs."""
+        self._native.set_endpoints(service, list(endpoints))
+
+    def state(self) -> dict[str, Any]:
+        """Limits, breakers and counts."""
+        return msgspec.json.decode(self._native.state_json())
+
+    def drain(self, timeout_seconds: float) -> None:
+        """Refuse what is new, and wait for what is under way."""
+        self._native.drain(timeout_seconds)
