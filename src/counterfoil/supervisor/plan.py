@@ -54,7 +54,7 @@ def plan(application: Application, configuration: Configuration) -> list[Process
         processes.append(ProcessPlan("lake", "lake"))
     if application.reports:
         processes.append(ProcessPlan("reports", "reports"))
-    processes += [ProcessPlan("gateway", "gateway"), ProcessPlan("console", "console")]
+    processes.append(ProcessPlan("gateway", "gateway"))
     return processes
 
 

@@ -17,6 +17,7 @@ from counterfoil.coordination import (
     Registry,
     Snowflake,
 )
+from counterfoil import faults
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     EmbeddedLog,
@@ -165,7 +166,9 @@ def lake(host: Host) -> None:
     def step() -> int:
         moved = 0
         for topic, writer in writers:
-            positions = dict(writer.positions(topic.name))
+            positions = writer.positions(topic.name, topic.partitions)
+            if faults.sabotaged("append-without-transaction"):
+                positions = log_store.committed(group, topic.name)
             rows: list[object] = []
             for partition in range(topic.partitions):
                 records = log_store.read(

@@ -1,0 +1,79 @@
+"""What a user declares: tables of events and reports over them. Light: imports no engine."""
+
+import datetime
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from counterfoil.reports.errors import ReportsError
+
+T = TypeVar("T")
+ARROW_TYPES: Final = MappingProxyType(
+    {int: "int64", str: "string", bool: "bool", datetime.date: "date32"}
+)
+
+
+@dataclass(frozen=True)
+class Table(Generic[T]):
+    """A lake table with a row for each event, partitioned by the ISO date in `day`."""
+
+    name: str
+    row: type[T]
+    day: str = field(default="day", kw_only=True)
+
+    def columns(self) -> dict[str, str]:
+        """Column names and Arrow types.
+
+        Raises:
+            ReportsError: a field's type has no column type, or the day isn't text.
+        """
+        hints = typing.get_type_hints(self.row)
+        for name, hint in hints.items():
+            if hint not in ARROW_TYPES:
+                raise ReportsError(
+                    f"table {self.name}: column {name} has the type {hint}",
+                    hint="use int (money in minor units), str, bool or date",
+                )
+        if hints.get(self.day) is not str:
+            raise ReportsError(f"table {self.name}: {self.day} must be a str such as 2026-01-31")
+        return {name: ARROW_TYPES[hint] for name, hint in hints.items()}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A daily report: for each section one SQL query with a column `day` over the table's name.
+
+    Columns named in `amounts` are minor units and are shown with two decimals.
+    """
+
+    name: str
+    source: Table[Any]
+    sections: Mapping[str, str]
+    title: str = field(kw_only=True)
+    amounts: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """What an append did: the table's version and the number of rows that are new."""
+
+    version: int
+    rows: int
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Where a row is: its file, and the commit that made it part of the table."""
+
+    file: str
+    version: int
+    committed_us: int
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What a run of a report did: the source version it read, and why it touched each day."""
+
+    version: int
+    days: dict[str, str]

@@ -1,0 +1,139 @@
+"""Computes a report for the days that changed, and publishes it in one step.
+
+The published document holds the version of the source that it was computed from and the rows of
+every section by day. It is replaced as one file; CSV and HTML are made from it, and made again
+when a crash came between.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from counterfoil import faults
+from counterfoil.reports.definition import Report, Run
+from counterfoil.reports.errors import ReportsError
+from counterfoil.reports.lake import Lake
+from counterfoil.reports.publish import csv_text, html_text
+
+DOCUMENT: Final = "report.json"
+
+
+class ReportRunner:
+    """Runs one report over `lake` and publishes into `folder`."""
+
+    def __init__(self, lake: Lake, report: Report, folder: Path) -> None:
+        self._lake = lake
+        self._report = report
+        self._folder = folder
+
+    def run(self, now_us: int) -> Run:
+        """Bring the published report up to the newest version of its source.
+
+        Raises:
+            ReportsError: a section's SQL can't be run, or has no column `day`.
+        """
+        delta = self._lake.open(self._report.source)
+        if delta is None:
+            return Run(-1, {})
+        published = self.published()
+        version = delta.version()
+        if version == published["version"]:
+            if not (self._folder / "index.html").exists():
+                self._publish(published)
+            return Run(version, {})
+        touched = self._touched(published["version"], version)
+        files = delta.file_uris()
+        if faults.sabotaged("uncommitted-file"):
+            folder = self._lake.folder / self._report.source.name
+            files = [str(path) for path in folder.glob("*/*.parquet")]
+            touched = {Path(file).parent.name.partition("=")[2] for file in files}
+        day_of = {file: Path(file).parent.name.partition("=")[2] for file in files}
+        read = [file for file in files if day_of[file] in touched]
+        days = {day: self._reason(published, day, now_us) for day in sorted(touched)}
+        for name, query in self._report.sections.items():
+            columns, rows = self._compute(name, query, read)
+            section = published["sections"].setdefault(name, {"days": {}})
+            section["columns"] = columns
+            for day in touched:
+                section["days"][day] = []
+            for row in rows:
+                section["days"][row[columns.index("day")]].append(row)
+        published |= {"version": version, "published_us": now_us}
+        published["reasons"] |= days
+        faults.point("report.before-publish")
+        self._publish(published)
+        return Run(version, days)
+
+    def published(self) -> dict[str, Any]:
+        """The document as it was published last; version -1 before the first time."""
+        try:
+            return json.loads((self._folder / DOCUMENT).read_text())
+        except FileNotFoundError:
+            return {
+                "name": self._report.name,
+                "title": self._report.title,
+                "version": -1,
+                "published_us": 0,
+                "sections": {},
+                "reasons": {},
+            }
+
+    def _touched(self, after: int, version: int) -> set[str]:
+        """The days to which the commits after one version added or from which they removed."""
+        table = self._report.source
+        days: set[str] = set()
+        for number in range(after + 1, version + 1):
+            path = self._lake.folder / table.name / "_delta_log" / f"{number:020}.json"
+            for line in path.read_text().splitlines():
+                entry: dict[str, Any] = json.loads(line)
+                for action in ("add", "remove"):
+                    if action in entry:
+                        days.add(entry[action]["partitionValues"][table.day])
+        return days
+
+    def _reason(self, published: dict[str, Any], day: str, now_us: int) -> str:
+        if day not in published["reasons"]:
+            return "new"
+        return f"corrected at {now_us}: rows arrived after version {published['version']}"
+
+    def _compute(self, name: str, query: str, files: list[str]) -> tuple[list[str], list[Any]]:
+        import duckdb  # noqa: PLC0415 - heavy
+
+        table = self._report.source
+        with duckdb.connect() as connection:
+            connection.execute("SET threads = 1")
+            connection.execute(
+                f"CREATE VIEW {table.name} AS SELECT * REPLACE ({table.day}::VARCHAR AS {table.day}) "  # noqa: S608
+                f"FROM read_parquet({files!r}, hive_partitioning = true)"
+            )
+            try:
+                found = connection.execute(query)
+            except duckdb.Error as error:
+                raise ReportsError(f"report {self._report.name}, section {name}: {error}") from error
+            columns = [column[0] for column in found.description or []]
+            if "day" not in columns:
+                raise ReportsError(
+                    f"report {self._report.name}, section {name} has no column `day`",
+                    hint="SELECT day, ... GROUP BY day",
+                )
+            return columns, sorted(list(row) for row in found.fetchall())
+
+    def _publish(self, document: dict[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _replace(self._folder / DOCUMENT, json.dumps(document))
+        for name, section in document["sections"].items():
+            _replace(
+                self._folder / f"{name}.csv", csv_text(section, self._report.amounts)
+            )
+        _replace(self._folder / "index.html", html_text(document, self._report.amounts))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Readers see the old or the new file; after a crash as well."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
