@@ -23,7 +23,9 @@ pub fn serve(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
     let (kind, content) = match request.uri().path() {
         "/metrics" => ("text/plain; version=0.0.4", metrics(shared)),
         "/state" => ("application/json", state(shared).to_string()),
-        path => return Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")).into_response(),
+        path => {
+            return Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")).into_response();
+        }
     };
     let mut response = Response::new(full(content));
     response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
@@ -121,7 +123,8 @@ fn metrics(shared: &Shared) -> String {
         }
         let sum = route.duration_sum_us.load(Ordering::Relaxed) as f64 / 1e6;
         let _ = writeln!(text, "counterfoil_gateway_request_duration_seconds_sum{{route=\"{path}\"}} {sum}");
-        let _ = writeln!(text, "counterfoil_gateway_request_duration_seconds_count{{route=\"{path}\"}} {total}");
+        let _ =
+            writeln!(text, "counterfoil_gateway_request_duration_seconds_count{{route=\"{path}\"}} {total}");
     }
     text
 }

@@ -3,7 +3,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -88,11 +90,9 @@ pub fn verify(
         (Key::Es256(point), "ES256") => {
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(signed.as_bytes(), &signature)
         }
-        (Key::Rs256 { n, e }, "RS256") => RsaPublicKeyComponents { n, e }.verify(
-            &RSA_PKCS1_2048_8192_SHA256,
-            signed.as_bytes(),
-            &signature,
-        ),
+        (Key::Rs256 { n, e }, "RS256") => {
+            RsaPublicKeyComponents { n, e }.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature)
+        }
         _ => return Err(Rejected::Algorithm),
     }
     .map_err(|_| Rejected::Signature)?;

@@ -76,10 +76,15 @@ async fn fetch(url: &str) -> Result<HashMap<String, Key>, Box<dyn std::error::Er
     if !response.status().is_success() {
         return Err(format!("the issuer answered {}", response.status()).into());
     }
-    let body = Limited::new(response.into_body(), LIMIT).collect().await.map_err(|error| error.to_string())?;
+    let body =
+        Limited::new(response.into_body(), LIMIT).collect().await.map_err(|error| error.to_string())?;
     connection.abort();
     let document: Document = serde_json::from_slice(&body.to_bytes())?;
-    Ok(document.keys.into_iter().filter_map(|entry| Some((entry.kid.clone().unwrap_or_default(), key(entry)?))).collect())
+    Ok(document
+        .keys
+        .into_iter()
+        .filter_map(|entry| Some((entry.kid.clone().unwrap_or_default(), key(entry)?)))
+        .collect())
 }
 
 fn key(entry: Entry) -> Option<Key> {

@@ -28,8 +28,16 @@ const LOGGED_LIMIT: usize = 256;
 const PAUSE_LIMIT: Duration = Duration::from_millis(200);
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [&str; 8] =
-    ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"];
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// What is known of a request by the time it is answered.
 #[derive(Default)]
@@ -113,7 +121,9 @@ async fn pass_on(
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     if shared.draining.load(Ordering::Relaxed) {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this gateway is shutting down").retry_after(1));
+        return Err(
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this gateway is shutting down").retry_after(1)
+        );
     }
     if route.config.identity {
         seen.bearer = Some(identify(shared, request.headers())?);
@@ -121,7 +131,8 @@ async fn pass_on(
     limit(shared, route, client, seen.bearer.as_deref())?;
     let upstream = &route.upstream;
     let _permit = upstream.permits.try_acquire().map_err(|_| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have").retry_after(1)
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
+            .retry_after(1)
     })?;
     let (mut parts, body) = request.into_parts();
     let repeatable = parts.method.is_idempotent() || parts.headers.contains_key("idempotency-key");
@@ -155,7 +166,8 @@ async fn attempt(
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     let timeout = Duration::from_secs_f64(upstream.config.attempt_timeout_seconds);
-    let mut last = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there").retry_after(1);
+    let mut last =
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there").retry_after(1);
     let mut tried: Option<Arc<Endpoint>> = None;
     for number in 1..=upstream.config.attempts.max(1) {
         let Some(endpoint) = choose(shared, upstream, tried.as_deref()) else { break };
@@ -164,7 +176,8 @@ async fn attempt(
         let probe = Probe(&endpoint);
         let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = method.clone();
-        *request.uri_mut() = path.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the path is not valid"))?;
+        *request.uri_mut() =
+            path.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the path is not valid"))?;
         *request.headers_mut() = headers.clone();
         if let Ok(host) = HeaderValue::from_str(&endpoint.address) {
             request.headers_mut().insert("host", host);
@@ -178,7 +191,8 @@ async fn attempt(
             Ok(Ok(response)) => {
                 // The instance itself says that it can't at the moment.
                 let retry = header(response.headers(), "retry-after").parse().unwrap_or(1);
-                last = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available").retry_after(retry);
+                last = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available")
+                    .retry_after(retry);
                 true
             }
             Ok(Err(failure)) => {
@@ -186,7 +200,8 @@ async fn attempt(
                 failure == Failure::Unknown
             }
             Err(_) => {
-                last = Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time").retry_after(1);
+                last = Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
+                    .retry_after(1);
                 true
             }
         };
@@ -260,21 +275,25 @@ fn identify(shared: &Shared, headers: &HeaderMap) -> Result<Arc<Bearer>, Problem
     if let Some(bearer) = shared.known_token(token, now) {
         return Ok(bearer);
     }
-    let bearer = verify(identity, token, now, |kid| shared.keys.load().get(kid).cloned()).map_err(|rejected| {
-        if rejected == Rejected::UnknownKey {
-            shared.unknown_key.notify_one();
-        }
-        unauthorized(rejected)
-    })?;
+    let bearer =
+        verify(identity, token, now, |kid| shared.keys.load().get(kid).cloned()).map_err(|rejected| {
+            if rejected == Rejected::UnknownKey {
+                shared.unknown_key.notify_one();
+            }
+            if shared.keys.load().is_empty() {
+                // It is the gateway that can't tell, not the client that can't prove.
+                return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the issuer's keys are not here yet")
+                    .retry_after(1);
+            }
+            unauthorized(rejected)
+        })?;
     let bearer = Arc::new(bearer);
     shared.remember_token(token, &bearer);
     Ok(bearer)
 }
 
 fn unauthorized(rejected: Rejected) -> Problem {
-    let problem = Problem::new(StatusCode::UNAUTHORIZED, rejected.to_string());
-    // Keys may be on their way when a gateway has just started or the issuer has just rotated.
-    if rejected == Rejected::UnknownKey { problem.retry_after(1) } else { problem }
+    Problem::new(StatusCode::UNAUTHORIZED, rejected.to_string())
 }
 
 fn limit(shared: &Shared, route: &Route, client: IpAddr, bearer: Option<&Bearer>) -> Result<(), Problem> {
@@ -287,8 +306,11 @@ fn limit(shared: &Shared, route: &Route, client: IpAddr, bearer: Option<&Bearer>
             Decision::Allowed => limit.allowed.fetch_add(1, Ordering::Relaxed),
             Decision::Refused { retry_after_ns } => {
                 limit.refused.fetch_add(1, Ordering::Relaxed);
-                return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, format!("limit {} is used up", limit.name))
-                    .retry_after(retry_after_ns.div_ceil(1_000_000_000)));
+                return Err(Problem::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    format!("limit {} is used up", limit.name),
+                )
+                .retry_after(retry_after_ns.div_ceil(1_000_000_000)));
             }
         };
     }
@@ -310,7 +332,8 @@ fn rewrite(headers: &mut HeaderMap, client: IpAddr, seen: &Seen) {
     for name in named.into_iter().chain(internal) {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP.into_iter().chain(["authorization", "content-length", "expect", "x-forwarded-for"]) {
+    for name in HOP_BY_HOP.into_iter().chain(["authorization", "content-length", "expect", "x-forwarded-for"])
+    {
         headers.remove(name);
     }
     let mut set = |name: &'static str, value: &str| {
@@ -329,7 +352,10 @@ fn rewrite(headers: &mut HeaderMap, client: IpAddr, seen: &Seen) {
 fn request_id(headers: &HeaderMap, time_us: u64) -> String {
     use std::hash::{BuildHasher, RandomState};
     let given = header(headers, "x-request-id");
-    if !given.is_empty() && given.len() <= 64 && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+    if !given.is_empty()
+        && given.len() <= 64
+        && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    {
         return given.to_owned();
     }
     format!("{time_us:x}-{:08x}", RandomState::new().hash_one(time_us) & 0xffff_ffff)

@@ -52,20 +52,27 @@ pub fn start(shared: &Arc<Shared>) -> Result<((String, String), Vec<JoinHandle<(
     Ok(((listen.to_string(), admin_address.to_string()), threads))
 }
 
-fn thread(name: String, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<JoinHandle<()>, Error> {
+fn thread(
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
     std::thread::Builder::new()
         .name(name.clone())
         .spawn(move || {
             if let Err(error) = run() {
-                eprintln!("{{\"level\":\"error\",\"event\":\"worker_ended\",\"error\":{:?}}}", error.to_string());
+                eprintln!(
+                    "{{\"level\":\"error\",\"event\":\"worker_ended\",\"error\":{:?}}}",
+                    error.to_string()
+                );
             }
         })
         .map_err(Error::io(name))
 }
 
 fn bind(address: &str) -> Result<TcpListener, Error> {
-    let parsed: SocketAddr =
-        address.parse().map_err(|_| Error::Config(format!("{address} is not an address such as 127.0.0.1:8443")))?;
+    let parsed: SocketAddr = address
+        .parse()
+        .map_err(|_| Error::Config(format!("{address} is not an address such as 127.0.0.1:8443")))?;
     let bound = || -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(parsed), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -79,7 +86,9 @@ fn bind(address: &str) -> Result<TcpListener, Error> {
 }
 
 fn acceptor(shared: &Shared) -> Result<Option<TlsAcceptor>, Error> {
-    let (Some(certificate), Some(key)) = (&shared.config.certificate, &shared.config.key) else { return Ok(None) };
+    let (Some(certificate), Some(key)) = (&shared.config.certificate, &shared.config.key) else {
+        return Ok(None);
+    };
     let wrong = |path: &str, error: &dyn std::fmt::Display| Error::Config(format!("{path}: {error}"));
     let chain = CertificateDer::pem_file_iter(Path::new(certificate))
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -101,16 +110,19 @@ fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
     LocalSet::new().block_on(&runtime, future)
 }
 
-fn worker(shared: &Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>, leads: bool) -> io::Result<()> {
+fn worker(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    leads: bool,
+) -> io::Result<()> {
     run(async {
         if leads && let Some(identity) = &shared.config.identity {
             let (shared, url) = (Arc::clone(shared), identity.jwks_url.clone());
             tokio::task::spawn_local(async move { jwks::keep_fresh(&shared, &url).await });
         }
-        accept(shared, listener, tls, |shared, client, request| {
-            proxy::serve(shared, client.ip(), request)
-        })
-        .await
+        accept(shared, listener, tls, |shared, client, request| proxy::serve(shared, client.ip(), request))
+            .await
     })
 }
 
@@ -119,7 +131,12 @@ fn admin_worker(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
 }
 
 /// Accept until the gateway ends; a failed accept (no descriptors left) pauses, and goes on.
-async fn accept<S, F>(shared: &Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>, serve: S) -> io::Result<()>
+async fn accept<S, F>(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    serve: S,
+) -> io::Result<()>
 where
     S: Fn(Arc<Shared>, SocketAddr, Request<Incoming>) -> F + Copy + 'static,
     F: Future<Output = Response<Body>> + 'static,
@@ -165,7 +182,11 @@ where
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(HEADERS_LIMIT)
         .max_buf_size(HEADER_BYTES);
-    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(256);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_BYTES as u32)
+        .max_concurrent_streams(256);
     let draining = Arc::clone(&shared);
     let service = service_fn(move |request| {
         let answer = serve(Arc::clone(&shared), client, request);

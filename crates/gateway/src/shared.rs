@@ -22,8 +22,22 @@ const LIMIT_KEYS: usize = 1_000_000;
 /// cost is one verification for each live token.
 const TOKENS: usize = 65_536;
 /// Upper bounds of the duration histogram, in microseconds.
-pub const BUCKETS: [u64; 14] =
-    [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 1_000_000, 4_000_000, u64::MAX];
+pub const BUCKETS: [u64; 14] = [
+    250,
+    500,
+    1_000,
+    2_000,
+    4_000,
+    8_000,
+    16_000,
+    32_000,
+    64_000,
+    128_000,
+    256_000,
+    1_000_000,
+    4_000_000,
+    u64::MAX,
+];
 
 pub struct Endpoint {
     pub instance: String,
@@ -118,14 +132,19 @@ impl Shared {
             .routes
             .iter()
             .map(|route| {
-                let unknown = |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
+                let unknown = |what: &str, name: &str| {
+                    Error::Config(format!("route {}: unknown {what} {name}", route.path))
+                };
                 Ok(Route {
                     limits: route
                         .limits
                         .iter()
                         .map(|name| limits.get(name).cloned().ok_or_else(|| unknown("limit", name)))
                         .collect::<Result<_, _>>()?,
-                    upstream: upstreams.get(&route.service).cloned().ok_or_else(|| unknown("service", &route.service))?,
+                    upstream: upstreams
+                        .get(&route.service)
+                        .cloned()
+                        .ok_or_else(|| unknown("service", &route.service))?,
                     config: config::Route {
                         path: route.path.clone(),
                         methods: route.methods.clone(),
@@ -168,14 +187,19 @@ impl Shared {
     }
 
     pub fn set_endpoints(&self, service: &str, endpoints: Vec<(String, String)>) -> Result<(), Error> {
-        let upstream =
-            self.upstreams.get(service).ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?;
+        let upstream = self
+            .upstreams
+            .get(service)
+            .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?;
         let known = upstream.endpoints.load_full();
         let endpoints = endpoints
             .into_iter()
             .map(|(instance, address)| {
-                known.iter().find(|each| each.instance == instance && each.address == address).cloned().unwrap_or_else(
-                    || {
+                known
+                    .iter()
+                    .find(|each| each.instance == instance && each.address == address)
+                    .cloned()
+                    .unwrap_or_else(|| {
                         Arc::new(Endpoint {
                             instance,
                             address,
@@ -184,8 +208,7 @@ impl Shared {
                                 (upstream.config.breaker_open_seconds * 1e9) as u64,
                             )),
                         })
-                    },
-                )
+                    })
             })
             .collect();
         upstream.endpoints.store(Arc::new(endpoints));
@@ -235,5 +258,7 @@ impl Shared {
 
 /// Microseconds since 1970.
 pub fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }

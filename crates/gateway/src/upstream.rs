@@ -30,7 +30,10 @@ pub enum Failure {
 }
 
 /// Send one request to `address`. A connection goes back to the pool when its answer was read.
-pub async fn send(address: &str, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Lease), Failure> {
+pub async fn send(
+    address: &str,
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
     let mut sender = match pooled(address) {
         Some(sender) => sender,
         None => connect(address).await?,

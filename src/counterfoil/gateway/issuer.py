@@ -7,6 +7,7 @@ production an issuer of your own takes its place by one line.
 import os
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
@@ -69,8 +70,8 @@ class DevelopmentIssuer:
             return JSONResponse({"keys": [{**public, "kid": self._kid, "alg": "ES256"}]})
 
         async def token(request: Request) -> JSONResponse:
-            form = await request.form()
-            tenant, tier = str(form.get("tenant", "")), str(form.get("tier", "bronze"))
+            form = dict(parse_qsl((await request.body()).decode(errors="replace")))
+            tenant, tier = form.get("tenant", ""), form.get("tier", "bronze")
             if not tenant or tier not in TIERS:
                 detail = "send tenant, and tier as gold or bronze"
                 return JSONResponse(
