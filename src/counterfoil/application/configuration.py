@@ -102,7 +102,8 @@ def load(folder: Path) -> Configuration:
         line = _line_of(text, location.rstrip("`"), message)
         raise ConfigurationError(
             f"{path}, line {line}: {message}",
-            hint="`counterfoil configuration` prints every setting with its type and default",
+            hint="the settings and their types are in counterfoil.gateway.config and "
+            "counterfoil.application.configuration",
         ) from error
     _check_references(path, text, configuration)
     return configuration
@@ -135,7 +136,7 @@ def _line_of(text: str, location: str, message: str = "") -> int:
     """
     keys: list[Any] = [
         int(part) if part.isdigit() else part
-        for part in re.findall(r"[^.\[\]$`]+", location.replace("[...]", ""))
+        for part in re.findall(r"[^.\[\]$`]+", location.replace("[...]", ".*"))
     ]
     unknown = re.search(r"unknown field `([^`]+)`", message)
     if unknown:
@@ -152,10 +153,17 @@ def _line_of(text: str, location: str, message: str = "") -> int:
             if match.group(1) == "[[":
                 counts[name] = counts.get(name, -1) + 1
                 header.append(counts[name])
-            if header == keys[: len(header)]:
+            if _leads(header, keys):
                 best = number
-        elif header == keys[: len(header)] and (match := re.match(r"^([\w-]+)\s*=", stripped)):
+        elif _leads(header, keys) and (match := re.match(r"^([\w-]+)\s*=", stripped)):
             rest = keys[len(header) :]
             if rest and match.group(1) == rest[0]:
                 return number
     return best
+
+
+def _leads(header: list[Any], keys: list[Any]) -> bool:
+    """Whether a table header is on the way to `keys`, in which `*` stands for any name."""
+    return len(header) <= len(keys) and all(
+        key in ("*", part) for part, key in zip(header, keys, strict=False)
+    )

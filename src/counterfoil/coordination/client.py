@@ -33,9 +33,7 @@ class Client:
         """
         connection = http.client.HTTPConnection(self._address, timeout=timeout)
         try:
-            connection.request(
-                "POST", f"/v1/{verb}", msgspec.json.encode(arguments), self._headers
-            )
+            connection.request("POST", f"/v1/{verb}", msgspec.json.encode(arguments), self._headers)
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:

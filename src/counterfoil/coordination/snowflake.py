@@ -113,8 +113,4 @@ class Snowflake:
             else:  # a full millisecond, or a clock that went back: time goes on logically
                 self._last_ms, self._sequence = self._last_ms + 1, 0
             self._machine_id.extend(self._last_ms)
-            return (
-                (self._last_ms - EPOCH_MS) << 22
-                | self._machine_id.number << 12
-                | self._sequence
-            )
+            return (self._last_ms - EPOCH_MS) << 22 | self._machine_id.number << 12 | self._sequence

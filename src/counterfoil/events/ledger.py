@@ -19,7 +19,14 @@ class Ledger:
         self._now_us = now_us
 
     def transfer(
-        self, *, id: int, debit: str, credit: str, amount: int, currency: str, code: str  # noqa: A002
+        self,
+        *,
+        id: int,
+        debit: str,
+        credit: str,
+        amount: int,
+        currency: str,
+        code: str,  # noqa: A002
     ) -> bool:
         """Post a transfer of `amount` minor units; False if this very transfer was posted before.
 

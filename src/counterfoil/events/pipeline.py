@@ -79,7 +79,11 @@ class Context:
         self._log.insert(
             [
                 Message(
-                    self.record.event_id, topic.name, key, topic.encode(value), headers,
+                    self.record.event_id,
+                    topic.name,
+                    key,
+                    topic.encode(value),
+                    headers,
                     self._now_us,
                 )
             ]
@@ -134,9 +138,7 @@ class PipelineRunner:
 
     def _store_offsets(self, batches: list[tuple[tuple[str, int], list[Record]]]) -> None:
         for (topic, partition), records in batches:
-            self._log.store_offsets(
-                self._pipeline.name, topic, {partition: records[-1].offset + 1}
-            )
+            self._log.store_offsets(self._pipeline.name, topic, {partition: records[-1].offset + 1})
 
     def _handle(self, batches: list[tuple[tuple[str, int], list[Record]]]) -> None:
         now_us = self._now_us()

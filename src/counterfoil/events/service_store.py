@@ -68,9 +68,7 @@ class Unit:
         """Run one SQL statement in this command's transaction."""
         return self._connection.execute(sql, parameters)
 
-    def publish(
-        self, topic: Topic[T], value: T, *, key: str, event_id: int | None = None
-    ) -> None:
+    def publish(self, topic: Topic[T], value: T, *, key: str, event_id: int | None = None) -> None:
         """Leave an event in the outbox; events of one key stay in order."""
         outbox.insert(
             self._connection,

@@ -20,7 +20,10 @@ def development_certificate(folder: Path, now: datetime.datetime) -> tuple[Path,
     if authority.exists():  # written last
         return authority, certificate, key
     folder.mkdir(parents=True, exist_ok=True)
-    signing, serving = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    signing, serving = (
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP256R1()),
+    )
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Counterfoil development CA")])
 
     def builder(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

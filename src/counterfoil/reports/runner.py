@@ -38,8 +38,8 @@ class ReportRunner:
             return Run(-1, {})
         published = self.published()
         version = delta.version()
-        if version == published["version"]:
-            if not (self._folder / "index.html").exists():
+        if version == published["version"] or not delta.file_uris():
+            if published["version"] >= 0 and not (self._folder / "index.html").exists():
                 self._publish(published)
             return Run(version, {})
         touched = self._touched(published["version"], version)
@@ -110,7 +110,9 @@ class ReportRunner:
             try:
                 found = connection.execute(query)
             except duckdb.Error as error:
-                raise ReportsError(f"report {self._report.name}, section {name}: {error}") from error
+                raise ReportsError(
+                    f"report {self._report.name}, section {name}: {error}"
+                ) from error
             columns = [column[0] for column in found.description or []]
             if "day" not in columns:
                 raise ReportsError(
@@ -123,9 +125,7 @@ class ReportRunner:
         self._folder.mkdir(parents=True, exist_ok=True)
         _replace(self._folder / DOCUMENT, json.dumps(document))
         for name, section in document["sections"].items():
-            _replace(
-                self._folder / f"{name}.csv", csv_text(section, self._report.amounts)
-            )
+            _replace(self._folder / f"{name}.csv", csv_text(section, self._report.amounts))
         _replace(self._folder / "index.html", html_text(document, self._report.amounts))
 
 

@@ -79,9 +79,7 @@ def service(host: Host) -> None:
 
     def register() -> None:
         memberships.append(
-            Membership(
-                client, Instance(host.target, host.name, address), ttl_seconds=LEASE_SECONDS
-            )
+            Membership(client, Instance(host.target, host.name, address), ttl_seconds=LEASE_SECONDS)
         )
 
     host.serve(web_application(declared, store), address, register)

@@ -1,0 +1,143 @@
+"""The real data plane in front of a real server: tokens of every kind, limits and bodies."""
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey, OctKey
+
+from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route
+from counterfoil.gateway.data_plane import DataPlane
+
+KEY = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.answer({"keys": [{**KEY.as_dict(private=False), "kid": "k1"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", "0")))
+        self.answer(dict(self.headers))
+
+    def answer(self, document: object) -> None:
+        content = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the tests' output quiet."""
+
+
+def token(key: object = KEY, alg: str = "ES256", kid: str = "k1", **changes: object) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": "me",
+        "aud": "shop",
+        "tenant": "t1",
+        "tier": "gold",
+        "exp": now + 60,
+        **changes,
+    }
+    return jwt.encode({"alg": alg, "kid": kid}, claims, key, algorithms=[alg])  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_port}"
+    log = tmp_path_factory.mktemp("gateway") / "access.jsonl"
+    plane = DataPlane(
+        GatewayConfig(
+            listen="127.0.0.1:0",
+            admin="127.0.0.1:0",
+            tls="off",
+            request_body_limit=1000,
+            identity=Identity(issuer="me", audience="shop", jwks_url=f"http://{address}/jwks"),
+            limits={"tight": Limit(key="tenant", rate=0.01, burst=2)},
+            routes=(
+                Route(path="/pay", methods=("POST",), service="s"),
+                Route(path="/tight", methods=("POST",), service="s", limits=("tight",)),
+            ),
+        ),
+        access_log=log,
+        admin_credential="c",
+    )
+    plane.set_endpoints("s", [("s-1", address)])
+    base = f"http://{plane.listen}"
+    while post(base, token()).status_code == 503:
+        time.sleep(0.01)
+    yield base, log
+    plane.drain(1.0)
+    server.shutdown()
+
+
+def post(base: str, bearer: str, path: str = "/pay", **more: object) -> httpx2.Response:
+    headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
+    return httpx2.post(base + path, headers=headers, **more)  # type: ignore[arg-type]
+
+
+def test_a_good_token_passes_and_its_claims_reach_the_service(gateway: tuple[str, Path]) -> None:
+    answer = post(gateway[0], token())
+    assert answer.status_code == 200
+    seen = {name.lower(): value for name, value in answer.json().items()}
+    assert (seen["x-counterfoil-tenant"], seen["x-counterfoil-tier"]) == ("t1", "gold")
+    assert "authorization" not in seen
+
+
+@pytest.mark.parametrize(
+    ("bearer", "says"),
+    [
+        ("", "needed"),
+        ("garbage", "not a JSON Web Token"),
+        (token(exp=1), "expired"),
+        (token(nbf=2**40), "not valid yet"),
+        (token(iss="you"), "another issuer"),
+        (token(aud="else"), "another audience"),
+        (token(tenant=""), "no tenant"),
+        (token(kid="k9"), "not known"),
+        (token(key=ECKey.generate_key("P-256")), "signature"),
+        (token(key=OctKey.import_key("x" * 32), alg="HS256"), "algorithm"),
+        ("eyJhbGciOiJub25lIn0.e30.", "algorithm"),
+    ],
+)
+def test_a_bad_token_is_a_401_that_says_why(
+    gateway: tuple[str, Path], bearer: str, says: str
+) -> None:
+    answer = post(gateway[0], bearer)
+    assert answer.status_code == 401
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert says in answer.json()["detail"]
+
+
+def test_unknown_routes_large_bodies_and_used_up_limits(gateway: tuple[str, Path]) -> None:
+    base, _ = gateway
+    assert post(base, token(), "/else").status_code == 404
+    assert httpx2.get(base + "/pay").status_code == 405
+    assert post(base, token(), content=b"x" * 1001).status_code == 413
+    answers = [post(base, token(), "/tight") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+def test_an_answer_has_its_line_before_the_client_has_it(gateway: tuple[str, Path]) -> None:
+    base, log = gateway
+    for number in range(20):
+        request_id = f"id-{number}"
+        httpx2.post(
+            base + "/pay",
+            headers={"authorization": f"Bearer {token()}", "x-request-id": request_id},
+        )
+        last = json.loads(log.read_text().splitlines()[-1])
+        assert (last["request_id"], last["status"], last["instance"]) == (request_id, 200, "s-1")
