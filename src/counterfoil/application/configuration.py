@@ -49,13 +49,6 @@ class IssuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     listen: str = "127.0.0.1:8455"
 
 
-class ConsoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The console's address, and whether it may act."""
-
-    listen: str = "127.0.0.1:8466"
-    read_only: bool = False
-
-
 class CoordinationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The embedded coordination node."""
 
@@ -70,7 +63,6 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     gateway: GatewayConfig = msgspec.field(default_factory=GatewayConfig)
     engines: EnginesConfig = msgspec.field(default_factory=EnginesConfig)
     issuer: IssuerConfig | None = None
-    console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
     coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
 
 

@@ -62,7 +62,6 @@ def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) ->
         await asyncio.wait({running, upped}, return_when=asyncio.FIRST_COMPLETED)
         if supervisor.up.is_set() and supervisor.addresses is not None:
             out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
-            out.print(f"console  http://{supervisor.addresses.console}", highlight=False)
         upped.cancel()
         await running
 

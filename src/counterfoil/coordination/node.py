@@ -78,7 +78,7 @@ class Node:
     def expire(self, now: float) -> bool:
         """End every lease whose time is over; whether a key went with one."""
         ended = [lease for lease, (deadline, _) in self._deadlines.items() if deadline <= now]
-        return any([self.revoke(lease) for lease in ended])
+        return sum(self.revoke(lease) for lease in ended) > 0  # each is ended, not just the first
 
     def range(self, prefix: str) -> list[KeyValue]:
         """All keys that begin with `prefix`, in order."""

@@ -6,7 +6,7 @@ it would handle it a second time.
 """
 
 import json
-from builtins import list as List  # noqa: N812 - `list` is the verb here
+from builtins import list as List
 from typing import Any
 
 import msgspec

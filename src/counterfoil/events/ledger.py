@@ -26,7 +26,7 @@ class Ledger:
         credit: str,
         amount: int,
         currency: str,
-        code: str,  # noqa: A002
+        code: str,
     ) -> bool:
         """Post a transfer of `amount` minor units; False if this very transfer was posted before.
 

@@ -153,7 +153,7 @@ class PipelineRunner:
             try:
                 event = self._pipeline.source.decode(record.value)
                 self._pipeline.handler(event, Context(self._log, record, self._state, now_us))
-            except Exception as error:  # noqa: BLE001 - whatever a handler raises is kept below
+            except Exception as error:
                 connection.execute("ROLLBACK TO event")
                 connection.execute("RELEASE event")
                 undecodable = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)

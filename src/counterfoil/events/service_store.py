@@ -200,7 +200,7 @@ class ServiceStore:
             )
         except sqlite3.OperationalError:
             raise  # the disk or the file, not this command: nothing of the batch may stand
-        except Exception as error:  # noqa: BLE001 - a command's own error is its answer
+        except Exception as error:
             connection.execute("ROLLBACK TO command")
             connection.execute("RELEASE command")
             if isinstance(error, CounterfoilError):

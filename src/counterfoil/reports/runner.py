@@ -104,7 +104,8 @@ class ReportRunner:
         with duckdb.connect() as connection:
             connection.execute("SET threads = 1")
             connection.execute(
-                f"CREATE VIEW {table.name} AS SELECT * REPLACE ({table.day}::VARCHAR AS {table.day}) "  # noqa: S608
+                f"CREATE VIEW {table.name} AS "  # noqa: S608
+                f"SELECT * REPLACE ({table.day}::VARCHAR AS {table.day}) "
                 f"FROM read_parquet({files!r}, hive_partitioning = true)"
             )
             try:

@@ -28,7 +28,6 @@ class Addresses(msgspec.Struct, frozen=True):
     coordination: str
     gateway: str
     admin: str
-    console: str
     issuer: str = ""
     services: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -78,7 +77,6 @@ def assign_addresses(
         else "",
         gateway=listening("gateway.listen", configuration.gateway.listen),
         admin=listening("gateway.admin", configuration.gateway.admin),
-        console=listening("console.listen", configuration.console.listen),
         services={
             process.name: _bindable(process.name, "127.0.0.1", 0)
             for process in processes

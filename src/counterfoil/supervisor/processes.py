@@ -1,13 +1,14 @@
 """What each kind of process does. Parts meet only here: each knows nothing of the others."""
 
 import threading
-from datetime import UTC, datetime
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
 import structlog
 
+from counterfoil import faults
 from counterfoil.coordination import (
     CoordinationError,
     Instance,
@@ -17,17 +18,16 @@ from counterfoil.coordination import (
     Registry,
     Snowflake,
 )
-from counterfoil import faults
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     EmbeddedLog,
+    EventsError,
     Fenced,
     OutboxReader,
     PipelineRunner,
     Relay,
     ServiceStore,
 )
-from counterfoil.events import EventsError
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
 
 IDLE_SECONDS: Final = 0.01
@@ -53,7 +53,7 @@ def issuer(host: Host) -> None:
     host.serve(development_issuer(host).application(), host.addresses.issuer)
 
 
-def development_issuer(host: Host):  # noqa: ANN201 - the type is imported lazily
+def development_issuer(host: Host):
     """The issuer with this application's key; whoever may read the key may make tokens."""
     from counterfoil.gateway.issuer import DevelopmentIssuer  # noqa: PLC0415
 
@@ -135,7 +135,7 @@ def relay(host: Host) -> None:
                 source=host.target,
                 fencing_token=lease.fencing_token,
             )
-            _repeat(host, lambda: moving.step(), while_=lease.held)  # noqa: B023
+            _repeat(host, moving.step, while_=lease.held)
         except Fenced as error:
             log.warning("fenced", error=str(error))
         lease.resign()
@@ -248,21 +248,6 @@ def gateway(host: Host) -> None:
     plane.drain(5.0)
 
 
-def console(host: Host) -> None:
-    """The console."""
-    from counterfoil.console.server import application  # noqa: PLC0415
-    from counterfoil.console.sources import StateSources  # noqa: PLC0415
-
-    host.serve(
-        application(
-            StateSources(host.application, host.configuration, host.state, host.addresses),
-            read_only=host.configuration.console.read_only,
-            credential=host.state.credential(),
-        ),
-        host.addresses.console,
-    )
-
-
 def _repeat(
     host: Host,
     step: Callable[[], int],
@@ -295,7 +280,6 @@ KINDS: Final[Mapping[str, Callable[[Host], None]]] = MappingProxyType(
             lake,
             reports,
             gateway,
-            console,
         )
     }
 )
