@@ -24,7 +24,8 @@ pub fn serve(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
         "/metrics" => ("text/plain; version=0.0.4", metrics(shared)),
         "/state" => ("application/json", state(shared).to_string()),
         path => {
-            return Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")).into_response();
+            return Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
+                .into_response();
         }
     };
     let mut response = Response::new(full(content));
