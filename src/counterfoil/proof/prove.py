@@ -165,15 +165,19 @@ async def _drained(
         accepted = found.sums["accepted"].count
         on_progress("reported", min(found.sums["report"].count, accepted), accepted)
         now = time.monotonic()
-        if found.difference_count == 0 or now > deadline:
+        if now > deadline:
             return found
         if found.sums != last[0]:
             last = (found.sums, now)
+        elif found.difference_count == 0 and now - last[1] > CALM_SECONDS:
+            return found
         elif now - last[1] > SETTLED_SECONDS:
             return found  # nothing moves any more: what differs now differs for good
         await asyncio.sleep(0.3)
 
 
+CALM_SECONDS: Final = 2.0
+"""A match must last: a relay that has just woken up may be about to send its batch again."""
 SETTLED_SECONDS: Final = 12.0
 """Longer than a lease, a backoff and a restart together: whoever could still come, has."""
 
