@@ -8,7 +8,7 @@ PURCHASES ?= 69659
 SEED ?= 1
 BIN := .venv/bin
 
-.PHONY: setup demo test check types clean
+.PHONY: setup demo test check clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -25,11 +25,8 @@ check: setup
 	$(BIN)/ruff format --check src tests examples
 	$(BIN)/ruff check src tests examples
 	$(BIN)/lint-imports --no-cache
-	cargo fmt --check
-
-# Strict types and clippy; not part of `check` until both are clean.
-types: setup
 	$(BIN)/pyright
+	cargo fmt --check
 	cargo clippy --quiet --workspace -- -D warnings
 
 test: setup check

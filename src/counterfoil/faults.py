@@ -12,6 +12,7 @@ be shown to fail; `counterfoil up` refuses to start with it outside of a proof.
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -43,7 +44,7 @@ def point(name: str) -> None:
         return
     try:
         action = armed.read_text().strip()
-        armed.rename(armed.with_name(f"{name}.{os.getpid()}.taken"))
+        armed.rename(armed.with_name(f"{name}.{os.getpid()}.{time.monotonic_ns()}.taken"))
     except FileNotFoundError:
         return  # another process was faster: one armed point is one fault
     os.kill(os.getpid(), _SIGNALS[action])

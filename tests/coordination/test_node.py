@@ -9,10 +9,10 @@ from counterfoil.coordination.node import Node
 def test_a_key_goes_with_its_lease_and_not_before(tmp_path: Path) -> None:
     node = Node(tmp_path / "node.db", 0.0)
     lease = node.grant(3.0, 0.0)
-    assert node.create("/leaders/x", "a", lease) is not None
+    assert node.put("/leaders/x", "a", lease, if_revision=0) is not None
     assert node.keep_alive(lease, 2.0)
     assert not node.expire(4.9)
-    assert node.create("/leaders/x", "b") is None
+    assert node.put("/leaders/x", "b", if_revision=0) is None
     assert node.expire(5.0)
     assert node.range("/leaders/") == []
     assert not node.keep_alive(lease, 5.1)
@@ -23,7 +23,7 @@ def test_each_leader_has_a_higher_token_than_the_last(tmp_path: Path) -> None:
     tokens: list[int] = []
     for term in range(5):
         lease = node.grant(1.0, float(term))
-        found = node.create("/leaders/x", str(term), lease)
+        found = node.put("/leaders/x", str(term), lease, if_revision=0)
         assert isinstance(found, KeyValue)
         tokens.append(found.create_revision)
         node.revoke(lease)

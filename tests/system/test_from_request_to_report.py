@@ -29,18 +29,7 @@ def test_every_purchase_arrives_once_while_processes_die(tmp_path: Path) -> None
     assert names[-6:] == ["row", "outbox", "log", "ledger", "lake", "report"]
 
 
-UNSEEN = pytest.mark.xfail(
-    reason="the schedule does not yet make a stale relay append", strict=False
-)
-
-
-@pytest.mark.parametrize(
-    "sabotage",
-    [
-        pytest.param(name, marks=UNSEEN) if name == "relay-without-fencing" else name
-        for name in SABOTAGES
-    ],
-)
+@pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_a_seeded_bug_is_caught(tmp_path: Path, sabotage: str) -> None:
     verdict = run(tmp_path / "state", purchases=1_500, sabotage=sabotage)
     assert verdict.verdict == "fails"

@@ -55,8 +55,8 @@ impl Gateway {
         let config: Config = serde_json::from_str(config_json)
             .map_err(|error| Error::Config(format!("gateway configuration: {error}")))?;
         let shared = Arc::new(Shared::new(config)?);
-        let (addresses, threads) = server::start(&shared)?;
-        Ok(Self { shared, addresses, threads })
+        let server::Started { listen, admin, threads } = server::start(&shared)?;
+        Ok(Self { shared, addresses: (listen, admin), threads })
     }
 
     /// Where clients and operators are listened to, as `host:port`.

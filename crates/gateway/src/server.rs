@@ -30,8 +30,15 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADERS_LIMIT: usize = 100;
 const HEADER_BYTES: usize = 32 * 1024;
 
-/// Bind both ports and start all threads; returns what was bound.
-pub fn start(shared: &Arc<Shared>) -> Result<((String, String), Vec<JoinHandle<()>>), Error> {
+/// What `start` bound, and the threads that serve it.
+pub struct Started {
+    pub listen: String,
+    pub admin: String,
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+/// Bind both ports and start all threads.
+pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let tls = acceptor(shared)?;
     let first = bind(&shared.config.listen)?;
     let listen = first.local_addr().map_err(Error::io("listen"))?;
@@ -49,7 +56,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<((String, String), Vec<JoinHandle<(
     }
     let operators = Arc::clone(shared);
     threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin))?);
-    Ok(((listen.to_string(), admin_address.to_string()), threads))
+    Ok(Started { listen: listen.to_string(), admin: admin_address.to_string(), threads })
 }
 
 fn thread(

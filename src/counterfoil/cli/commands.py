@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) ->
 
     seen: dict[str, str] = {}
 
-    def show(children: list[Child]) -> None:
+    def show(children: Sequence[Child]) -> None:
         for child in children:
             if seen.get(child.plan.name) != child.state:
                 seen[child.plan.name] = child.state
@@ -53,7 +54,7 @@ def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) ->
                     out.print(line, highlight=False)
 
     async def run() -> None:
-        supervisor = Supervisor(path, _state(path, state), free_ports=free_ports, on_change=show)  # type: ignore[arg-type]
+        supervisor = Supervisor(path, _state(path, state), free_ports=free_ports, on_change=show)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, supervisor.stop)

@@ -7,7 +7,7 @@ from counterfoil.coordination.errors import (
     LeaseLost,
     Unavailable,
 )
-from counterfoil.coordination.leadership import LeaderLease, Leadership
+from counterfoil.coordination.leadership import Leader, LeaderLease, Leadership, leaders
 from counterfoil.coordination.node import KeyValue
 from counterfoil.coordination.registry import Instance, Membership, Registry
 from counterfoil.coordination.snowflake import MachineId, MachineIds, Snowflake
@@ -18,6 +18,7 @@ __all__ = [
     "CoordinationError",
     "Instance",
     "KeyValue",
+    "Leader",
     "LeaderLease",
     "Leadership",
     "Lease",
@@ -29,4 +30,5 @@ __all__ = [
     "Snowflake",
     "Unavailable",
     "connect",
+    "leaders",
 ]

@@ -48,15 +48,22 @@ class Client:
         """All keys below `prefix`."""
         return msgspec.convert(self.call("read", prefix=prefix)["keys"], list[KeyValue])
 
-    def put(self, key: str, value: str, lease: "Lease | None" = None) -> KeyValue | None:
-        """Set a key, on a lease if one is given; None if the lease has ended."""
-        found = self.call("put", key=key, value=value, lease=lease.id if lease else 0)["key"]
-        return msgspec.convert(found, KeyValue | None)
+    def put(
+        self,
+        key: str,
+        value: str,
+        lease: "Lease | None" = None,
+        *,
+        if_revision: int | None = None,
+    ) -> KeyValue | None:
+        """Set a key, on a lease if one is given.
 
-    def create(self, key: str, value: str, lease: "Lease | None" = None) -> KeyValue | None:
-        """Set a key that does not exist; None if somebody has it, or if the lease has ended."""
-        found = self.call("create", key=key, value=value, lease=lease.id if lease else 0)["key"]
-        return msgspec.convert(found, KeyValue | None)
+        None if the lease has ended, or if the key's `mod_revision` is not `if_revision` (0: the
+        key must not exist).
+        """
+        number = lease.id if lease else 0
+        found = self.call("put", key=key, value=value, lease=number, if_revision=if_revision)
+        return msgspec.convert(found["key"], KeyValue | None)
 
     def grant(self, ttl_seconds: float) -> "Lease":
         """A lease that keeps itself alive until it is revoked or lost."""

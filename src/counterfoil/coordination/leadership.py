@@ -8,6 +8,8 @@ whoever takes the writes refuses a token lower than one it has seen.
 import threading
 from typing import Final
 
+import msgspec
+
 from counterfoil.coordination.client import Client, Lease
 from counterfoil.coordination.errors import Unavailable
 
@@ -31,6 +33,26 @@ class LeaderLease:
         self._lease.revoke()
 
 
+class Leader(msgspec.Struct, frozen=True):
+    """Who leads what, in which term."""
+
+    name: str
+    candidate: str
+    fencing_token: int
+
+
+def leaders(client: Client) -> list[Leader]:
+    """All that lead at the moment.
+
+    Raises:
+        Unavailable: the node did not answer.
+    """
+    return [
+        Leader(key.key.removeprefix(PREFIX), key.value, key.create_revision)
+        for key in client.range(PREFIX)
+    ]
+
+
 class Leadership:
     """A candidate for leading `name`."""
 
@@ -47,12 +69,15 @@ class Leadership:
             try:
                 if lease is None or not lease.alive():
                     lease = self._client.grant(self._ttl)
-                key = self._client.create(self._key, self._candidate, lease)
+                key = self._client.put(self._key, self._candidate, lease, if_revision=0)
             except Unavailable:
+                # The key may have been set all the same; it must not outlive this attempt.
+                if lease is not None:
+                    lease.revoke()
                 lease = None
-                key = None
-            if key is not None and lease is not None:
-                return LeaderLease(lease, key.create_revision)
+            else:
+                if key is not None:
+                    return LeaderLease(lease, key.create_revision)
             stop.wait(RETRY_SECONDS)
         if lease is not None:
             lease.revoke()

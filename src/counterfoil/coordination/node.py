@@ -1,8 +1,9 @@
 """The embedded node: a revisioned key-value store with leases, durable in SQLite.
 
-Its verbs are etcd's: every write has a revision, keys may hang on a lease, `create` succeeds for
-one caller alone. Deadlines of leases are kept in memory and are passed the time; after a restart
-each lease gets its whole time to live again, which can only make it end later than promised.
+Its verbs are etcd's: every write has a revision, keys may hang on a lease, a write may depend on
+the revision that its caller has seen. Deadlines of leases are kept in memory and are passed the
+time; after a restart each lease gets its whole time to live again, which can only make it end
+later than promised.
 """
 
 import sqlite3
@@ -90,23 +91,22 @@ class Node:
             )
         ]
 
-    def put(self, key: str, value: str, lease: int = 0) -> KeyValue | None:
-        """Set a key; None if the lease has ended."""
-        return self._write(key, value, lease, create_only=False)
+    def put(
+        self, key: str, value: str, lease: int = 0, if_revision: int | None = None
+    ) -> KeyValue | None:
+        """Set a key; None if the lease has ended, or if the key was changed since `if_revision`.
 
-    def create(self, key: str, value: str, lease: int = 0) -> KeyValue | None:
-        """Set a key that does not exist; None if it does, or if the lease has ended."""
-        return self._write(key, value, lease, create_only=True)
-
-    def _write(self, key: str, value: str, lease: int, *, create_only: bool) -> KeyValue | None:
+        `if_revision` is the `mod_revision` that the caller has seen, 0 for a key that must not
+        exist; without it the key is set whatever it holds.
+        """
         if lease and lease not in self._deadlines:
             return None
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         earlier = connection.execute(
-            "SELECT create_revision FROM keys WHERE key = ?", (key,)
+            "SELECT create_revision, mod_revision FROM keys WHERE key = ?", (key,)
         ).fetchone()
-        if earlier is not None and create_only:
+        if if_revision is not None and if_revision != (0 if earlier is None else earlier[1]):
             connection.execute("ROLLBACK")
             return None
         revision = self._advance()

@@ -65,11 +65,17 @@ class Membership:
         while not self._closed.is_set():
             try:
                 self._lease = self._client.grant(self._ttl)
-                self._client.put(key, msgspec.json.encode(self._instance).decode(), self._lease)
+                written = self._client.put(
+                    key, msgspec.json.encode(self._instance).decode(), self._lease
+                )
             except Unavailable:
-                self._closed.wait(RETRY_SECONDS)
+                written = None
+            if written is not None and self._lease is not None:
+                self._lease.lost.wait()
                 continue
-            self._lease.lost.wait()
+            if self._lease is not None:
+                self._lease.revoke()
+            self._closed.wait(RETRY_SECONDS)
 
 
 def _instances(keys: list[KeyValue]) -> list[Instance]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,12 +42,7 @@ def application(path: Path, credential: str) -> Starlette:
         return {}
 
     async def put(call: dict[str, Any]) -> object:
-        written = node.put(call["key"], call["value"], call["lease"])
-        await announce()
-        return {"key": written}
-
-    async def create(call: dict[str, Any]) -> object:
-        written = node.create(call["key"], call["value"], call["lease"])
+        written = node.put(call["key"], call["value"], call["lease"], call["if_revision"])
         if written is not None:
             await announce()
         return {"key": written}
@@ -75,7 +70,7 @@ def application(path: Path, credential: str) -> Starlette:
         return answer
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
         async def expire() -> None:
             while True:
                 await asyncio.sleep(EXPIRY_SECONDS)
@@ -86,7 +81,7 @@ def application(path: Path, credential: str) -> Starlette:
         yield
         expiring.cancel()
 
-    verbs = [grant, keep_alive, revoke, put, create, read, watch]
+    verbs = [grant, keep_alive, revoke, put, read, watch]
     return Starlette(
         routes=[Route(f"/v1/{verb.__name__}", endpoint(verb), methods=["POST"]) for verb in verbs],
         lifespan=lifespan,

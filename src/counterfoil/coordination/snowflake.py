@@ -18,6 +18,8 @@ EPOCH_MS: Final = 1_704_067_200_000
 """2024-01-01: 41 bits last until 2093."""
 MACHINES: Final = 1024
 SEQUENCES: Final = 4096
+MACHINES_HELD: Final = "/machines/"
+BOUNDS: Final = "/machine-bounds/"
 WINDOW_MS: Final = 60_000
 """How far ahead a bound is set: a crash costs its successor at most a wait, since a successor
 takes another free number first."""
@@ -27,16 +29,23 @@ BACK_LIMIT_MS: Final = 1_000
 class MachineId:
     """A leased machine number, and the timestamps that it may be used with."""
 
-    def __init__(self, client: Client, number: int, lease: Lease, start_ms: int) -> None:
+    def __init__(
+        self, client: Client, number: int, lease: Lease, start_ms: int, revision: int
+    ) -> None:
         self.number = number
         self.start_ms = start_ms
         self._client = client
         self._lease = lease
+        self._revision = revision
         self._bound_ms = start_ms
 
     def held(self) -> bool:
         """Whether the lease can't have ended yet."""
         return self._lease.alive()
+
+    def release(self) -> None:
+        """Give the number back."""
+        self._lease.revoke()
 
     def extend(self, timestamp_ms: int) -> None:
         """Make `timestamp_ms` usable.
@@ -49,10 +58,15 @@ class MachineId:
             raise LeaseLost("the machine number's lease has ended", hint="claim another")
         if timestamp_ms > self._bound_ms:
             bound = timestamp_ms + WINDOW_MS
-            self._client.put(f"/machine-bounds/{self.number}", str(bound))
-            if not self._lease.alive():
-                raise LeaseLost("the machine number's lease ended while its bound was stored")
+            # Whoever else has moved the bound since holds the number: then this put does nothing.
+            written = self._client.put(
+                f"{BOUNDS}{self.number}", str(bound), if_revision=self._revision
+            )
+            if written is None:
+                self._lease.revoke()
+                raise LeaseLost("the machine number has another holder", hint="claim another")
             self._bound_ms = bound
+            self._revision = written.mod_revision
 
 
 class MachineIds:
@@ -69,19 +83,41 @@ class MachineIds:
             CoordinationError: all 1,024 are taken.
             Unavailable: the node did not answer.
         """
-        taken = {key.key for key in self._client.range("/machines/")}
-        bounds = {key.key: int(key.value) for key in self._client.range("/machine-bounds/")}
-        free = [number for number in range(MACHINES) if f"/machines/{number}" not in taken]
-        free.sort(key=lambda number: (bounds.get(f"/machine-bounds/{number}", 0) > now_ms, number))
         lease = self._client.grant(self._ttl)
+        try:
+            return self._claim(lease, holder, now_ms)
+        except CoordinationError:
+            lease.revoke()  # a number may have been taken that this holder was never told of
+            raise
+
+    def holders(self) -> dict[int, str]:
+        """Who holds which number.
+
+        Raises:
+            Unavailable: the node did not answer.
+        """
+        return {
+            int(key.key.removeprefix(MACHINES_HELD)): key.value
+            for key in self._client.range(MACHINES_HELD)
+        }
+
+    def _claim(self, lease: Lease, holder: str, now_ms: int) -> MachineId:
+        taken = self.holders()
+        bounds = {
+            int(key.key.removeprefix(BOUNDS)): int(key.value) for key in self._client.range(BOUNDS)
+        }
+        free = [number for number in range(MACHINES) if number not in taken]
+        free.sort(key=lambda number: (bounds.get(number, 0) > now_ms, number))
         for number in free:
-            if self._client.create(f"/machines/{number}", holder, lease) is not None:
-                # Read again now that the number is held: its last holder can't move it any more
-                # unless it had the lease, and then it would still be taken.
-                key = f"/machine-bounds/{number}"
-                stored = [each.value for each in self._client.range(key) if each.key == key]
-                return MachineId(self._client, number, lease, int(stored[0]) if stored else 0)
-        lease.revoke()
+            held = self._client.put(f"{MACHINES_HELD}{number}", holder, lease, if_revision=0)
+            if held is None:
+                continue
+            key = f"{BOUNDS}{number}"  # read again, now that the number is held
+            for stored in self._client.range(key):
+                if stored.key == key:
+                    start_ms, revision = int(stored.value), stored.mod_revision
+                    return MachineId(self._client, number, lease, start_ms, revision)
+            return MachineId(self._client, number, lease, 0, 0)
         raise CoordinationError(f"all {MACHINES} machine numbers are taken")
 
 

@@ -6,9 +6,9 @@ write at a time, and a writer holds the lock from its first check to its commit.
 """
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from counterfoil import faults
 from counterfoil.events.errors import EventsError, Fenced
@@ -223,15 +223,6 @@ class EmbeddedLog:
         return 0 if row is None else row[0]
 
 
-def _record(row: sqlite3.Row | tuple[object, ...]) -> Record:
+def _record(row: tuple[Any, ...]) -> Record:
     topic, partition, offset, event_id, key, value, headers, timestamp_us = row
-    return Record(
-        topic,  # type: ignore[arg-type]
-        partition,  # type: ignore[arg-type]
-        offset,  # type: ignore[arg-type]
-        event_id,  # type: ignore[arg-type]
-        key,  # type: ignore[arg-type]
-        value,  # type: ignore[arg-type]
-        json.loads(headers),  # type: ignore[arg-type]
-        timestamp_us,  # type: ignore[arg-type]
-    )
+    return Record(topic, partition, offset, event_id, key, value, json.loads(headers), timestamp_us)

@@ -1,7 +1,7 @@
 """How Counterfoil opens SQLite: durable on commit, many readers beside one writer."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+def transaction(connection: sqlite3.Connection) -> Generator[sqlite3.Connection, None, None]:
     """Hold the write lock from the first statement to the commit; roll back on any error."""
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -4,13 +4,14 @@ import asyncio
 import os
 import random
 import signal
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from counterfoil.supervisor import Supervisor
+from counterfoil.supervisor import LEASE_SECONDS, Supervisor
 
 PAUSE_SECONDS: Final = (0.5, 4.5)
 """Shorter and longer than a lease, so that a paused leader is sometimes replaced."""
@@ -28,11 +29,12 @@ POINTS: Final = (
 SABOTAGE_POINTS: Final = {
     "acknowledge-before-commit": [("service.before-commit", "kill")] * 3,
     "offsets-before-state": [("pipeline.between-commits", "kill")] * 3,
-    "relay-without-fencing": [("relay.before-append", "pause")] * 3,
+    "relay-without-fencing": [("relay.before-append", "pause")],
     "append-without-transaction": [("lake.after-commit", "kill")] * 3,
     "uncommitted-file": [("lake.before-commit", "kill")] * 3,
 }
-"""Where the bug of a sabotage shows: a fault there is part of its schedule."""
+"""Where the bug of a sabotage shows: its schedule has these faults alone, one after the other, as
+any other could hide it (a paused relay that is killed never wakes up)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,19 @@ class Fault:
     target: str
     """A kind of process, or a fault point (with a dot in its name)."""
     seconds: float
+    alone: bool = False
+    """Whether the faults after it wait until it is over."""
 
 
 def schedule(
     seed: int, kinds: Sequence[str], actions: Sequence[str], *, number: int, sabotage: str | None
 ) -> list[Fault]:
     """Every kind in turn, then fault points; the same seed gives the same schedule."""
+    if sabotage in SABOTAGE_POINTS:
+        return [
+            Fault(0.05, action, point, LONG_PAUSE, alone=True)
+            for point, action in SABOTAGE_POINTS[sabotage]
+        ]
     if not actions:
         return []
     chance = random.Random(seed)
@@ -59,7 +68,7 @@ def schedule(
     targets += [point for point in POINTS if point[1] in actions]
     chance.shuffle(targets)
     extra = [(chance.choice(kinds), chance.choice(actions)) for _ in range(number)]
-    targets = [*SABOTAGE_POINTS.get(sabotage or "", []), *targets, *extra][: max(number, 1)]
+    targets = [*targets, *extra][: max(number, 1)]
     return [
         Fault(
             progress=0.05 + 0.85 * index / len(targets),
@@ -71,8 +80,10 @@ def schedule(
     ]
 
 
-LONG_PAUSE: Final = 4.5
-"""At a fault point a pause must outlast the lease, or nobody takes over."""
+LONG_PAUSE: Final = 2 * LEASE_SECONDS
+"""At a fault point a pause must outlast the lease, and give whoever takes over time to work."""
+TAKEN_SECONDS: Final = 10.0
+"""How long an armed point may wait for a process to come by; afterwards it is disarmed."""
 
 
 class FaultInjector:
@@ -84,18 +95,20 @@ class FaultInjector:
         self._supervisor = supervisor
         self._folder = folder
         self._random = random.Random(seed + 1)
-        self._resuming: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._points: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def run(self, faults: Sequence[Fault], progress: Callable[[], float]) -> None:
         """Inject each fault when its progress is reached; returns when all are over."""
         for fault in faults:
             while progress() < fault.progress:
                 await asyncio.sleep(0.01)
-            if "." in fault.target:
-                self._arm(fault)
-            else:
-                await self._strike(fault)
-        await asyncio.gather(*self._resuming)
+            breaking = self._at_point(fault) if "." in fault.target else self._strike(fault)
+            task = asyncio.create_task(breaking)
+            self._under_way.add(task)
+            if fault.alone:
+                await task
+        await asyncio.gather(*self._under_way)
 
     def count_taken(self) -> None:
         """Count the fault points that went off; call once, after the run."""
@@ -104,27 +117,29 @@ class FaultInjector:
             self.counts[action] += 1
             self.by_kind[taken.name.split(".")[0]] += 1
 
-    def _arm(self, fault: Fault) -> None:
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / fault.target
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(fault.action)
-        temporary.replace(path)
-        if fault.action == "pause":
-            task = asyncio.create_task(self._resume_at_point(path, fault.seconds))
-            self._resuming.add(task)
+    async def _at_point(self, fault: Fault) -> None:
+        """Arm a point, once the fault before it at the same point is over, and see it through."""
+        async with self._points[fault.target]:
+            self._folder.mkdir(exist_ok=True)
+            armed = self._folder / fault.target
+            before = self._taken(fault.target)
+            temporary = armed.with_name(f".{armed.name}.tmp")
+            temporary.write_text(fault.action)
+            temporary.replace(armed)
+            deadline = time.monotonic() + TAKEN_SECONDS
+            while not (taken := self._taken(fault.target) - before):
+                if time.monotonic() > deadline:
+                    armed.unlink(missing_ok=True)
+                    taken = self._taken(fault.target) - before  # in the last moment
+                    break
+                await asyncio.sleep(0.02)
+            if fault.action == "pause":
+                await asyncio.sleep(fault.seconds if taken else 0)
+                for path in taken:
+                    _signal(int(path.name.split(".")[-3]), signal.SIGCONT)
 
-    async def _resume_at_point(self, path: Path, seconds: float) -> None:
-        pattern = f"{path.name}.*.taken"
-        before = set(path.parent.glob(pattern))
-        for _ in range(1_000):
-            new = set(path.parent.glob(pattern)) - before
-            if new:
-                await asyncio.sleep(seconds)
-                for taken in new:
-                    _signal(int(taken.name.split(".")[-2]), signal.SIGCONT)
-                return
-            await asyncio.sleep(0.02)
+    def _taken(self, point: str) -> set[Path]:
+        return set(self._folder.glob(f"{point}.*.taken"))
 
     async def _strike(self, fault: Fault) -> None:
         candidates = [
@@ -142,14 +157,11 @@ class FaultInjector:
             _signal(pid, signal.SIGKILL)
         else:
             _signal(pid, signal.SIGSTOP)
-            task = asyncio.create_task(self._resume(pid, fault.seconds))
-            self._resuming.add(task)
         self.counts[fault.action] += 1
         self.by_kind[fault.target] += 1
-
-    async def _resume(self, pid: int, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        _signal(pid, signal.SIGCONT)
+        if fault.action == "pause":
+            await asyncio.sleep(fault.seconds)
+            _signal(pid, signal.SIGCONT)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

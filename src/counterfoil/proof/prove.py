@@ -9,7 +9,7 @@ from typing import Final, Literal
 import aiohttp
 import msgspec
 
-from counterfoil.application import Request, StateFolder, load, load_application
+from counterfoil.application import Counterfoils, Request, StateFolder, load, load_application
 from counterfoil.application.state import write_json
 from counterfoil.errors import CounterfoilError
 from counterfoil.faults import SABOTAGES
@@ -64,7 +64,7 @@ async def prove(
     actions: Sequence[str],
     sabotage: str | None = None,
     fault_number: int = FAULT_NUMBER,
-    on_progress: Progress = lambda *_: None,
+    on_progress: Progress | None = None,
 ) -> Verdict:
     """Run the application's own workload against it under faults, and reconcile.
 
@@ -72,6 +72,7 @@ async def prove(
         ProofError: the application declares nothing to match, or a sabotage is unknown.
         CounterfoilError: it did not start.
     """
+    tell = on_progress or _untold
     configuration = load(folder)
     application = load_application(folder, configuration.application.module)
     if application.counterfoils is None or application.make_workload is None:
@@ -94,7 +95,7 @@ async def prove(
     started = time.monotonic()
     running = asyncio.create_task(supervisor.run())
     try:
-        await _first(running, supervisor.up.wait())
+        await _up(supervisor, running)
         up = time.monotonic()
         assert supervisor.addresses is not None
         tokens = await _tokens(supervisor.addresses.issuer, requests)
@@ -107,13 +108,13 @@ async def prove(
         def count(number: int) -> None:
             nonlocal done
             done = number
-            on_progress("purchases", number, len(requests))
+            tell("purchases", number, len(requests))
 
         injecting = asyncio.create_task(injector.run(faults, lambda: done / len(requests)))
         record = await client.send(requests, count)
         sent = time.monotonic()
         await injecting
-        reconciliation = await _drained(application.counterfoils, files, client, on_progress)
+        reconciliation = await _drained(application.counterfoils, files, client, tell)
         drained = time.monotonic()
     finally:
         supervisor.stop()
@@ -132,9 +133,14 @@ async def prove(
     return verdict
 
 
-async def _first(running: "asyncio.Task[None]", event: "asyncio.Future[object] | object") -> None:
-    waiting = asyncio.ensure_future(event)  # type: ignore[arg-type]
-    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+def _untold(_step: str, _done: int, _of: int) -> None:
+    """Nobody wants to know."""
+
+
+async def _up(supervisor: Supervisor, running: "asyncio.Task[None]") -> None:
+    """Wait until everything is ready, or raise what kept it from starting."""
+    waiting = asyncio.create_task(supervisor.up.wait())
+    await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         waiting.cancel()
         await running
@@ -155,13 +161,13 @@ async def _tokens(issuer: str, requests: Sequence[Request]) -> dict[str, str]:
 
 
 async def _drained(
-    counterfoils: object, files: StateFolder, client: Client, on_progress: Progress
+    counterfoils: Counterfoils, files: StateFolder, client: Client, on_progress: Progress
 ) -> Reconciliation:
     """Reconcile until everything matches, or until what is under way had time enough to arrive."""
     deadline = time.monotonic() + DRAIN_SECONDS
     last: tuple[dict[str, Sum], float] = ({}, time.monotonic())
     while True:
-        found = await asyncio.to_thread(reconcile, counterfoils, files, client.record)  # type: ignore[arg-type]
+        found = await asyncio.to_thread(reconcile, counterfoils, files, client.record)
         accepted = found.sums["accepted"].count
         on_progress("reported", min(found.sums["report"].count, accepted), accepted)
         now = time.monotonic()

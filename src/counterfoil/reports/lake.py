@@ -72,9 +72,14 @@ class LakeWriter:
         self._lake = lake
         self._table = table
         self._path = lake.folder / table.name
-        self._schema = pyarrow.schema(
-            [(name, pyarrow.type_for_alias(kind)) for name, kind in table.columns().items()]
-        )
+        types = {
+            "int64": pyarrow.int64(),
+            "string": pyarrow.string(),
+            "bool": pyarrow.bool_(),
+            "date32": pyarrow.date32(),
+        }
+        columns = [(name, types[kind]) for name, kind in table.columns().items()]
+        self._schema = pyarrow.schema(columns)
         self._delta = lake.open(table)
         self._seen: set[tuple[object, ...]] = set()
 
@@ -100,7 +105,7 @@ class LakeWriter:
         """
         import deltalake  # noqa: PLC0415
         import pyarrow  # noqa: PLC0415
-        from deltalake.transaction import AddAction  # noqa: PLC0415
+        from deltalake.transaction import AddAction, RemoveAction  # noqa: PLC0415
 
         if faults.sabotaged("duplicate-payloads"):
             rows = self._unseen(rows)
@@ -112,7 +117,7 @@ class LakeWriter:
         by_day: dict[str, list[Any]] = {}
         for row in rows:
             by_day.setdefault(getattr(row, self._table.day), []).append(row)
-        actions: list[AddAction] = []
+        actions: list[AddAction | RemoveAction] = []
         for day, those in sorted(by_day.items()):
             table = pyarrow.table(
                 {

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -97,8 +98,12 @@ def enter(name: str, target: str, folder: Path, state: Path) -> Host:
         state=StateFolder(state),
         addresses=msgspec.json.decode(StateFolder(state).addresses.read_bytes(), type=Addresses),
     )
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        host.stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: host.stop.set())
+        signal.signal(number, stop)
     lifeline = int(os.environ["COUNTERFOIL_LIFELINE"])
 
     def watch() -> None:
