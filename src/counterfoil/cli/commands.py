@@ -70,6 +70,19 @@ def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) ->
 
 
 @app.command
+def new(path: Path) -> None:
+    """Write a small application with its tests into the new folder PATH.
+
+    Example: counterfoil new wallet && counterfoil prove wallet
+    """
+    from counterfoil.cli.scaffold import write_application  # noqa: PLC0415
+
+    for written in write_application(path):
+        out.print(written, highlight=False)
+    out.print(f"next: counterfoil up {path}, counterfoil prove {path}, pytest {path}")
+
+
+@app.command
 def status(
     path: Path = Path(),
     *,

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -63,6 +64,11 @@ class Unit:
     def new_id(self) -> int:
         """A Snowflake id: unique over all instances, growing with time."""
         return self._next_id()
+
+    @property
+    def day(self) -> str:
+        """The day (UTC) on which this command runs, such as 2026-01-31."""
+        return datetime.fromtimestamp(self._now_us // 1_000_000, UTC).date().isoformat()
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run one SQL statement in this command's transaction."""

@@ -144,9 +144,12 @@ def service_rows(
     keys: dict[str, list[int]] = {}
     connection = read_only(state.service(counterfoils.service))
     try:
-        rows = connection.execute(
-            f"SELECT {counterfoils.id}, {counterfoils.amount} FROM {counterfoils.rows}"  # noqa: S608
-        ).fetchall()
+        rows = [
+            (int(identity), amount)
+            for identity, amount in connection.execute(
+                f"SELECT {counterfoils.id}, {counterfoils.amount} FROM {counterfoils.rows}"  # noqa: S608
+            )
+        ]
         for identity, headers in connection.execute("SELECT event_id, headers FROM outbox"):
             key = json.loads(headers).get("idempotency-key", "")
             keys.setdefault(key, []).append(identity)
@@ -221,7 +224,8 @@ def lake_rows(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int,
         .register("rows", deltalake.DeltaTable(str(path)))
         .execute(f"SELECT {counterfoils.id}, {counterfoils.amount} FROM rows")  # noqa: S608
     )
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    columns: list[list[Any]] = [column.to_pylist() for column in table.columns]
+    return [(int(identity), amount) for identity, amount in zip(*columns, strict=True)]
 
 
 def report_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum]:

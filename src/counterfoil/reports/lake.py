@@ -48,7 +48,8 @@ class Lake:
             return None
         with duckdb.connect() as connection:
             row = connection.execute(
-                f"SELECT filename FROM read_parquet(?, filename = true) WHERE {column} = ? LIMIT 1",  # noqa: S608
+                f"SELECT filename FROM read_parquet(?, filename = true) WHERE {column}::BIGINT = ? "  # noqa: S608
+                "LIMIT 1",
                 [files, value],
             ).fetchone()
         if row is None:

@@ -1,0 +1,18 @@
+"""Every transfer arrives once while processes die, and a proof that could not fail is none."""
+
+from pathlib import Path
+
+from counterfoil.testing import prove
+
+HERE = Path(__file__).parent
+
+
+def test_every_transfer_arrives_once(tmp_path: Path) -> None:
+    verdict = prove(HERE, tmp_path / "state", requests=300, fault_number=8)
+    assert verdict.differences == []
+    assert verdict.report == verdict.ledger == verdict.acknowledged == 300
+
+
+def test_a_service_that_forgets_its_answers_is_caught(tmp_path: Path) -> None:
+    verdict = prove(HERE, tmp_path / "state", requests=300, sabotage="idempotency-off")
+    assert verdict.verdict == "fails"
