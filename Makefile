@@ -19,7 +19,9 @@ setup: $(UV)
 	$(UV) sync --quiet --frozen
 
 demo: setup
-	$(BIN)/counterfoil prove examples/shop --purchases $(PURCHASES) --seed $(SEED) --faults $(FAULTS)
+	rm -rf .counterfoil/demo
+	$(BIN)/counterfoil prove examples/shop --purchases $(PURCHASES) --seed $(SEED) --faults $(FAULTS) \
+		--fault-number 30 --state .counterfoil/demo
 
 check: setup
 	$(BIN)/ruff format --check src tests examples

@@ -60,7 +60,12 @@ pub async fn serve(shared: Arc<Shared>, client: IpAddr, request: Request<Incomin
     let route = find(&shared, &method, &path);
     let answer = match &route {
         Ok(route) => pass_on(&shared, route, client, request, &mut seen).await,
-        Err(status) => Err(Problem::new(*status, format!("there is no route for {method} {path}"))),
+        Err(missed) => {
+            let status =
+                if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
+            Err(Problem::new(status, format!("there is no route for {method} {path}"))
+                .allow(missed.join(", ")))
+        }
     };
     let mut response = answer.unwrap_or_else(Problem::into_response);
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -96,8 +101,9 @@ pub async fn serve(shared: Arc<Shared>, client: IpAddr, request: Request<Incomin
     response
 }
 
-fn find<'a>(shared: &'a Shared, method: &Method, path: &str) -> Result<&'a Route, StatusCode> {
-    let mut missed = StatusCode::NOT_FOUND;
+/// The route of a request, or the methods that its path has (none if there is no such path).
+fn find<'a>(shared: &'a Shared, method: &Method, path: &str) -> Result<&'a Route, Vec<&'a str>> {
+    let mut methods = Vec::new();
     for route in &shared.routes {
         let matches = match route.config.path.strip_suffix('*') {
             Some(prefix) => path.starts_with(prefix),
@@ -107,10 +113,10 @@ fn find<'a>(shared: &'a Shared, method: &Method, path: &str) -> Result<&'a Route
             return Ok(route);
         }
         if matches {
-            missed = StatusCode::METHOD_NOT_ALLOWED;
+            methods.extend(route.config.methods.iter().map(String::as_str));
         }
     }
-    Err(missed)
+    Err(methods)
 }
 
 async fn pass_on(

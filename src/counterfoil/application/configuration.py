@@ -55,6 +55,14 @@ class CoordinationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     listen: str = "127.0.0.1:8477"
 
 
+class ConsoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The console."""
+
+    listen: str = "127.0.0.1:8460"
+    read_only: bool = False
+    """Look, but don't touch: actions are refused with 403."""
+
+
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of `counterfoil.toml`."""
 
@@ -64,6 +72,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     engines: EnginesConfig = msgspec.field(default_factory=EnginesConfig)
     issuer: IssuerConfig | None = None
     coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
+    console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
 
 
 def load(folder: Path) -> Configuration:

@@ -63,6 +63,8 @@ def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) ->
         await asyncio.wait({running, upped}, return_when=asyncio.FIRST_COMPLETED)
         if supervisor.up.is_set() and supervisor.addresses is not None:
             out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
+            address = supervisor.console_address()
+            out.print(f"console  {address}", highlight=False, soft_wrap=True)
         upped.cancel()
         await running
 
@@ -148,7 +150,7 @@ def prove(
         for name in SABOTAGES:
             sys.stdout.write(name + "\n")
         return
-    from counterfoil.cli.verdict import print_verdict  # noqa: PLC0415
+    from counterfoil.cli.verdict import print_report, print_verdict  # noqa: PLC0415
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415
     from counterfoil.proof.prove import prove as run  # noqa: PLC0415
 
@@ -175,19 +177,28 @@ def prove(
                 tasks[step] = progress.add_task(step, total=total)
             progress.update(tasks[step], completed=done, total=total)
 
+        def tell(address: str) -> None:
+            progress.console.print(f"console  {address}", highlight=False, soft_wrap=True)
+
+        files = state if state is not None else Path(temporary)
         verdict = asyncio.run(
             run(
                 path,
-                state if state is not None else Path(temporary),
+                files,
                 purchases=purchases,
                 seed=seed,
                 actions=actions,
                 sabotage=sabotage,
                 fault_number=fault_number,
                 on_progress=show,
+                on_up=tell,
             )
         )
+        if not as_json:
+            print_report(path, files)
     print_verdict(verdict, as_json=as_json)
+    if state is not None and not as_json:
+        out.print(f"in the console: counterfoil up {path} --state {state}", highlight=False)
     sys.exit(0 if verdict.verdict == "holds" else 1)
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from counterfoil.proof.prove import Verdict
     from counterfoil.proof.trace import Step
@@ -20,6 +21,27 @@ def major(amount: int) -> str:
     """Minor units as an exact amount with two decimals."""
     sign = "-" if amount < 0 else ""
     return f"{sign}{abs(amount) // 100:,}.{abs(amount) % 100:02}"
+
+
+def print_report(folder: "Path", state: "Path") -> None:
+    """Print the published report by month."""
+    from counterfoil.application import StateFolder, load, load_application  # noqa: PLC0415
+    from counterfoil.proof.reconcile import Sum, report_days  # noqa: PLC0415
+
+    application = load_application(folder.resolve(), load(folder).application.module)
+    counterfoils = application.counterfoils
+    assert counterfoils is not None, "it was just proved"
+    months: dict[str, Sum] = {}
+    for day, found in sorted(report_days(counterfoils, StateFolder(state)).items()):
+        month = months.get(day[:7], Sum(0, 0))
+        months[day[:7]] = Sum(month.count + found.count, month.amount + found.amount)
+    table = Table("month", counterfoils.count, counterfoils.total, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, month in months.items():
+        table.add_row(name, f"{month.count:,}", major(month.amount))
+    out.print(f"report {counterfoils.report.name}: {counterfoils.report.title}", highlight=False)
+    out.print(table)
 
 
 def print_verdict(verdict: "Verdict", *, as_json: bool) -> None:

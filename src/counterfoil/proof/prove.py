@@ -65,8 +65,11 @@ async def prove(
     sabotage: str | None = None,
     fault_number: int = FAULT_NUMBER,
     on_progress: Progress | None = None,
+    on_up: Callable[[str], None] | None = None,
 ) -> Verdict:
     """Run the application's own workload against it under faults, and reconcile.
+
+    `on_up` is told the console's address, with its key, for as long as the proof runs.
 
     Raises:
         ProofError: the application declares nothing to match, or a sabotage is unknown.
@@ -96,6 +99,8 @@ async def prove(
     running = asyncio.create_task(supervisor.run())
     try:
         await _up(supervisor, running)
+        if on_up is not None:
+            on_up(supervisor.console_address())
         up = time.monotonic()
         assert supervisor.addresses is not None
         tokens = await _tokens(supervisor.addresses.issuer, requests)

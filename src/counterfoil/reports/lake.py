@@ -39,6 +39,24 @@ class Lake:
             return None
         return deltalake.DeltaTable(str(path))
 
+    def sum(self, table: Table[Any], column: str, *, unless: int) -> tuple[int, int, int]:
+        """Newest version, number of rows and sum of `column`; zeros if the version is `unless`."""
+        import duckdb  # noqa: PLC0415 - heavy
+
+        delta = self.open(table)
+        if delta is None:
+            return -1, 0, 0
+        version, files = delta.version(), delta.file_uris()
+        if version == unless or not files:
+            return version, 0, 0
+        with duckdb.connect() as connection:
+            row = connection.execute(
+                f"SELECT count(*), coalesce(sum({column}), 0)::BIGINT FROM read_parquet(?)",  # noqa: S608
+                [files],
+            ).fetchone()
+        assert row is not None, "an aggregate always has a row"
+        return version, row[0], row[1]
+
     def find(self, table: Table[Any], column: str, value: int) -> Found | None:
         """The file and the commit of the row where `column` is `value`."""
         import duckdb  # noqa: PLC0415 - heavy

@@ -20,6 +20,8 @@ class ProcessPlan:
     name: str
     kind: str
     target: str = ""
+    module: str = "counterfoil.supervisor"
+    """What Python runs; the console sits above the supervisor and brings its own."""
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -28,6 +30,7 @@ class Addresses(msgspec.Struct, frozen=True):
     coordination: str
     gateway: str
     admin: str
+    console: str
     issuer: str = ""
     services: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -53,6 +56,7 @@ def plan(application: Application, configuration: Configuration) -> list[Process
         processes.append(ProcessPlan("lake", "lake"))
     if application.reports:
         processes.append(ProcessPlan("reports", "reports"))
+    processes.append(ProcessPlan("console", "console", module="counterfoil.console"))
     processes.append(ProcessPlan("gateway", "gateway"))
     return processes
 
@@ -77,6 +81,7 @@ def assign_addresses(
         else "",
         gateway=listening("gateway.listen", configuration.gateway.listen),
         admin=listening("gateway.admin", configuration.gateway.admin),
+        console=listening("console.listen", configuration.console.listen),
         services={
             process.name: _bindable(process.name, "127.0.0.1", 0)
             for process in processes

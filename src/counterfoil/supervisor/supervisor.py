@@ -83,6 +83,11 @@ class Supervisor:
         """Ask for an orderly stop; `run` returns when everything has ended."""
         self._stopping.set()
 
+    def console_address(self) -> str:
+        """What an operator opens; the key is in the fragment, which no server is ever sent."""
+        assert self.addresses is not None, "known once it runs"
+        return f"http://{self.addresses.console}/#key={self.state.credential()}"
+
     async def run(self) -> None:
         """Start everything in order, keep it running, stop it in the reverse order."""
         configuration = load(self.folder)
@@ -174,7 +179,7 @@ class Supervisor:
                 child.process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    "counterfoil.supervisor",
+                    child.plan.module,
                     child.plan.kind,
                     name,
                     child.plan.target,

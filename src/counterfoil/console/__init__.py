@@ -1,0 +1,1 @@
+"""A page to see the way of every payment, and to act on what is stuck."""

@@ -1,0 +1,294 @@
+"""The console's HTTP side: JSON for the page, the published reports, and the page itself.
+
+Whoever opens the address that `counterfoil up` prints brings the operators' key in its fragment,
+which no log and no server ever sees; the page changes it for a cookie that scripts can't read and
+that other sites can't send (`SameSite=Strict`).
+"""
+
+import asyncio
+import hashlib
+import hmac
+import http.client
+import json
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from counterfoil.application.web import problem
+from counterfoil.console.way import Way
+from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
+from counterfoil.errors import CounterfoilError
+from counterfoil.events import DeadLetters, EmbeddedLog, NoSuchDeadLetter
+from counterfoil.proof.trace import trace
+from counterfoil.reports import Lake, ReportRunner
+from counterfoil.supervisor.host import Host, now_us
+
+STATIC: Final = Path(__file__).parent / "static"
+COOKIE: Final = "counterfoil"
+DAYS_SHOWN: Final = 366
+LETTERS_SHOWN: Final = 500
+POLICY: Final = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+def application(host: Host) -> Starlette:
+    """The console of a supervised application."""
+    return Console(host).application()
+
+
+class Console:
+    """What the page asks for, a method for each address."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._credential = host.state.credential()
+        self._cookie = hmac.new(
+            self._credential.encode(), b"console session", hashlib.sha256
+        ).hexdigest()
+        self._read_only = host.configuration.console.read_only
+        counterfoils = host.application.counterfoils
+        self._way = Way(counterfoils, host.state) if counterfoils is not None else None
+        self._log = EmbeddedLog(host.state.log)
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        readers = {
+            "/api/overview": self.overview,
+            "/api/trace/{identity:path}": self.trace,
+            "/api/dead-letters": self.dead_letters,
+            "/api/lag": self.lag,
+            "/api/reports": self.reports,
+            "/api/reports/{name}": self.report,
+            "/api/gateway": self.gateway,
+            "/api/coordination": self.coordination,
+            "/api/proof": self.proof,
+        }
+        return Starlette(
+            routes=[
+                Route("/api/session", self.session, methods=["POST"]),
+                *(Route(path, self._guarded(answer)) for path, answer in readers.items()),
+                Route(
+                    "/api/dead-letters/{number:int}/replay",
+                    self._guarded(self.replay),
+                    methods=["POST"],
+                ),
+                Route("/reports/{name}/{file}", self._guarded(self.report_file)),
+                Route("/{path:path}", self.page),
+            ]
+        )
+
+    def _guarded(
+        self, answer: Callable[[Request], Awaitable[object]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Only for who has a session; what is not a response yet becomes JSON."""
+
+        async def guarded(request: Request) -> Response:
+            given = request.cookies.get(COOKIE, "")
+            if not hmac.compare_digest(given.encode(), self._cookie.encode()):
+                return problem(
+                    HTTPStatus.UNAUTHORIZED, "open the address that `counterfoil up` printed"
+                )
+            try:
+                found = await answer(request)
+            except NoSuchDeadLetter as error:
+                return problem(HTTPStatus.CONFLICT, str(error))
+            except (Unavailable, OSError) as error:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            except CounterfoilError as error:
+                return problem(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            if isinstance(found, Response):
+                return found
+            return Response(
+                msgspec.json.encode(found),
+                media_type="application/json",
+                headers={"cache-control": "no-store"},
+            )
+
+        return guarded
+
+    async def session(self, request: Request) -> Response:
+        """Change the operators' key for a cookie."""
+        try:
+            key = str(json.loads(await request.body())["key"])
+        except (ValueError, KeyError, TypeError):
+            return problem(HTTPStatus.BAD_REQUEST, 'send {"key": "..."}')
+        if not hmac.compare_digest(key.encode(), self._credential.encode()):
+            return problem(HTTPStatus.UNAUTHORIZED, "this is not the key of this application")
+        response = Response(status_code=HTTPStatus.NO_CONTENT)
+        response.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict", path="/")
+        return response
+
+    async def overview(self, _: Request) -> object:
+        """The line of the first page, and who runs."""
+        run = json.loads(self._host.state.run.read_text())
+        try:
+            gateway = await self.gateway(_)
+        except OSError:
+            gateway = None
+        way: dict[str, object] = (
+            {"state": "equal", "under_way_seconds": 0, "way": [], "history": {}}
+            if self._way is None
+            else self._way.document()
+        )
+        return {
+            "application": self._host.application.name,
+            "read_only": self._read_only,
+            "gateway": gateway,
+            "processes": run["processes"],
+            **way,
+        }
+
+    async def trace(self, request: Request) -> object:
+        """The stations of one payment."""
+        identity = request.path_params["identity"]
+        steps = await asyncio.to_thread(trace, self._host.application, self._host.state, identity)
+        return {"identity": identity, "steps": steps}
+
+    async def dead_letters(self, request: Request) -> object:
+        """The newest dead letters."""
+        asked = request.query_params.get("limit", "100")
+        limit = min(int(asked), LETTERS_SHOWN) if asked.isdecimal() else 100
+        letters = DeadLetters(self._log).list(
+            pipeline=request.query_params.get("pipeline") or None, limit=limit
+        )
+        return [
+            {
+                **msgspec.structs.asdict(letter),
+                "id": str(letter.id),
+                "event_id": str(letter.event_id),
+                "value": letter.value.decode(errors="replace"),
+            }
+            for letter in letters
+        ]
+
+    async def replay(self, request: Request) -> object:
+        """Hand one dead letter to its pipeline again."""
+        if self._read_only:
+            return problem(HTTPStatus.FORBIDDEN, "this console is read-only: [console] read_only")
+        DeadLetters(self._log).replay(request.path_params["number"], now_us())
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def lag(self, _: Request) -> object:
+        """How far each consumer is behind."""
+        return self._log.lag()
+
+    async def reports(self, _: Request) -> object:
+        """All reports with the version that each was computed from."""
+        return [
+            {
+                **{key: found[key] for key in ("name", "title", "version", "published_us")},
+                "days": len(found["reasons"]),
+                "sections": list(found["sections"]),
+            }
+            for found in map(self._published, self._host.application.reports)
+        ]
+
+    async def report(self, request: Request) -> object:
+        """The rows of one report."""
+        name = request.path_params["name"]
+        if name not in self._host.application.reports:
+            return problem(HTTPStatus.NOT_FOUND, f"there is no report {name!r}")
+        found = self._published(name)
+        sections: list[dict[str, object]] = []
+        for section, content in found["sections"].items():
+            days: dict[str, list[Any]] = {
+                day: rows for day, rows in sorted(content["days"].items()) if rows
+            }
+            newest = list(days)[-DAYS_SHOWN:]
+            sections.append(
+                {
+                    "name": section,
+                    "columns": content["columns"],
+                    "rows": [row for day in newest for row in days[day]],
+                    "one_a_day": all(len(rows) == 1 for rows in days.values()),
+                }
+            )
+        return {
+            **{key: found[key] for key in ("name", "title", "version", "published_us")},
+            "amounts": self._host.application.reports[name].amounts,
+            "sections": sections,
+            "corrected": {
+                day: reason for day, reason in found["reasons"].items() if reason != "new"
+            },
+        }
+
+    async def report_file(self, request: Request) -> object:
+        """A published file, as it is on disk."""
+        name, file = request.path_params["name"], request.path_params["file"]
+        path = self._host.state.reports / name / file
+        known = name in self._host.application.reports and path.suffix in {".csv", ".html"}
+        if not known or path.name != file or not path.is_file():
+            return problem(HTTPStatus.NOT_FOUND, f"there is no published file {name}/{file}")
+        return FileResponse(path)
+
+    async def gateway(self, _: Request) -> object:
+        """Limits, breakers and counts, as the gateway itself tells them."""
+        state = await asyncio.to_thread(self._ask_gateway)
+        latency = state.pop("latency_us")
+        services = state.pop("services")
+        return {
+            **state,
+            "services": [{"name": name, **each} for name, each in services.items()],
+            "p50_ms": latency["p50"] / 1000,
+            "p99_ms": latency["p99"] / 1000,
+        }
+
+    async def coordination(self, _: Request) -> object:
+        """Who is where, who leads, who holds which machine number."""
+        return await asyncio.to_thread(self._ask_coordination)
+
+    async def proof(self, _: Request) -> object:
+        """The last verdict in this state folder."""
+        path = self._host.state.proof
+        return json.loads(path.read_text()) if path.exists() else None
+
+    async def page(self, request: Request) -> Response:
+        """A built file; every other address without a suffix is the page's own."""
+        wanted = (STATIC / request.path_params["path"]).resolve()
+        inside = wanted.is_relative_to(STATIC) and wanted.is_file()
+        if not inside and wanted.suffix:
+            return problem(HTTPStatus.NOT_FOUND, "there is no such file")
+        path = wanted if inside else STATIC / "index.html"
+        if not path.exists():
+            return problem(HTTPStatus.NOT_FOUND, "the console's page was not built: `make setup`")
+        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
+        return FileResponse(path, headers=headers)
+
+    def _published(self, name: str) -> dict[str, Any]:
+        report = self._host.application.reports[name]
+        runner = ReportRunner(Lake(self._host.state.lake), report, self._host.state.reports / name)
+        return runner.published()
+
+    def _ask_gateway(self) -> dict[str, Any]:
+        connection = http.client.HTTPConnection(self._host.addresses.admin, timeout=1.0)
+        try:
+            headers = {"authorization": f"Bearer {self._credential}"}
+            connection.request("GET", "/state", headers=headers)
+            answer = connection.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise OSError(f"the gateway answered {answer.status}")
+            return json.loads(answer.read())
+        except http.client.HTTPException as error:
+            raise OSError(f"the gateway did not answer: {error}") from error
+        finally:
+            connection.close()
+
+    def _ask_coordination(self) -> dict[str, object]:
+        client = self._host.coordination()
+        holders = MachineIds(client).holders()
+        return {
+            "instances": Registry(client).instances(),
+            "leaders": leaders(client),
+            "machine_ids": [
+                {"number": number, "holder": holder} for number, holder in holders.items()
+            ],
+        }

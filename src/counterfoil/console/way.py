@@ -1,0 +1,170 @@
+"""Accepted = posted = stored = reported, at any moment, and what is under way told from lost."""
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from counterfoil.application import Counterfoils, StateFolder
+from counterfoil.errors import CounterfoilError
+from counterfoil.events import EmbeddedLog
+from counterfoil.proof.reconcile import Sum, read_only, report_days
+from counterfoil.reports import Lake
+
+STEPS: Final = ("accepted", "posted", "stored", "reported")
+HISTORY: Final = 300
+"""Points of the chart, about one a second."""
+STUCK_SECONDS: Final = 30.0
+"""Without any progress for this long, what is missing counts as lost, not as under way."""
+SHARE: Final = 20
+"""Between two looks the console rests this many times longer than the look took: at most a
+twentieth of a core, however large the tables are."""
+
+State = Literal["equal", "under way", "broken"]
+
+
+class Point(msgspec.Struct, frozen=True):
+    """The sums of all steps at one moment (seconds of a monotonic clock)."""
+
+    seconds: float
+    sums: tuple[Sum, ...]
+
+
+def judge(sums: Sequence[Sum], still_seconds: float) -> State:
+    """What the sums of the steps, in order, mean when none has moved for `still_seconds`.
+
+    The sums must have been read from the last step to the first, so that a payment on its way can
+    never seem to be further than it was taken in.
+    """
+    if all(each == sums[0] for each in sums):
+        return "equal"
+    for earlier, later in itertools.pairwise(sums):
+        if later.count > earlier.count:
+            return "broken"
+        if later.count == earlier.count and later.amount != earlier.amount:
+            return "broken"
+    return "broken" if still_seconds > STUCK_SECONDS else "under way"
+
+
+class Way:
+    """Looks at every step of the way again and again, in a thread of its own."""
+
+    def __init__(self, counterfoils: Counterfoils, state: StateFolder) -> None:
+        self._counterfoils = counterfoils
+        self._state = state
+        self._lake = Lake(state.lake)
+        self._stored: tuple[int, Sum] = (-1, Sum(0, 0))
+        self._points: deque[Point] = deque(maxlen=HISTORY)
+        self._moved = time.monotonic()
+        self._equal = time.monotonic()
+        threading.Thread(target=self._look, name="way", daemon=True).start()
+
+    def document(self) -> dict[str, object]:
+        """State, sums and rates as the page shows them."""
+        points = list(self._points)
+        if not points:
+            return {"state": "equal", "under_way_seconds": 0, "way": [], "history": history([], 0)}
+        now, last = time.monotonic(), points[-1]
+        state = judge(last.sums, now - self._moved)
+        earlier = points[max(len(points) - 4, 0)]
+        elapsed = max(last.seconds - earlier.seconds, 0.001)
+        return {
+            "state": state,
+            "under_way_seconds": 0 if state == "equal" else round(now - self._equal, 1),
+            "way": [
+                {
+                    "step": step,
+                    "count": each.count,
+                    "amount": each.amount,
+                    "per_second": round((each.count - before.count) / elapsed, 1),
+                    "behind": last.sums[0].count - each.count,
+                }
+                for step, each, before in zip(STEPS, last.sums, earlier.sums, strict=True)
+            ],
+            "history": history(points, time.time() - now),
+        }
+
+    def _look(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                sums = self._sums()
+            except (OSError, ValueError, CounterfoilError) as error:
+                structlog.get_logger().warning("look_failed", error=str(error))
+                time.sleep(1.0)
+                continue
+            now = time.monotonic()
+            if not self._points or self._points[-1].sums != sums:
+                self._moved = now
+            if judge(sums, 0) == "equal":
+                self._equal = now
+            self._points.append(Point(now, sums))
+            time.sleep(max(1.0, SHARE * (now - started)))
+
+    def _sums(self) -> tuple[Sum, ...]:
+        """From the last step to the first; see `judge`."""
+        reported = report_days(self._counterfoils, self._state).values()
+        found = [
+            Sum(sum(day.count for day in reported), sum(day.amount for day in reported)),
+            self._in_lake(),
+            self._in_ledger(),
+            self._in_service(),
+        ]
+        return tuple(reversed(found))
+
+    def _in_lake(self) -> Sum:
+        version, known = self._stored
+        newest, count, amount = self._lake.sum(
+            self._counterfoils.stored, self._counterfoils.amount, unless=version
+        )
+        if newest != version:
+            known = Sum(count, amount)
+            self._stored = (newest, known)
+        return known
+
+    def _in_ledger(self) -> Sum:
+        if not self._state.log.exists():
+            return Sum(0, 0)
+        EmbeddedLog(self._state.log).close()  # makes the tables if nobody has yet
+        connection = read_only(self._state.log)
+        try:
+            return Sum(
+                *connection.execute(
+                    "SELECT count(*), coalesce(sum(amount), 0) FROM ledger_transfers "
+                    "WHERE code = ?",
+                    (self._counterfoils.posted,),
+                ).fetchone()
+            )
+        finally:
+            connection.close()
+
+    def _in_service(self) -> Sum:
+        path = self._state.service(self._counterfoils.service)
+        if not path.exists():
+            return Sum(0, 0)
+        connection = read_only(path)
+        amount, rows = self._counterfoils.amount, self._counterfoils.rows
+        try:
+            return Sum(
+                *connection.execute(
+                    f"SELECT count(*), coalesce(sum({amount}), 0) FROM {rows}"  # noqa: S608
+                ).fetchone()
+            )
+        finally:
+            connection.close()
+
+
+def history(points: Sequence[Point], wall_offset: float) -> dict[str, list[float]]:
+    """Rates between neighbouring points, at seconds since 1970."""
+    found: dict[str, list[float]] = {"seconds": [], **{step: [] for step in STEPS}}
+    for before, after in itertools.pairwise(points):
+        elapsed = max(after.seconds - before.seconds, 0.001)
+        found["seconds"].append(round(after.seconds + wall_offset, 1))
+        for step, old, new in zip(STEPS, before.sums, after.sums, strict=True):
+            found[step].append(round((new.count - old.count) / elapsed, 1))
+    return found

@@ -1,0 +1,65 @@
+"""The reference shop, running whole on free ports."""
+
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from counterfoil.application import StateFolder
+
+SHOP = Path(__file__).parents[2] / "examples" / "shop"
+COUNTERFOIL = str(Path(sys.executable).with_name("counterfoil"))
+
+
+@dataclass(frozen=True)
+class RunningShop:
+    """Addresses and files of a shop that is up."""
+
+    gateway: str
+    console: str
+    key: str
+    state: StateFolder
+
+    @cache  # noqa: B019 - one shop a session
+    def token(self, tenant: str = "aurora", tier: str = "gold") -> str:
+        """A token of the development issuer."""
+        command = [COUNTERFOIL, "token", SHOP, "--tenant", tenant, "--tier", tier]
+        command += ["--state", str(self.state.root)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def client(self, **arguments: object) -> httpx2.Client:
+        """A client of the gateway that trusts the development authority."""
+        authority = ssl.create_default_context(cafile=str(self.state.tls / "ca.pem"))
+        return httpx2.Client(base_url=self.gateway, verify=authority, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShop]:
+    """A shop that is up for the whole session; tests may send to it, but not break it."""
+    state = tmp_path_factory.mktemp("shop") / "state"
+    command = [COUNTERFOIL, "up", str(SHOP), "--state", str(state), "--free-ports"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found: dict[str, str] = {}
+    for line in process.stdout:
+        name, _, rest = line.strip().partition(" ")
+        found[name] = rest.strip()
+        if name == "console" and rest.strip().startswith("http"):
+            break
+    console = urlsplit(found["console"])
+    yield RunningShop(
+        found["gateway"],
+        f"http://{console.netloc}",
+        console.fragment.removeprefix("key="),
+        StateFolder(state),
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0

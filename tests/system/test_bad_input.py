@@ -1,0 +1,152 @@
+"""Whatever is wrong with a request: a problem document of the right status, nothing written."""
+
+import sqlite3
+
+import httpx2
+import pytest
+from conftest import RunningShop
+
+GOOD = {
+    "customer": "c1",
+    "purchased_on": "1997-01-01",
+    "amount": 1299,
+    "currency": "USD",
+    "discs": 1,
+}
+
+
+def rows(shop: RunningShop) -> tuple[int, int]:
+    connection = sqlite3.connect(f"file:{shop.state.service('payments')}?mode=ro", uri=True)
+    try:
+        return connection.execute(
+            "SELECT (SELECT count(*) FROM payments), (SELECT count(*) FROM outbox)"
+        ).fetchone()
+    finally:
+        connection.close()
+
+
+def headers(shop: RunningShop, key: str = "bad-input") -> dict[str, str]:
+    return {"authorization": f"Bearer {shop.token()}", "idempotency-key": key}
+
+
+def is_problem(answer: httpx2.Response, status: int) -> bool:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    return bool(answer.json()["title"])
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 422),
+        (b"[]", 422),
+        (b"null", 422),
+        (b'{"amount": 1}', 422),
+    ],
+)
+def test_a_body_that_is_no_purchase(shop: RunningShop, content: bytes, status: int) -> None:
+    before = rows(shop)
+    with shop.client() as client:
+        assert is_problem(client.post("/payments", content=content, headers=headers(shop)), status)
+    assert rows(shop) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount": -1},
+        {"amount": 12.5},
+        {"amount": "1299"},
+        {"amount": 10_000_001},
+        {"amount": 2**80},
+        {"amount": None},
+        {"currency": "XXX"},
+        {"currency": 1},
+        {"discs": 0},
+        {"customer": ""},
+        {"customer": "x" * 65},
+        {"purchased_on": "1997-02-30"},
+        {"surprise": True},
+    ],
+)
+def test_a_purchase_with_a_wrong_field(shop: RunningShop, change: dict[str, object]) -> None:
+    before = rows(shop)
+    with shop.client() as client:
+        answer = client.post("/payments", json={**GOOD, **change}, headers=headers(shop))
+        assert is_problem(answer, 422)
+    assert rows(shop) == before
+
+
+def test_a_key_is_needed_and_belongs_to_one_body(shop: RunningShop) -> None:
+    with shop.client() as client:
+        without = headers(shop)
+        del without["idempotency-key"]
+        assert is_problem(client.post("/payments", json=GOOD, headers=without), 400)
+        too_long = headers(shop, "k" * 256)
+        assert is_problem(client.post("/payments", json=GOOD, headers=too_long), 400)
+        mine = headers(shop, "one-body")
+        first = client.post("/payments", json=GOOD, headers=mine)
+        again = client.post("/payments", json=GOOD, headers=mine)
+        assert first.status_code == again.status_code == 201
+        assert first.json() == again.json()
+        before = rows(shop)
+        other = client.post("/payments", json={**GOOD, "amount": 1}, headers=mine)
+        assert is_problem(other, 422)
+        assert rows(shop) == before
+
+
+def test_without_a_good_token_nothing_goes_through(shop: RunningShop) -> None:
+    before = rows(shop)
+    token = shop.token()
+    head, payload, signature = token.split(".")
+    bad = [
+        "",
+        "Bearer",
+        "Bearer x.y.z",
+        f"Basic {token}",
+        f"Bearer {head}.{payload}.{signature[::-1]}",
+        f"Bearer eyJhbGciOiJub25lIn0.{payload}.",
+    ]
+    with shop.client() as client:
+        for value in bad:
+            given = {"authorization": value, "idempotency-key": "k"}
+            answer = client.post("/payments", json=GOOD, headers=given)
+            assert is_problem(answer, 401), value
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert rows(shop) == before
+
+
+def test_unknown_routes_and_methods(shop: RunningShop) -> None:
+    with shop.client() as client:
+        assert is_problem(client.get("/nowhere", headers=headers(shop)), 404)
+        answer = client.get("/payments", headers=headers(shop))
+        assert is_problem(answer, 405)
+        assert answer.headers["allow"] == "POST"
+
+
+def test_huge_bodies_and_headers(shop: RunningShop) -> None:
+    before = rows(shop)
+    with shop.client(timeout=30) as client:
+        huge = client.post("/payments", content=b"x" * (17 << 20), headers=headers(shop))
+        assert is_problem(huge, 413)
+        try:
+            wide = client.post(
+                "/payments", json=GOOD, headers={**headers(shop), "x-wide": "x" * 100_000}
+            )
+        except httpx2.RemoteProtocolError:
+            pass  # the connection was closed on it, which is an answer as well
+        else:
+            assert wide.status_code == 431
+    assert rows(shop) == before
+
+
+def test_the_same_over_http_2(shop: RunningShop) -> None:
+    with shop.client(http2=True) as client:
+        answer = client.post("/payments", json=GOOD, headers=headers(shop, "over-http-2"))
+        assert answer.http_version == "HTTP/2"
+        assert answer.status_code == 201
+        assert is_problem(client.get("/nowhere", headers=headers(shop)), 404)
