@@ -7,14 +7,21 @@ FAULTS ?= kill,pause
 PURCHASES ?= 69659
 SEED ?= 1
 BIN := .venv/bin
+PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check browser bench-gateway clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
 	$(PYTHON) -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv
 
-setup: $(UV)
+# The console's page, built anew when its sources have changed.
+$(PAGE): $(shell git ls-files console 2>/dev/null)
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or later"; exit 1; }
+	cd console && npm ci --silent --no-audit --no-fund && npm run --silent build
+	@touch $@
+
+setup: $(UV) $(PAGE)
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust with rustup"; exit 1; }
 	$(UV) sync --quiet --frozen
 
@@ -24,16 +31,27 @@ demo: setup
 		--fault-number 30 --state .counterfoil/demo
 
 check: setup
-	$(BIN)/ruff format --check src tests examples
-	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples bench
+	$(BIN)/ruff check src tests examples bench
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 	cargo fmt --check
 	cargo clippy --quiet --workspace -- -D warnings
 
-test: setup check
+# A browser is the one thing that tests need and no package registry has.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+		&& apt-get install -y -qq --no-install-recommends chromium; } \
+		|| { echo "chromium is missing: apt-get install chromium"; exit 1; }
+
+test: setup check browser
+	cd console && npm run --silent lint && npm run --silent test
 	cargo test --quiet --workspace --exclude counterfoil-python
 	$(BIN)/pytest
 
+# Beside nginx and Envoy; says what is missing and how to get it.
+bench-gateway: setup
+	$(BIN)/python bench/gateway.py
+
 clean:
-	rm -rf .venv .tools target node_modules
+	rm -rf .venv .tools target console/node_modules $(dir $(PAGE))

@@ -4,7 +4,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use tokio::task::LocalSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::respond::Body;
-use crate::shared::Shared;
+use crate::shared::{Phase, Shared};
 use crate::{Error, admin, jwks, proxy};
 
 const BACKLOG: i32 = 4096;
@@ -149,11 +148,11 @@ where
     F: Future<Output = Response<Body>> + 'static,
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut lifetime = shared.lifetime();
+    let mut phase = shared.phase();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = lifetime.changed() => return Ok(()),
+            _ = phase.wait_for(|phase| *phase == Phase::Ended) => return Ok(()),
         };
         let Ok((stream, client)) = accepted else {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -194,24 +193,19 @@ where
         .timer(TokioTimer::new())
         .max_header_list_size(HEADER_BYTES as u32)
         .max_concurrent_streams(256);
-    let draining = Arc::clone(&shared);
+    let mut phase = shared.phase();
     let service = service_fn(move |request| {
         let answer = serve(Arc::clone(&shared), client, request);
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let serving = builder.serve_connection(io, service);
     tokio::pin!(serving);
-    loop {
-        tokio::select! {
-            // A client's protocol error ends its connection, which is all it needs to know.
-            _ = serving.as_mut() => return,
-            () = tokio::time::sleep(Duration::from_millis(250)) => {
-                if draining.draining.load(Ordering::Relaxed) {
-                    serving.as_mut().graceful_shutdown();
-                }
-            }
-        }
+    // A client's protocol error ends its connection, which is all it needs to know.
+    tokio::select! {
+        _ = serving.as_mut() => return,
+        _ = phase.wait_for(|phase| *phase != Phase::Serving) => serving.as_mut().graceful_shutdown(),
     }
+    let _ = serving.await;
 }
 
 /// Runs a connection's own tasks on the thread that accepted it.

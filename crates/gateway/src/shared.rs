@@ -70,6 +70,15 @@ pub struct Route {
     pub duration_sum_us: AtomicU64,
 }
 
+/// Where a gateway stands between its start and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Connections end after the request that is under way.
+    Draining,
+    Ended,
+}
+
 pub struct Shared {
     pub config: Config,
     pub keys: ArcSwap<HashMap<String, Key>>,
@@ -84,7 +93,7 @@ pub struct Shared {
     pub draining: AtomicBool,
     in_flight: AtomicUsize,
     started: Instant,
-    lifetime: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
 }
 
 /// A request under way, counted for as long as this lives.
@@ -181,7 +190,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             started: Instant::now(),
-            lifetime: watch::Sender::new(true),
+            phase: watch::Sender::new(Phase::Serving),
             config,
         })
     }
@@ -232,14 +241,21 @@ impl Shared {
 
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.phase.send_if_modified(|phase| {
+            let serving = *phase == Phase::Serving;
+            if serving {
+                *phase = Phase::Draining;
+            }
+            serving
+        });
     }
 
     pub fn stop(&self) {
-        self.lifetime.send_replace(false);
+        self.phase.send_replace(Phase::Ended);
     }
 
-    pub fn lifetime(&self) -> watch::Receiver<bool> {
-        self.lifetime.subscribe()
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     pub fn known_token(&self, token: &str, now: u64) -> Option<Arc<Bearer>> {

@@ -7,6 +7,10 @@ use counterfoil_gateway::{Error, Gateway};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
+/// A request makes some twenty small allocations; mimalloc serves them for less than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The data plane: serves on threads of its own that never touch the interpreter.
 #[pyclass(frozen)]
 struct DataPlane(Gateway);

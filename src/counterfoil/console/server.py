@@ -238,8 +238,8 @@ class Console:
         return {
             **state,
             "services": [{"name": name, **each} for name, each in services.items()],
-            "p50_ms": latency["p50"] / 1000,
-            "p99_ms": latency["p99"] / 1000,
+            "p50_ms": latency["p50"] / 1000 if state["requests"] else None,
+            "p99_ms": latency["p99"] / 1000 if state["requests"] else None,
         }
 
     async def coordination(self, _: Request) -> object:

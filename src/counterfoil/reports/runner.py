@@ -7,6 +7,7 @@ when a crash came between.
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +96,8 @@ class ReportRunner:
     def _reason(self, published: dict[str, Any], day: str, now_us: int) -> str:
         if day not in published["reasons"]:
             return "new"
-        return f"corrected at {now_us}: rows arrived after version {published['version']}"
+        time = datetime.fromtimestamp(now_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return f"corrected {time} UTC: rows arrived after version {published['version']}"
 
     def _compute(self, name: str, query: str, files: list[str]) -> tuple[list[str], list[Any]]:
         import duckdb  # noqa: PLC0415 - heavy

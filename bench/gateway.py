@@ -1,0 +1,267 @@
+"""The gateway beside nginx and Envoy, one core each: `python bench/gateway.py`.
+
+What counts is the CPU time per request: unlike throughput it hardly depends on what else the
+machine does. Proxies run on one core, the load generator and the upstream on another; within a
+round every proxy is measured once, and each round starts with another one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import cyclopts
+import gateway_proxies as proxies
+from cyclopts import Parameter, validators
+from gateway_load import CONNECTIONS, Load, Measured
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+TENANTS: Final = 40
+TOKENS_PER_TENANT: Final = 10
+WARM_UP_SECONDS: Final = 2
+IDLE_SECONDS: Final = 1.0
+METRICS: Final = {
+    "cpu_us_per_request": "CPU us/request",
+    "requests_per_second": "requests/s",
+    "p50_us": "p50 us",
+    "p99_us": "p99 us",
+}
+OURS: Final = "counterfoil"
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One kind of work, who does it, and what we are to reach."""
+
+    name: str
+    start: tuple[Callable[[proxies.Setup], proxies.Server], ...]
+    with_tokens: bool
+    target: tuple[str, float]
+
+
+CASES: Final = {
+    "bare": Case(
+        "bare proxy", (proxies.counterfoil, proxies.nginx, proxies.envoy), False, ("nginx", 1.0)
+    ),
+    "jwt": Case("JWT and limit", (proxies.counterfoil, proxies.envoy), True, ("envoy", 0.5)),
+}
+Rounds = list[dict[str, Measured]]
+
+
+class Issuer:
+    """Signs tokens (ES256), and tells the key that checks them."""
+
+    def __init__(self) -> None:
+        self._key = ECKey.generate_key("P-256", {"kid": "bench"}, private=True)
+        public = self._key.as_dict(private=False)
+        self.jwks: dict[str, Any] = {"keys": [{**public, "kid": "bench", "alg": "ES256"}]}
+
+    def token(self, number: int) -> str:
+        """The token with this number; tenants take turns."""
+        claims = {
+            "iss": proxies.ISSUER,
+            "aud": proxies.AUDIENCE,
+            "sub": f"client-{number}",
+            "tenant": f"tenant-{number % TENANTS}",
+            "tier": ("gold", "bronze")[number % 2],
+            "exp": int(time.time()) + 86_400,
+        }
+        return jwt.encode({"alg": "ES256", "kid": "bench"}, claims, self._key)
+
+
+@contextlib.contextmanager
+def running(case: Case, setup: proxies.Setup, good: str) -> Iterator[list[proxies.Server]]:
+    """The proxies of a case, checked: the right body for a good request, 401 for a bad token."""
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for start in case.start:
+            server = start(setup)
+            stack.callback(server.stop)
+            servers.append(server)
+        for server in servers:
+            server.wait_until_right(good)
+            for bad in ("", Issuer().token(0), good[:-8] + "AAAAAAAA") if good else ():
+                status, _ = server.status(token=bad)
+                if status != 401:
+                    raise proxies.BenchError(f"{server.name} answers a bad token with {status}")
+        yield servers
+
+
+def measure(
+    case: Case, servers: list[proxies.Server], load: Load, rounds: int, seconds: int
+) -> Rounds:
+    """Warm up each proxy and measure it, in every round, each round in another order."""
+    measured: Rounds = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, refresh_per_second=1
+    ) as progress:
+        task = progress.add_task(case.name, total=rounds * len(servers))
+        for number in range(rounds):
+            start = number % len(servers)
+            this: dict[str, Measured] = {}
+            for server in servers[start:] + servers[:start]:
+                progress.update(task, description=f"{case.name}: {server.name}")
+                at = (server.name, server.address, server.process.pid)
+                load.run(*at, WARM_UP_SECONDS)
+                time.sleep(IDLE_SECONDS)
+                this[server.name] = load.run(*at, seconds)
+                progress.advance(task)
+            measured.append(this)
+    return measured
+
+
+def entries(case: Case, rounds: Rounds, conditions: dict[str, Any]) -> list[dict[str, Any]]:
+    """An entry of the result document for each metric: medians, and ours divided by the peer's."""
+    found = []
+    for metric, unit in METRICS.items():
+        raw = [{name: round(getattr(m, metric), 3) for name, m in one.items()} for one in rounds]
+        medians = {name: statistics.median(one[name] for one in raw) for name in raw[0]}
+        ours = medians.pop(OURS)
+        entry = {
+            "name": f"{case.name}: {unit}",
+            "unit": unit.removeprefix("CPU "),
+            "ours": ours,
+            "peers": medians,
+            "ratio": {peer: round(ours / figure, 3) for peer, figure in medians.items()},
+        }
+        if metric == "cpu_us_per_request":
+            peer, most = case.target
+            entry["target"] = {"peer": peer, "ratio_at_most": most}
+        found.append(entry | {"rounds": raw, "conditions": conditions})
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What ran."""
+
+    def said(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        numbers = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
+        return numbers.group() if numbers else "unknown"
+
+    return {
+        "counterfoil": version("counterfoil"),
+        "nginx": said("nginx", "-v"),
+        "envoy": said(proxies.envoy_binary(), "--version"),
+        "wrk": said("wrk", "-v"),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+    }
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """The medians and ratios, for people."""
+    drawn = Table("case", "ours", "peer", "its figure", "ours / peer", "target")
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    for entry in found:
+        target = entry.get("target", {})
+        for peer, figure in entry["peers"].items():
+            wanted = f"<= {target['ratio_at_most']}" if target.get("peer") == peer else ""
+            ratio = f"{entry['ratio'][peer]:.2f}"
+            drawn.add_row(
+                entry["name"], f"{entry['ours']:,.1f}", peer, f"{figure:,.1f}", ratio, wanted
+            )
+    return drawn
+
+
+Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+
+
+def main(
+    *,
+    rounds: Positive = 5,
+    seconds: Positive = 5,
+    json_out: Path = proxies.HERE / "results" / "gateway.json",
+    case: Literal["bare", "jwt"] | None = None,
+    access_log: bool = False,
+) -> int:
+    """Compare the gateway with nginx and Envoy: CPU per request, throughput and latency.
+
+    Parameters
+    ----------
+    rounds
+        How often each proxy is measured.
+    seconds
+        How long one measurement takes.
+    json_out
+        Where the result document goes.
+    case
+        Only this case.
+    access_log
+        Let all proxies write a JSON line for each request: nginx and Envoy through their buffers,
+        ours unbuffered, as is its promise.
+    """
+    for line in (missing := proxies.missing_programs()):
+        console.print(line, markup=False)
+    if missing or (os.cpu_count() or 1) < 2:
+        console.print("" if missing else "two cores are needed: one for proxies, one for load")
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.sched_setaffinity(0, {proxies.LOAD_CORE})
+    conditions: dict[str, Any] = {
+        "versions": versions(),
+        "cores": {"proxy": proxies.PROXY_CORE, "load and upstream": proxies.LOAD_CORE},
+        "machine_cores": os.cpu_count(),
+        "load_average_before": os.getloadavg()[0],
+        "connections": CONNECTIONS,
+        "seconds": seconds,
+        "rounds": rounds,
+        "warm_up_seconds": WARM_UP_SECONDS,
+        "idle_seconds": IDLE_SECONDS,
+        "payload": f"GET /x without a body, answered with {len(proxies.BODY)} bytes of JSON",
+        "tls": "off for all",
+        "access_log": "JSON lines for all" if access_log else "off for all",
+        "load": "wrk, closed loop: the proxy's core is saturated, so latencies are those at full "
+        "load, and comparable only with each other",
+        "settings": proxies.SETTINGS,
+    }
+    issuer, found = Issuer(), []
+    try:
+        for each in [CASES[case]] if case else CASES.values():
+            tokens = [issuer.token(n) for n in range(TENANTS * TOKENS_PER_TENANT)]
+            tokens = tokens if each.with_tokens else []
+            with contextlib.ExitStack() as stack:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+                upstream = proxies.upstream(folder, issuer.jwks)
+                stack.callback(upstream.stop)
+                upstream.wait_until_right()
+                jwks = issuer.jwks if tokens else None
+                setup = proxies.Setup(folder, upstream.address, jwks, access_log)
+                good = tokens[0] if tokens else ""
+                servers = stack.enter_context(running(each, setup, good))
+                measured = measure(each, servers, Load(folder, tokens), rounds, seconds)
+            more = {"tokens": len(tokens), "tenants": TENANTS, "algorithm": "ES256"}
+            found += entries(each, measured, conditions | (more if tokens else {}))
+    except proxies.BenchError as error:
+        console.print(str(error), markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written")
+        return 130
+    json_out.parent.mkdir(parents=True, exist_ok=True)
+    json_out.write_text(json.dumps({"cases": found}, indent=2) + "\n")
+    console.print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cyclopts.run(main))

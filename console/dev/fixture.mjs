@@ -1,0 +1,439 @@
+// A stand-in for the console's server, with made-up data, to develop the pages against.
+//
+//   node dev/fixture.mjs [--port 8460] [--scenario NAME]
+//
+// Scenarios: live (default), equal, broken, empty, read-only, gateway-down, no-session.
+// It also serves the built pages, so that a build can be looked at without Vite.
+
+import { readFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import { dirname, extname, join, normalize } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const { values: options } = parseArgs({
+  options: {
+    port: { type: "string", default: "8460" },
+    scenario: { type: "string", default: "live" },
+  },
+});
+const here = dirname(fileURLToPath(import.meta.url));
+const built = join(here, "..", "..", "src", "counterfoil", "console", "static");
+const scenario = options.scenario;
+const KEY = "fixture";
+const STEPS = ["accepted", "posted", "stored", "reported"];
+const started = Date.now() / 1000;
+const replayed = new Map();
+
+const server = createServer(async (request, response) => {
+  const url = new URL(request.url ?? "/", "http://fixture");
+  try {
+    if (url.pathname === "/api/session") return await openSession(request, response);
+    if (url.pathname.startsWith("/api/")) return answerApi(request, response, url);
+    if (url.pathname.startsWith("/reports/")) {
+      return send(response, 200, "day,revenue\n1997-01-01,12.34\n", "text/csv");
+    }
+    return await sendFile(response, url.pathname);
+  } catch (error) {
+    return problem(response, 500, "The fixture failed", String(error));
+  }
+});
+server.listen(Number(options.port), "127.0.0.1", () => {
+  console.log(`http://127.0.0.1:${options.port}/#key=${KEY}  (${scenario})`);
+});
+
+async function openSession(request, response) {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  if (JSON.parse(Buffer.concat(chunks).toString()).key !== KEY) {
+    return problem(response, 401, "This key is not the one of this run", "");
+  }
+  response.setHeader("Set-Cookie", "session=fixture; HttpOnly; SameSite=Strict; Path=/");
+  return send(response, 204, "");
+}
+
+function answerApi(request, response, url) {
+  const signedIn = (request.headers.cookie ?? "").includes("session=fixture");
+  if (scenario === "no-session" && !signedIn) {
+    return problem(response, 401, "No session", "Open the address that counterfoil up printed.");
+  }
+  const [, , area, first, second] = url.pathname.split("/").map(decodeURIComponent);
+  const empty = scenario === "empty";
+  switch (area) {
+    case "overview":
+      return json(response, overview());
+    case "trace":
+      return json(response, { identity: first, steps: empty ? [] : steps(first) });
+    case "dead-letters":
+      if (second === "replay") return replay(response, first);
+      return json(response, empty ? [] : deadLetters(url.searchParams.get("pipeline")));
+    case "lag":
+      return json(response, empty ? [] : lag());
+    case "reports":
+      if (first) return json(response, report(first));
+      return json(response, empty ? [] : [summary()]);
+    case "gateway":
+      if (empty || scenario === "gateway-down") {
+        return problem(response, 503, "The gateway can't be asked", "Nothing listens there.");
+      }
+      return json(response, gateway());
+    case "coordination":
+      if (empty) return problem(response, 503, "The coordination node can't be asked", "");
+      return json(response, coordination());
+    case "proof":
+      return json(response, empty ? null : proof());
+    default:
+      return problem(response, 404, "There is no such address", url.pathname);
+  }
+}
+
+function rateAt(second) {
+  return Math.max(0, 620 + 240 * Math.sin(second / 11) + 130 * Math.sin(second / 3.1));
+}
+
+function acceptedAt(second) {
+  const since = second - started + 90;
+  return Math.floor(48_000 + 620 * since + 240 * 11 * (1 - Math.cos(since / 11)));
+}
+
+function overview() {
+  const now = Date.now() / 1000;
+  const base = { application: "shop", read_only: scenario === "read-only" };
+  if (scenario === "empty") {
+    const history = Object.fromEntries(["seconds", ...STEPS].map((name) => [name, []]));
+    const nothing = { under_way_seconds: 0, way: [], gateway: null, history, processes: [] };
+    return { ...base, state: "equal", ...nothing };
+  }
+  const still = scenario !== "live" && scenario !== "gateway-down";
+  const lags = still ? [0, 0, 0, 0] : [0, 0.05, 0.9, 2.1];
+  const counts = lags.map((lag) => (still ? 69_659 : acceptedAt(now - lag)));
+  if (scenario === "broken") {
+    counts[2] -= 3;
+    counts[3] -= 3;
+  }
+  const way = STEPS.map((step, index) => ({
+    step,
+    count: counts[index],
+    amount: Math.round(counts[index] * 3589.3),
+    per_second: still ? 0 : rateAt(now - lags[index]),
+    behind: counts[0] - counts[index],
+  }));
+  const seconds = Array.from({ length: 120 }, (_, index) => Math.floor(now) - 119 + index);
+  const history = { seconds };
+  STEPS.forEach((step, index) => {
+    history[step] = seconds.map((second) => Math.round(rateAt(second - [0, 0, 2, 3][index])));
+  });
+  const state = scenario === "broken" ? "broken" : still ? "equal" : "under way";
+  return {
+    ...base,
+    state,
+    under_way_seconds: state === "equal" ? 0 : state === "broken" ? 41.2 : 2.1,
+    way,
+    gateway: { requests: counts[0] + 412, p50_ms: 4.21, p99_ms: 38.7 },
+    history,
+    processes: processes(now),
+  };
+}
+
+function processes(now) {
+  const names = [
+    ["coordination", "coordination", "127.0.0.1:8450"],
+    ["issuer", "issuer", "127.0.0.1:8455"],
+    ["payments-1", "service", "127.0.0.1:40113"],
+    ["payments-2", "service", "127.0.0.1:40117"],
+    ["relay-payments-1", "relay", "leads with token 3"],
+    ["relay-payments-2", "relay", ""],
+    ["pipeline-ledger", "pipeline", ""],
+    ["lake", "lake", ""],
+    ["reports", "reports", ""],
+    ["gateway", "gateway", "127.0.0.1:8443"],
+  ];
+  return names.map(([name, kind, detail], index) => ({
+    name,
+    kind,
+    state: name === "payments-2" ? "restarting" : "ready",
+    pid: name === "payments-2" ? null : 4100 + index * 7,
+    restarts: name === "payments-2" ? 3 : name === "relay-payments-1" ? 1 : 0,
+    since: name === "payments-2" ? now - 0.7 : started - 4_000 + index,
+    detail: name === "payments-2" ? "ended with status -9" : detail,
+  }));
+}
+
+function steps(identity) {
+  if (identity === "unknown") return [];
+  const id = "1234567890123456789";
+  const at = (fraction) => `2026-03-01 12:30:${fraction}`;
+  const all = [
+    [
+      "request",
+      at("05.120114"),
+      "gateway, request 01JNA8",
+      "POST /payments answered 503 by payments-2 after 2 attempts, 31.0 ms",
+    ],
+    [
+      "request",
+      at("05.402871"),
+      "gateway, request 01JNA9",
+      "POST /payments answered 201 by payments-1 after 1 attempts, 6.3 ms",
+    ],
+    ["row", at("05.405101"), "payments.sqlite, payments", `id ${id}, tenant aurora`],
+    ["outbox", at("05.405101"), "payments.sqlite", "position 41872"],
+    ["log", at("05.417745"), "topic payments", "partition 3, offset 10466"],
+    [
+      "ledger",
+      at("05.431208"),
+      "transfer 1234567890123456789",
+      "debit customer/18237, credit tenant/aurora: 2996 USD (minor units)",
+    ],
+    ["lake", at("06.288410"), "day=1998-02-11/part-00007-3f0c1f6e.parquet", "version 212"],
+    [
+      "report",
+      at("07.602377"),
+      "daily/totals.csv, line 1998-02-11",
+      "93 worth 331544 (minor units) on this day",
+    ],
+  ];
+  const known = identity === "7-41872" ? all.slice(0, 6) : all;
+  return known.map(([name, time, where, what]) => ({ name, time, where, what }));
+}
+
+function deadLetters(pipeline) {
+  const fresh = Math.floor((Date.now() / 1000 - started) / 15);
+  const letters = Array.from({ length: 9 + fresh }, (_, index) => {
+    const id = String(index + 1);
+    const ledger = index % 3 !== 1;
+    return {
+      id,
+      pipeline: ledger ? "ledger" : "mail",
+      topic: "payments",
+      partition: index % 4,
+      offset: 9_000 + index * 31,
+      event_id: String(1234567890123456000n + BigInt(index * 7)),
+      key: String(18_000 + index),
+      value: ledger
+        ? `{"id":${1234567890123456000n + BigInt(index * 7)},"tenant":"aurora","customer":"${18_000 + index}","day":"1998-02-11","amount":2996,"currency":"EUR","discs":2}`
+        : "\u0000\u0001not json",
+      headers: { "idempotency-key": `7-${41_872 + index}`, tenant: "aurora", tier: "gold" },
+      error: ledger
+        ? "LedgerError: account customer/18000 holds USD, not EUR"
+        : "DecodeError: JSON is malformed: invalid character (byte 0)",
+      traceback:
+        'Traceback (most recent call last):\n  File "pipeline.py", line 118, in handle\n    self._handler(event, context)\n  File "shop.py", line 88, in post\n    context.ledger.transfer(\ncounterfoil.events.errors.LedgerError: account customer/18000 holds USD, not EUR\n',
+      tries: 5,
+      failed_us: Math.floor((started - 9_000 + index * 800) * 1e6),
+      replayed_us: replayed.get(id) ?? (index === 4 ? Math.floor((started - 600) * 1e6) : null),
+    };
+  });
+  return letters.filter((letter) => !pipeline || letter.pipeline === pipeline).reverse();
+}
+
+function replay(response, id) {
+  if (scenario === "read-only") return problem(response, 403, "This console is read-only", "");
+  if (id === "2") {
+    return problem(response, 409, "Dead letter 2 was replayed before", "Somebody was faster.");
+  }
+  replayed.set(id, Date.now() * 1000);
+  return send(response, 204, "");
+}
+
+function lag() {
+  return ["ledger", "lake", "mail"].flatMap((group, number) =>
+    [0, 1, 2, 3].map((partition) => {
+      const end = 17_000 + partition * 211 + Math.floor((Date.now() / 1000 - started) * 40);
+      const behind = number === 2 ? 4_211 + partition : number * 37;
+      return { group, topic: "payments", partition, committed: end - behind, end, lag: behind };
+    }),
+  );
+}
+
+function summary() {
+  return {
+    name: "daily",
+    title: "Purchases by day",
+    version: 212,
+    published_us: Date.now() * 1000 - 1_800_000,
+    days: 366,
+    sections: ["totals", "tenants", "top_customers"],
+  };
+}
+
+function report(name) {
+  const days = Array.from({ length: 366 }, (_, index) =>
+    new Date(Date.UTC(1997, 0, 1 + index)).toISOString().slice(0, 10),
+  );
+  const purchases = (index) =>
+    Math.round(40 + 220 * Math.exp(-index / 60) + 18 * Math.sin(index / 2) + ((index * 37) % 23));
+  const totals = days.map((day, index) => {
+    const count = purchases(index);
+    return [
+      day,
+      count,
+      count * 3_589 + ((index * 7_919) % 9_973),
+      count * 2 + (index % 7),
+      count - (index % 11),
+    ];
+  });
+  const tenants = days.flatMap((day, index) =>
+    ["aurora", "borealis", "cascade", "delta"].map((tenant, number) => [
+      day,
+      tenant,
+      Math.ceil(purchases(index) / (number + 3)),
+      purchases(index) * 900 + number * 3,
+    ]),
+  );
+  return {
+    ...summary(),
+    name,
+    amounts: ["revenue"],
+    sections: [
+      {
+        name: "totals",
+        columns: ["day", "purchases", "revenue", "discs", "customers"],
+        rows: totals,
+        one_a_day: true,
+      },
+      {
+        name: "tenants",
+        columns: ["day", "tenant", "purchases", "revenue"],
+        rows: tenants,
+        one_a_day: false,
+      },
+    ],
+    corrected: {
+      "1997-03-14": "41 payments of this day were stored after it was published",
+      "1997-12-30": "2 payments of this day were stored after it was published",
+    },
+  };
+}
+
+function gateway() {
+  const now = Date.now() / 1000;
+  return {
+    limits: [
+      { name: "tenant", allowed: acceptedAt(now), refused: 412, keys: 4 },
+      { name: "address", allowed: acceptedAt(now), refused: 0, keys: 19 },
+    ],
+    services: [
+      {
+        name: "payments",
+        in_flight: Math.round(70 + 60 * Math.sin(now)),
+        limit: 256,
+        endpoints: [
+          { instance: "payments-1", address: "127.0.0.1:40113", breaker: "closed" },
+          { instance: "payments-2", address: "127.0.0.1:40117", breaker: "open" },
+        ],
+      },
+    ],
+    requests: acceptedAt(now) + 412,
+    p50_ms: 4.21,
+    p99_ms: 38.7,
+    draining: false,
+  };
+}
+
+function coordination() {
+  return {
+    instances: [
+      { service: "payments", instance: "payments-1", address: "127.0.0.1:40113" },
+      { service: "payments", instance: "payments-2", address: "127.0.0.1:40117" },
+    ],
+    leaders: [
+      { name: "relay/payments", candidate: "relay-payments-1", fencing_token: 3 },
+      { name: "reports/daily", candidate: "reports", fencing_token: 1 },
+    ],
+    machine_ids: [
+      { number: 0, holder: "payments-1" },
+      { number: 1, holder: "payments-2" },
+    ],
+  };
+}
+
+function proof() {
+  const fails = scenario === "broken";
+  const all = { count: 69_659, amount: 250_031_563 };
+  const short = fails ? { count: 69_656, amount: 250_020_795 } : all;
+  const sums = { acknowledged: all, accepted: all, gateway: all, log: all, ledger: all };
+  return {
+    verdict: fails ? "fails" : "holds",
+    seed: 7,
+    sabotage: fails ? "store-offset-first" : null,
+    sent: 69_659,
+    attempts: 70_114,
+    acknowledged: 69_659,
+    refused: 0,
+    ledger: 69_659,
+    lake: short.count,
+    report: short.count,
+    revenue: short.amount,
+    sums: { ...sums, lake: short, report: short },
+    faults: { kill: 13, pause: 11 },
+    faulted: { service: 7, relay: 5, pipeline: 4, lake: 3, reports: 2, gateway: 3 },
+    difference_count: fails ? 4 : 0,
+    differences: fails
+      ? [
+          {
+            what: "lost",
+            where: "lake",
+            id: "1234567890123456789",
+            expected: "2996",
+            found: "nothing",
+          },
+          {
+            what: "lost",
+            where: "lake",
+            id: "1234567890123456803",
+            expected: "3773",
+            found: "nothing",
+          },
+          {
+            what: "lost",
+            where: "lake",
+            id: "1234567890123456811",
+            expected: "3999",
+            found: "nothing",
+          },
+          {
+            what: "different day",
+            where: "report daily",
+            id: "1998-02-11",
+            expected: "93 worth 331544",
+            found: "90 worth 320776",
+          },
+        ]
+      : [],
+    seconds: { start: 3.1, load: 92.4, drain: 4.7 },
+    latency_ms: { p50: 4.9, p99: 212.4 },
+  };
+}
+
+async function sendFile(response, path) {
+  const types = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+  };
+  const page = extname(path) === "" ? "/index.html" : normalize(path);
+  try {
+    const type = types[extname(page)] ?? "application/octet-stream";
+    // As strict as a server could be: the pages must work under it.
+    response.setHeader("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'");
+    return send(response, 200, await readFile(join(built, page)), type);
+  } catch {
+    return send(response, 404, "There is no such file. Was it built?", "text/plain");
+  }
+}
+
+function problem(response, status, title, detail) {
+  const body = JSON.stringify({ type: "about:blank", status, title, detail });
+  return send(response, status, body, "application/problem+json");
+}
+
+function json(response, body) {
+  return send(response, 200, JSON.stringify(body), "application/json");
+}
+
+function send(response, status, body, type = "text/plain") {
+  response.writeHead(status, { "Content-Type": type, "Cache-Control": "no-store" });
+  response.end(body);
+}

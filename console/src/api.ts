@@ -1,0 +1,232 @@
+// The HTTP API of the console's server, and nothing else: types, requests, errors.
+
+export type State = "equal" | "under way" | "broken";
+export type StepName = "accepted" | "posted" | "stored" | "reported";
+
+export interface WayStep {
+  step: StepName;
+  count: number;
+  /** Minor units, as every amount here. */
+  amount: number;
+  per_second: number;
+  behind: number;
+}
+
+export interface Process {
+  name: string;
+  kind: string;
+  state: string;
+  pid: number | null;
+  restarts: number;
+  /** Seconds since 1970. */
+  since: number;
+  detail: string;
+}
+
+export type History = { seconds: number[] } & Record<StepName, number[]>;
+
+export interface Overview {
+  application: string;
+  read_only: boolean;
+  state: State;
+  under_way_seconds: number;
+  way: WayStep[];
+  gateway: { requests: number; p50_ms: number | null; p99_ms: number | null } | null;
+  history: History;
+  processes: Process[];
+}
+
+export interface TraceStep {
+  name: string;
+  /** `YYYY-MM-DD HH:MM:SS.ffffff`, UTC. */
+  time: string;
+  where: string;
+  what: string;
+}
+
+export interface Trace {
+  identity: string;
+  steps: TraceStep[];
+}
+
+export interface DeadLetter {
+  id: string;
+  pipeline: string;
+  topic: string;
+  partition: number;
+  offset: number;
+  event_id: string;
+  key: string;
+  value: string;
+  headers: Record<string, string>;
+  error: string;
+  traceback: string;
+  tries: number;
+  failed_us: number;
+  replayed_us: number | null;
+}
+
+export interface Lag {
+  group: string;
+  topic: string;
+  partition: number;
+  committed: number;
+  end: number;
+  lag: number;
+}
+
+export interface ReportSummary {
+  name: string;
+  title: string;
+  version: number;
+  published_us: number;
+  days: number;
+  sections: string[];
+}
+
+export type Cell = string | number | null;
+
+export interface Section {
+  name: string;
+  columns: string[];
+  rows: Cell[][];
+  one_a_day: boolean;
+}
+
+export interface Report {
+  name: string;
+  title: string;
+  version: number;
+  published_us: number;
+  amounts: string[];
+  sections: Section[];
+  corrected: Record<string, string>;
+}
+
+export type Breaker = "closed" | "open" | "half-open";
+
+export interface Gateway {
+  limits: { name: string; allowed: number; refused: number; keys: number }[];
+  services: {
+    name: string;
+    in_flight: number;
+    limit: number;
+    endpoints: { instance: string; address: string; breaker: Breaker }[];
+  }[];
+  requests: number;
+  p50_ms: number | null;
+  p99_ms: number | null;
+  draining: boolean;
+}
+
+export interface Coordination {
+  instances: { service: string; instance: string; address: string }[];
+  leaders: { name: string; candidate: string; fencing_token: number }[];
+  machine_ids: { number: number; holder: string }[];
+}
+
+export interface Difference {
+  what: string;
+  where: string;
+  id: string;
+  expected: string;
+  found: string;
+}
+
+export interface Verdict {
+  verdict: "holds" | "fails";
+  seed: number;
+  sabotage: string | null;
+  sent: number;
+  attempts: number;
+  acknowledged: number;
+  refused: number;
+  ledger: number;
+  lake: number;
+  report: number;
+  revenue: number;
+  sums: Record<string, { count: number; amount: number }>;
+  faults: Record<string, number>;
+  faulted: Record<string, number>;
+  difference_count: number;
+  differences: Difference[];
+  seconds: Record<string, number>;
+  latency_ms: Record<string, number>;
+}
+
+/** The server answered, but not with what was asked for. */
+export class ApiError extends Error {
+  readonly status: number;
+  readonly detail: string;
+
+  constructor(status: number, title: string, detail: string) {
+    super(title);
+    this.name = "ApiError";
+    this.status = status;
+    this.detail = detail;
+  }
+}
+
+/** Longer than any answer takes, shorter than a reader's patience. */
+const TIMEOUT_MS = 8_000;
+
+export const api = {
+  overview: (signal: AbortSignal) => get<Overview>("/api/overview", signal),
+  trace: (identity: string, signal: AbortSignal) =>
+    get<Trace>(`/api/trace/${encodeURIComponent(identity)}`, signal),
+  deadLetters: (pipeline: string, limit: number, signal: AbortSignal) => {
+    const query = new URLSearchParams({ limit: String(limit) });
+    if (pipeline) query.set("pipeline", pipeline);
+    return get<DeadLetter[]>(`/api/dead-letters?${query}`, signal);
+  },
+  replay: async (id: string) => {
+    await send(`/api/dead-letters/${encodeURIComponent(id)}/replay`, { method: "POST" });
+  },
+  lag: (signal: AbortSignal) => get<Lag[]>("/api/lag", signal),
+  reports: (signal: AbortSignal) => get<ReportSummary[]>("/api/reports", signal),
+  report: (name: string, signal: AbortSignal) =>
+    get<Report>(`/api/reports/${encodeURIComponent(name)}`, signal),
+  gateway: (signal: AbortSignal) => get<Gateway>("/api/gateway", signal),
+  coordination: (signal: AbortSignal) => get<Coordination>("/api/coordination", signal),
+  proof: (signal: AbortSignal) => get<Verdict | null>("/api/proof", signal),
+  openSession: async (key: string) => {
+    await send("/api/session", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ key }),
+    });
+  },
+};
+
+/** Addresses of the published files, for links. */
+export function reportFile(name: string, file: string): string {
+  return `/reports/${encodeURIComponent(name)}/${encodeURIComponent(file)}`;
+}
+
+async function get<T>(path: string, signal: AbortSignal): Promise<T> {
+  const answer = await send(path, { signal });
+  return (await answer.json()) as T;
+}
+
+async function send(path: string, request: RequestInit): Promise<Response> {
+  const timeout = AbortSignal.timeout(TIMEOUT_MS);
+  const signal = request.signal ? AbortSignal.any([request.signal, timeout]) : timeout;
+  const answer = await fetch(path, { ...request, signal, credentials: "same-origin" });
+  if (!answer.ok) throw await problem(answer);
+  return answer;
+}
+
+async function problem(answer: Response): Promise<ApiError> {
+  let title = `The server answered ${answer.status}`;
+  let detail = "";
+  try {
+    const body: unknown = await answer.json();
+    if (typeof body === "object" && body !== null) {
+      if ("title" in body && typeof body.title === "string") title = body.title;
+      if ("detail" in body && typeof body.detail === "string") detail = body.detail;
+    }
+  } catch {
+    // No problem document: the status says it all.
+  }
+  return new ApiError(answer.status, title, detail);
+}

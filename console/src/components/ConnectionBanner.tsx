@@ -1,0 +1,25 @@
+import { formatClock } from "../format";
+import { isUnreachable } from "../queries";
+
+interface Props {
+  error: Error | null;
+  dataUpdatedAt: number;
+}
+
+/** Says that what is shown is no longer live. The region stays, so that a change is announced. */
+export function ConnectionBanner({ error, dataUpdatedAt }: Props) {
+  return (
+    <div role="status" aria-label="Connection" className="connection">
+      {error && (
+        <p className="banner">
+          <strong>
+            {isUnreachable(error) ? "The server does not answer." : `${error.message}.`}
+          </strong>{" "}
+          {dataUpdatedAt > 0 && `What you see is from ${formatClock(dataUpdatedAt)}. `}
+          The console asks again every second. If the application was stopped:{" "}
+          <code>counterfoil up examples/shop</code>
+        </p>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,140 @@
+import { useQuery } from "@tanstack/react-query";
+import type { Breaker, Gateway } from "../api";
+import { type Column, DataTable } from "../components/DataTable";
+import { Empty } from "../components/Empty";
+import { Facts } from "../components/Facts";
+import { Mark, type Tone } from "../components/Mark";
+import { Meter } from "../components/Meter";
+import { Page, Section } from "../components/Page";
+import { QueryView } from "../components/QueryView";
+import { formatCount, formatMilliseconds } from "../format";
+import { gatewayQuery } from "../queries";
+
+const UP = "counterfoil up examples/shop";
+
+export function LimitsPage() {
+  const gateway = useQuery(gatewayQuery);
+  return (
+    <Page
+      title="Limits and services"
+      lead="Who is throttled, shed or broken off at the gateway, and why."
+    >
+      <QueryView query={gateway} command={UP}>
+        {(data) => (
+          <>
+            <Facts
+              facts={[
+                ["Requests", formatCount(data.requests)],
+                ["Half answered within (p50)", formatMilliseconds(data.p50_ms)],
+                ["99 of 100 within (p99)", formatMilliseconds(data.p99_ms)],
+                [
+                  "The gateway",
+                  data.draining ? (
+                    <Mark key="state" tone="waiting">
+                      drains, and takes nothing new
+                    </Mark>
+                  ) : (
+                    <Mark key="state" tone="good">
+                      takes requests
+                    </Mark>
+                  ),
+                ],
+              ]}
+            />
+            <Limits limits={data.limits} />
+            <Services services={data.services} />
+          </>
+        )}
+      </QueryView>
+    </Page>
+  );
+}
+
+type Limit = Gateway["limits"][number];
+type Service = Gateway["services"][number];
+type Endpoint = Service["endpoints"][number];
+
+const LIMIT_COLUMNS: Column<Limit>[] = [
+  { name: "Limit", cell: (limit) => limit.name, heading: true },
+  { name: "Allowed", cell: (limit) => formatCount(limit.allowed), numeric: true },
+  { name: "Refused", cell: (limit) => formatCount(limit.refused), numeric: true },
+  {
+    name: "Refused of 10,000",
+    cell: ({ allowed, refused }) => formatCount(share(refused, allowed + refused)),
+    numeric: true,
+    minor: true,
+  },
+  { name: "Keys", cell: (limit) => formatCount(limit.keys), numeric: true },
+];
+
+function share(part: number, whole: number): number {
+  return whole > 0 ? Math.round((part / whole) * 10_000) : 0;
+}
+
+function Limits({ limits }: { limits: Limit[] }) {
+  return (
+    <Section title="Limits" aside="since the gateway started">
+      {limits.length > 0 ? (
+        <DataTable
+          label="Limits"
+          columns={LIMIT_COLUMNS}
+          rows={limits}
+          rowKey={(limit) => limit.name}
+          tone={(limit) => (limit.refused > 0 ? "note" : undefined)}
+        />
+      ) : (
+        <Empty title="No limits are set.">
+          They are declared as <code>[gateway.limits.NAME]</code> in <code>counterfoil.toml</code>.
+        </Empty>
+      )}
+    </Section>
+  );
+}
+
+const BREAKERS: Record<Breaker, readonly [Tone, string]> = {
+  closed: ["good", "closed: gets requests"],
+  "half-open": ["waiting", "half-open: gets one to try"],
+  open: ["alarm", "open: gets none"],
+};
+
+const ENDPOINT_COLUMNS: Column<Endpoint>[] = [
+  { name: "Instance", cell: (endpoint) => endpoint.instance, heading: true },
+  { name: "Address", cell: (endpoint) => endpoint.address },
+  {
+    name: "Breaker",
+    cell: ({ breaker }) => <Mark tone={BREAKERS[breaker][0]}>{BREAKERS[breaker][1]}</Mark>,
+  },
+];
+
+function Services({ services }: { services: Service[] }) {
+  if (services.length === 0) {
+    return (
+      <Section title="Services">
+        <Empty title="The gateway knows no service." command={UP} />
+      </Section>
+    );
+  }
+  return services.map((service) => (
+    <Section
+      key={service.name}
+      title={`Service ${service.name}`}
+      aside={`${formatCount(service.in_flight)} of ${formatCount(service.limit)} in flight`}
+    >
+      <Meter
+        label={`In flight at ${service.name}`}
+        value={service.in_flight}
+        maximum={service.limit}
+      />
+      {service.endpoints.length > 0 ? (
+        <DataTable
+          label={`Instances of ${service.name}`}
+          columns={ENDPOINT_COLUMNS}
+          rows={service.endpoints}
+          rowKey={(endpoint) => endpoint.instance}
+        />
+      ) : (
+        <Empty title="No instance is registered." command={UP} />
+      )}
+    </Section>
+  ));
+}

@@ -1,0 +1,183 @@
+import { useQuery } from "@tanstack/react-query";
+import type { Lag, Overview, Process } from "../api";
+import { type Column, DataTable } from "../components/DataTable";
+import { Empty } from "../components/Empty";
+import { Facts } from "../components/Facts";
+import { Mark, type Tone } from "../components/Mark";
+import { Page, Section } from "../components/Page";
+import { QueryView } from "../components/QueryView";
+import { RateLanes } from "../components/RateLanes";
+import { Way } from "../components/Way";
+import { formatCount, formatDuration, formatMilliseconds } from "../format";
+import { lagQuery, overviewQuery } from "../queries";
+
+const UP = "counterfoil up examples/shop";
+
+export function OverviewPage() {
+  const overview = useQuery(overviewQuery);
+  return (
+    <Page title="Overview">
+      <QueryView query={overview} command={UP}>
+        {(data) => (
+          <>
+            {data.way.length > 0 ? (
+              <Way state={data.state} under_way_seconds={data.under_way_seconds} way={data.way} />
+            ) : (
+              <Empty title="This application declares nothing to match." command={UP}>
+                Tell it with <code>app.matches(Counterfoils(…))</code> which rows, topic, transfers,
+                table and report are stubs of each other; <code>examples/shop</code> does.
+              </Empty>
+            )}
+            <Section title="Rates" aside={`per second, the last ${spanOf(data.history.seconds)}`}>
+              {data.history.seconds.length > 1 ? (
+                <RateLanes history={data.history} />
+              ) : (
+                <Empty title="No rates yet." command={UP} />
+              )}
+            </Section>
+            <Latencies gateway={data.gateway} />
+            <Processes processes={data.processes} />
+          </>
+        )}
+      </QueryView>
+      <LagSection />
+    </Page>
+  );
+}
+
+function spanOf(seconds: readonly number[]): string {
+  return formatDuration((seconds.at(-1) ?? 0) - (seconds[0] ?? 0));
+}
+
+function Latencies({ gateway }: { gateway: Overview["gateway"] }) {
+  return (
+    <Section title="Gateway">
+      {gateway ? (
+        <Facts
+          facts={[
+            ["Requests", formatCount(gateway.requests)],
+            ["Half answered within (p50)", formatMilliseconds(gateway.p50_ms)],
+            ["99 of 100 within (p99)", formatMilliseconds(gateway.p99_ms)],
+          ]}
+        />
+      ) : (
+        <Empty title="The gateway does not answer." command={UP} />
+      )}
+    </Section>
+  );
+}
+
+const PROCESS_TONES: Record<string, Tone> = { ready: "good", stopped: "alarm", failed: "alarm" };
+
+const PROCESS_COLUMNS: Column<Process>[] = [
+  { name: "Process", cell: (process) => process.name, heading: true },
+  { name: "Kind", cell: (process) => process.kind, minor: true },
+  {
+    name: "State",
+    cell: (process) => (
+      <Mark tone={PROCESS_TONES[process.state] ?? "waiting"}>{process.state}</Mark>
+    ),
+  },
+  {
+    name: "For",
+    cell: (process) =>
+      process.since > 0 ? formatDuration(Math.max(Date.now() / 1000 - process.since, 0)) : "–",
+    numeric: true,
+  },
+  { name: "Restarts", cell: (process) => formatCount(process.restarts), numeric: true },
+  { name: "Pid", cell: (process) => process.pid ?? "–", numeric: true, minor: true },
+  { name: "Detail", cell: (process) => process.detail, minor: true },
+];
+
+function Processes({ processes }: { processes: Process[] }) {
+  const ready = processes.filter((process) => process.state === "ready").length;
+  return (
+    <Section
+      title="Processes"
+      {...(processes.length > 0 ? { aside: `${ready} of ${processes.length} ready` } : {})}
+    >
+      {processes.length > 0 ? (
+        <DataTable
+          label="Processes"
+          columns={PROCESS_COLUMNS}
+          rows={processes}
+          rowKey={(process) => process.name}
+          tone={(process) => (process.state === "ready" ? undefined : "note")}
+        />
+      ) : (
+        <Empty title="Nothing runs." command={UP} />
+      )}
+    </Section>
+  );
+}
+
+interface GroupLag {
+  group: string;
+  topic: string;
+  lag: number;
+  end: number;
+  partitions: Lag[];
+}
+
+function byGroup(lags: readonly Lag[]): GroupLag[] {
+  const groups = new Map<string, GroupLag>();
+  for (const each of lags) {
+    const key = `${each.group}\n${each.topic}`;
+    const found = groups.get(key) ?? {
+      group: each.group,
+      topic: each.topic,
+      lag: 0,
+      end: 0,
+      partitions: [],
+    };
+    found.lag += each.lag;
+    found.end += each.end;
+    found.partitions.push(each);
+    groups.set(key, found);
+  }
+  return [...groups.values()].sort(
+    (a, b) => compare(a.group, b.group) || compare(a.topic, b.topic),
+  );
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+const LAG_COLUMNS: Column<GroupLag>[] = [
+  { name: "Group", cell: (row) => row.group, heading: true },
+  { name: "Topic", cell: (row) => row.topic },
+  { name: "Behind", cell: (row) => formatCount(row.lag), numeric: true },
+  { name: "Events", cell: (row) => formatCount(row.end), numeric: true },
+  {
+    name: "Behind by partition",
+    cell: (row) =>
+      row.partitions
+        .toSorted((a, b) => a.partition - b.partition)
+        .map((each) => formatCount(each.lag))
+        .join(" · "),
+    minor: true,
+  },
+];
+
+function LagSection() {
+  const lag = useQuery(lagQuery);
+  return (
+    <Section title="Consumers" aside="how far each is behind the end of its topic">
+      <QueryView query={lag} command="counterfoil events lag examples/shop">
+        {(rows) =>
+          rows.length > 0 ? (
+            <DataTable
+              label="Consumers"
+              columns={LAG_COLUMNS}
+              rows={byGroup(rows)}
+              rowKey={(row) => `${row.group} ${row.topic}`}
+            />
+          ) : (
+            <Empty title="No consumer has committed yet." command={UP} />
+          )
+        }
+      </QueryView>
+    </Section>
+  );
+}

@@ -1,0 +1,144 @@
+import { useQuery } from "@tanstack/react-query";
+import { useMemo } from "react";
+import { type Report, type Section as ReportSection, reportFile } from "../api";
+import { Empty } from "../components/Empty";
+import { Facts } from "../components/Facts";
+import { Page, Section } from "../components/Page";
+import { QueryView } from "../components/QueryView";
+import { SectionTable } from "../components/SectionTable";
+import { TimeChart } from "../components/TimeChart";
+import { formatCount, formatInstant, formatMoney } from "../format";
+import { reportQuery } from "../queries";
+import { correctedDays, type DaySeries, daySeries, total } from "../report";
+
+const CHART_HEIGHT = 170;
+
+export function ReportPage({ name }: { name: string }) {
+  const report = useQuery(reportQuery(name));
+  return (
+    <Page title={report.data?.title || name}>
+      <QueryView query={report} command="counterfoil up examples/shop">
+        {(data) => <Published report={data} />}
+      </QueryView>
+    </Page>
+  );
+}
+
+function Published({ report }: { report: Report }) {
+  return (
+    <>
+      <Facts
+        facts={[
+          ["Version of the table", formatCount(report.version)],
+          ["Published", `${formatInstant(report.published_us)} UTC`],
+          [
+            "As a page",
+            <a key="page" href={reportFile(report.name, "index.html")}>
+              {report.name}/index.html
+            </a>,
+          ],
+        ]}
+      />
+      {report.sections.length === 0 && (
+        <Empty title="This report has no rows yet." command="counterfoil up examples/shop" />
+      )}
+      {report.sections.map((section) => (
+        <PublishedSection key={section.name} report={report} section={section} />
+      ))}
+      <Corrections report={report} />
+    </>
+  );
+}
+
+function Corrections({ report }: { report: Report }) {
+  const days = correctedDays(report);
+  if (days.length === 0) return null;
+  return (
+    <Section title="Corrected days" aside="published again; dashed in the charts">
+      <dl className="corrections">
+        {days.map(([day, reason]) => (
+          <div key={day}>
+            <dt>{day}</dt>
+            <dd>{reason}</dd>
+          </div>
+        ))}
+      </dl>
+    </Section>
+  );
+}
+
+function PublishedSection({ report, section }: { report: Report; section: ReportSection }) {
+  const file = `${section.name}.csv`;
+  const table = (
+    <SectionTable
+      label={`Rows of ${section.name}`}
+      section={section}
+      amounts={report.amounts}
+      corrected={report.corrected}
+    />
+  );
+  return (
+    <Section
+      title={section.name}
+      aside={
+        <a href={reportFile(report.name, file)} download={`${report.name}-${file}`}>
+          {file}
+        </a>
+      }
+    >
+      {section.one_a_day && section.rows.length > 1 ? (
+        <>
+          <Charts report={report} section={section} />
+          <details>
+            <summary>The same as a table</summary>
+            {table}
+          </details>
+        </>
+      ) : (
+        table
+      )}
+    </Section>
+  );
+}
+
+function Charts({ report, section }: { report: Report; section: ReportSection }) {
+  const series = useMemo(() => daySeries(section, report.amounts), [section, report.amounts]);
+  const marks = useMemo(() => Object.keys(report.corrected).map(startOfDay), [report.corrected]);
+  return (
+    <div className="charts">
+      {series.map((each) => (
+        <TimeChart
+          key={each.name}
+          label={each.name}
+          times={each.times}
+          values={each.values}
+          height={CHART_HEIGHT}
+          formatValue={(value) => formatValue(each, value)}
+          formatTime={dayAt}
+          summary={summaryOf(each)}
+          marks={marks}
+          sync={`days of ${section.name}`}
+        />
+      ))}
+    </div>
+  );
+}
+
+function startOfDay(day: string): number {
+  return Date.parse(`${day}T00:00:00Z`) / 1000;
+}
+
+function dayAt(seconds: number): string {
+  return new Date(seconds * 1000).toISOString().slice(0, 10);
+}
+
+function formatValue({ isMoney }: DaySeries, value: number | bigint): string {
+  if (typeof value === "number" && !Number.isInteger(value)) return String(value);
+  return isMoney ? formatMoney(value) : formatCount(value);
+}
+
+function summaryOf(series: DaySeries): string {
+  const largest = series.values.reduce((a, b) => Math.max(a, b), 0);
+  const best = series.days[series.values.indexOf(largest)] ?? "";
+  return `${formatValue(series, total(series.values))} in ${formatCount(series.days.length)} days, at most ${formatValue(series, largest)} on ${best}`;
+}

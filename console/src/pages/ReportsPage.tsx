@@ -1,0 +1,50 @@
+import { useQuery } from "@tanstack/react-query";
+import type { ReportSummary } from "../api";
+import { type Column, DataTable } from "../components/DataTable";
+import { Empty } from "../components/Empty";
+import { Page } from "../components/Page";
+import { QueryView } from "../components/QueryView";
+import { formatCount, formatInstant } from "../format";
+import { reportsQuery } from "../queries";
+import { Link } from "../router";
+
+const COLUMNS: Column<ReportSummary>[] = [
+  {
+    name: "Report",
+    cell: (report) => (
+      <Link to={`/reports-view/${encodeURIComponent(report.name)}`}>
+        {report.title || report.name}
+      </Link>
+    ),
+    heading: true,
+  },
+  { name: "Days", cell: (report) => formatCount(report.days), numeric: true },
+  { name: "Version", cell: (report) => formatCount(report.version), numeric: true },
+  { name: "Published (UTC)", cell: (report) => formatInstant(report.published_us), numeric: true },
+  { name: "Sections", cell: (report) => report.sections.join(", "), minor: true },
+];
+
+export function ReportsPage() {
+  const reports = useQuery(reportsQuery);
+  return (
+    <Page title="Reports" lead="What was published, from the newest version of its table.">
+      <QueryView query={reports} command="counterfoil up examples/shop">
+        {(rows) =>
+          rows.length > 0 ? (
+            <DataTable
+              label="Reports"
+              columns={COLUMNS}
+              rows={rows}
+              rowKey={(report) => report.name}
+            />
+          ) : (
+            <Empty title="Nothing was published yet." command="counterfoil up examples/shop">
+              A report is published soon after its table has rows. To send some:{" "}
+              <code>counterfoil prove examples/shop --state examples/shop/.counterfoil-proof</code>
+            </Empty>
+          )
+        }
+      </QueryView>
+    </Page>
+  );
+}

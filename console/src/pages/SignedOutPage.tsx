@@ -1,0 +1,20 @@
+import { Empty } from "../components/Empty";
+import { Page } from "../components/Page";
+
+export function SignedOutPage({ refused }: { refused: boolean }) {
+  return (
+    <Page title="No session">
+      <Empty
+        title={
+          refused
+            ? "The key in this address is not the one of this run."
+            : "This browser has no session."
+        }
+        command="counterfoil up examples/shop"
+      >
+        Open the address that this command printed; it ends in <code>#key=…</code> and is good for
+        one run of the application.
+      </Empty>
+    </Page>
+  );
+}

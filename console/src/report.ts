@@ -1,0 +1,63 @@
+import type { Cell, Report, Section } from "./api";
+import { formatCount, formatMoney } from "./format";
+
+/** A column of integers of a section with one row a day, ready to be drawn. */
+export interface DaySeries {
+  name: string;
+  days: string[];
+  /** Seconds since 1970 of the start of each day, UTC. */
+  times: number[];
+  values: number[];
+  isMoney: boolean;
+}
+
+export function daySeries(section: Section, amounts: readonly string[]): DaySeries[] {
+  const days = section.rows.map((row) => String(row[0]));
+  const times = days.map((day) => Date.parse(`${day}T00:00:00Z`) / 1000);
+  return section.columns.flatMap((name, index) => {
+    if (index === 0 || !isNumeric(section, index)) return [];
+    const values = section.rows.map((row) => Number(row[index]));
+    return [{ name, days, times, values, isMoney: amounts.includes(name) }];
+  });
+}
+
+export function isNumeric(section: Section, column: number): boolean {
+  return section.rows.length > 0 && section.rows.every((row) => typeof row[column] === "number");
+}
+
+/** The sum of integers, exact whatever its size. */
+export function total(values: readonly number[]): bigint {
+  return values.reduce((sum, value) => sum + BigInt(Math.round(value)), 0n);
+}
+
+export function formatCell(cell: Cell | undefined, isMoney: boolean): string {
+  if (cell === null || cell === undefined) return "–";
+  if (typeof cell === "string") return cell;
+  if (!Number.isInteger(cell)) return String(cell);
+  return isMoney ? formatMoney(cell) : formatCount(cell);
+}
+
+/** Corrected days that the report still shows, newest first. */
+export function correctedDays(report: Report): [day: string, reason: string][] {
+  return Object.entries(report.corrected).sort(([a], [b]) => (a < b ? 1 : -1));
+}
+
+export interface Order {
+  column: number;
+  direction: "ascending" | "descending";
+}
+
+/** Rows in an order; rows that are equal in it go by day, the newest first. */
+export function sortRows(rows: readonly Cell[][], { column, direction }: Order): Cell[][] {
+  const sign = direction === "ascending" ? 1 : -1;
+  return rows.toSorted(
+    (a, b) => sign * compareCells(a[column], b[column]) || compareCells(b[0], a[0]),
+  );
+}
+
+function compareCells(a: Cell | undefined, b: Cell | undefined): number {
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  const left = String(a ?? "");
+  const right = String(b ?? "");
+  return left < right ? -1 : left > right ? 1 : 0;
+}

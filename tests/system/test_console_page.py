@@ -1,0 +1,60 @@
+"""The page itself, in a real browser, on a running shop."""
+
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from conftest import RunningShop
+from playwright.sync_api import Page, expect, sync_playwright
+from test_console import pay
+
+
+@pytest.fixture(scope="module")
+def page(shop: RunningShop) -> Iterator[Page]:
+    executable = shutil.which("chromium")
+    assert executable, "chromium is missing: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        found = browser.new_page()
+        errors: list[str] = []
+        found.on("pageerror", lambda error: errors.append(str(error)))
+        found.goto(f"{shop.console}/#key={shop.key}")
+        yield found
+        browser.close()
+        assert errors == []
+
+
+def test_the_key_leaves_the_address_and_the_line_holds(shop: RunningShop, page: Page) -> None:
+    pay(shop, "page-1")
+    page.goto(f"{shop.console}/")
+    expect(page).to_have_url(f"{shop.console}/")
+    for step in ("accepted", "posted", "stored", "reported"):
+        expect(page.get_by_text(re.compile(step, re.IGNORECASE)).first).to_be_visible()
+    expect(page.get_by_text("payments-1").first).to_be_visible()
+
+
+def test_one_payment_is_followed(shop: RunningShop, page: Page) -> None:
+    paid = pay(shop, "page-2")
+    page.goto(f"{shop.console}/trace/{paid['id']}")
+    for station in ("request", "outbox", "ledger", "lake", "report"):
+        expect(page.get_by_text(re.compile(station, re.IGNORECASE)).first).to_be_visible()
+    expect(page.get_by_text(re.compile("totals.csv")).first).to_be_visible(timeout=30_000)
+
+
+@pytest.mark.parametrize(
+    "path", ["dead-letters", "reports", "reports-view/daily", "limits", "coordination", "proof"]
+)
+def test_every_view_has_an_address(shop: RunningShop, page: Page, path: str) -> None:
+    page.goto(f"{shop.console}/{path}")
+    expect(page.get_by_role("main")).to_be_visible()
+    expect(page.get_by_role("heading").first).to_be_visible()
+
+
+def test_a_stranger_is_told_where_the_key_is(shop: RunningShop, page: Page) -> None:
+    browser = page.context.browser
+    assert browser is not None
+    stranger = browser.new_context().new_page()
+    stranger.goto(f"{shop.console}/")
+    expect(stranger.get_by_text(re.compile("counterfoil up")).first).to_be_visible()
+    stranger.close()
