@@ -115,7 +115,7 @@ function Timeline({ trace }: { trace: Trace }) {
 function StationItem({ station, start }: { station: Station; start: number | null }) {
   const passed = station.passes.length > 0;
   return (
-    <li data-passed={passed}>
+    <li className="station" data-passed={passed}>
       <h2>
         {station.name} <span className="station-words">{STATION_WORDS[station.name]}</span>
       </h2>

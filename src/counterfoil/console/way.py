@@ -21,9 +21,9 @@ HISTORY: Final = 300
 """Points of the chart, about one a second."""
 STUCK_SECONDS: Final = 30.0
 """Without any progress for this long, what is missing counts as lost, not as under way."""
-SHARE: Final = 20
-"""Between two looks the console rests this many times longer than the look took: at most a
-twentieth of a core, however large the tables are."""
+REST: Final = 4
+"""Between two looks the console rests this many times longer than the look took, and never less
+than a second: at most a fifth of a core, however large the tables are."""
 
 State = Literal["equal", "under way", "broken"]
 
@@ -58,7 +58,7 @@ class Way:
         self._counterfoils = counterfoils
         self._state = state
         self._lake = Lake(state.lake)
-        self._stored: tuple[int, Sum] = (-1, Sum(0, 0))
+        self._files: dict[str, tuple[int, int]] = {}
         self._points: deque[Point] = deque(maxlen=HISTORY)
         self._moved = time.monotonic()
         self._equal = time.monotonic()
@@ -104,7 +104,7 @@ class Way:
             if judge(sums, 0) == "equal":
                 self._equal = now
             self._points.append(Point(now, sums))
-            time.sleep(max(1.0, SHARE * (now - started)))
+            time.sleep(max(1.0, REST * (now - started)))
 
     def _sums(self) -> tuple[Sum, ...]:
         """From the last step to the first; see `judge`."""
@@ -118,14 +118,11 @@ class Way:
         return tuple(reversed(found))
 
     def _in_lake(self) -> Sum:
-        version, known = self._stored
-        newest, count, amount = self._lake.sum(
-            self._counterfoils.stored, self._counterfoils.amount, unless=version
+        self._files = self._lake.sums_by_file(
+            self._counterfoils.stored, self._counterfoils.amount, self._files
         )
-        if newest != version:
-            known = Sum(count, amount)
-            self._stored = (newest, known)
-        return known
+        sums = self._files.values()
+        return Sum(sum(count for count, _ in sums), sum(amount for _, amount in sums))
 
     def _in_ledger(self) -> Sum:
         if not self._state.log.exists():

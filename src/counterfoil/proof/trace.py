@@ -9,6 +9,7 @@ from counterfoil.application import Application, Counterfoils, StateFolder
 from counterfoil.events import EmbeddedLog
 from counterfoil.proof.reconcile import read_only, report_days
 from counterfoil.reports import Lake
+from counterfoil.reports.runner import DOCUMENT
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -125,7 +126,7 @@ def _after(
     event = counterfoils.topic.decode(record.value)
     day = str(getattr(event, counterfoils.stored.day))
     line = report_days(counterfoils, state).get(day)
-    if line is not None:
+    if line is not None and _published(counterfoils, state) >= found.version:
         path = state.reports / counterfoils.report.name / f"{counterfoils.section}.csv"
         steps.append(
             Step(
@@ -136,6 +137,12 @@ def _after(
             )
         )
     return steps
+
+
+def _published(counterfoils: Counterfoils, state: StateFolder) -> int:
+    """The version of the table that the published report was computed from."""
+    document = json.loads((state.reports / counterfoils.report.name / DOCUMENT).read_text())
+    return document["version"]
 
 
 def _time(microseconds: int) -> str:

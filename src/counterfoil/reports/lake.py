@@ -39,23 +39,25 @@ class Lake:
             return None
         return deltalake.DeltaTable(str(path))
 
-    def sum(self, table: Table[Any], column: str, *, unless: int) -> tuple[int, int, int]:
-        """Newest version, number of rows and sum of `column`; zeros if the version is `unless`."""
+    def sums_by_file(
+        self, table: Table[Any], column: str, known: Mapping[str, tuple[int, int]]
+    ) -> dict[str, tuple[int, int]]:
+        """Rows and sum of `column` of each file of the newest version; `known` ones aren't read."""
         import duckdb  # noqa: PLC0415 - heavy
 
         delta = self.open(table)
-        if delta is None:
-            return -1, 0, 0
-        version, files = delta.version(), delta.file_uris()
-        if version == unless or not files:
-            return version, 0, 0
-        with duckdb.connect() as connection:
-            row = connection.execute(
-                f"SELECT count(*), coalesce(sum({column}), 0)::BIGINT FROM read_parquet(?)",  # noqa: S608
-                [files],
-            ).fetchone()
-        assert row is not None, "an aggregate always has a row"
-        return version, row[0], row[1]
+        files = [] if delta is None else delta.file_uris()
+        found = {file: known[file] for file in files if file in known}
+        if new := [file for file in files if file not in known]:
+            with duckdb.connect() as connection:
+                connection.execute("SET threads = 1")
+                rows = connection.execute(
+                    f"SELECT filename, count(*), sum({column})::BIGINT "  # noqa: S608
+                    "FROM read_parquet(?, filename = true) GROUP BY filename",
+                    [new],
+                ).fetchall()
+            found |= {file: (count, amount) for file, count, amount in rows}
+        return found
 
     def find(self, table: Table[Any], column: str, value: int) -> Found | None:
         """The file and the commit of the row where `column` is `value`."""
