@@ -210,12 +210,14 @@ def main(
         Let all proxies write a JSON line for each request: nginx and Envoy through their buffers,
         ours unbuffered, as is its promise.
     """
-    for line in (missing := proxies.missing_programs()):
-        console.print(line, markup=False)
-    if missing or (os.cpu_count() or 1) < 2:
-        console.print("" if missing else "two cores are needed: one for proxies, one for load")
+    lacking = proxies.missing_programs()
+    if (os.cpu_count() or 1) < 2:
+        lacking.append("two cores are needed: one for the proxies, one for the load")
+    if lacking:
+        console.print(*lacking, sep="\n", markup=False, soft_wrap=True)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does, end what was started
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     os.sched_setaffinity(0, {proxies.LOAD_CORE})
     conditions: dict[str, Any] = {
         "versions": versions(),

@@ -124,7 +124,10 @@ def test_a_dead_letter_is_shown_and_replayed_once(
     assert letter["value"] == "{poison"
     assert "DecodeError" in letter["error"]
     assert console.post(f"/api/dead-letters/{letter['id']}/replay").status_code == 204
-    again = console.post(f"/api/dead-letters/{letter['id']}/replay")
+    path = f"/api/dead-letters/{letter['id']}/replay"
+    elsewhere = {"origin": "http://127.0.0.1:1"}
+    assert console.post(path, headers=elsewhere).status_code == 403
+    again = console.post(path, headers={"origin": shop.console})
     assert again.status_code == 409
     assert again.headers["content-type"] == "application/problem+json"
     # It can't be read the second time either: it is buried again, and nothing was posted.

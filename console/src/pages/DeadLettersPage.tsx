@@ -58,9 +58,12 @@ function Letters({ letters, isOfPipeline, pipeline, selected }: LettersProps) {
   const list = useRef<HTMLDivElement>(null);
   const detail = useRef<HTMLDivElement>(null);
   const pipelines = usePipelines(letters, pipeline);
+  const shown = useRef(selected);
   useEffect(() => {
-    // Where there is room for one of the two, the other takes its focus with it when it goes.
-    if (isHidden(document.activeElement)) (selected ? detail : list).current?.focus();
+    if (shown.current === selected) return;
+    shown.current = selected;
+    // Where there is room for one of the two, the other takes the focus with it when it goes.
+    if (isLost(document.activeElement)) (selected ? detail : list).current?.focus();
   }, [selected]);
   return (
     <div className="letters" data-selected={selected !== ""}>
@@ -94,10 +97,9 @@ function Letters({ letters, isOfPipeline, pipeline, selected }: LettersProps) {
   );
 }
 
-function isHidden(element: Element | null): boolean {
-  return (
-    element instanceof HTMLElement && element !== document.body && element.offsetParent === null
-  );
+/** Whether the focus is on nothing, or on what can no longer be seen. */
+function isLost(focused: Element | null): boolean {
+  return !(focused instanceof HTMLElement) || focused.offsetParent === null;
 }
 
 /** The pipelines of all letters seen so far: a filter must not take away its own choices. */

@@ -99,7 +99,7 @@ const BREAKERS: Record<Breaker, readonly [Tone, string]> = {
 
 const ENDPOINT_COLUMNS: Column<Endpoint>[] = [
   { name: "Instance", cell: (endpoint) => endpoint.instance, heading: true },
-  { name: "Address", cell: (endpoint) => endpoint.address },
+  { name: "Address", cell: (endpoint) => endpoint.address, minor: true },
   {
     name: "Breaker",
     cell: ({ breaker }) => <Mark tone={BREAKERS[breaker][0]}>{BREAKERS[breaker][1]}</Mark>,

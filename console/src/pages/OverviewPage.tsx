@@ -1,5 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
-import type { Lag, Overview, Process } from "../api";
+import type { History, Lag, Overview, Process } from "../api";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { Facts } from "../components/Facts";
@@ -28,13 +28,7 @@ export function OverviewPage() {
                 table and report are stubs of each other; <code>examples/shop</code> does.
               </Empty>
             )}
-            <Section title="Rates" aside={`per second, the last ${spanOf(data.history.seconds)}`}>
-              {data.history.seconds.length > 1 ? (
-                <RateLanes history={data.history} />
-              ) : (
-                <Empty title="No rates yet." command={UP} />
-              )}
-            </Section>
+            <Rates history={data.history} />
             <Latencies gateway={data.gateway} />
             <Processes processes={data.processes} />
           </>
@@ -45,8 +39,21 @@ export function OverviewPage() {
   );
 }
 
-function spanOf(seconds: readonly number[]): string {
-  return formatDuration((seconds.at(-1) ?? 0) - (seconds[0] ?? 0));
+function Rates({ history }: { history: History }) {
+  const first = history.seconds[0];
+  const last = history.seconds.at(-1);
+  if (first === undefined || last === undefined || first === last) {
+    return (
+      <Section title="Rates">
+        <Empty title="No rates yet." command={UP} />
+      </Section>
+    );
+  }
+  return (
+    <Section title="Rates" aside={`per second, the last ${formatDuration(last - first + 1)}`}>
+      <RateLanes history={history} />
+    </Section>
+  );
 }
 
 function Latencies({ gateway }: { gateway: Overview["gateway"] }) {

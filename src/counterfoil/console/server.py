@@ -2,7 +2,8 @@
 
 Whoever opens the address that `counterfoil up` prints brings the operators' key in its fragment,
 which no log and no server ever sees; the page changes it for a cookie that scripts can't read and
-that other sites can't send (`SameSite=Strict`).
+that other sites can't send (`SameSite=Strict`). Another port of this host counts as the same site,
+so an action must come from this very origin as well.
 """
 
 import asyncio
@@ -97,6 +98,10 @@ class Console:
                 return problem(
                     HTTPStatus.UNAUTHORIZED, "open the address that `counterfoil up` printed"
                 )
+            origin = request.headers.get("origin")
+            ours = f"{request.url.scheme}://{request.headers.get('host', '')}"
+            if request.method != "GET" and origin not in (None, ours):
+                return problem(HTTPStatus.FORBIDDEN, "this request comes from another page")
             try:
                 found = await answer(request)
             except NoSuchDeadLetter as error:
