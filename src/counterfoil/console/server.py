@@ -93,15 +93,8 @@ class Console:
         """Only for who has a session; what is not a response yet becomes JSON."""
 
         async def guarded(request: Request) -> Response:
-            given = request.cookies.get(COOKIE, "")
-            if not hmac.compare_digest(given.encode(), self._cookie.encode()):
-                return problem(
-                    HTTPStatus.UNAUTHORIZED, "open the address that `counterfoil up` printed"
-                )
-            origin = request.headers.get("origin")
-            ours = f"{request.url.scheme}://{request.headers.get('host', '')}"
-            if request.method != "GET" and origin not in (None, ours):
-                return problem(HTTPStatus.FORBIDDEN, "this request comes from another page")
+            if (refused := self._refused(request)) is not None:
+                return refused
             try:
                 found = await answer(request)
             except NoSuchDeadLetter as error:
@@ -119,6 +112,18 @@ class Console:
             )
 
         return guarded
+
+    def _refused(self, request: Request) -> Response | None:
+        given = request.cookies.get(COOKIE, "")
+        if not hmac.compare_digest(given.encode(), self._cookie.encode()):
+            return problem(
+                HTTPStatus.UNAUTHORIZED, "open the address that `counterfoil up` printed"
+            )
+        origin = request.headers.get("origin")
+        ours = f"{request.url.scheme}://{request.headers.get('host', '')}"
+        if request.method != "GET" and origin not in (None, ours):
+            return problem(HTTPStatus.FORBIDDEN, "this request comes from another page")
+        return None
 
     async def session(self, request: Request) -> Response:
         """Change the operators' key for a cookie."""
