@@ -1,6 +1,10 @@
 """Whatever is wrong with a request: a problem document of the right status, nothing written."""
 
+import socket
 import sqlite3
+import ssl
+import time
+from http.client import HTTPResponse
 
 import httpx2
 import pytest
@@ -118,6 +122,42 @@ def test_without_a_good_token_nothing_goes_through(shop: RunningShop) -> None:
             assert is_problem(answer, 401), value
             assert answer.headers["www-authenticate"].startswith("Bearer")
     assert rows(shop) == before
+
+
+def test_a_refused_connection_serves_the_next_request_though_the_body_came_late(
+    shop: RunningShop,
+) -> None:
+    body = b"x" * 100
+    head = f"POST /nowhere HTTP/1.1\r\nhost: shop\r\ncontent-length: {len(body)}\r\n\r\n"
+    trust = ssl.create_default_context(cafile=str(shop.state.tls / "ca.pem"))
+    host, _, port = shop.gateway.removeprefix("https://").partition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as raw,
+        trust.wrap_socket(raw, server_hostname=host) as connection,
+    ):
+        for _ in range(3):
+            connection.sendall(head.encode())
+            time.sleep(0.05)  # the body in a packet of its own, after the refusal is made
+            connection.sendall(body)
+            answer = HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 404
+            assert answer.getheader("connection") is None
+            answer.read()
+
+
+def test_a_refused_body_that_never_comes_ends_its_connection_openly(shop: RunningShop) -> None:
+    trust = ssl.create_default_context(cafile=str(shop.state.tls / "ca.pem"))
+    host, _, port = shop.gateway.removeprefix("https://").partition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as raw,
+        trust.wrap_socket(raw, server_hostname=host) as connection,
+    ):
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: shop\r\ncontent-length: 9\r\n\r\n")
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 404
+        assert answer.getheader("connection") == "close"
 
 
 def test_unknown_routes_and_methods(shop: RunningShop) -> None:

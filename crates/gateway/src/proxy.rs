@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use counterfoil_policy::gcra::Decision;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use crate::access_log::Stub;
 use crate::config::LimitKey;
@@ -27,6 +28,8 @@ const LOGGED_LIMIT: usize = 256;
 /// The longest pause between two attempts.
 const PAUSE_LIMIT: Duration = Duration::from_millis(200);
 
+const DRAIN_LIMIT: usize = 64 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Headers that belong to one connection (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
     "connection",
@@ -53,13 +56,15 @@ pub async fn serve(shared: Arc<Shared>, client: IpAddr, request: Request<Incomin
     let _in_flight = shared.enter();
     let started = Instant::now();
     let time_us = now_us();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let idempotency_key = header(request.headers(), "idempotency-key").to_owned();
-    let mut seen = Seen { request_id: request_id(request.headers(), time_us), ..Seen::default() };
+    let (parts, mut body) = request.into_parts();
+    let version = parts.version;
+    let method = parts.method.clone();
+    let path = parts.uri.path().to_owned();
+    let idempotency_key = header(&parts.headers, "idempotency-key").to_owned();
+    let mut seen = Seen { request_id: request_id(&parts.headers, time_us), ..Seen::default() };
     let route = find(&shared, &method, &path);
     let answer = match &route {
-        Ok(route) => pass_on(&shared, route, client, request, &mut seen).await,
+        Ok(route) => pass_on(&shared, route, client, parts, &mut body, &mut seen).await,
         Err(missed) => {
             let status =
                 if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
@@ -68,6 +73,10 @@ pub async fn serve(shared: Arc<Shared>, client: IpAddr, request: Request<Incomin
         }
     };
     let mut response = answer.unwrap_or_else(Problem::into_response);
+    if !body.is_end_stream() && !drained(&mut body).await && version < Version::HTTP_2 {
+        // What is still on its way would be taken for the next request, so this one is the last.
+        response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+    }
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     if let Ok(route) = route {
         count(route, response.status(), duration_us);
@@ -101,6 +110,13 @@ pub async fn serve(shared: Arc<Shared>, client: IpAddr, request: Request<Incomin
     response
 }
 
+/// Read what is left of a refused request, so that its connection can serve the next one. Whether
+/// all of it came: a client that sends much, or slowly, is not waited for.
+async fn drained(body: &mut Incoming) -> bool {
+    let rest = Limited::new(body, DRAIN_LIMIT).collect();
+    matches!(tokio::time::timeout(DRAIN_TIMEOUT, rest).await, Ok(Ok(_)))
+}
+
 /// The route of a request, or the methods that its path has (none if there is no such path).
 fn find<'a>(shared: &'a Shared, method: &Method, path: &str) -> Result<&'a Route, Vec<&'a str>> {
     let mut methods = Vec::new();
@@ -123,7 +139,8 @@ async fn pass_on(
     shared: &Shared,
     route: &Route,
     client: IpAddr,
-    request: Request<Incoming>,
+    mut parts: Parts,
+    body: &mut Incoming,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     if shared.draining.load(Ordering::Relaxed) {
@@ -132,7 +149,7 @@ async fn pass_on(
         );
     }
     if route.config.identity {
-        seen.bearer = Some(identify(shared, request.headers())?);
+        seen.bearer = Some(identify(shared, &parts.headers)?);
     }
     limit(shared, route, client, seen.bearer.as_deref())?;
     let upstream = &route.upstream;
@@ -140,7 +157,6 @@ async fn pass_on(
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
             .retry_after(1)
     })?;
-    let (mut parts, body) = request.into_parts();
     let repeatable = parts.method.is_idempotent() || parts.headers.contains_key("idempotency-key");
     let body = Limited::new(body, shared.config.request_body_limit)
         .collect()
