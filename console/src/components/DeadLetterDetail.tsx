@@ -119,7 +119,8 @@ function Replay({ letter }: { letter: DeadLetter }) {
 
 function whyNot(letter: DeadLetter, readOnly: boolean | undefined): string {
   if (letter.replayed_us !== null) return `Replayed at ${formatInstant(letter.replayed_us)} UTC.`;
-  if (readOnly) return "This console is read-only: it was started with --read-only.";
+  if (readOnly)
+    return "This console is read-only: read_only is set in [console] of counterfoil.toml.";
   if (readOnly === undefined) return "Whether this console may do that is not known yet.";
   return "";
 }

@@ -7,13 +7,12 @@ export function SignedOutPage({ refused }: { refused: boolean }) {
       <Empty
         title={
           refused
-            ? "The key in this address is not the one of this run."
+            ? "The key in this address is not this application's."
             : "This browser has no session."
         }
         command="counterfoil up examples/shop"
       >
-        Open the address that this command printed; it ends in <code>#key=…</code> and is good for
-        one run of the application.
+        Open the address that this command printed; it ends in <code>#key=…</code>.
       </Empty>
     </Page>
   );

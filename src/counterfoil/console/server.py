@@ -23,7 +23,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from counterfoil.application.web import problem
-from counterfoil.console.way import Way
+from counterfoil.console.way import NOTHING, Way
 from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import DeadLetters, EmbeddedLog, NoSuchDeadLetter
@@ -144,17 +144,12 @@ class Console:
             gateway = await self.gateway(_)
         except OSError:
             gateway = None
-        way: dict[str, object] = (
-            {"state": "equal", "under_way_seconds": 0, "way": [], "history": {}}
-            if self._way is None
-            else self._way.document()
-        )
         return {
             "application": self._host.application.name,
             "read_only": self._read_only,
             "gateway": gateway,
             "processes": run["processes"],
-            **way,
+            **(NOTHING if self._way is None else self._way.document()),
         }
 
     async def trace(self, request: Request) -> object:

@@ -11,7 +11,6 @@ import msgspec
 import structlog
 
 from counterfoil.application import Counterfoils, StateFolder
-from counterfoil.errors import CounterfoilError
 from counterfoil.events import EmbeddedLog
 from counterfoil.proof.reconcile import Sum, read_only, report_days
 from counterfoil.reports import Lake
@@ -68,7 +67,7 @@ class Way:
         """State, sums and rates as the page shows them."""
         points = list(self._points)
         if not points:
-            return {"state": "equal", "under_way_seconds": 0, "way": [], "history": history([], 0)}
+            return NOTHING
         now, last = time.monotonic(), points[-1]
         state = judge(last.sums, now - self._moved)
         earlier = points[max(len(points) - 4, 0)]
@@ -94,8 +93,9 @@ class Way:
             started = time.monotonic()
             try:
                 sums = self._sums()
-            except (OSError, ValueError, CounterfoilError) as error:
-                structlog.get_logger().warning("look_failed", error=str(error))
+            except Exception as error:
+                # Any store may be away, locked or not made yet; the next look may find it.
+                structlog.get_logger().warning("look_failed", error=repr(error))
                 time.sleep(1.0)
                 continue
             now = time.monotonic()
@@ -165,3 +165,12 @@ def history(points: Sequence[Point], wall_offset: float) -> dict[str, list[float
         for step, old, new in zip(STEPS, before.sums, after.sums, strict=True):
             found[step].append(round((new.count - old.count) / elapsed, 1))
     return found
+
+
+NOTHING: Final[dict[str, object]] = {
+    "state": "equal",
+    "under_way_seconds": 0,
+    "way": [],
+    "history": history([], 0),
+}
+"""The document before the first look, and of an application that declares nothing to match."""
