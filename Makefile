@@ -37,6 +37,7 @@ check: setup
 	$(BIN)/pyright
 	cargo fmt --check
 	cargo clippy --quiet --workspace -- -D warnings
+	cd console && npm run --silent lint
 
 # A browser is the one thing that tests need and no package registry has.
 browser:
@@ -45,7 +46,7 @@ browser:
 		|| { echo "chromium is missing: apt-get install chromium"; exit 1; }
 
 test: setup check browser
-	cd console && npm run --silent lint && npm run --silent test
+	cd console && npm run --silent test
 	cargo test --quiet --workspace --exclude counterfoil-python
 	$(BIN)/pytest
 

@@ -13,12 +13,17 @@ export interface DaySeries {
 
 export function daySeries(section: Section, amounts: readonly string[]): DaySeries[] {
   const days = section.rows.map((row) => String(row[0]));
-  const times = days.map((day) => Date.parse(`${day}T00:00:00Z`) / 1000);
+  const times = days.map(startOfDay);
   return section.columns.flatMap((name, index) => {
     if (index === 0 || !isNumeric(section, index)) return [];
     const values = section.rows.map((row) => Number(row[index]));
     return [{ name, days, times, values, isMoney: amounts.includes(name) }];
   });
+}
+
+/** Seconds since 1970, UTC. */
+export function startOfDay(day: string): number {
+  return Date.parse(`${day}T00:00:00Z`) / 1000;
 }
 
 export function isNumeric(section: Section, column: number): boolean {

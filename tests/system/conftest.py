@@ -1,13 +1,16 @@
 """The reference shop, running whole on free ports."""
 
 import signal
+import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -17,6 +20,15 @@ from counterfoil.application import StateFolder
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 COUNTERFOIL = str(Path(sys.executable).with_name("counterfoil"))
+
+
+PURCHASE = {
+    "customer": "page",
+    "purchased_on": "1997-03-01",
+    "amount": 1999,
+    "currency": "USD",
+    "discs": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,32 @@ class RunningShop:
         command += ["--state", str(self.state.root)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
+    def pay(self, key: str, **change: object) -> dict[str, Any]:
+        """Make a purchase that is good but for `change`, and return the answer."""
+        given = {"authorization": f"Bearer {self.token()}", "idempotency-key": key}
+        with self.client() as client:
+            answer = client.post("/payments", json={**PURCHASE, **change}, headers=given)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    @contextmanager
+    def connection(self) -> Generator[ssl.SSLSocket, None, None]:
+        """A bare connection to the gateway."""
+        found = urlsplit(self.gateway)
+        assert found.hostname is not None
+        with (
+            socket.create_connection((found.hostname, found.port or 443), timeout=10) as raw,
+            self.trust().wrap_socket(raw, server_hostname=found.hostname) as connection,
+        ):
+            yield connection
+
+    def trust(self) -> ssl.SSLContext:
+        """Trust in the development authority."""
+        return ssl.create_default_context(cafile=str(self.state.tls / "ca.pem"))
+
     def client(self, **arguments: object) -> httpx2.Client:
         """A client of the gateway that trusts the development authority."""
-        authority = ssl.create_default_context(cafile=str(self.state.tls / "ca.pem"))
-        return httpx2.Client(base_url=self.gateway, verify=authority, **arguments)  # type: ignore[arg-type]
+        return httpx2.Client(base_url=self.gateway, verify=self.trust(), **arguments)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

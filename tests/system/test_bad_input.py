@@ -1,22 +1,12 @@
 """Whatever is wrong with a request: a problem document of the right status, nothing written."""
 
-import socket
 import sqlite3
-import ssl
 import time
 from http.client import HTTPResponse
 
 import httpx2
 import pytest
-from conftest import RunningShop
-
-GOOD = {
-    "customer": "c1",
-    "purchased_on": "1997-01-01",
-    "amount": 1299,
-    "currency": "USD",
-    "discs": 1,
-}
+from conftest import PURCHASE, RunningShop
 
 
 def rows(shop: RunningShop) -> tuple[int, int]:
@@ -80,7 +70,7 @@ def test_a_body_that_is_no_purchase(shop: RunningShop, content: bytes, status: i
 def test_a_purchase_with_a_wrong_field(shop: RunningShop, change: dict[str, object]) -> None:
     before = rows(shop)
     with shop.client() as client:
-        answer = client.post("/payments", json={**GOOD, **change}, headers=headers(shop))
+        answer = client.post("/payments", json={**PURCHASE, **change}, headers=headers(shop))
         assert is_problem(answer, 422)
     assert rows(shop) == before
 
@@ -89,16 +79,16 @@ def test_a_key_is_needed_and_belongs_to_one_body(shop: RunningShop) -> None:
     with shop.client() as client:
         without = headers(shop)
         del without["idempotency-key"]
-        assert is_problem(client.post("/payments", json=GOOD, headers=without), 400)
+        assert is_problem(client.post("/payments", json=PURCHASE, headers=without), 400)
         too_long = headers(shop, "k" * 256)
-        assert is_problem(client.post("/payments", json=GOOD, headers=too_long), 400)
+        assert is_problem(client.post("/payments", json=PURCHASE, headers=too_long), 400)
         mine = headers(shop, "one-body")
-        first = client.post("/payments", json=GOOD, headers=mine)
-        again = client.post("/payments", json=GOOD, headers=mine)
+        first = client.post("/payments", json=PURCHASE, headers=mine)
+        again = client.post("/payments", json=PURCHASE, headers=mine)
         assert first.status_code == again.status_code == 201
         assert first.json() == again.json()
         before = rows(shop)
-        other = client.post("/payments", json={**GOOD, "amount": 1}, headers=mine)
+        other = client.post("/payments", json={**PURCHASE, "amount": 1}, headers=mine)
         assert is_problem(other, 422)
         assert rows(shop) == before
 
@@ -118,7 +108,7 @@ def test_without_a_good_token_nothing_goes_through(shop: RunningShop) -> None:
     with shop.client() as client:
         for value in bad:
             given = {"authorization": value, "idempotency-key": "k"}
-            answer = client.post("/payments", json=GOOD, headers=given)
+            answer = client.post("/payments", json=PURCHASE, headers=given)
             assert is_problem(answer, 401), value
             assert answer.headers["www-authenticate"].startswith("Bearer")
     assert rows(shop) == before
@@ -129,12 +119,7 @@ def test_a_refused_connection_serves_the_next_request_though_the_body_came_late(
 ) -> None:
     body = b"x" * 100
     head = f"POST /nowhere HTTP/1.1\r\nhost: shop\r\ncontent-length: {len(body)}\r\n\r\n"
-    trust = ssl.create_default_context(cafile=str(shop.state.tls / "ca.pem"))
-    host, _, port = shop.gateway.removeprefix("https://").partition(":")
-    with (
-        socket.create_connection((host, int(port)), timeout=10) as raw,
-        trust.wrap_socket(raw, server_hostname=host) as connection,
-    ):
+    with shop.connection() as connection:
         for _ in range(3):
             connection.sendall(head.encode())
             time.sleep(0.05)  # the body in a packet of its own, after the refusal is made
@@ -147,12 +132,7 @@ def test_a_refused_connection_serves_the_next_request_though_the_body_came_late(
 
 
 def test_a_refused_body_that_never_comes_ends_its_connection_openly(shop: RunningShop) -> None:
-    trust = ssl.create_default_context(cafile=str(shop.state.tls / "ca.pem"))
-    host, _, port = shop.gateway.removeprefix("https://").partition(":")
-    with (
-        socket.create_connection((host, int(port)), timeout=10) as raw,
-        trust.wrap_socket(raw, server_hostname=host) as connection,
-    ):
+    with shop.connection() as connection:
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: shop\r\ncontent-length: 9\r\n\r\n")
         answer = HTTPResponse(connection)
         answer.begin()
@@ -175,7 +155,7 @@ def test_huge_bodies_and_headers(shop: RunningShop) -> None:
         assert is_problem(huge, 413)
         try:
             wide = client.post(
-                "/payments", json=GOOD, headers={**headers(shop), "x-wide": "x" * 100_000}
+                "/payments", json=PURCHASE, headers={**headers(shop), "x-wide": "x" * 100_000}
             )
         except httpx2.RemoteProtocolError:
             pass  # the connection was closed on it, which is an answer as well
@@ -186,7 +166,7 @@ def test_huge_bodies_and_headers(shop: RunningShop) -> None:
 
 def test_the_same_over_http_2(shop: RunningShop) -> None:
     with shop.client(http2=True) as client:
-        answer = client.post("/payments", json=GOOD, headers=headers(shop, "over-http-2"))
+        answer = client.post("/payments", json=PURCHASE, headers=headers(shop, "over-http-2"))
         assert answer.http_version == "HTTP/2"
         assert answer.status_code == 201
         assert is_problem(client.get("/nowhere", headers=headers(shop)), 404)

@@ -13,14 +13,6 @@ from counterfoil.events import EmbeddedLog
 from counterfoil.events.messages import Message
 from counterfoil.proof.reconcile import Sum
 
-PURCHASE = {
-    "customer": "page",
-    "purchased_on": "1997-03-01",
-    "amount": 1999,
-    "currency": "USD",
-    "discs": 2,
-}
-
 
 @pytest.fixture
 def console(shop: RunningShop) -> httpx2.Client:
@@ -35,17 +27,6 @@ def eventually(read: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     return found
-
-
-def pay(shop: RunningShop, key: str, **change: object) -> dict[str, Any]:
-    with shop.client() as client:
-        answer = client.post(
-            "/payments",
-            json={**PURCHASE, **change},
-            headers={"authorization": f"Bearer {shop.token()}", "idempotency-key": key},
-        )
-    assert answer.status_code == 201, answer.text
-    return answer.json()
 
 
 def test_nothing_is_told_without_the_key(shop: RunningShop) -> None:
@@ -63,7 +44,7 @@ def test_nothing_is_told_without_the_key(shop: RunningShop) -> None:
 def test_a_payment_shows_on_the_line_in_its_trace_and_in_the_report(
     shop: RunningShop, console: httpx2.Client
 ) -> None:
-    paid = pay(shop, "console-1")
+    paid = shop.pay("console-1")
     stations = ["request", "row", "outbox", "log", "ledger", "lake", "report"]
     for identity in (paid["id"], "console-1"):
         eventually(
@@ -101,10 +82,10 @@ def test_a_late_purchase_corrects_its_day_and_only_that(
         section = console.get("/api/reports/daily").json()["sections"][0]
         return {row[0]: row for row in section["rows"]}
 
-    pay(shop, "late-1", purchased_on="1997-05-01")
-    pay(shop, "late-2", purchased_on="1997-05-02")
+    shop.pay("late-1", purchased_on="1997-05-01")
+    shop.pay("late-2", purchased_on="1997-05-02")
     before = eventually(days, lambda found: {"1997-05-01", "1997-05-02"} <= found.keys())
-    pay(shop, "late-3", purchased_on="1997-05-01", amount=1)
+    shop.pay("late-3", purchased_on="1997-05-01", amount=1)
     after = eventually(days, lambda found: found["1997-05-01"] != before["1997-05-01"])
     assert {day for day in after if after[day] != before.get(day)} == {"1997-05-01"}
     assert after["1997-05-01"][1:3] == [2, 2000]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from conftest import RunningShop
 from playwright.sync_api import Page, expect, sync_playwright
-from test_console import pay
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def page(shop: RunningShop) -> Iterator[Page]:
 
 
 def test_the_key_leaves_the_address_and_the_line_holds(shop: RunningShop, page: Page) -> None:
-    pay(shop, "page-1")
+    shop.pay("page-1")
     page.goto(f"{shop.console}/")
     expect(page).to_have_url(f"{shop.console}/")
     for step in ("accepted", "posted", "stored", "reported"):
@@ -35,7 +34,7 @@ def test_the_key_leaves_the_address_and_the_line_holds(shop: RunningShop, page: 
 
 
 def test_one_payment_is_followed(shop: RunningShop, page: Page) -> None:
-    paid = pay(shop, "page-2")
+    paid = shop.pay("page-2")
     page.goto(f"{shop.console}/trace/{paid['id']}")
     for station in ("request", "outbox", "ledger", "lake", "report"):
         expect(page.get_by_text(re.compile(station, re.IGNORECASE)).first).to_be_visible()

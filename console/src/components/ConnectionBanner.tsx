@@ -1,3 +1,4 @@
+import { UP } from "../commands";
 import { formatClock } from "../format";
 import { isUnreachable } from "../queries";
 
@@ -16,8 +17,7 @@ export function ConnectionBanner({ error, dataUpdatedAt }: Props) {
             {isUnreachable(error) ? "The server does not answer." : `${error.message}.`}
           </strong>{" "}
           {dataUpdatedAt > 0 && `What you see is from ${formatClock(dataUpdatedAt)}. `}
-          The console asks again every second. If the application was stopped:{" "}
-          <code>counterfoil up examples/shop</code>
+          The console asks again every second. If the application was stopped: <code>{UP}</code>
         </p>
       )}
     </div>

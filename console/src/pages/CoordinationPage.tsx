@@ -1,14 +1,13 @@
 import { useQuery } from "@tanstack/react-query";
 import type { ReactNode } from "react";
 import type { Coordination } from "../api";
+import { UP } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { formatCount } from "../format";
 import { coordinationQuery } from "../queries";
-
-const UP = "counterfoil up examples/shop";
 
 type Instance = Coordination["instances"][number];
 type Leader = Coordination["leaders"][number];

@@ -1,16 +1,15 @@
 import { useQuery } from "@tanstack/react-query";
 import type { Breaker, Gateway } from "../api";
+import { UP } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
-import { Facts } from "../components/Facts";
+import { Facts, gatewayFacts } from "../components/Facts";
 import { Mark, type Tone } from "../components/Mark";
 import { Meter } from "../components/Meter";
 import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
-import { formatCount, formatMilliseconds } from "../format";
+import { formatCount } from "../format";
 import { gatewayQuery } from "../queries";
-
-const UP = "counterfoil up examples/shop";
 
 export function LimitsPage() {
   const gateway = useQuery(gatewayQuery);
@@ -24,9 +23,7 @@ export function LimitsPage() {
           <>
             <Facts
               facts={[
-                ["Requests", formatCount(data.requests)],
-                ["Half answered within (p50)", formatMilliseconds(data.p50_ms)],
-                ["99 of 100 within (p99)", formatMilliseconds(data.p99_ms)],
+                ...gatewayFacts(data),
                 [
                   "The gateway",
                   data.draining ? (

@@ -1,17 +1,16 @@
 import { useQuery } from "@tanstack/react-query";
 import type { History, Lag, Overview, Process } from "../api";
+import { UP } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
-import { Facts } from "../components/Facts";
+import { Facts, gatewayFacts } from "../components/Facts";
 import { Mark, type Tone } from "../components/Mark";
 import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { RateLanes } from "../components/RateLanes";
 import { Way } from "../components/Way";
-import { formatCount, formatDuration, formatMilliseconds } from "../format";
+import { formatCount, formatDuration } from "../format";
 import { lagQuery, overviewQuery } from "../queries";
-
-const UP = "counterfoil up examples/shop";
 
 export function OverviewPage() {
   const overview = useQuery(overviewQuery);
@@ -60,13 +59,7 @@ function Latencies({ gateway }: { gateway: Overview["gateway"] }) {
   return (
     <Section title="Gateway">
       {gateway ? (
-        <Facts
-          facts={[
-            ["Requests", formatCount(gateway.requests)],
-            ["Half answered within (p50)", formatMilliseconds(gateway.p50_ms)],
-            ["99 of 100 within (p99)", formatMilliseconds(gateway.p99_ms)],
-          ]}
-        />
+        <Facts facts={gatewayFacts(gateway)} />
       ) : (
         <Empty title="The gateway does not answer." command={UP} />
       )}

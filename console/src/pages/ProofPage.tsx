@@ -1,5 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import type { Difference, Verdict } from "../api";
+import { PROVE } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { Facts } from "../components/Facts";
@@ -15,8 +16,6 @@ import {
 import { proofQuery } from "../queries";
 import { Link } from "../router";
 
-const COMMAND = "counterfoil prove examples/shop --state examples/shop/.counterfoil-proof";
-
 export function ProofPage() {
   const proof = useQuery(proofQuery);
   return (
@@ -24,12 +23,12 @@ export function ProofPage() {
       title="Proof"
       lead="counterfoil prove breaks the application on purpose under load, then matches every stub."
     >
-      <QueryView query={proof} command={COMMAND}>
+      <QueryView query={proof} command={PROVE}>
         {(verdict) =>
           verdict ? (
             <Proven verdict={verdict} />
           ) : (
-            <Empty title="Nothing was proven yet." command={COMMAND} />
+            <Empty title="Nothing was proven yet." command={PROVE} />
           )
         }
       </QueryView>

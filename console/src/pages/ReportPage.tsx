@@ -1,6 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { type Report, type Section as ReportSection, reportFile } from "../api";
+import { UP } from "../commands";
 import { Empty } from "../components/Empty";
 import { Facts } from "../components/Facts";
 import { Page, Section } from "../components/Page";
@@ -9,7 +10,7 @@ import { SectionTable } from "../components/SectionTable";
 import { TimeChart } from "../components/TimeChart";
 import { formatCount, formatInstant, formatMoney } from "../format";
 import { reportQuery } from "../queries";
-import { correctedDays, type DaySeries, daySeries, total } from "../report";
+import { correctedDays, type DaySeries, daySeries, startOfDay, total } from "../report";
 
 const CHART_HEIGHT = 170;
 
@@ -17,7 +18,7 @@ export function ReportPage({ name }: { name: string }) {
   const report = useQuery(reportQuery(name));
   return (
     <Page title={report.data?.title || name}>
-      <QueryView query={report} command="counterfoil up examples/shop">
+      <QueryView query={report} command={UP}>
         {(data) => <Published report={data} />}
       </QueryView>
     </Page>
@@ -39,9 +40,7 @@ function Published({ report }: { report: Report }) {
           ],
         ]}
       />
-      {report.sections.length === 0 && (
-        <Empty title="This report has no rows yet." command="counterfoil up examples/shop" />
-      )}
+      {report.sections.length === 0 && <Empty title="This report has no rows yet." command={UP} />}
       {report.sections.map((section) => (
         <PublishedSection key={section.name} report={report} section={section} />
       ))}
@@ -122,10 +121,6 @@ function Charts({ report, section }: { report: Report; section: ReportSection })
       ))}
     </div>
   );
-}
-
-function startOfDay(day: string): number {
-  return Date.parse(`${day}T00:00:00Z`) / 1000;
 }
 
 function dayAt(seconds: number): string {

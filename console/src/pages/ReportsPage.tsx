@@ -1,5 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import type { ReportSummary } from "../api";
+import { PROVE, UP } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { Page } from "../components/Page";
@@ -28,7 +29,7 @@ export function ReportsPage() {
   const reports = useQuery(reportsQuery);
   return (
     <Page title="Reports" lead="What was published, from the newest version of its table.">
-      <QueryView query={reports} command="counterfoil up examples/shop">
+      <QueryView query={reports} command={UP}>
         {(rows) =>
           rows.length > 0 ? (
             <DataTable
@@ -38,9 +39,9 @@ export function ReportsPage() {
               rowKey={(report) => report.name}
             />
           ) : (
-            <Empty title="Nothing was published yet." command="counterfoil up examples/shop">
+            <Empty title="Nothing was published yet." command={UP}>
               A report is published soon after its table has rows. To send some:{" "}
-              <code>counterfoil prove examples/shop --state examples/shop/.counterfoil-proof</code>
+              <code>{PROVE}</code>
             </Empty>
           )
         }

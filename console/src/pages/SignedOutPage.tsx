@@ -1,3 +1,4 @@
+import { UP } from "../commands";
 import { Empty } from "../components/Empty";
 import { Page } from "../components/Page";
 
@@ -10,7 +11,7 @@ export function SignedOutPage({ refused }: { refused: boolean }) {
             ? "The key in this address is not this application's."
             : "This browser has no session."
         }
-        command="counterfoil up examples/shop"
+        command={UP}
       >
         Open the address that this command printed; it ends in <code>#key=…</code>.
       </Empty>

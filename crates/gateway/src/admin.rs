@@ -76,7 +76,7 @@ pub fn state(shared: &Shared) -> Value {
         "requests": load(&shared.requests),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "jwks_failures": load(&shared.jwks_failures),
-        "draining": shared.draining.load(Ordering::Relaxed),
+        "draining": shared.draining(),
     })
 }
 

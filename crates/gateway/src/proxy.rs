@@ -28,6 +28,7 @@ const LOGGED_LIMIT: usize = 256;
 /// The longest pause between two attempts.
 const PAUSE_LIMIT: Duration = Duration::from_millis(200);
 
+/// How much of a refused request's body is read, and for how long, to keep its connection.
 const DRAIN_LIMIT: usize = 64 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Headers that belong to one connection (RFC 9110, section 7.6.1).
@@ -143,7 +144,7 @@ async fn pass_on(
     body: &mut Incoming,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
-    if shared.draining.load(Ordering::Relaxed) {
+    if shared.draining() {
         return Err(
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this gateway is shutting down").retry_after(1)
         );

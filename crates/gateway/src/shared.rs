@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -90,7 +90,6 @@ pub struct Shared {
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub access_log: Option<AccessLog>,
     pub requests: AtomicU64,
-    pub draining: AtomicBool,
     in_flight: AtomicUsize,
     started: Instant,
     phase: watch::Sender<Phase>,
@@ -187,7 +186,6 @@ impl Shared {
             upstreams,
             access_log,
             requests: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),
@@ -239,8 +237,12 @@ impl Shared {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Whether this gateway takes nothing new any more.
+    pub fn draining(&self) -> bool {
+        *self.phase.borrow() != Phase::Serving
+    }
+
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
         self.phase.send_if_modified(|phase| {
             let serving = *phase == Phase::Serving;
             if serving {

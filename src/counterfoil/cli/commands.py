@@ -59,13 +59,10 @@ def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) ->
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, supervisor.stop)
         running = asyncio.create_task(supervisor.run())
-        upped = asyncio.create_task(supervisor.up.wait())
-        await asyncio.wait({running, upped}, return_when=asyncio.FIRST_COMPLETED)
-        if supervisor.up.is_set() and supervisor.addresses is not None:
+        if await supervisor.started(running) and supervisor.addresses is not None:
             out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
             address = supervisor.console_address()
             out.print(f"console  {address}", highlight=False, soft_wrap=True)
-        upped.cancel()
         await running
 
     asyncio.run(run())

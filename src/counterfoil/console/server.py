@@ -28,7 +28,7 @@ from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import DeadLetters, EmbeddedLog, NoSuchDeadLetter
 from counterfoil.proof.trace import trace
-from counterfoil.reports import Lake, ReportRunner
+from counterfoil.reports import published
 from counterfoil.supervisor.host import Host, now_us
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -41,9 +41,9 @@ POLICY: Final = (
 )
 
 
-def application(host: Host) -> Starlette:
+def console(host: Host) -> None:
     """The console of a supervised application."""
-    return Console(host).application()
+    host.serve(Console(host).application(), host.addresses.console)
 
 
 class Console:
@@ -57,8 +57,8 @@ class Console:
         ).hexdigest()
         self._read_only = host.configuration.console.read_only
         counterfoils = host.application.counterfoils
-        self._way = Way(counterfoils, host.state) if counterfoils is not None else None
         self._log = EmbeddedLog(host.state.log)
+        self._way = Way(counterfoils, host.state) if counterfoils is not None else None
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -269,9 +269,7 @@ class Console:
         return FileResponse(path, headers=headers)
 
     def _published(self, name: str) -> dict[str, Any]:
-        report = self._host.application.reports[name]
-        runner = ReportRunner(Lake(self._host.state.lake), report, self._host.state.reports / name)
-        return runner.published()
+        return published(self._host.application.reports[name], self._host.state.reports / name)
 
     def _ask_gateway(self) -> dict[str, Any]:
         connection = http.client.HTTPConnection(self._host.addresses.admin, timeout=1.0)

@@ -5,13 +5,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 import structlog
 
 from counterfoil.application import Counterfoils, StateFolder
-from counterfoil.events import EmbeddedLog
 from counterfoil.proof.reconcile import Sum, read_only, report_days
 from counterfoil.reports import Lake
 
@@ -125,35 +126,21 @@ class Way:
         return Sum(sum(count for count, _ in sums), sum(amount for _, amount in sums))
 
     def _in_ledger(self) -> Sum:
-        if not self._state.log.exists():
-            return Sum(0, 0)
-        EmbeddedLog(self._state.log).close()  # makes the tables if nobody has yet
-        connection = read_only(self._state.log)
-        try:
-            return Sum(
-                *connection.execute(
-                    "SELECT count(*), coalesce(sum(amount), 0) FROM ledger_transfers "
-                    "WHERE code = ?",
-                    (self._counterfoils.posted,),
-                ).fetchone()
-            )
-        finally:
-            connection.close()
+        posted = self._counterfoils.posted
+        return _sum(self._state.log, "amount", "ledger_transfers WHERE code = ?", posted)
 
     def _in_service(self) -> Sum:
         path = self._state.service(self._counterfoils.service)
-        if not path.exists():
-            return Sum(0, 0)
-        connection = read_only(path)
-        amount, rows = self._counterfoils.amount, self._counterfoils.rows
-        try:
-            return Sum(
-                *connection.execute(
-                    f"SELECT count(*), coalesce(sum({amount}), 0) FROM {rows}"  # noqa: S608
-                ).fetchone()
-            )
-        finally:
-            connection.close()
+        return _sum(path, self._counterfoils.amount, self._counterfoils.rows)
+
+
+def _sum(path: Path, column: str, rows: str, *parameters: str) -> Sum:
+    """Number and sum over `rows` of a database that others write; nothing if it isn't there."""
+    if not path.exists():
+        return Sum(0, 0)
+    with closing(read_only(path)) as connection:
+        sql = f"SELECT count(*), coalesce(sum({column}), 0) FROM {rows}"  # noqa: S608
+        return Sum(*connection.execute(sql, parameters).fetchone())
 
 
 def history(points: Sequence[Point], wall_offset: float) -> dict[str, list[float]]:

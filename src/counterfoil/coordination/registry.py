@@ -62,20 +62,22 @@ class Membership:
 
     def _keep(self) -> None:
         key = f"{PREFIX}{self._instance.service}/{self._instance.instance}"
+        value = msgspec.json.encode(self._instance).decode()
         while not self._closed.is_set():
             try:
-                self._lease = self._client.grant(self._ttl)
-                written = self._client.put(
-                    key, msgspec.json.encode(self._instance).decode(), self._lease
-                )
+                lease = self._lease = self._client.grant(self._ttl)
+            except Unavailable:
+                self._closed.wait(RETRY_SECONDS)
+                continue
+            try:
+                written = self._client.put(key, value, lease)
             except Unavailable:
                 written = None
-            if written is not None and self._lease is not None:
-                self._lease.lost.wait()
-                continue
-            if self._lease is not None:
-                self._lease.revoke()
-            self._closed.wait(RETRY_SECONDS)
+            if written is not None:
+                lease.lost.wait()
+            else:
+                lease.revoke()
+                self._closed.wait(RETRY_SECONDS)
 
 
 def _instances(keys: list[KeyValue]) -> list[Instance]:

@@ -98,7 +98,7 @@ async def prove(
     started = time.monotonic()
     running = asyncio.create_task(supervisor.run())
     try:
-        await _up(supervisor, running)
+        await supervisor.started(running)
         if on_up is not None:
             on_up(supervisor.console_address())
         up = time.monotonic()
@@ -116,7 +116,7 @@ async def prove(
             tell("purchases", number, len(requests))
 
         injecting = asyncio.create_task(injector.run(faults, lambda: done / len(requests)))
-        record = await client.send(requests, count)
+        await client.send(requests, count)
         sent = time.monotonic()
         await injecting
         reconciliation = await _drained(application.counterfoils, files, client, tell)
@@ -133,22 +133,12 @@ async def prove(
         injector=injector,
         seconds={"start": up - started, "load": sent - up, "drain": drained - sent},
     )
-    assert record is client.record
     write_json(files.proof, msgspec.to_builtins(verdict))
     return verdict
 
 
 def _untold(_step: str, _done: int, _of: int) -> None:
     """Nobody wants to know."""
-
-
-async def _up(supervisor: Supervisor, running: "asyncio.Task[None]") -> None:
-    """Wait until everything is ready, or raise what kept it from starting."""
-    waiting = asyncio.create_task(supervisor.up.wait())
-    await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        waiting.cancel()
-        await running
 
 
 async def _tokens(issuer: str, requests: Sequence[Request]) -> dict[str, str]:

@@ -8,8 +8,7 @@ import msgspec
 from counterfoil.application import Application, Counterfoils, StateFolder
 from counterfoil.events import EmbeddedLog
 from counterfoil.proof.reconcile import read_only, report_days
-from counterfoil.reports import Lake
-from counterfoil.reports.runner import DOCUMENT
+from counterfoil.reports import Lake, published
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -98,7 +97,9 @@ def _after(
     steps: list[Step] = []
     if not state.log.exists():
         return steps
-    record = EmbeddedLog(state.log).find_event(effect)
+    log = EmbeddedLog(state.log)
+    record = log.find_event(effect)
+    log.close()
     if record is None:
         return steps
     steps.append(
@@ -126,7 +127,7 @@ def _after(
     event = counterfoils.topic.decode(record.value)
     day = str(getattr(event, counterfoils.stored.day))
     line = report_days(counterfoils, state).get(day)
-    if line is not None and _published(counterfoils, state) >= found.version:
+    if line is not None and _version(counterfoils, state) >= found.version:
         path = state.reports / counterfoils.report.name / f"{counterfoils.section}.csv"
         steps.append(
             Step(
@@ -139,10 +140,9 @@ def _after(
     return steps
 
 
-def _published(counterfoils: Counterfoils, state: StateFolder) -> int:
+def _version(counterfoils: Counterfoils, state: StateFolder) -> int:
     """The version of the table that the published report was computed from."""
-    document = json.loads((state.reports / counterfoils.report.name / DOCUMENT).read_text())
-    return document["version"]
+    return published(counterfoils.report, state.reports / counterfoils.report.name)["version"]
 
 
 def _time(microseconds: int) -> str:

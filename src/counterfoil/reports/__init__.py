@@ -3,7 +3,7 @@
 from counterfoil.reports.definition import Commit, Found, Report, Run, Table
 from counterfoil.reports.errors import ReportsError
 from counterfoil.reports.lake import Lake, LakeWriter
-from counterfoil.reports.runner import ReportRunner
+from counterfoil.reports.runner import ReportRunner, published
 
 __all__ = [
     "Commit",
@@ -15,4 +15,5 @@ __all__ = [
     "ReportsError",
     "Run",
     "Table",
+    "published",
 ]

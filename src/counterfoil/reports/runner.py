@@ -20,6 +20,24 @@ from counterfoil.reports.publish import csv_text, html_text
 DOCUMENT: Final = "report.json"
 
 
+def published(report: Report, folder: Path) -> dict[str, Any]:
+    """The document of `report` as it was last published into `folder`.
+
+    Its version is -1 before the first time.
+    """
+    try:
+        return json.loads((folder / DOCUMENT).read_text())
+    except FileNotFoundError:
+        return {
+            "name": report.name,
+            "title": report.title,
+            "version": -1,
+            "published_us": 0,
+            "sections": {},
+            "reasons": {},
+        }
+
+
 class ReportRunner:
     """Runs one report over `lake` and publishes into `folder`."""
 
@@ -37,13 +55,13 @@ class ReportRunner:
         delta = self._lake.open(self._report.source)
         if delta is None:
             return Run(-1, {})
-        published = self.published()
+        document = published(self._report, self._folder)
         version = delta.version()
-        if version == published["version"] or not delta.file_uris():
-            if published["version"] >= 0 and not (self._folder / "index.html").exists():
-                self._publish(published)
+        if version == document["version"] or not delta.file_uris():
+            if document["version"] >= 0 and not (self._folder / "index.html").exists():
+                self._publish(document)
             return Run(version, {})
-        touched = self._touched(published["version"], version)
+        touched = self._touched(document["version"], version)
         files = delta.file_uris()
         if faults.sabotaged("uncommitted-file"):
             folder = self._lake.folder / self._report.source.name
@@ -51,34 +69,20 @@ class ReportRunner:
             touched = {Path(file).parent.name.partition("=")[2] for file in files}
         day_of = {file: Path(file).parent.name.partition("=")[2] for file in files}
         read = [file for file in files if day_of[file] in touched]
-        days = {day: self._reason(published, day, now_us) for day in sorted(touched)}
+        days = {day: self._reason(document, day, now_us) for day in sorted(touched)}
         for name, query in self._report.sections.items():
             columns, rows = self._compute(name, query, read)
-            section = published["sections"].setdefault(name, {"days": {}})
+            section = document["sections"].setdefault(name, {"days": {}})
             section["columns"] = columns
             for day in touched:
                 section["days"][day] = []
             for row in rows:
                 section["days"][row[columns.index("day")]].append(row)
-        published |= {"version": version, "published_us": now_us}
-        published["reasons"] |= days
+        document |= {"version": version, "published_us": now_us}
+        document["reasons"] |= days
         faults.point("report.before-publish")
-        self._publish(published)
+        self._publish(document)
         return Run(version, days)
-
-    def published(self) -> dict[str, Any]:
-        """The document as it was published last; version -1 before the first time."""
-        try:
-            return json.loads((self._folder / DOCUMENT).read_text())
-        except FileNotFoundError:
-            return {
-                "name": self._report.name,
-                "title": self._report.title,
-                "version": -1,
-                "published_us": 0,
-                "sections": {},
-                "reasons": {},
-            }
 
     def _touched(self, after: int, version: int) -> set[str]:
         """The days to which the commits after one version added or from which they removed."""
@@ -93,11 +97,11 @@ class ReportRunner:
                         days.add(entry[action]["partitionValues"][table.day])
         return days
 
-    def _reason(self, published: dict[str, Any], day: str, now_us: int) -> str:
-        if day not in published["reasons"]:
+    def _reason(self, document: dict[str, Any], day: str, now_us: int) -> str:
+        if day not in document["reasons"]:
             return "new"
         time = datetime.fromtimestamp(now_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        return f"corrected {time} UTC: rows arrived after version {published['version']}"
+        return f"corrected {time} UTC: rows arrived after version {document['version']}"
 
     def _compute(self, name: str, query: str, files: list[str]) -> tuple[list[str], list[Any]]:
         import duckdb  # noqa: PLC0415 - heavy

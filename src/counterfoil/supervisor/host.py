@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from counterfoil.application import (
     load_application,
 )
 from counterfoil.coordination import Client, connect
+from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor.plan import Addresses
 
 LEASE_SECONDS = 3.0
@@ -85,6 +87,20 @@ class Host:
 def now_us() -> int:
     """Wall-clock time in microseconds since 1970: the one place where processes read it."""
     return time.time_ns() // 1_000
+
+
+def run_process(kinds: Mapping[str, Callable[[Host], None]]) -> int:
+    """Be the supervised process that the command line names: `KIND NAME TARGET FOLDER STATE`.
+
+    Returns 1 to ask the supervisor for another try.
+    """
+    kind, name, target, folder, state = sys.argv[1:]
+    try:
+        kinds[kind](enter(name, target, Path(folder), Path(state)))
+    except CounterfoilError as error:
+        structlog.get_logger().error("stopped", error=str(error))
+        return 1
+    return 0
 
 
 def enter(name: str, target: str, folder: Path, state: Path) -> Host:

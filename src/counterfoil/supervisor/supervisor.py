@@ -83,6 +83,18 @@ class Supervisor:
         """Ask for an orderly stop; `run` returns when everything has ended."""
         self._stopping.set()
 
+    async def started(self, running: "asyncio.Task[None]") -> bool:
+        """Wait until everything is ready, or until `running`, the task of `run`, has ended.
+
+        Raises what kept it from starting; False if it was stopped before it was up.
+        """
+        waiting = asyncio.create_task(self.up.wait())
+        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if running.done():
+            await running
+        return self.up.is_set()
+
     def console_address(self) -> str:
         """What an operator opens; the key is in the fragment, which no server is ever sent."""
         assert self.addresses is not None, "known once it runs"
