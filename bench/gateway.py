@@ -154,7 +154,7 @@ def versions() -> dict[str, str]:
 
     def said(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        numbers = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
+        numbers = re.search(r"(?<=[/ ])\d+\.\d+\.\d+", done.stdout + done.stderr)
         return numbers.group() if numbers else "unknown"
 
     return {
@@ -188,8 +188,8 @@ Positive = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 def main(
     *,
-    rounds: Positive = 5,
-    seconds: Positive = 5,
+    rounds: Positive = 11,
+    seconds: Positive = 2,
     json_out: Path = proxies.HERE / "results" / "gateway.json",
     case: Literal["bare", "jwt"] | None = None,
     access_log: bool = False,

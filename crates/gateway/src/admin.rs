@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
-use crate::respond::{Body, Problem, full};
+use crate::respond::{Body, Problem};
 use crate::shared::{BUCKETS, Shared};
 
 /// Answer `GET /metrics` and `GET /state`.
@@ -28,7 +28,7 @@ pub fn serve(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
                 .into_response();
         }
     };
-    let mut response = Response::new(full(content));
+    let mut response = Response::new(Body::Whole(content.into()));
     response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
     response
 }
@@ -49,9 +49,12 @@ pub fn state(shared: &Shared) -> Value {
                     json!({"instance": each.instance, "address": each.address, "breaker": breaker})
                 })
                 .collect();
-            let limit = upstream.config.concurrency;
-            let in_flight = limit.saturating_sub(upstream.permits.available_permits());
-            (name.clone(), json!({"in_flight": in_flight, "limit": limit, "endpoints": endpoints}))
+            let state = json!({
+                "in_flight": upstream.in_flight.load(Ordering::Relaxed),
+                "limit": upstream.config.concurrency,
+                "endpoints": endpoints,
+            });
+            (name.clone(), state)
         })
         .collect();
     let limits: Vec<_> = shared

@@ -63,13 +63,13 @@ pub async fn keep_fresh(shared: &Shared, url: &str) {
     }
 }
 
-async fn fetch(url: &str) -> Result<HashMap<String, Key>, Box<dyn std::error::Error>> {
+async fn fetch(url: &str) -> Result<HashMap<String, Key>, Box<dyn std::error::Error + Send + Sync>> {
     let uri: hyper::Uri = url.parse()?;
     let authority = uri.authority().ok_or("the JWKS address has no host")?.clone();
     let port = authority.port_u16().unwrap_or(80);
     let stream = TcpStream::connect((authority.host(), port)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::task::spawn_local(connection);
+    let connection = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path).header("host", authority.as_str()).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;

@@ -5,8 +5,12 @@
 
 mod access_log;
 mod admin;
+mod client;
 mod config;
+mod headers;
+mod http1;
 mod identity;
+mod io;
 mod jwks;
 mod proxy;
 mod respond;
@@ -80,11 +84,12 @@ impl Gateway {
         admin::state(&self.shared).to_string()
     }
 
-    /// Accept nothing new, and wait for what is under way, at most `timeout`.
+    /// Let nobody new in, finish what is under way, and wait, at most `timeout`, until every client
+    /// is gone.
     pub fn drain(&self, timeout: Duration) {
         self.shared.drain();
         let deadline = Instant::now() + timeout;
-        while self.shared.in_flight() > 0 && Instant::now() < deadline {
+        while self.shared.connections() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

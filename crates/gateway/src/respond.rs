@@ -1,25 +1,65 @@
 //! The gateway's own answers, all of them problem documents (RFC 9457).
 
+use std::borrow::Cow;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use hyper::body::{Frame, SizeHint};
 use hyper::header::HeaderValue;
 use hyper::{Response, StatusCode};
 
-pub type Body = BoxBody<Bytes, hyper::Error>;
+use crate::upstream::Rest;
+
+/// What an answer carries.
+pub enum Body {
+    Whole(Bytes),
+    Rest(Box<Rest>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.get_mut() {
+            Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
+            Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
+            Self::Rest(rest) => rest.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_empty(),
+            Self::Rest(rest) => rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
+            Self::Rest(rest) => rest.size_hint(),
+        }
+    }
+}
 
 /// What the gateway says in place of a service, and when to come back.
 #[derive(Debug)]
 pub struct Problem {
     pub status: StatusCode,
-    pub detail: String,
+    pub detail: Cow<'static, str>,
     pub retry_after_seconds: Option<u64>,
     /// The methods that the path has, for a 405.
     pub allow: String,
 }
 
 impl Problem {
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { status, detail: detail.into(), retry_after_seconds: None, allow: String::new() }
     }
 
@@ -39,7 +79,7 @@ impl Problem {
             "title": self.status.canonical_reason().unwrap_or_default(),
             "detail": self.detail,
         });
-        let mut response = Response::new(full(document.to_string()));
+        let mut response = Response::new(Body::Whole(document.to_string().into()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
@@ -54,8 +94,4 @@ impl Problem {
         }
         response
     }
-}
-
-pub fn full(content: impl Into<Bytes>) -> Body {
-    Full::new(content.into()).map_err(|never| match never {}).boxed()
 }

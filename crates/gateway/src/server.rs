@@ -1,31 +1,34 @@
 //! Listening: worker threads with a socket each, and the operators' port.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::task::LocalSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::client::{Client, Ending, HEADER_TIMEOUT};
+use crate::io::Together;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
 use crate::{Error, admin, jwks, proxy};
 
 const BACKLOG: i32 = 4096;
-/// A client has this long to finish its handshake, and to send its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADERS_LIMIT: usize = 100;
 const HEADER_BYTES: usize = 32 * 1024;
 
@@ -112,8 +115,7 @@ fn acceptor(shared: &Shared) -> Result<Option<TlsAcceptor>, Error> {
 }
 
 fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
 fn worker(
@@ -125,98 +127,97 @@ fn worker(
     run(async {
         if leads && let Some(identity) = &shared.config.identity {
             let (shared, url) = (Arc::clone(shared), identity.jwks_url.clone());
-            tokio::task::spawn_local(async move { jwks::keep_fresh(&shared, &url).await });
+            tokio::spawn(async move { jwks::keep_fresh(&shared, &url).await });
         }
-        accept(shared, listener, tls, |shared, client, request| proxy::serve(shared, client.ip(), request))
-            .await
+        accept(shared, listener, tls, Phase::Draining, proxy::serve).await
     })
 }
 
 fn admin_worker(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
-    run(accept(shared, listener, None, |shared, _, request| async move { admin::serve(&shared, &request) }))
+    let serve = |shared: Arc<Shared>, _, request| async move { Ok(admin::serve(&shared, &request)) };
+    run(accept(shared, listener, None, Phase::Ended, serve))
 }
 
-/// Accept until the gateway ends; a failed accept (no descriptors left) pauses, and goes on.
+/// Accept until the phase `last`, and stay for whoever is still connected until the gateway ends.
+/// A failed accept (no descriptors left) pauses, and goes on.
 async fn accept<S, F>(
     shared: &Arc<Shared>,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
+    last: Phase,
     serve: S,
 ) -> io::Result<()>
 where
-    S: Fn(Arc<Shared>, SocketAddr, Request<Incoming>) -> F + Copy + 'static,
-    F: Future<Output = Response<Body>> + 'static,
+    S: Fn(Arc<Shared>, Arc<Client>, Request<Incoming>) -> F + Copy + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut phase = shared.phase();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase == Phase::Ended) => return Ok(()),
+            _ = phase.wait_for(|phase| *phase >= last) => break,
         };
-        let Ok((stream, client)) = accepted else {
+        let Ok((stream, address)) = accepted else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        let Ok(client) = HeaderValue::from_str(&address.ip().to_string()) else { continue };
+        let client = Arc::new(Client::new(client));
         if stream.set_nodelay(true).is_err() {
             continue; // the client is gone already
         }
         let (shared, tls) = (Arc::clone(shared), tls.clone());
-        tokio::task::spawn_local(async move {
+        tokio::spawn(async move {
             match tls {
-                None => connection(shared, client, TokioIo::new(stream), serve).await,
+                None => {
+                    let io = Together::new(TokioIo::new(stream));
+                    connection(shared, client, io, last, serve).await;
+                }
                 Some(tls) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-                        connection(shared, client, TokioIo::new(stream), serve).await;
+                        connection(shared, client, TokioIo::new(stream), last, serve).await;
                     }
                 }
             }
         });
     }
+    drop(listener);
+    // The sender of phases lives as long as `shared`.
+    let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
+    Ok(())
 }
 
-async fn connection<I, S, F>(shared: Arc<Shared>, client: SocketAddr, io: I, serve: S)
+async fn connection<I, S, F>(shared: Arc<Shared>, client: Arc<Client>, io: I, last: Phase, serve: S)
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-    S: Fn(Arc<Shared>, SocketAddr, Request<Incoming>) -> F + Copy + 'static,
-    F: Future<Output = Response<Body>> + 'static,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: Fn(Arc<Shared>, Arc<Client>, Request<Incoming>) -> F + Copy + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let mut builder = Builder::new(LocalExecutor);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(HEADERS_LIMIT)
-        .max_buf_size(HEADER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(HEADER_BYTES as u32)
-        .max_concurrent_streams(256);
-    let mut phase = shared.phase();
-    let service = service_fn(move |request| {
-        let answer = serve(Arc::clone(&shared), client, request);
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
-    });
+    let _connected = shared.connected();
+    let mut builder = Builder::new(TokioExecutor::new());
+    // Clients that are slow or idle are watched for below, in either protocol.
+    builder.http1().header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
+    builder.http2().max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(256);
+    let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), last));
+    let asked = Arc::clone(&client);
+    let service = service_fn(move |request| serve(Arc::clone(&shared), Arc::clone(&asked), request));
     let serving = builder.serve_connection(io, service);
     tokio::pin!(serving);
-    // A client's protocol error ends its connection, which is all it needs to know.
-    tokio::select! {
-        _ = serving.as_mut() => return,
-        _ = phase.wait_for(|phase| *phase != Phase::Serving) => serving.as_mut().graceful_shutdown(),
-    }
-    let _ = serving.await;
-}
-
-/// Runs a connection's own tasks on the thread that accepted it.
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor
-where
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
+    let mut ending = None;
+    poll_fn(|cx| {
+        loop {
+            // A client's protocol error ends its connection, which is all it needs to know.
+            if serving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            match ready!(client.poll_ending(ending, cx)) {
+                Ending::Politely => serving.as_mut().graceful_shutdown(),
+                Ending::Cut => return Poll::Ready(()),
+            }
+            ending = Some(Ending::Politely);
+        }
+    })
+    .await;
+    watching.abort();
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use counterfoil_policy::breaker::Breaker;
 use counterfoil_policy::gcra::Gcra;
-use tokio::sync::{Notify, Semaphore, watch};
+use hyper::header::HeaderValue;
+use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
 use crate::config::{Config, LimitKey, Service};
@@ -42,14 +43,35 @@ pub const BUCKETS: [u64; 14] = [
 pub struct Endpoint {
     pub instance: String,
     pub address: String,
+    /// The address, as the Host of a request.
+    pub host: HeaderValue,
     pub breaker: Mutex<Breaker>,
 }
 
 pub struct Upstream {
     pub config: Service,
-    pub permits: Semaphore,
+    pub attempt_timeout: Duration,
+    pub in_flight: AtomicUsize,
     pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     pub next: AtomicUsize,
+}
+
+impl Upstream {
+    /// Take one more request, unless there are as many under way as there may be.
+    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
+        let permit = Permit(Arc::clone(self));
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        (before < self.config.concurrency).then_some(permit)
+    }
+}
+
+/// A request under way to a service, counted for as long as this lives.
+pub struct Permit(Arc<Upstream>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub struct Limit {
@@ -71,10 +93,10 @@ pub struct Route {
 }
 
 /// Where a gateway stands between its start and its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
-    /// Connections end after the request that is under way.
+    /// Nobody new is let in; connections end after the requests that are under way.
     Draining,
     Ended,
 }
@@ -90,17 +112,17 @@ pub struct Shared {
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub access_log: Option<AccessLog>,
     pub requests: AtomicU64,
-    in_flight: AtomicUsize,
+    connections: AtomicUsize,
     started: Instant,
     phase: watch::Sender<Phase>,
 }
 
-/// A request under way, counted for as long as this lives.
-pub struct InFlight(Arc<Shared>);
+/// A client's connection, counted for as long as this lives.
+pub struct Connected(Arc<Shared>);
 
-impl Drop for InFlight {
+impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -127,15 +149,18 @@ impl Shared {
             .services
             .iter()
             .map(|(name, service)| {
+                let attempt_timeout = Duration::try_from_secs_f64(service.attempt_timeout_seconds)
+                    .map_err(|error| Error::Config(format!("service {name}: attempt timeout: {error}")))?;
                 let upstream = Upstream {
                     config: service.clone(),
-                    permits: Semaphore::new(service.concurrency.min(Semaphore::MAX_PERMITS)),
+                    attempt_timeout,
+                    in_flight: AtomicUsize::new(0),
                     endpoints: ArcSwap::default(),
                     next: AtomicUsize::new(0),
                 };
-                (name.clone(), Arc::new(upstream))
+                Ok((name.clone(), Arc::new(upstream)))
             })
-            .collect();
+            .collect::<Result<_, Error>>()?;
         let routes = config
             .routes
             .iter()
@@ -186,7 +211,7 @@ impl Shared {
             upstreams,
             access_log,
             requests: AtomicU64::new(0),
-            in_flight: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),
             config,
@@ -202,42 +227,38 @@ impl Shared {
         let endpoints = endpoints
             .into_iter()
             .map(|(instance, address)| {
-                known
-                    .iter()
-                    .find(|each| each.instance == instance && each.address == address)
-                    .cloned()
-                    .unwrap_or_else(|| {
-                        Arc::new(Endpoint {
-                            instance,
-                            address,
-                            breaker: Mutex::new(Breaker::new(
-                                upstream.config.breaker_failures,
-                                (upstream.config.breaker_open_seconds * 1e9) as u64,
-                            )),
-                        })
-                    })
+                if let Some(same) =
+                    known.iter().find(|each| each.instance == instance && each.address == address)
+                {
+                    return Ok(Arc::clone(same));
+                }
+                let host = HeaderValue::from_str(&address)
+                    .map_err(|_| Error::Config(format!("instance {instance}: {address:?} is no address")))?;
+                let open_ns = (upstream.config.breaker_open_seconds * 1e9) as u64;
+                let breaker = Mutex::new(Breaker::new(upstream.config.breaker_failures, open_ns));
+                Ok(Arc::new(Endpoint { instance, address, host, breaker }))
             })
-            .collect();
+            .collect::<Result<_, Error>>()?;
         upstream.endpoints.store(Arc::new(endpoints));
         Ok(())
     }
 
     /// Nanoseconds of a monotonic clock: what policies are told.
-    pub fn now_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    pub fn nanoseconds(&self, at: Instant) -> u64 {
+        u64::try_from(at.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    pub fn enter(self: &Arc<Self>) -> InFlight {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+    pub fn connected(self: &Arc<Self>) -> Connected {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connected(Arc::clone(self))
     }
 
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+    /// How many clients are connected.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
-    /// Whether this gateway takes nothing new any more.
+    /// Whether this gateway lets nobody new in any more.
     pub fn draining(&self) -> bool {
         *self.phase.borrow() != Phase::Serving
     }

@@ -1,0 +1,171 @@
+//! A client's connection: who is at its other end, what is under way on it, and when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use atomic_waker::AtomicWaker;
+use hyper::header::HeaderValue;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::shared::Phase;
+
+/// A client has this long to make its first request, or to end one that it began to send.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// After once to twice this time without a request, a connection ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Its counts are written by one thread, and read by the same.
+pub struct Client {
+    /// Its address, without the port.
+    pub address: HeaderValue,
+    begun: AtomicU64,
+    ended: AtomicU64,
+    ending: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// How a connection is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// After what is under way, and in the way that the protocol has for it.
+    Politely = 1,
+    /// Now.
+    Cut = 2,
+}
+
+impl Client {
+    pub fn new(address: HeaderValue) -> Self {
+        Self {
+            address,
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            ending: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Count a request as under way for as long as what is returned lives.
+    pub fn begin(self: Arc<Self>) -> UnderWay {
+        self.begun.store(self.begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        UnderWay(self)
+    }
+
+    /// Let the connection end when it has been idle for too long, or when the gateway reaches the
+    /// phase `last`. One timer for many requests costs less than one for each.
+    pub async fn watch(self: Arc<Self>, mut phase: watch::Receiver<Phase>, last: Phase) {
+        let (mut seen, mut pause) = (0, HEADER_TIMEOUT);
+        loop {
+            tokio::select! {
+                _ = phase.wait_for(|phase| *phase >= last) => break,
+                () = sleep(pause) => {}
+            }
+            let begun = self.begun.load(Ordering::Relaxed);
+            if begun == seen && !self.is_busy() {
+                break;
+            }
+            (seen, pause) = (begun, IDLE_TIMEOUT);
+        }
+        self.end(Ending::Politely);
+        sleep(HEADER_TIMEOUT).await;
+        while self.is_busy() {
+            sleep(HEADER_TIMEOUT).await;
+        }
+        self.end(Ending::Cut);
+    }
+
+    /// How the connection is to end, beyond what `so_far` has been done about it already.
+    pub fn poll_ending(&self, so_far: Option<Ending>, cx: &mut Context<'_>) -> Poll<Ending> {
+        self.waker.register(cx.waker());
+        match self.ending.load(Ordering::Relaxed) {
+            1 if so_far.is_none() => Poll::Ready(Ending::Politely),
+            2 => Poll::Ready(Ending::Cut),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
+    }
+
+    fn end(&self, ending: Ending) {
+        self.ending.store(ending as u8, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
+
+/// A request under way.
+pub struct UnderWay(Arc<Client>);
+
+impl UnderWay {
+    pub fn client(&self) -> &Client {
+        &self.0
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.ended.store(self.0.ended.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn client() -> Arc<Client> {
+        Arc::new(Client::new(HeaderValue::from_static("192.0.2.1")))
+    }
+
+    async fn ending(client: &Client, so_far: Option<Ending>) -> Ending {
+        poll_fn(|cx| client.poll_ending(so_far, cx)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_nothing_is_sent_away_and_one_that_dawdles_is_cut_off() {
+        let (_sender, phase) = watch::channel(Phase::Serving);
+        let client = client();
+        let started = tokio::time::Instant::now();
+        tokio::spawn(Arc::clone(&client).watch(phase, Phase::Draining));
+        assert_eq!(ending(&client, None).await, Ending::Politely);
+        assert_eq!(started.elapsed().as_secs(), 10);
+        assert_eq!(ending(&client, Some(Ending::Politely)).await, Ending::Cut);
+        assert_eq!(started.elapsed().as_secs(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_under_way_keeps_its_connection_however_long_it_takes() {
+        let (sender, phase) = watch::channel(Phase::Serving);
+        let client = client();
+        let started = tokio::time::Instant::now();
+        let under_way = Arc::clone(&client).begin();
+        tokio::spawn(Arc::clone(&client).watch(phase, Phase::Draining));
+        sleep(Duration::from_secs(300)).await;
+        sender.send_replace(Phase::Draining);
+        assert_eq!(ending(&client, None).await, Ending::Politely);
+        assert_eq!(started.elapsed().as_secs(), 300);
+        sleep(Duration::from_secs(300)).await;
+        drop(under_way);
+        assert_eq!(ending(&client, Some(Ending::Politely)).await, Ending::Cut);
+        assert!((600..=610).contains(&started.elapsed().as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_now_and_then_stays() {
+        let (_sender, phase) = watch::channel(Phase::Serving);
+        let client = client();
+        tokio::spawn(Arc::clone(&client).watch(phase, Phase::Draining));
+        for _ in 0..50 {
+            drop(Arc::clone(&client).begin());
+            sleep(Duration::from_secs(25)).await;
+            assert!(poll_fn(|cx| Poll::Ready(client.poll_ending(None, cx))).await.is_pending());
+        }
+        let last = tokio::time::Instant::now();
+        assert_eq!(ending(&client, None).await, Ending::Politely);
+        assert!((5..=35).contains(&last.elapsed().as_secs()));
+    }
+}

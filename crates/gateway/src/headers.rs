@@ -1,0 +1,153 @@
+//! Headers on their way through: which are looked at, which go on, which are the gateway's own.
+
+use hyper::Method;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Headers of this kind are the gateway's to set, and nobody else's.
+const INTERNAL: &str = "x-counterfoil-";
+
+/// What the gateway itself says in a request to an instance.
+pub struct Added<'a> {
+    pub host: &'a HeaderValue,
+    pub client: &'a HeaderValue,
+    pub request_id: &'a HeaderValue,
+    /// Tenant and tier, where the gateway has checked them.
+    pub bearer: Option<(&'a str, &'a str)>,
+}
+
+/// Write the headers that an instance gets to see: none of the client's connection, no credential,
+/// and of who asks only what the gateway has checked.
+pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Added<'_>, body_length: usize) {
+    line(out, "host", added.host.as_bytes());
+    line(out, "x-forwarded-for", added.client.as_bytes());
+    line(out, "x-request-id", added.request_id.as_bytes());
+    if let Some((tenant, tier)) = added.bearer {
+        line(out, "x-counterfoil-tenant", tenant.as_bytes());
+        line(out, "x-counterfoil-tier", tier.as_bytes());
+    }
+    if body_length > 0 || matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        line(out, "content-length", body_length.to_string().as_bytes());
+    }
+    let options: Vec<&str> = given
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .collect();
+    let mut cookies = 0;
+    for (name, value) in given {
+        let name = name.as_str();
+        let passes = match name {
+            "authorization" | "content-length" | "expect" | "host" | "x-forwarded-for" | "x-request-id" => {
+                false
+            }
+            "cookie" => {
+                cookies += 1;
+                false
+            }
+            name if name.starts_with(INTERNAL) => false,
+            name => !of_one_connection(name) && !options.iter().any(|each| each.eq_ignore_ascii_case(name)),
+        };
+        if passes {
+            line(out, name, value.as_bytes());
+        }
+    }
+    if cookies > 0 {
+        // HTTP/2 sends them apart, HTTP/1.1 must have them in one (RFC 9113, section 8.2.3).
+        let all: Vec<&[u8]> = given.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        line(out, "cookie", &all.join(&b"; "[..]));
+    }
+}
+
+fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a header belongs to one connection, and not to the message (RFC 9110, section 7.6.1).
+pub fn of_one_connection(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// The text of a header, empty if it is missing or no text.
+pub fn text(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What is written for a request with these headers.
+    fn written(given: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
+        let mut map = HeaderMap::new();
+        for (name, value) in given {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        let value = HeaderValue::from_static;
+        let (host, client, request_id) = (&value("10.0.0.1:80"), &value("192.0.2.1"), &value("id"));
+        let mut out = Vec::new();
+        let added = Added { host, client, request_id, bearer: Some(("t1", "gold")) };
+        write(&mut out, &Method::GET, &map, &added, 0);
+        String::from_utf8_lossy(&out)
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn a_header_that_the_client_names_in_connection_stays_with_the_connection() {
+        let sent = written(&[("connection", "keep-alive, X-Mine"), ("x-mine", "1"), ("x-other", "2")]);
+        assert!(!sent.iter().any(|(name, _)| name == "x-mine" || name == "connection"));
+        assert!(sent.contains(&("x-other".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn cookies_that_came_apart_go_on_as_one() {
+        let sent = written(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2")]);
+        assert!(sent.contains(&("cookie".to_owned(), "a=1; b=2".to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_sends_the_gateways_own_headers_are_the_gateways(
+            names in prop::collection::vec(prop::sample::select(vec![
+                "authorization", "host", "x-forwarded-for", "x-request-id", "x-counterfoil-tenant",
+                "x-counterfoil-tier", "x-counterfoil-other", "content-length", "transfer-encoding",
+                "upgrade", "te", "accept", "accept-language", "x-app",
+            ]), 0..12),
+        ) {
+            let sent = written(&names.iter().map(|name| (*name, "forged")).collect::<Vec<_>>());
+            let mut passed: Vec<&str> =
+                sent.iter().filter(|(_, value)| value == "forged").map(|(name, _)| name.as_str()).collect();
+            let free = ["accept", "accept-language", "x-app"];
+            let mut wanted: Vec<&str> = names.iter().copied().filter(|name| free.contains(name)).collect();
+            passed.sort_unstable();
+            wanted.sort_unstable();
+            prop_assert_eq!(passed, wanted);
+            for (name, value) in [("x-counterfoil-tenant", "t1"), ("x-forwarded-for", "192.0.2.1")] {
+                let found: Vec<&str> =
+                    sent.iter().filter(|each| each.0 == name).map(|each| &*each.1).collect();
+                prop_assert_eq!(found, [value]);
+            }
+        }
+    }
+}

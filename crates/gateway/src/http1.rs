@@ -1,0 +1,374 @@
+//! The answers of instances in HTTP/1.1 (RFC 9112): heads and the framing of bodies.
+//!
+//! A proxy reads one answer for each request it takes, into a buffer that outlives it, and passes
+//! on most of what it reads. Written for that alone, this costs a third of what a general client
+//! does. What is ambiguous is refused: an answer that two readers might end at different places is
+//! how one client comes to see another's.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::headers::of_one_connection;
+
+const HEADERS: usize = 100;
+const HEAD_BYTES: usize = 32 * 1024;
+/// A chunk's size with its extensions, and each line of a trailer.
+const LINE_BYTES: usize = 1024;
+const TRAILER_BYTES: usize = 8 * 1024;
+
+/// The other side does not keep to the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// How an answer begins.
+#[derive(Debug)]
+pub struct Head {
+    pub status: StatusCode,
+    /// Without those that belong to the connection, and without the length of a body that comes.
+    pub headers: HeaderMap,
+    pub framing: Framing,
+    /// Whether the connection may serve another request after this answer.
+    pub reusable: bool,
+}
+
+/// Take a head from the front of `buffer`: nothing if it isn't there whole yet.
+pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>, Malformed> {
+    let mut slots = [const { MaybeUninit::uninit() }; HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut response, buffer, &mut slots)
+        .map_err(|_| Malformed)?;
+    let httparse::Status::Complete(length) = parsed else {
+        return if buffer.len() < HEAD_BYTES { Ok(None) } else { Err(Malformed) };
+    };
+    let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| Malformed)?;
+    let (mut kept, mut closed, mut options) = (false, false, Vec::new());
+    let mut content_length = None;
+    let mut chunked = false;
+    let start = buffer.as_ptr() as usize;
+    let mut found = Vec::with_capacity(response.headers.len());
+    for header in response.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Malformed)?;
+        match name.as_str() {
+            "content-length" => {
+                let length = length_of(header.value)?;
+                if content_length.is_some_and(|other| other != length) {
+                    return Err(Malformed);
+                }
+                content_length = Some(length);
+                continue;
+            }
+            "transfer-encoding" if chunked || !header.value.eq_ignore_ascii_case(b"chunked") => {
+                return Err(Malformed);
+            }
+            "transfer-encoding" => chunked = true,
+            "connection" if header.value.eq_ignore_ascii_case(b"keep-alive") => kept = true,
+            "connection" => {
+                for option in header.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    match HeaderName::from_bytes(option) {
+                        Ok(option) if option == "close" => closed = true,
+                        Ok(option) if option == "keep-alive" => kept = true,
+                        Ok(option) => options.push(option),
+                        Err(_) => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        if !of_one_connection(name.as_str()) {
+            let offset = header.value.as_ptr() as usize - start;
+            found.push((name, offset..offset + header.value.len()));
+        }
+    }
+    if chunked && content_length.is_some() {
+        return Err(Malformed);
+    }
+    let persistent = response.version == Some(1);
+    let raw = buffer.split_to(length).freeze();
+    let mut headers = HeaderMap::with_capacity(found.len() + 1);
+    for (name, place) in found {
+        headers.append(name, HeaderValue::from_maybe_shared(raw.slice(place)).map_err(|_| Malformed)?);
+    }
+    for option in options {
+        headers.remove(option);
+    }
+    if let Some(length) = content_length
+        && asked_for_head
+    {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    let bodiless = status.is_informational() || matches!(status.as_u16(), 204 | 304) || asked_for_head;
+    let framing = match content_length {
+        _ if bodiless => Framing::Done,
+        _ if chunked => Framing::Chunked(Chunk::Size),
+        Some(0) => Framing::Done,
+        Some(length) => Framing::Length(length),
+        None => Framing::UntilClose,
+    };
+    let reusable = !closed && (kept || persistent) && framing != Framing::UntilClose;
+    Ok(Some(Head { status, headers, framing, reusable }))
+}
+
+/// Digits alone: neither a sign nor a list.
+fn length_of(value: &[u8]) -> Result<u64, Malformed> {
+    if !value.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed);
+    }
+    std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(Malformed)
+}
+
+/// What is still to come of a body (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    Done,
+    Length(u64),
+    Chunked(Chunk),
+    UntilClose,
+}
+
+/// What comes next in a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunk {
+    Size,
+    Data(u64),
+    End,
+    /// Bytes of it seen so far.
+    Trailer(usize),
+}
+
+impl Framing {
+    /// How many bytes are still to come at least, as far as that is known.
+    pub fn at_least(&self) -> u64 {
+        match self {
+            Self::Length(length) => *length,
+            _ => 0,
+        }
+    }
+
+    /// The end of the connection: is it the end of the body too?
+    pub fn close(&mut self) -> Result<(), Malformed> {
+        match self {
+            Self::Done => Ok(()),
+            Self::UntilClose => {
+                *self = Self::Done;
+                Ok(())
+            }
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Take the next part of a body from the front of `buffer`: nothing at its end, and nothing
+    /// if more must be read.
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
+        loop {
+            match self {
+                Self::Done => return Ok(None),
+                Self::UntilClose if buffer.is_empty() => return Ok(None),
+                Self::UntilClose => return Ok(Some(buffer.split().freeze())),
+                Self::Length(_) | Self::Chunked(Chunk::Data(_)) if buffer.is_empty() => return Ok(None),
+                Self::Length(left) => {
+                    let part = part(buffer, left);
+                    if *left == 0 {
+                        *self = Self::Done;
+                    }
+                    return Ok(Some(part));
+                }
+                Self::Chunked(chunk @ Chunk::Data(_)) => {
+                    let Chunk::Data(left) = chunk else { continue };
+                    let part = part(buffer, left);
+                    if *left == 0 {
+                        *chunk = Chunk::End;
+                    }
+                    return Ok(Some(part));
+                }
+                Self::Chunked(chunk) => match chunk.pass(buffer)? {
+                    Passed::On(next) => *chunk = next,
+                    Passed::Whole => *self = Self::Done,
+                    Passed::NotYet => return Ok(None),
+                },
+            }
+        }
+    }
+}
+
+fn part(buffer: &mut BytesMut, left: &mut u64) -> Bytes {
+    let length = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+    *left -= length as u64;
+    buffer.split_to(length).freeze()
+}
+
+/// Where the framing between two chunks led.
+enum Passed {
+    On(Chunk),
+    Whole,
+    NotYet,
+}
+
+impl Chunk {
+    /// Go over what stands between data and data.
+    fn pass(self, buffer: &mut BytesMut) -> Result<Passed, Malformed> {
+        match self {
+            Self::Data(_) => Ok(Passed::NotYet),
+            Self::Size => match httparse::parse_chunk_size(buffer).map_err(|_| Malformed)? {
+                httparse::Status::Complete((length, size)) => {
+                    buffer.advance(length);
+                    Ok(Passed::On(if size == 0 { Self::Trailer(0) } else { Self::Data(size) }))
+                }
+                httparse::Status::Partial if buffer.len() < LINE_BYTES => Ok(Passed::NotYet),
+                httparse::Status::Partial => Err(Malformed),
+            },
+            Self::End if buffer.len() < 2 => Ok(Passed::NotYet),
+            Self::End if buffer.starts_with(b"\r\n") => {
+                buffer.advance(2);
+                Ok(Passed::On(Self::Size))
+            }
+            Self::End => Err(Malformed),
+            Self::Trailer(seen) => match buffer.iter().position(|byte| *byte == b'\n') {
+                Some(1) if buffer.starts_with(b"\r") => {
+                    buffer.advance(2);
+                    Ok(Passed::Whole)
+                }
+                Some(end) if seen + end < TRAILER_BYTES => {
+                    // A trailer concerns this connection's sender; it does not go on.
+                    buffer.advance(end + 1);
+                    Ok(Passed::On(Self::Trailer(seen + end + 1)))
+                }
+                None if buffer.len() < LINE_BYTES => Ok(Passed::NotYet),
+                _ => Err(Malformed),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Read an answer that arrives in pieces; `None` if it isn't whole when the connection ends.
+    fn read(pieces: &[&[u8]]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
+        let mut buffer = BytesMut::new();
+        let mut answer: Option<(Head, Vec<u8>)> = None;
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            if answer.is_none() {
+                answer = head(&mut buffer, false)?.map(|head| (head, Vec::new()));
+            }
+            if let Some((head, body)) = &mut answer {
+                while let Some(part) = head.framing.take(&mut buffer)? {
+                    body.extend_from_slice(&part);
+                }
+            }
+        }
+        Ok(match answer {
+            Some((mut head, body)) => head.framing.close().is_ok().then_some((head, body)),
+            None => None,
+        })
+    }
+
+    fn whole(answer: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
+        read(&[answer])
+    }
+
+    #[test]
+    fn an_answer_that_two_readers_might_end_at_different_places_is_refused() {
+        for headers in [
+            "content-length: 1\r\ncontent-length: 2",
+            "content-length: 1, 1",
+            "content-length: +1",
+            "content-length: 0x1",
+            "content-length:",
+            "content-length: 99999999999999999999999",
+            "content-length: 1\r\ntransfer-encoding: chunked",
+            "transfer-encoding: gzip, chunked",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+            "transfer-encoding: xchunked",
+            "x y: 1",
+            " folded: 1",
+        ] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\n1\r\na\r\n0\r\n\r\n");
+            assert!(whole(answer.as_bytes()).is_err(), "{headers}");
+        }
+        for body in ["\r\n", "g\r\n", "-1\r\n", "1\r\nab\r\n0\r\n\r\n", "1ffffffffffffffff\r\n"] {
+            let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{body}");
+            assert!(!matches!(whole(answer.as_bytes()), Ok(Some(_))), "{body}");
+        }
+        let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(HEAD_BYTES));
+        assert!(whole(endless.as_bytes()).is_err());
+        let trailer = "x: y\r\n".repeat(TRAILER_BYTES);
+        let endless = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{trailer}\r\n");
+        assert!(whole(endless.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_connection_is_reused_only_after_an_answer_with_an_end_of_its_own() {
+        for (answer, reusable) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na", true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: x, Close\r\n\r\na", false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\nconnection: keep-alive\r\n\r\na", true),
+            ("HTTP/1.1 200 OK\r\n\r\na", false),
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\n\r\n", true),
+        ] {
+            let (head, _) = whole(answer.as_bytes()).unwrap().unwrap();
+            assert_eq!(head.reusable, reusable, "{answer}");
+        }
+    }
+
+    #[test]
+    fn headers_of_the_connection_stay_behind() {
+        let answer = "HTTP/1.1 200 OK\r\nconnection: x-hop\r\nX-Hop: 1\r\nX-App: 2\r\nkeep-alive: 5\r\n\
+                      content-length: 0\r\n\r\n";
+        let (head, _) = whole(answer.as_bytes()).unwrap().unwrap();
+        let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-app"]);
+    }
+
+    proptest! {
+        #[test]
+        fn however_an_answer_is_cut_it_reads_the_same(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..8),
+            framing in 0..3,
+            cuts in prop::collection::vec(0usize..600, 0..12),
+        ) {
+            let body = chunks.concat();
+            let mut answer = b"HTTP/1.1 200 OK\r\nx-app: 1\r\n".to_vec();
+            match framing {
+                0 => answer.extend(format!("content-length: {}\r\n\r\n", body.len()).bytes().chain(body.clone())),
+                1 => {
+                    answer.extend(b"transfer-encoding: chunked\r\n\r\n");
+                    for chunk in &chunks {
+                        answer.extend(format!("{:x};a=b\r\n", chunk.len()).bytes());
+                        answer.extend(chunk);
+                        answer.extend(b"\r\n");
+                    }
+                    answer.extend(b"0\r\nx-trailer: 1\r\n\r\n");
+                }
+                _ => answer.extend(b"\r\n".iter().chain(&body)),
+            }
+            let mut places: Vec<usize> = cuts.iter().map(|cut| cut % (answer.len() + 1)).collect();
+            places.extend([0, answer.len()]);
+            places.sort_unstable();
+            let pieces: Vec<&[u8]> = places.windows(2).map(|two| &answer[two[0]..two[1]]).collect();
+            let (head, read_body) = read(&pieces).unwrap().unwrap();
+            prop_assert_eq!(read_body, body);
+            prop_assert_eq!(head.headers.get("x-app"), Some(&HeaderValue::from_static("1")));
+            if framing < 2 {
+                // Not a byte less will do.
+                prop_assert!(!matches!(read(&[&answer[..answer.len() - 1]]), Ok(Some(_))));
+            }
+        }
+
+        #[test]
+        fn whatever_comes_it_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+            answer.extend(&bytes);
+            let _ = whole(&answer);
+            let _ = whole(&bytes);
+        }
+    }
+}
