@@ -98,7 +98,12 @@ function acceptedAt(second) {
 
 function overview() {
   const now = Date.now() / 1000;
-  const base = { application: "shop", read_only: scenario === "read-only" };
+  const base = {
+    application: "shop",
+    folder: "examples/shop",
+    state_folder: "examples/shop/.counterfoil",
+    read_only: scenario === "read-only",
+  };
   if (scenario === "empty") {
     const history = Object.fromEntries(["seconds", ...STEPS].map((name) => [name, []]));
     const nothing = { under_way_seconds: 0, way: [], gateway: null, history, processes: [] };

@@ -27,6 +27,9 @@ export type History = { seconds: number[] } & Record<StepName, number[]>;
 
 export interface Overview {
   application: string;
+  /** Where it is, as commands name it. */
+  folder: string;
+  state_folder: string;
   read_only: boolean;
   state: State;
   under_way_seconds: number;

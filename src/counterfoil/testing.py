@@ -1,8 +1,9 @@
 """Tools for the tests of an application."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+
+import uvloop
 
 from counterfoil.proof.prove import FAULT_NUMBER, Verdict
 from counterfoil.proof.prove import prove as _prove
@@ -28,7 +29,7 @@ def prove(
         ProofError: the application declares nothing that could be proved.
         CounterfoilError: it did not start.
     """
-    return asyncio.run(
+    return uvloop.run(
         _prove(
             folder,
             state,

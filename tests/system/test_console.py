@@ -1,12 +1,14 @@
 """The console's answers on a running shop: the line, a trace, a dead letter, reports, no guests."""
 
+import json
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
-from conftest import RunningShop
+from conftest import COUNTERFOIL, SHOP, RunningShop
 
 from counterfoil.console.way import STUCK_SECONDS, judge
 from counterfoil.events import EmbeddedLog
@@ -73,6 +75,18 @@ def test_a_payment_shows_on_the_line_in_its_trace_and_in_the_report(
     assert "1997-03-01" in console.get("/reports/daily/totals.csv").text
     assert console.get("/reports/daily/report.json").status_code == 404
     assert shop.key not in console.get("/reports/daily/..%2f..%2fcredential").text
+
+
+def test_a_trace_is_whole_from_a_folder_named_as_people_do(shop: RunningShop) -> None:
+    shop.pay("relative-1")
+    root = shop.state.root
+    command = [COUNTERFOIL, "trace", "relative-1", str(SHOP), "--state", root.name, "--json"]
+
+    def stations() -> set[str]:
+        ran = subprocess.run(command, cwd=root.parent, capture_output=True, text=True, check=True)
+        return {step["name"] for step in json.loads(ran.stdout)}
+
+    assert "report" in eventually(stations, lambda found: "report" in found)
 
 
 def test_a_late_purchase_corrects_its_day_and_only_that(

@@ -5,8 +5,12 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from conftest import RunningShop
+from conftest import SHOP, RunningShop
 from playwright.sync_api import Page, expect, sync_playwright
+
+AXE = SHOP.parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
+VIEWS = ["", "trace", "dead-letters", "reports", "reports-view/daily", "limits", "coordination"]
+VIEWS += ["proof", "nowhere"]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +45,28 @@ def test_one_payment_is_followed(shop: RunningShop, page: Page) -> None:
     expect(page.get_by_text(re.compile("totals.csv")).first).to_be_visible(timeout=30_000)
 
 
-@pytest.mark.parametrize(
-    "path", ["dead-letters", "reports", "reports-view/daily", "limits", "coordination", "proof"]
-)
-def test_every_view_has_an_address(shop: RunningShop, page: Page, path: str) -> None:
+@pytest.mark.parametrize("path", VIEWS)
+def test_every_view_has_an_address_and_is_accessible(
+    shop: RunningShop, page: Page, path: str
+) -> None:
     page.goto(f"{shop.console}/{path}")
     expect(page.get_by_role("main")).to_be_visible()
     expect(page.get_by_role("heading").first).to_be_visible()
+    expect(page.get_by_text("Loading")).to_have_count(0)
+    page.evaluate(AXE.read_text())
+    violations = page.evaluate("axe.run().then(found => found.violations)")
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
+
+
+def test_an_empty_page_names_the_command_for_this_very_application(
+    shop: RunningShop, page: Page
+) -> None:
+    page.goto(f"{shop.console}/proof")
+    expect(page.get_by_text("Nothing was proven yet.")).to_be_visible()
+    expect(page.get_by_text(f"counterfoil prove {SHOP}")).to_be_visible()
+    page.goto(f"{shop.console}/trace")
+    command = f"counterfoil trace ID {SHOP} --state {shop.state.root}"
+    expect(page.get_by_text(command)).to_be_visible()
 
 
 def test_a_stranger_is_told_where_the_key_is(shop: RunningShop, page: Page) -> None:

@@ -1,6 +1,7 @@
 import { UP } from "../commands";
 import { formatClock } from "../format";
 import { isUnreachable } from "../queries";
+import { Command } from "./Command";
 
 interface Props {
   error: Error | null;
@@ -17,7 +18,7 @@ export function ConnectionBanner({ error, dataUpdatedAt }: Props) {
             {isUnreachable(error) ? "The server does not answer." : `${error.message}.`}
           </strong>{" "}
           {dataUpdatedAt > 0 && `What you see is from ${formatClock(dataUpdatedAt)}. `}
-          The console asks again every second. If the application was stopped: <code>{UP}</code>
+          The console asks again every second. If the application was stopped: <Command text={UP} />
         </p>
       )}
     </div>

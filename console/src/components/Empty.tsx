@@ -1,4 +1,5 @@
 import type { ReactNode } from "react";
+import { Command } from "./Command";
 
 interface Props {
   title: string;
@@ -14,7 +15,7 @@ export function Empty({ title, command, children }: Props) {
       {children && <p>{children}</p>}
       {command && (
         <p>
-          <code className="command">{command}</code>
+          <Command text={command} alone />
         </p>
       )}
     </div>

@@ -11,7 +11,7 @@ import { formatInstant, formatNumberOf } from "../format";
 import { DEAD_LETTERS_SHOWN, deadLettersQuery } from "../queries";
 import { Link, navigate, useSearchParameter } from "../router";
 
-const COMMAND = "counterfoil events dlq list examples/shop";
+const COMMAND = "counterfoil events dlq list {at}";
 
 export function DeadLettersPage({ selected }: { selected: string }) {
   const pipeline = useSearchParameter("pipeline");
@@ -211,7 +211,7 @@ function SelectedLetter({ letter, selected, back }: SelectedProps) {
       ) : (
         <Empty
           title={`Dead letter ${selected} is not among these.`}
-          command={`counterfoil events dlq show ${selected} examples/shop`}
+          command={`counterfoil events dlq show ${selected} {at}`}
         />
       )}
     </>

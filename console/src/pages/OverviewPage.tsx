@@ -164,7 +164,7 @@ function LagSection() {
   const lag = useQuery(lagQuery);
   return (
     <Section title="Consumers" aside="how far each is behind the end of its topic">
-      <QueryView query={lag} command="counterfoil events lag examples/shop">
+      <QueryView query={lag} command="counterfoil events lag {at}">
         {(rows) =>
           rows.length > 0 ? (
             <DataTable

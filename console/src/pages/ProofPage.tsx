@@ -28,7 +28,9 @@ export function ProofPage() {
           verdict ? (
             <Proven verdict={verdict} />
           ) : (
-            <Empty title="Nothing was proven yet." command={PROVE} />
+            <Empty title="Nothing was proven yet." command={PROVE}>
+              A proof keeps its own state: at its end it says how to see it here.
+            </Empty>
           )
         }
       </QueryView>
@@ -148,7 +150,7 @@ function Faults({ verdict }: { verdict: Verdict }) {
       ) : (
         <Empty
           title="None were injected."
-          command="counterfoil prove examples/shop --faults kill,pause"
+          command="counterfoil prove {folder} --faults kill,pause"
         />
       )}
     </Section>

@@ -1,6 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import type { ReportSummary } from "../api";
 import { PROVE, UP } from "../commands";
+import { Command } from "../components/Command";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { Page } from "../components/Page";
@@ -41,7 +42,7 @@ export function ReportsPage() {
           ) : (
             <Empty title="Nothing was published yet." command={UP}>
               A report is published soon after its table has rows. To send some:{" "}
-              <code>{PROVE}</code>
+              <Command text={PROVE} />
             </Empty>
           )
         }

@@ -9,7 +9,7 @@ import { traceQuery } from "../queries";
 import { navigate } from "../router";
 import { hasArrived, STATIONS, type Station, type StationName, stationsOf } from "../stations";
 
-const COMMAND = "counterfoil trace ID examples/shop";
+const COMMAND = "counterfoil trace ID {at}";
 
 export function TracePage({ identity }: { identity: string }) {
   return (

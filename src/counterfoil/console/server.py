@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import shlex
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -146,6 +147,8 @@ class Console:
             gateway = None
         return {
             "application": self._host.application.name,
+            "folder": shlex.quote(str(self._host.folder)),
+            "state_folder": shlex.quote(str(self._host.state.root)),
             "read_only": self._read_only,
             "gateway": gateway,
             "processes": run["processes"],

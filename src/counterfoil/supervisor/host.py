@@ -35,6 +35,8 @@ class Host:
 
     name: str
     target: str
+    folder: Path
+    """Of the application, as it was given on the command line."""
     application: Application
     configuration: Configuration
     state: StateFolder
@@ -109,6 +111,7 @@ def enter(name: str, target: str, folder: Path, state: Path) -> Host:
     host = Host(
         name=name,
         target=target,
+        folder=folder,
         application=load_application(folder, configuration.application.module),
         configuration=configuration,
         state=StateFolder(state),
