@@ -17,6 +17,12 @@ CREDENTIAL = "only-for-this-test"
 
 
 @pytest.fixture
+def credential() -> str:
+    """What the node wants to see."""
+    return CREDENTIAL
+
+
+@pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """The address of a node that runs for as long as the test."""
     with socket.socket() as probe:

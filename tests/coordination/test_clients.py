@@ -9,6 +9,7 @@ from counterfoil.coordination import (
     ClockWentBack,
     Instance,
     Leadership,
+    Lease,
     LeaseLost,
     MachineIds,
     Membership,
@@ -89,6 +90,29 @@ def test_a_watch_sees_who_comes_and_who_goes(client: Client) -> None:
     while seen := next(snapshots):
         continue
     stop.set()
+
+
+def test_who_leaves_while_a_lease_is_being_granted_has_left(address: str, credential: str) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(Client):
+        def grant(self, ttl_seconds: float) -> Lease:
+            asked.set()
+            assert answer.wait(20)
+            return super().grant(ttl_seconds)
+
+    client = Slow(address, credential)
+    instance = Instance("payments", "payments-1", "127.0.0.1:1")
+    membership = Membership(client, instance, ttl_seconds=60.0)
+    assert asked.wait(20)
+    leaving = threading.Thread(target=membership.close, daemon=True)
+    leaving.start()
+    leaving.join(0.2)
+    assert leaving.is_alive(), "it waits for the lease that it is to give back"
+    answer.set()
+    leaving.join(20)
+    assert not leaving.is_alive()
+    assert Registry(client).instances() == []
 
 
 def test_without_the_credential_nothing_is_told(address: str) -> None:

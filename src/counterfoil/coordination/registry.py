@@ -69,6 +69,9 @@ class Membership:
             except Unavailable:
                 self._closed.wait(RETRY_SECONDS)
                 continue
+            if self._closed.is_set():  # `close` may have looked before this lease was there
+                lease.revoke()
+                return
             try:
                 written = self._client.put(key, value, lease)
             except Unavailable:
