@@ -113,7 +113,8 @@ async def prove(
         def count(number: int) -> None:
             nonlocal done
             done = number
-            tell("purchases", number, len(requests))
+            if number % DRAWN == 0 or number == len(requests):
+                tell("purchases", number, len(requests))
 
         injecting = asyncio.create_task(injector.run(faults, lambda: done / len(requests)))
         await client.send(requests, count)
@@ -177,6 +178,8 @@ async def _drained(
         await asyncio.sleep(0.3)
 
 
+DRAWN: Final = 50
+"""Progress is told of once for so many requests: drawing each costs more than sending some."""
 CALM_SECONDS: Final = 2.0
 """A match must last: a relay that has just woken up may be about to send its batch again."""
 SETTLED_SECONDS: Final = 12.0

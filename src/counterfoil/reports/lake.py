@@ -74,7 +74,7 @@ class Lake:
             ).fetchone()
         if row is None:
             return None
-        file = str(Path(row[0]).relative_to(self.folder / table.name))
+        file = str(Path(row[0]).relative_to((self.folder / table.name).resolve()))
         for version in range(delta.version(), -1, -1):
             path = self.folder / table.name / "_delta_log" / f"{version:020}.json"
             entries = [json.loads(line) for line in path.read_text().splitlines()]
