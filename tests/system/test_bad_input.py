@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import Iterator
 from http.client import HTTPResponse
 
 import httpx2
@@ -162,6 +163,32 @@ def test_huge_bodies_and_headers(shop: RunningShop) -> None:
         else:
             assert wide.status_code == 431
     assert rows(shop) == before
+
+
+@pytest.mark.parametrize("http2", [False, True])
+@pytest.mark.parametrize(("length", "status"), [(100_000, 401), (3_000_000, 401), (3_000_000, 413)])
+@pytest.mark.parametrize("sized", [False, True])
+def test_a_client_that_is_refused_while_it_sends_reads_why(
+    shop: RunningShop, http2: bool, length: int, status: int, sized: bool
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x" * (length // 100)
+
+    given = headers(shop) if status == 413 else {"idempotency-key": "refused"}
+    if sized:
+        given["content-length"] = str(length)
+    with shop.client(http2=http2) as client:
+        assert is_problem(client.post("/payments", content=chunks(), headers=given), status)
+
+
+def test_a_body_that_is_offered_is_not_asked_for_if_it_is_refused(shop: RunningShop) -> None:
+    with shop.connection() as connection:
+        connection.sendall(
+            b"POST /payments HTTP/1.1\r\nhost: shop\r\n"
+            b"content-length: 9\r\nexpect: 100-continue\r\n\r\n"
+        )
+        assert connection.recv(12) == b"HTTP/1.1 401"
 
 
 def test_the_same_over_http_2(shop: RunningShop) -> None:

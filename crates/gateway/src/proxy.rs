@@ -28,9 +28,14 @@ use crate::upstream::{Failure, Outgoing, exchange};
 const LOGGED_LIMIT: usize = 256;
 /// The longest pause between two attempts.
 const PAUSE_LIMIT: Duration = Duration::from_millis(200);
-/// How much of a refused request's body is read, and for how long, to keep its connection.
+/// How much of a refused request's body is read before its answer, and for how long, so that an
+/// HTTP/1.1 connection can serve the next request.
 const DRAIN_LIMIT: usize = 64 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same after the answer: a client that is cut off while it sends may never read what it was
+/// answered. RFC 9113 section 8.1 asks for a reset in its place, and curl before 8.0 loses the answer.
+const DISCARD_LIMIT: usize = 16 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a service says its answer brought about: the other half of the stub.
 const EFFECT: HeaderName = HeaderName::from_static("counterfoil-effect");
 
@@ -68,9 +73,8 @@ pub async fn serve(
         }
     };
     let mut response = answer.unwrap_or_else(Problem::into_response);
-    if !body.is_end_stream() && !Box::pin(drained(&mut body)).await && parts.version < Version::HTTP_2 {
-        // What is still on its way would be taken for the next request, so this one is the last.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if !body.is_end_stream() {
+        response = Box::pin(refuse_rest(&parts, body, response)).await;
     }
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     if let Ok(route) = route {
@@ -107,11 +111,34 @@ pub async fn serve(
     Ok(response)
 }
 
-/// Read what is left of a refused request, so that its connection can serve the next one. Whether
-/// all of it came: a client that sends much, or slowly, is not waited for.
-async fn drained(body: &mut Incoming) -> bool {
-    let rest = Limited::new(body, DRAIN_LIMIT).collect();
-    matches!(tokio::time::timeout(DRAIN_TIMEOUT, rest).await, Ok(Ok(_)))
+/// See to what is left of a refused request's body: what comes soon is waited for, what comes later
+/// is thrown away while the client reads its answer, and what it only offers is not asked for.
+async fn refuse_rest(parts: &Parts, mut body: Incoming, mut answer: Response<Body>) -> Response<Body> {
+    let one_at_a_time = parts.version < Version::HTTP_2;
+    let offered = parts.headers.contains_key(header::EXPECT);
+    if one_at_a_time && !offered && drained(&mut body, DRAIN_LIMIT, DRAIN_TIMEOUT).await {
+        return answer;
+    }
+    if one_at_a_time {
+        // What is still on its way would be taken for the next request, so this one is the last.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    tokio::spawn(async move { drained(&mut body, DISCARD_LIMIT, DISCARD_TIMEOUT).await });
+    answer
+}
+
+/// Read what is left of a body. Whether all of it came: not more than `limit` bytes, in `timeout`.
+async fn drained(body: &mut Incoming, limit: usize, timeout: Duration) -> bool {
+    let mut rest = Limited::new(body, limit);
+    let whole = async {
+        while let Some(frame) = rest.frame().await {
+            if frame.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(timeout, whole).await.unwrap_or(false)
 }
 
 /// The route of a request, or the methods that its path has (none if there is no such path).
@@ -161,9 +188,14 @@ async fn pass_on(
 }
 
 async fn whole(body: &mut Incoming, limit: usize) -> Result<Bytes, Problem> {
+    let too_large =
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"));
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
     let read = Limited::new(body, limit).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+            too_large()
         } else {
             Problem::new(StatusCode::BAD_REQUEST, "the body did not arrive whole")
         }
