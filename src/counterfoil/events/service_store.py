@@ -10,6 +10,7 @@ import json
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ T = TypeVar("T")
 BATCH: Final = 512
 WAITING: Final = 4_096
 """Commands that may wait; beyond that a client is better served by a 503 at once."""
+SABOTAGE_SECONDS: Final = 0.1
+"""How long a commit comes after its answers when that bug is switched on: long enough for them to
+reach the clients, so that a crash in between always shows."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS idempotency (
@@ -164,6 +168,7 @@ class ServiceStore:
             token = connection.execute("SELECT max(seq) FROM outbox").fetchone()[0] or 0
             if early:
                 _settle(batch, outcomes, token)
+                time.sleep(SABOTAGE_SECONDS)
             faults.point("service.before-commit")
             connection.execute("COMMIT")
         except sqlite3.Error as error:

@@ -27,6 +27,7 @@ POINTS: Final = (
     ("report.before-publish", "kill"),
 )
 SABOTAGE_POINTS: Final = {
+    "idempotency-off": [("service.after-commit", "kill")] * 3,
     "acknowledge-before-commit": [("service.before-commit", "kill")] * 3,
     "offsets-before-state": [("pipeline.between-commits", "kill")] * 3,
     "relay-without-fencing": [("relay.before-append", "pause")],
