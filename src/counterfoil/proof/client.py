@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import msgspec
@@ -61,6 +61,7 @@ class Client:
     ) -> ClientRecord:
         """Send all, some at a time in order; `on_progress` gets the number that are final."""
         pending = iter(requests)
+        asyncio.get_running_loop().set_exception_handler(_on_loop_error)
         connector = aiohttp.TCPConnector(limit=CONCURRENCY, ssl=self._tls)
         timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -135,3 +136,14 @@ class Client:
         earlier = self.record.acknowledged.setdefault(request.idempotency_key, promised)
         if earlier.id != promised.id:
             self.record.changed_answers.append(request.idempotency_key)
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say what went wrong, but for uvloop's word on a connection that the client hung up itself.
+
+    It calls it fatal when something still arrives there (uvloop's issue 506).
+    """
+    transport = context.get("transport")
+    hung_up = transport is not None and transport.is_closing()
+    if not (hung_up and isinstance(context.get("exception"), RuntimeError)):
+        loop.default_exception_handler(context)
