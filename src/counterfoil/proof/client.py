@@ -141,9 +141,9 @@ class Client:
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Say what went wrong, but for uvloop's word on a connection that the client hung up itself.
 
-    It calls it fatal when something still arrives there (uvloop's issue 506).
+    It calls it fatal when something still arrives there (uvloop's issue 506); its transport does
+    not say that it is closing, the words alone tell.
     """
-    transport = context.get("transport")
-    hung_up = transport is not None and transport.is_closing()
-    if not (hung_up and isinstance(context.get("exception"), RuntimeError)):
+    error = context.get("exception")
+    if not (isinstance(error, RuntimeError) and "the handler is closed" in str(error)):
         loop.default_exception_handler(context)
