@@ -1,9 +1,8 @@
 """Tools for the tests of an application."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-
-import uvloop
 
 from counterfoil.proof.prove import FAULT_NUMBER, Verdict
 from counterfoil.proof.prove import prove as _prove
@@ -29,7 +28,7 @@ def prove(
         ProofError: the application declares nothing that could be proved.
         CounterfoilError: it did not start.
     """
-    return uvloop.run(
+    return asyncio.run(
         _prove(
             folder,
             state,

@@ -155,7 +155,6 @@ def prove(
     unknown = set(actions) - {"kill", "pause"}
     if unknown:
         raise CounterfoilError(f"unknown fault: {', '.join(unknown)}", hint="kill, pause or none")
-    import uvloop  # noqa: PLC0415 - the client's load is half of all work here
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn  # noqa: PLC0415
 
     progress_console = Console(stderr=True, quiet=as_json)
@@ -179,7 +178,7 @@ def prove(
             progress.console.print(f"console  {address}", highlight=False, soft_wrap=True)
 
         files = state if state is not None else Path(temporary)
-        verdict = uvloop.run(
+        verdict = asyncio.run(
             run(
                 path,
                 files,

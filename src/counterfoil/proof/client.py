@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import msgspec
@@ -61,7 +61,6 @@ class Client:
     ) -> ClientRecord:
         """Send all, some at a time in order; `on_progress` gets the number that are final."""
         pending = iter(requests)
-        asyncio.get_running_loop().set_exception_handler(_on_loop_error)
         connector = aiohttp.TCPConnector(limit=CONCURRENCY, ssl=self._tls)
         timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -136,14 +135,3 @@ class Client:
         earlier = self.record.acknowledged.setdefault(request.idempotency_key, promised)
         if earlier.id != promised.id:
             self.record.changed_answers.append(request.idempotency_key)
-
-
-def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Say what went wrong, but for uvloop's word on a connection that the client hung up itself.
-
-    It calls it fatal when something still arrives there (uvloop's issue 506); its transport does
-    not say that it is closing, the words alone tell.
-    """
-    error = context.get("exception")
-    if not (isinstance(error, RuntimeError) and "the handler is closed" in str(error)):
-        loop.default_exception_handler(context)
