@@ -80,8 +80,8 @@ impl Client {
     pub fn poll_ending(&self, so_far: Option<Ending>, cx: &mut Context<'_>) -> Poll<Ending> {
         self.waker.register(cx.waker());
         match self.ending.load(Ordering::Relaxed) {
-            1 if so_far.is_none() => Poll::Ready(Ending::Politely),
-            2 => Poll::Ready(Ending::Cut),
+            ending if ending == Ending::Cut as u8 => Poll::Ready(Ending::Cut),
+            ending if ending == Ending::Politely as u8 && so_far.is_none() => Poll::Ready(Ending::Politely),
             _ => Poll::Pending,
         }
     }

@@ -36,7 +36,7 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(str::trim))
         .collect();
-    let mut cookies = 0;
+    let mut cookies = false;
     for (name, value) in given {
         let name = name.as_str();
         let passes = match name {
@@ -44,7 +44,7 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
                 false
             }
             "cookie" => {
-                cookies += 1;
+                cookies = true;
                 false
             }
             name if name.starts_with(INTERNAL) => false,
@@ -54,7 +54,7 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
             line(out, name, value.as_bytes());
         }
     }
-    if cookies > 0 {
+    if cookies {
         // HTTP/2 sends them apart, HTTP/1.1 must have them in one (RFC 9113, section 8.2.3).
         let all: Vec<&[u8]> = given.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         line(out, "cookie", &all.join(&b"; "[..]));

@@ -176,11 +176,10 @@ impl Framing {
                     }
                     return Ok(Some(part));
                 }
-                Self::Chunked(chunk @ Chunk::Data(_)) => {
-                    let Chunk::Data(left) = chunk else { continue };
+                Self::Chunked(Chunk::Data(left)) => {
                     let part = part(buffer, left);
                     if *left == 0 {
-                        *chunk = Chunk::End;
+                        *self = Self::Chunked(Chunk::End);
                     }
                     return Ok(Some(part));
                 }

@@ -33,7 +33,7 @@ const PAUSE_LIMIT: Duration = Duration::from_millis(200);
 const DRAIN_LIMIT: usize = 64 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// The same after the answer: a client that is cut off while it sends may never read what it was
-/// answered. RFC 9113 section 8.1 asks for a reset in its place, and curl before 8.0 loses the answer.
+/// answered (curl 7.88 does not, if its stream is reset as RFC 9113 section 8.1 allows).
 const DISCARD_LIMIT: usize = 16 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a service says its answer brought about: the other half of the stub.
