@@ -27,10 +27,28 @@ class ApplicationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 class EnginesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The engine behind each part; `embedded` and `local` need nothing installed."""
 
-    events: Literal["embedded"] = "embedded"
-    reports: Literal["embedded"] = "embedded"
-    coordination: Literal["embedded"] = "embedded"
-    limits: Literal["local"] = "local"
+    events: Literal["embedded", "kafka"] = "embedded"
+    """`kafka`: the log on Apache Kafka, service and pipeline state in PostgreSQL."""
+    reports: Literal["embedded", "spark"] = "embedded"
+    """`spark`: tables and reports by Apache Spark with Delta Lake."""
+    coordination: Literal["embedded", "etcd"] = "embedded"
+    limits: Literal["local", "redis"] = "local"
+    """`redis`: limits that hold over all gateways, on Redis or Valkey."""
+
+
+class AddressesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the real engines are; one without an address is started here, in the state folder."""
+
+    kafka: str = ""
+    """`host:port` of one or more brokers, with commas between."""
+    postgres: str = ""
+    """A connection URI without a password (libpq reads PGPASSWORD and ~/.pgpass)."""
+    redis: str = ""
+    """`redis://host:port/0` or `rediss://...`; the password comes from REDIS_PASSWORD."""
+    etcd: str = ""
+    """`http://host:port` of one or more members, with commas between."""
+    spark: str = ""
+    """`spark://host:port` of a cluster's master."""
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,6 +88,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     services: dict[str, ServiceConfig]
     gateway: GatewayConfig = msgspec.field(default_factory=GatewayConfig)
     engines: EnginesConfig = msgspec.field(default_factory=EnginesConfig)
+    addresses: AddressesConfig = msgspec.field(default_factory=AddressesConfig)
     issuer: IssuerConfig | None = None
     coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
     console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
