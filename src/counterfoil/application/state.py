@@ -76,9 +76,18 @@ class StateFolder:
         """Where a process's output goes."""
         return self.root / "logs" / f"{name}.log"
 
+    def engine(self, process: str) -> Path:
+        """The files of a real engine's server that runs here."""
+        return self.root / "engines" / process
+
+    @property
+    def credential_file(self) -> Path:
+        """Holds the secret that the processes of this application share."""
+        return self.root / "credential"
+
     def credential(self) -> str:
         """The secret that the processes of this application share; made on first use."""
-        path = self.root / "credential"
+        path = self.credential_file
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:

@@ -13,12 +13,14 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
+from counterfoil.cli.engines import app as engines
 from counterfoil.faults import SABOTAGES
 
 app = cyclopts.App(name="counterfoil", help="One backbone, from request to report, exactly once.")
 events = cyclopts.App(name="events", help="Look into the event log and act on dead letters.")
 dead_letters = cyclopts.App(name="dlq", help="List, show and replay dead letters.")
 app.command(events)
+app.command(engines)
 events.command(dead_letters)
 out = Console()
 

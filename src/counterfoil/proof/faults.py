@@ -1,7 +1,6 @@
 """A seeded schedule of faults: SIGKILL and SIGSTOP at moments of progress, or at fault points."""
 
 import asyncio
-import os
 import random
 import signal
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from counterfoil.engines import process_tree, send_signal
 from counterfoil.supervisor import LEASE_SECONDS, Supervisor
 
 PAUSE_SECONDS: Final = (0.5, 4.5)
@@ -83,6 +83,7 @@ def schedule(
 
 LONG_PAUSE: Final = 2 * LEASE_SECONDS
 """At a fault point a pause must outlast the lease, and give whoever takes over time to work."""
+_ACTIONS: Final = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP}
 TAKEN_SECONDS: Final = 10.0
 """How long an armed point may wait for a process to come by; afterwards it is disarmed."""
 
@@ -137,7 +138,7 @@ class FaultInjector:
             if fault.action == "pause":
                 await asyncio.sleep(fault.seconds if taken else 0)
                 for path in taken:
-                    _signal(int(path.name.split(".")[-3]), signal.SIGCONT)
+                    send_signal(int(path.name.split(".")[-3]), signal.SIGCONT)
 
     def _taken(self, point: str) -> set[Path]:
         return set(self._folder.glob(f"{point}.*.taken"))
@@ -154,19 +155,13 @@ class FaultInjector:
         pid = child.pid
         if pid is None:
             return
-        if fault.action == "kill":
-            _signal(pid, signal.SIGKILL)
-        else:
-            _signal(pid, signal.SIGSTOP)
+        # A server of a real engine may be several processes: the machine that it is on goes down.
+        victims = process_tree(pid) if child.plan.engine else [pid]
+        for victim in victims:
+            send_signal(victim, _ACTIONS[fault.action])
         self.counts[fault.action] += 1
         self.by_kind[fault.target] += 1
         if fault.action == "pause":
             await asyncio.sleep(fault.seconds)
-            _signal(pid, signal.SIGCONT)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return  # it died of an earlier fault
+            for victim in victims:
+                send_signal(victim, signal.SIGCONT)

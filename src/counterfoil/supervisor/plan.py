@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from counterfoil.application import Application, Configuration
+from counterfoil.engines import ENGINES, free_port, server
 from counterfoil.errors import CounterfoilError
 
 
@@ -22,6 +23,13 @@ class ProcessPlan:
     target: str = ""
     module: str = "counterfoil.supervisor"
     """What Python runs; the console sits above the supervisor and brings its own."""
+    engine: str = ""
+    """The real engine that it is a server of."""
+
+    @property
+    def foundation(self) -> bool:
+        """Whether others register with it or ask it at once, so that it must be there first."""
+        return bool(self.engine) or self.kind == "coordination"
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -33,11 +41,38 @@ class Addresses(msgspec.Struct, frozen=True):
     console: str
     issuer: str = ""
     services: dict[str, str] = field(default_factory=dict[str, str])
+    engines: dict[str, str] = field(default_factory=dict[str, str])
+    """The address of each real engine in use, as clients are given it."""
+    servers: dict[str, int] = field(default_factory=dict[str, int])
+    """The port of each server of a real engine that runs here, by process."""
+
+
+def real_engines(configuration: Configuration) -> list[str]:
+    """The real engines that the parts of an application need."""
+    chosen = configuration.engines
+    found: list[str] = []
+    if chosen.coordination == "etcd":
+        found.append("etcd")
+    if chosen.events == "kafka":
+        found += ["postgres", "kafka"]
+    if chosen.limits == "redis":
+        found.append("redis")
+    if chosen.reports == "spark":
+        found.append("spark")
+    return found
 
 
 def plan(application: Application, configuration: Configuration) -> list[ProcessPlan]:
     """The processes in the order of starting; they stop in the reverse order."""
-    processes = [ProcessPlan("coordination", "coordination")]
+    processes = [
+        ProcessPlan(kind if kinds.count(kind) == 1 else f"{kind}-{number}", kind, engine=engine)
+        for engine in real_engines(configuration)
+        if not getattr(configuration.addresses, engine)
+        for kinds in [ENGINES[engine]]
+        for number, kind in enumerate(kinds)
+    ]
+    if configuration.engines.coordination == "embedded":
+        processes.append(ProcessPlan("coordination", "coordination"))
     if configuration.issuer is not None:
         processes.append(ProcessPlan("issuer", "issuer"))
     for service, settings in configuration.services.items():
@@ -74,8 +109,16 @@ def assign_addresses(
         host, _, port = address.rpartition(":")
         return _bindable(setting, host, 0 if free_ports else int(port))
 
+    servers = {process.name: free_port() for process in processes if process.engine}
+    engines = {name: getattr(configuration.addresses, name) for name in real_engines(configuration)}
+    for process in processes:
+        if process.kind in ENGINES.get(process.engine, ())[:1]:
+            engines[process.engine] = server(process.kind).address(servers[process.name])
+    embedded = any(process.kind == "coordination" for process in processes)
     return Addresses(
-        coordination=listening("coordination.listen", configuration.coordination.listen),
+        coordination=listening("coordination.listen", configuration.coordination.listen)
+        if embedded
+        else "",
         issuer=listening("issuer.listen", configuration.issuer.listen)
         if configuration.issuer
         else "",
@@ -87,6 +130,8 @@ def assign_addresses(
             for process in processes
             if process.kind == "service"
         },
+        engines=engines,
+        servers=servers,
     )
 
 

@@ -15,10 +15,13 @@ import msgspec
 
 from counterfoil.application import StateFolder, load, load_application
 from counterfoil.application.state import write_json
+from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
 START_SECONDS: Final = 30.0
+ENGINE_START_SECONDS: Final = 600.0
+"""A real engine may have to be fetched, or built, first."""
 STOP_SECONDS: Final = 8.0
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
@@ -129,14 +132,11 @@ class Supervisor:
         self.children = [Child(process) for process in processes]
         keepers: list[asyncio.Task[None]] = []
         try:
-            for child in self.children:
-                keepers.append(asyncio.create_task(self._keep(child, lifeline)))
-                # A relay or pipeline may start beside its neighbours; what others register with
-                # or ask at once must be there first.
-                if child.plan.kind == "coordination":
+            for foundation in (True, False):
+                stage = [child for child in self.children if child.plan.foundation == foundation]
+                keepers += [asyncio.create_task(self._keep(child, lifeline)) for child in stage]
+                for child in stage:
                     await self._ready(child)
-            for child in self.children:
-                await self._ready(child)
             self.up.set()
             await self._stopping.wait()
         finally:
@@ -147,10 +147,11 @@ class Supervisor:
             self._changed()
 
     async def _ready(self, child: Child) -> None:
+        limit = ENGINE_START_SECONDS if child.plan.engine else START_SECONDS
         ready = asyncio.create_task(child.ready.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         done, waiting = await asyncio.wait(
-            {ready, stopping}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            {ready, stopping}, timeout=limit, return_when=asyncio.FIRST_COMPLETED
         )
         for task in waiting:
             task.cancel()
@@ -158,7 +159,7 @@ class Supervisor:
             path = self.state.process_log(child.plan.name)
             lines = path.read_text(errors="replace").splitlines()[-3:]
             raise DidNotStart(
-                f"{child.plan.name} was not ready after {START_SECONDS:.0f} s\n" + "\n".join(lines),
+                f"{child.plan.name} was not ready after {limit:.0f} s\n" + "\n".join(lines),
                 hint=f"its whole output is in {path}",
             )
 
@@ -189,14 +190,7 @@ class Supervisor:
         try:
             with self.state.process_log(name).open("ab") as output:
                 child.process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    child.plan.module,
-                    child.plan.kind,
-                    name,
-                    child.plan.target,
-                    str(self.folder),
-                    str(self.state.root),
+                    *self._command(child.plan),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -226,13 +220,25 @@ class Supervisor:
 
         loop.add_reader(reading, notified)
 
+    def _command(self, plan: ProcessPlan) -> list[str]:
+        if not plan.engine:
+            arguments = [plan.kind, plan.name, plan.target, str(self.folder), str(self.state.root)]
+            return [sys.executable, "-m", plan.module, *arguments]
+        assert self.addresses is not None, "addresses are assigned before anything starts"
+        address = self.addresses.engines[plan.engine]
+        port = str(self.addresses.servers[plan.name])
+        files = [str(self.state.engine(plan.name)), port, str(self.state.credential_file)]
+        return [sys.executable, "-m", "counterfoil.engines", plan.kind, *files, address]
+
     async def _end(self, child: Child) -> None:
         process = child.process
         if process is None or process.returncode is not None:
             return
         self._mark(child, "stopping", "")
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGCONT)  # a paused process must wake up to hear it
+        plan = child.plan
+        process.send_signal(server(plan.kind).stop_signal if plan.engine else signal.SIGTERM)
+        for pid in process_tree(process.pid):  # a paused process must wake up to hear it
+            send_signal(pid, signal.SIGCONT)
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:

@@ -1,0 +1,127 @@
+"""`counterfoil engines`: the real engines on this machine, for trying out and for tests."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+
+app = cyclopts.App(name="engines", help="Start, show and stop the real engines on this machine.")
+out = Console()
+
+Folder = Annotated[Path, Parameter(help="Where their files are.")]
+HERE = Path(".counterfoil-engines")
+
+
+@app.command
+def up(*names: str, folder: Folder = HERE) -> None:
+    """Fetch what is missing, start the engines NAMES on free ports, run them until Ctrl-C.
+
+    Example: counterfoil engines up redis etcd kafka postgres spark
+    """
+    from counterfoil.application.state import write_json  # noqa: PLC0415
+    from counterfoil.engines import ENGINES, RunningEngine, start  # noqa: PLC0415
+    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
+
+    unknown = [name for name in names if name not in ENGINES]
+    if unknown or not names:
+        raise CounterfoilError(
+            f"unknown engine: {', '.join(unknown)}" if unknown else "which engines?",
+            hint=f"name some of: {', '.join(ENGINES)}",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    ended = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with contextlib.ExitStack() as stack, (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CounterfoilError(
+                f"engines run in {folder}", hint="use another --folder"
+            ) from None
+        running: list[RunningEngine] = []
+        for name in dict.fromkeys(names):
+            with out.status(f"starting {name}") as status:
+                engine = start(name, folder / name, tell=status.update)
+            running.append(stack.enter_context(engine))
+            out.print(f"[green]ready[/]  {name:<9} {engine.address}", highlight=False)
+            write_json(folder / "engines.json", _document(running))
+        out.print("\n[bold]\\[addresses][/]  # for counterfoil.toml", highlight=False)
+        for engine in running:
+            out.print(f'{engine.name} = "{engine.address}"', highlight=False, soft_wrap=True)
+        if {"redis", "postgres"} & set(names):
+            secret = (folder / running[0].name / "credential").resolve()
+            out.print(
+                f"export PGPASSWORD=$(cat {secret}) REDIS_PASSWORD=$PGPASSWORD", soft_wrap=True
+            )
+        while not ended.wait(0.2):
+            continue
+        out.print("stopping")
+    (folder / "engines.json").unlink()
+
+
+@app.command
+def status(*, folder: Folder = HERE, as_json: Annotated[bool, Parameter("--json")] = False) -> None:
+    """Show the engines that run in FOLDER. Exit 1 if a server of theirs has ended."""
+    document = _running(folder)
+    for each in document["servers"]:
+        each["state"] = "running" if Path(f"/proc/{each['pid']}").exists() else "ended"
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        for each in document["servers"]:
+            line = f"{each['state']:<8} {each['engine']:<9} {each['kind']:<13} {each['pid']:>7}"
+            out.print(f"{line}  {each['address']}", highlight=False, soft_wrap=True)
+    if any(each["state"] != "running" for each in document["servers"]):
+        sys.exit(1)
+
+
+@app.command
+def down(*, folder: Folder = HERE) -> None:
+    """Stop the engines that run in FOLDER, and wait until they have ended."""
+    from counterfoil.engines import send_signal  # noqa: PLC0415
+
+    document = _running(folder)
+    send_signal(document["pid"], signal.SIGTERM)
+    with (folder / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # held until the last server has ended
+
+
+def _running(folder: Path) -> dict[str, Any]:
+    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
+
+    with contextlib.suppress(FileNotFoundError), (folder / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found: dict[str, Any] = json.loads((folder / "engines.json").read_text())
+            return found
+    raise CounterfoilError(f"no engines run in {folder}", hint="counterfoil engines up redis")
+
+
+def _document(running: list[Any]) -> dict[str, object]:
+    servers = [
+        {
+            "engine": engine.name,
+            "kind": each.server.kind,
+            "pid": each.pid,
+            "address": each.server.address(each.port),
+        }
+        for engine in running
+        for each in engine.servers
+    ]
+    return {"pid": os.getpid(), "servers": servers}

@@ -1,0 +1,88 @@
+"""Apache Kafka: one broker that is its own controller (KRaft), small, and durable by itself."""
+
+import secrets
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from counterfoil.engines import packages
+from counterfoil.engines.errors import EngineError, NotInstalled
+from counterfoil.engines.server import HOST, Launch, Place, Server, Tell, free_port
+
+VERSION = "4.3.0"
+HEAP = "512m"
+_JARS = f"kafka-{VERSION}"
+_DEPENDENCIES = (f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36")
+
+
+_SETTINGS: Final[Sequence[tuple[str, object]]] = (
+    ("process.roles", "broker,controller"),
+    ("node.id", 1),
+    ("controller.listener.names", "CONTROLLER"),
+    ("auto.create.topics.enable", "false"),
+    # What has three replicas in production is here once.
+    ("offsets.topic.replication.factor", 1),
+    ("offsets.topic.num.partitions", 4),
+    ("transaction.state.log.replication.factor", 1),
+    ("transaction.state.log.min.isr", 1),
+    ("transaction.state.log.num.partitions", 4),
+    ("share.coordinator.state.topic.replication.factor", 1),
+    ("share.coordinator.state.topic.min.isr", 1),
+    ("share.coordinator.state.topic.num.partitions", 4),
+    ("group.initial.rebalance.delay.ms", 0),
+    ("log.segment.bytes", 64 * 1024 * 1024),
+    # No replica can save a broker that is alone: what it acknowledges is on disk.
+    ("log.flush.interval.messages", 1),
+)
+
+
+class Kafka(Server):
+    """The broker from its published jars."""
+
+    kind = "kafka"
+
+    def install(self, tell: Tell) -> None:
+        if not shutil.which("java"):
+            raise NotInstalled("java is missing", hint="apt-get install openjdk-17-jre-headless")
+        packages.jars(_JARS, _DEPENDENCIES, tell)
+
+    def prepare(self, place: Place) -> Launch:
+        file = place.folder / "server.properties"
+        settings = [*_SETTINGS, *_listeners(place)]
+        file.write_text("".join(f"{key}={value}\n" for key, value in settings))
+        if not (place.folder / "log" / "meta.properties").exists():
+            _format(file)
+        return Launch([*_java(HEAP), "kafka.Kafka", str(file)])
+
+
+def _listeners(place: Place) -> list[tuple[str, object]]:
+    """Clients may find another port in the next run; the controller's is in the quorum for good."""
+    kept = place.folder / "controller-port"
+    if not kept.exists():
+        kept.write_text(str(free_port()))
+    controller = f"{HOST}:{kept.read_text()}"
+    client = f"{HOST}:{place.port}"
+    return [
+        ("controller.quorum.bootstrap.servers", controller),
+        ("listeners", f"PLAINTEXT://{client},CONTROLLER://{controller}"),
+        ("advertised.listeners", f"PLAINTEXT://{client}"),
+        ("log.dirs", place.folder / "log"),
+    ]
+
+
+def _format(file: Path) -> None:
+    # The letter in front: an id must not begin with a dash.
+    identity = "C" + secrets.token_urlsafe(16)[:21]
+    command = [*_java("256m"), "kafka.tools.StorageTool", "format", "--standalone"]
+    command += ["--ignore-formatted", f"--cluster-id={identity}", "-c", str(file)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise EngineError(f"kafka's format ended with {done.returncode}: {done.stdout[-500:]}")
+
+
+def _java(heap: str) -> list[str]:
+    level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    jars = packages.home() / _JARS / "*"
+    return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", level, "-cp", str(jars)]

@@ -1,0 +1,103 @@
+"""Gets programs through the ordinary package managers; what can't be had is one clear line."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from counterfoil.engines.errors import NotInstalled
+from counterfoil.engines.server import Tell
+
+
+def home() -> Path:
+    """Where fetched programs are kept: below the user's cache, so that every checkout has them."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "counterfoil" / "engines"
+
+
+@contextmanager
+def new_folder(name: str) -> Generator[Path | None, None, None]:
+    """A folder to fill below `home()`, or None if it was filled before.
+
+    It gets its name when the block ends well, so that what is there is whole; one process at a
+    time fills it.
+    """
+    folder = home() / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            yield None
+            return
+        temporary = folder.with_name(f"{name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(folder)
+
+
+def debian(program: str, package: str, tell: Tell) -> None:
+    """Install a Debian package if its program is missing and this is root on Debian.
+
+    Raises:
+        NotInstalled: it is missing all the same.
+    """
+    if shutil.which(program):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        tell(f"installing {package}")
+        # In runlevel 1 a package does not start its service.
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        run(["apt-get", "update", "-qq"], environment=environment)
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+        run(install, environment=environment)
+    if not shutil.which(program):
+        raise NotInstalled(f"{program} is missing", hint=f"apt-get install {package}")
+
+
+def jars(name: str, dependencies: Sequence[str], tell: Tell) -> Path:
+    """The folder with these Maven artifacts (`group:artifact:version`) and all they need.
+
+    Raises:
+        NotInstalled: there is no Maven, or it could not fetch them.
+    """
+    with new_folder(name) as folder:
+        if folder is not None:
+            if not shutil.which("mvn"):
+                raise NotInstalled("mvn is missing", hint="apt-get install maven")
+            tell(f"fetching {', '.join(dependencies)}")
+            pom = folder / "pom.xml"
+            pom.write_text(_pom(dependencies))
+            copy = ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies"]
+            run([*copy, f"-DoutputDirectory={folder}"])
+    return home() / name
+
+
+def run(command: Sequence[str], *, environment: dict[str, str] | None = None) -> None:
+    """Run a package manager.
+
+    Raises:
+        NotInstalled: it failed; the last lines of its output say why.
+    """
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, stdin=None
+    )
+    if done.returncode:
+        last = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
+        raise NotInstalled(f"{command[0]} ended with {done.returncode}\n{last}")
+
+
+def _pom(dependencies: Sequence[str]) -> str:
+    wanted = "".join(
+        f"<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>"
+        f"<version>{version}</version></dependency>"
+        for group, artifact, version in (each.split(":") for each in dependencies)
+    )
+    return (
+        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        "<groupId>counterfoil</groupId><artifactId>engine</artifactId><version>1</version>"
+        f"<dependencies>{wanted}</dependencies></project>"
+    )

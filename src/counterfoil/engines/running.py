@@ -1,0 +1,206 @@
+"""Servers of the real engines for as long as somebody needs them: a test, a bench, a person."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Final
+
+from counterfoil.engines.errors import DidNotAnswer
+from counterfoil.engines.server import Server, free_port, server, write_private
+
+ENGINES: Final = MappingProxyType(
+    {
+        "redis": ("redis",),
+        "postgres": ("postgres",),
+        "kafka": ("kafka",),
+        "etcd": ("etcd",),
+        "spark": ("spark-master", "spark-worker", "spark-worker"),
+    }
+)
+"""The servers that make up each engine; the first one's address is the engine's."""
+STOP_SECONDS: Final = 15.0
+
+
+class RunningServer:
+    """One server's process; the same folder and port over all its lives."""
+
+    def __init__(self, kind: str, folder: Path, credential_file: Path, target: str) -> None:
+        self.server: Server = server(kind)
+        self.folder = folder
+        self.port = free_port()
+        self._arguments = [kind, str(folder), str(self.port), str(credential_file), target]
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            DidNotAnswer: it ended, or took too long; its output is in the file that is named.
+        """
+        log = self.folder / "output.log"
+        reading, notify = os.pipe()
+        try:
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "counterfoil.engines", *self._arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    pass_fds=(notify,),
+                    env={**os.environ, "COUNTERFOIL_NOTIFY": str(notify)},
+                )
+        finally:
+            os.close(notify)
+        # The pipe ends without a word when the server and its watcher have ended.
+        ready, _, _ = select.select([reading], [], [], self.server.start_seconds)
+        answered = bool(ready) and bool(os.read(reading, 1024))
+        os.close(reading)
+        if not answered:
+            self.kill()
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+            raise DidNotAnswer(f"{self.server.kind} did not start\n{last}", hint=f"see {log}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server and to every process that it has started."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        for pid in process_tree(self._process.pid):
+            send_signal(pid, number)
+
+    def kill(self) -> None:
+        """End it at once, as a crash of the machine would, but for the disk."""
+        self.signal(signal.SIGKILL)
+        self._wait()
+
+    def stop(self) -> None:
+        """End it in order, and by force if that takes too long."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self.signal(signal.SIGCONT)
+        self._process.send_signal(self.server.stop_signal)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _wait(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+
+
+class RunningEngine:
+    """An engine: a server, or a master with its workers; stopped at the end of a `with`."""
+
+    def __init__(self, name: str, folder: Path, secret: str) -> None:
+        kinds = ENGINES[name]
+        folder.mkdir(parents=True, exist_ok=True)
+        credential = write_private(folder / "credential", secret)
+        self.name = name
+        self.secret = secret
+        self.servers: list[RunningServer] = []
+        for number, kind in enumerate(kinds):
+            target = self.address if self.servers else ""
+            place = folder if len(kinds) == 1 else folder / f"{kind}-{number}"
+            self.servers.append(RunningServer(kind, place / "server", credential, target))
+
+    @property
+    def address(self) -> str:
+        """Where clients find it."""
+        return self.servers[0].server.address(self.servers[0].port)
+
+    def start(self) -> None:
+        """Start it again, with the data and the ports that it had.
+
+        Raises:
+            DidNotAnswer: a server ended, or took too long.
+        """
+        for each in self.servers:
+            each.start()
+
+    def stop(self) -> None:
+        """End it in order."""
+        for each in reversed(self.servers):
+            each.stop()
+
+    def kill(self) -> None:
+        """SIGKILL for every process of it."""
+        for each in reversed(self.servers):
+            each.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP for every process of it."""
+        for each in self.servers:
+            each.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT for every process of it."""
+        for each in self.servers:
+            each.signal(signal.SIGCONT)
+
+    def __enter__(self) -> "RunningEngine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start(
+    name: str,
+    folder: Path,
+    *,
+    credential: str = "for-this-machine-alone",
+    tell: Callable[[str], None] = lambda _: None,
+) -> RunningEngine:
+    """Fetch what is missing, start an engine with its files in `folder`, wait until it answers.
+
+    Raises:
+        NotInstalled: a program is missing and can't be fetched.
+        DidNotAnswer: it did not start.
+        KeyError: there is no such engine.
+    """
+    for kind in dict.fromkeys(ENGINES[name]):
+        server(kind).install(tell)
+    engine = RunningEngine(name, folder.resolve(), credential)
+    try:
+        engine.start()
+    except BaseException:
+        engine.kill()
+        raise
+    return engine
+
+
+def process_tree(pid: int) -> list[int]:
+    """A process and all its descendants, parents first."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in task.read_text().split()]
+            except OSError:
+                continue  # the thread has just ended
+    return found
+
+
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may have ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

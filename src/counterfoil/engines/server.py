@@ -1,0 +1,114 @@
+"""What is known of each kind of server: how to get it, how to start it, when it answers."""
+
+import signal
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+HOST: Final = "127.0.0.1"
+CONNECT_SECONDS: Final = 1.0
+Tell = Callable[[str], None]
+"""Told, in a line, of each step that takes long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one server runs: its folder, its port on loopback, and the secret that opens it."""
+
+    folder: Path
+    port: int
+    secret: str
+    target: str = ""
+    """The address of the server that this one belongs to, such as a worker's master."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a server's process is started."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    user: str = ""
+    """Who runs it in place of root, for servers that refuse to be root."""
+
+
+class Server(ABC):
+    """One kind of server."""
+
+    kind: str
+    scheme: str = ""
+    path: str = ""
+    stop_signal: signal.Signals = signal.SIGTERM
+    start_seconds: float = 60.0
+
+    def address(self, port: int) -> str:
+        """The address that clients use."""
+        return f"{self.scheme}{HOST}:{port}{self.path}"
+
+    @abstractmethod
+    def install(self, tell: Tell) -> None:
+        """Fetch what is missing.
+
+        Raises:
+            NotInstalled: says what is missing and how to get it.
+        """
+
+    @abstractmethod
+    def prepare(self, place: Place) -> Launch:
+        """Make the server's folder ready, once, and say how to start it; secrets stay in files."""
+
+    def answers(self, place: Place) -> bool:
+        """Whether the server can be used."""
+        return accepts(place.port)
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens on a port of loopback."""
+    try:
+        socket.create_connection((HOST, port), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_private(path: Path, text: str) -> Path:
+    """Write a file that its owner alone may read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
+
+
+KINDS: Final = MappingProxyType(
+    {
+        "redis": "redis:Redis",
+        "postgres": "postgres:Postgres",
+        "kafka": "kafka:Kafka",
+        "etcd": "etcd:Etcd",
+        "spark-master": "spark:SparkMaster",
+        "spark-worker": "spark:SparkWorker",
+    }
+)
+
+
+def server(kind: str) -> Server:
+    """The server of this kind.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    module, _, name = KINDS[kind].partition(":")
+    found: Server = getattr(import_module(f"counterfoil.engines.{module}"), name)()
+    return found

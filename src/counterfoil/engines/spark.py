@@ -1,0 +1,70 @@
+"""Apache Spark as a standalone cluster of a master and workers, from the pyspark package."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from counterfoil.engines import packages
+from counterfoil.engines.errors import NotInstalled
+from counterfoil.engines.server import HOST, Launch, Place, Server, Tell
+
+DELTA = "4.4.0"
+CORES = 2
+MEMORY = "2g"
+_JARS = f"delta-spark-{DELTA}"
+_DEPENDENCIES = (f"io.delta:delta-spark_4.2_2.13:{DELTA}",)
+
+
+def delta_jars() -> list[Path]:
+    """The jars that give Spark its Delta tables; what they need otherwise, Spark has itself."""
+    folder = packages.home() / _JARS
+    return sorted([*folder.glob("delta-*.jar"), *folder.glob("unitycatalog-*.jar")])
+
+
+class _Spark(Server):
+    main: str
+
+    def install(self, tell: Tell) -> None:
+        if importlib.util.find_spec("pyspark") is None:
+            raise NotInstalled("pyspark is missing", hint="install counterfoil[spark]")
+        if not shutil.which("java"):
+            raise NotInstalled("java is missing", hint="apt-get install openjdk-17-jre-headless")
+        packages.jars(_JARS, _DEPENDENCIES, tell)
+
+    def _launch(self, place: Place, *arguments: str) -> Launch:
+        found = importlib.util.find_spec("pyspark")
+        assert found is not None and found.origin is not None, "installed before"
+        spark_home = Path(found.origin).parent
+        command = [str(spark_home / "bin" / "spark-class"), self.main]
+        command += ["--host", HOST, "--port", str(place.port), "--webui-port", "0", *arguments]
+        environment = {
+            "SPARK_HOME": str(spark_home),
+            "SPARK_LOCAL_IP": HOST,
+            "SPARK_DAEMON_MEMORY": "256m",
+            "SPARK_LOG_DIR": str(place.folder),
+            "PATH": os.environ.get("PATH", ""),
+        }
+        return Launch(command, environment)
+
+
+class SparkMaster(_Spark):
+    """Hands out workers to applications."""
+
+    kind = "spark-master"
+    scheme = "spark://"
+    main = "org.apache.spark.deploy.master.Master"
+
+    def prepare(self, place: Place) -> Launch:
+        return self._launch(place)
+
+
+class SparkWorker(_Spark):
+    """Runs the executors of applications."""
+
+    kind = "spark-worker"
+    main = "org.apache.spark.deploy.worker.Worker"
+
+    def prepare(self, place: Place) -> Launch:
+        work = str(place.folder / "work")
+        return self._launch(place, "-c", str(CORES), "-m", MEMORY, "-d", work, place.target)
