@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup demo test check browser bench-gateway clean
+.PHONY: setup extras demo test check browser bench-gateway clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -23,14 +23,18 @@ $(PAGE): $(shell git ls-files console 2>/dev/null)
 
 setup: $(UV) $(PAGE)
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust with rustup"; exit 1; }
-	$(UV) sync --quiet --frozen
+	$(UV) sync --quiet --frozen --inexact
+
+# The clients of the real engines as well: what checks and tests need, and the demo doesn't.
+extras: setup
+	$(UV) sync --quiet --frozen --all-extras
 
 demo: setup
 	rm -rf .counterfoil/demo
 	$(BIN)/counterfoil prove examples/shop --purchases $(PURCHASES) --seed $(SEED) --faults $(FAULTS) \
 		--fault-number 30 --state .counterfoil/demo
 
-check: setup
+check: extras
 	$(BIN)/ruff format --check src tests examples bench
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/lint-imports --no-cache
@@ -45,7 +49,7 @@ browser:
 		&& apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "chromium is missing: apt-get install chromium"; exit 1; }
 
-test: setup check browser
+test: check browser
 	cd console && npm run --silent test
 	cargo test --quiet --workspace --exclude counterfoil-python
 	$(BIN)/pytest

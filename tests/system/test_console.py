@@ -11,8 +11,7 @@ import pytest
 from conftest import COUNTERFOIL, SHOP, RunningShop
 
 from counterfoil.console.way import STUCK_SECONDS, judge
-from counterfoil.events import EmbeddedLog
-from counterfoil.events.messages import Message
+from counterfoil.events import EmbeddedEvents, Message
 from counterfoil.proof.reconcile import Sum
 
 
@@ -111,8 +110,8 @@ def test_a_late_purchase_corrects_its_day_and_only_that(
 def test_a_dead_letter_is_shown_and_replayed_once(
     shop: RunningShop, console: httpx2.Client
 ) -> None:
-    log = EmbeddedLog(shop.state.log)
-    log.publish([Message(7, "ledger.retries", "k", b"{poison", {}, 0)])
+    appender = EmbeddedEvents(shop.state.root).log().appender("test", 1)
+    appender.append([Message(7, "ledger.retries", "k", b"{poison", {}, 0)], 1)
     letter = eventually(
         lambda: console.get("/api/dead-letters?pipeline=ledger").json(), lambda found: found
     )[0]

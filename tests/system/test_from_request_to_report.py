@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from counterfoil.application import StateFolder, load, load_application
+from counterfoil.events import EmbeddedEvents
 from counterfoil.faults import SABOTAGES
 from counterfoil.proof.prove import Verdict, prove
+from counterfoil.proof.stores import EmbeddedStores
 from counterfoil.proof.trace import trace
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
@@ -24,7 +26,9 @@ def test_every_purchase_arrives_once_while_processes_die(tmp_path: Path) -> None
     assert verdict.acknowledged == verdict.ledger == verdict.lake == verdict.report == 1_000
     assert sum(verdict.faults.values()) > 10
     application = load_application(SHOP, load(SHOP).application.module)
-    names = [step.name for step in trace(application, StateFolder(tmp_path / "state"), "2-0")]
+    state = StateFolder(tmp_path / "state")
+    log = EmbeddedEvents(state.root).log()
+    names = [step.name for step in trace(application, EmbeddedStores(state), log, "2-0")]
     assert names[0] == "request"
     assert names[-6:] == ["row", "outbox", "log", "ledger", "lake", "report"]
 

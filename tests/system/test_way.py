@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from counterfoil.application import StateFolder, load, load_application
 from counterfoil.console.way import NOTHING, Way
+from counterfoil.proof.stores import EmbeddedStores
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 
@@ -20,7 +21,7 @@ def test_the_look_goes_on_after_a_table_that_is_not_there_yet(tmp_path: Path) ->
     service.execute("PRAGMA user_version = 1")  # a database without the service's table
     deadline = time.monotonic() + 20
     with capture_logs() as lines:
-        way = Way(counterfoils, state)
+        way = Way(counterfoils, EmbeddedStores(state))
         while not lines:
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -7,10 +7,16 @@ from counterfoil.application.application import (
     Service,
     load_application,
 )
-from counterfoil.application.configuration import Configuration, ConfigurationError, load
+from counterfoil.application.configuration import (
+    ENGINES_VARIABLE,
+    Configuration,
+    ConfigurationError,
+    load,
+)
 from counterfoil.application.state import StateFolder
 
 __all__ = [
+    "ENGINES_VARIABLE",
     "Application",
     "Configuration",
     "ConfigurationError",

@@ -135,6 +135,11 @@ class Application:
 
         return declare
 
+    def all_topics(self) -> list[Topic[Any]]:
+        """The declared topics, and those that belong to pipelines."""
+        own = [topic for each in self.pipelines.values() for topic in each.topics()[1:]]
+        return [*self.topics.values(), *own]
+
     def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:
         """Keep every event of `source` in a lake table of the same name, a partition a day."""
         table = Table(source.name, source.type, day=day)

@@ -1,5 +1,6 @@
 """Reads `counterfoil.toml`: checked whole before anything starts, errors with line and remedy."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,7 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.gateway.config import GatewayConfig
 
 FILE_NAME = "counterfoil.toml"
+ENGINES_VARIABLE = "COUNTERFOIL_ENGINES"
 
 
 class ConfigurationError(CounterfoilError):
@@ -94,8 +96,11 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
 
 
-def load(folder: Path) -> Configuration:
+def load(folder: Path, *, engines: str | None = None) -> Configuration:
     """Read and check the configuration of the application in `folder`.
+
+    `engines` (`events=kafka,reports=spark`) takes the place of what the file says of those parts;
+    without it the environment's COUNTERFOIL_ENGINES does, which a supervisor sets for its own.
 
     Raises:
         ConfigurationError: missing, not TOML, an unknown name, a wrong type or a dangling
@@ -115,6 +120,9 @@ def load(folder: Path) -> Configuration:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+    chosen = os.environ.get(ENGINES_VARIABLE, "") if engines is None else engines
+    if chosen:
+        document["engines"] = document.get("engines", {}) | _chosen(chosen)
     try:
         configuration = msgspec.convert(document, Configuration)
     except msgspec.ValidationError as error:
@@ -127,6 +135,20 @@ def load(folder: Path) -> Configuration:
         ) from error
     _check_references(path, text, configuration)
     return configuration
+
+
+def _chosen(engines: str) -> dict[str, str]:
+    """The engines of a command line, checked by themselves: no line of a file is to blame."""
+    parts = [each.partition("=") for each in engines.split(",")]
+    found = {part.strip(): engine.strip() for part, _, engine in parts}
+    try:
+        msgspec.convert(found, EnginesConfig)
+    except msgspec.ValidationError as error:
+        known = "events=kafka, reports=spark, coordination=etcd, limits=redis"
+        raise ConfigurationError(
+            f"engines {engines!r}: {error}", hint=f"some of {known}, with commas between"
+        ) from error
+    return found
 
 
 def _check_references(path: Path, text: str, configuration: Configuration) -> None:

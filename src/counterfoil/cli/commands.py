@@ -13,14 +13,14 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
-from counterfoil.cli.engines import app as engines
+from counterfoil.cli.engines import app as engine_commands
 from counterfoil.faults import SABOTAGES
 
 app = cyclopts.App(name="counterfoil", help="One backbone, from request to report, exactly once.")
 events = cyclopts.App(name="events", help="Look into the event log and act on dead letters.")
 dead_letters = cyclopts.App(name="dlq", help="List, show and replay dead letters.")
 app.command(events)
-app.command(engines)
+app.command(engine_commands)
 events.command(dead_letters)
 out = Console()
 
@@ -32,13 +32,18 @@ def _state(path: Path, state: Path | None) -> Path:
 
 
 @app.command
-def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) -> None:
+def up(
+    path: Path = Path(), *, state: State = None, free_ports: bool = False, engines: str = ""
+) -> None:
     """Run the application in PATH with everything it needs, until Ctrl-C.
 
-    Example: counterfoil up examples/shop
+    Examples: counterfoil up examples/shop
+              counterfoil up examples/shop --engines events=kafka,coordination=etcd
 
     Parameters
     ----------
+    engines
+        Engines in place of those in counterfoil.toml, as PART=ENGINE with commas between.
     free_ports
         Take free ports in place of the configured ones.
     """
@@ -56,7 +61,9 @@ def up(path: Path = Path(), *, state: State = None, free_ports: bool = False) ->
                     out.print(line, highlight=False)
 
     async def run() -> None:
-        supervisor = Supervisor(path, _state(path, state), free_ports=free_ports, on_change=show)
+        supervisor = Supervisor(
+            path, _state(path, state), free_ports=free_ports, engines=engines, on_change=show
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, supervisor.stop)
@@ -122,6 +129,7 @@ def prove(
     seed: int = 1,
     faults: str = "kill,pause",
     fault_number: int = 24,
+    engines: str = "",
     sabotage: str | None = None,
     list_sabotage: bool = False,
     state: Path | None = None,
@@ -133,6 +141,7 @@ def prove(
 
     Examples: counterfoil prove examples/shop --purchases 5000 --seed 7 --faults kill,pause
               counterfoil prove examples/shop --sabotage idempotency-off
+              counterfoil prove examples/shop --engines events=kafka,reports=spark
 
     Parameters
     ----------
@@ -140,6 +149,9 @@ def prove(
         How many requests of the application's workload to send.
     faults
         Kinds of fault, or `none`.
+    engines
+        Engines in place of those in counterfoil.toml, as PART=ENGINE with commas between; those
+        without an address are started for the run, and struck by its faults as well.
     sabotage
         Switch one seeded bug on; the verdict must then be a failing one.
     state
@@ -187,6 +199,7 @@ def prove(
                 purchases=purchases,
                 seed=seed,
                 actions=actions,
+                engines=engines,
                 sabotage=sabotage,
                 fault_number=fault_number,
                 on_progress=show,
@@ -214,11 +227,18 @@ def trace(
     Example: counterfoil trace 1234567890123456789 examples/shop
     """
     from counterfoil.application import StateFolder, load, load_application  # noqa: PLC0415
+    from counterfoil.cli.inspection import events_of  # noqa: PLC0415
+    from counterfoil.cli.running import last_addresses  # noqa: PLC0415
     from counterfoil.cli.verdict import print_trace  # noqa: PLC0415
+    from counterfoil.proof.stores import open_stores  # noqa: PLC0415
     from counterfoil.proof.trace import trace as follow  # noqa: PLC0415
 
-    application = load_application(path.resolve(), load(path).application.module)
-    found = follow(application, StateFolder(_state(path, state)), identity)
+    files = StateFolder(_state(path, state))
+    configuration = load(path, engines=last_addresses(files).chosen)
+    application = load_application(path.resolve(), configuration.application.module)
+    stores = open_stores(application.name, configuration, files)
+    log = events_of(path, files.root).log()
+    found = follow(application, stores, log, identity)
     print_trace(identity, found, as_json=as_json)
     sys.exit(0 if found else 1)
 
@@ -245,9 +265,9 @@ def lag(
     as_json: Annotated[bool, Parameter("--json")] = False,
 ) -> None:
     """Show how far each consumer is behind the end of its topic."""
-    from counterfoil.cli.inspection import print_lag  # noqa: PLC0415
+    from counterfoil.cli.inspection import events_of, print_lag  # noqa: PLC0415
 
-    print_lag(_state(path, state), as_json=as_json)
+    print_lag(events_of(path, _state(path, state)), as_json=as_json)
 
 
 @dead_letters.command(name="list")
@@ -260,22 +280,22 @@ def list_dead_letters(
     as_json: Annotated[bool, Parameter("--json")] = False,
 ) -> None:
     """List dead letters, the newest first."""
-    from counterfoil.cli.inspection import print_dead_letters  # noqa: PLC0415
+    from counterfoil.cli.inspection import events_of, print_dead_letters  # noqa: PLC0415
 
-    print_dead_letters(_state(path, state), pipeline, limit, as_json=as_json)
+    print_dead_letters(events_of(path, _state(path, state)), pipeline, limit, as_json=as_json)
 
 
 @dead_letters.command
 def show(number: int, path: Path = Path(), *, state: State = None) -> None:
     """Show one dead letter with its error, its payload and where it came from."""
-    from counterfoil.cli.inspection import print_dead_letter  # noqa: PLC0415
+    from counterfoil.cli.inspection import events_of, print_dead_letter  # noqa: PLC0415
 
-    print_dead_letter(_state(path, state), number)
+    print_dead_letter(events_of(path, _state(path, state)), number)
 
 
 @dead_letters.command
 def replay(number: int, path: Path = Path(), *, state: State = None) -> None:
     """Hand one dead letter to its pipeline again, once."""
-    from counterfoil.cli.inspection import replay_dead_letter  # noqa: PLC0415
+    from counterfoil.cli.inspection import events_of, replay_dead_letter  # noqa: PLC0415
 
-    replay_dead_letter(_state(path, state), number)
+    replay_dead_letter(events_of(path, _state(path, state)), number)

@@ -7,24 +7,31 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from counterfoil.application import StateFolder
-from counterfoil.errors import CounterfoilError
-from counterfoil.events import DeadLetters, EmbeddedLog
+from counterfoil.application import StateFolder, load, load_application
+from counterfoil.cli.running import last_addresses
+from counterfoil.events import DeadLetters, Events, lag
+from counterfoil.supervisor.engines import open_events
 from counterfoil.supervisor.host import now_us
 
 out = Console()
 
 
-def _log(state: Path) -> EmbeddedLog:
-    path = StateFolder(state).log
-    if not path.exists():
-        raise CounterfoilError(f"there is no event log in {state}", hint="counterfoil up makes one")
-    return EmbeddedLog(path)
+def events_of(folder: Path, state: Path) -> Events:
+    """The events of the application in `folder`, as they were last run in `state`.
+
+    Raises:
+        CounterfoilError: it never ran there.
+    """
+    files = StateFolder(state)
+    addresses = last_addresses(files)
+    configuration = load(folder, engines=addresses.chosen)
+    application = load_application(folder.resolve(), configuration.application.module)
+    return open_events(application.name, configuration, files, addresses)
 
 
-def print_lag(state: Path, *, as_json: bool) -> None:
+def print_lag(events: Events, *, as_json: bool) -> None:
     """Print a row for each consumer and partition."""
-    rows = _log(state).lag()
+    rows = lag(events.log(), events.pipelines())
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n")
         return
@@ -41,9 +48,9 @@ def print_lag(state: Path, *, as_json: bool) -> None:
     out.print(table)
 
 
-def print_dead_letters(state: Path, pipeline: str | None, limit: int, *, as_json: bool) -> None:
+def print_dead_letters(events: Events, pipeline: str | None, limit: int, *, as_json: bool) -> None:
     """Print a row for each dead letter."""
-    letters = DeadLetters(_log(state)).list(pipeline=pipeline, limit=limit)
+    letters = DeadLetters(events.pipelines()).list(pipeline=pipeline, limit=limit)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(letters)).decode() + "\n")
         return
@@ -62,13 +69,13 @@ def print_dead_letters(state: Path, pipeline: str | None, limit: int, *, as_json
     out.print(table)
 
 
-def print_dead_letter(state: Path, number: int) -> None:
+def print_dead_letter(events: Events, number: int) -> None:
     """Print all that is known of one dead letter, as JSON."""
-    letter = DeadLetters(_log(state)).show(number)
+    letter = DeadLetters(events.pipelines()).show(number)
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(letter)).decode() + "\n")
 
 
-def replay_dead_letter(state: Path, number: int) -> None:
+def replay_dead_letter(events: Events, number: int) -> None:
     """Replay one dead letter."""
-    DeadLetters(_log(state)).replay(number, now_us())
+    DeadLetters(events.pipelines()).replay(number, now_us())
     out.print(f"dead letter {number} is in its pipeline's retry queue")

@@ -29,4 +29,15 @@ def addresses(files: StateFolder) -> Addresses:
     """
     if not is_running(files):
         raise CounterfoilError(f"nothing runs in {files.root}", hint="start it: counterfoil up")
+    return last_addresses(files)
+
+
+def last_addresses(files: StateFolder) -> Addresses:
+    """The addresses of the application's last run, which may be going on.
+
+    Raises:
+        CounterfoilError: it never ran.
+    """
+    if not files.addresses.exists():
+        raise CounterfoilError(f"nothing has run in {files.root}", hint="counterfoil up")
     return msgspec.json.decode(files.addresses.read_bytes(), type=Addresses)

@@ -12,7 +12,8 @@ import hmac
 import http.client
 import json
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,16 @@ from counterfoil.application.web import problem
 from counterfoil.console.way import NOTHING, Way
 from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
 from counterfoil.errors import CounterfoilError
-from counterfoil.events import DeadLetters, EmbeddedLog, NoSuchDeadLetter
+from counterfoil.events import (
+    DeadLetter,
+    DeadLetters,
+    Lag,
+    LogUnavailable,
+    NoSuchDeadLetter,
+    StoreUnavailable,
+    lag,
+)
+from counterfoil.proof.stores import open_stores
 from counterfoil.proof.trace import trace
 from counterfoil.reports import published
 from counterfoil.supervisor.host import Host, now_us
@@ -58,8 +68,9 @@ class Console:
         ).hexdigest()
         self._read_only = host.configuration.console.read_only
         counterfoils = host.application.counterfoils
-        self._log = EmbeddedLog(host.state.log)
-        self._way = Way(counterfoils, host.state) if counterfoils is not None else None
+        self._events = host.events()
+        self._stores = open_stores(host.application.name, host.configuration, host.state)
+        self._way = Way(counterfoils, self._stores) if counterfoils is not None else None
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -100,7 +111,7 @@ class Console:
                 found = await answer(request)
             except NoSuchDeadLetter as error:
                 return problem(HTTPStatus.CONFLICT, str(error))
-            except (Unavailable, OSError) as error:
+            except (Unavailable, StoreUnavailable, LogUnavailable, OSError) as error:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
             except CounterfoilError as error:
                 return problem(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
@@ -158,16 +169,20 @@ class Console:
     async def trace(self, request: Request) -> object:
         """The stations of one payment."""
         identity = request.path_params["identity"]
-        steps = await asyncio.to_thread(trace, self._host.application, self._host.state, identity)
+        log = self._events.log()
+        steps = await asyncio.to_thread(trace, self._host.application, self._stores, log, identity)
         return {"identity": identity, "steps": steps}
 
     async def dead_letters(self, request: Request) -> object:
         """The newest dead letters."""
         asked = request.query_params.get("limit", "100")
         limit = min(int(asked), LETTERS_SHOWN) if asked.isdecimal() else 100
-        letters = DeadLetters(self._log).list(
-            pipeline=request.query_params.get("pipeline") or None, limit=limit
-        )
+        pipeline = request.query_params.get("pipeline") or None
+
+        def ask() -> list[DeadLetter]:
+            with self._letters() as letters:
+                return letters.list(pipeline=pipeline, limit=limit)
+
         return [
             {
                 **msgspec.structs.asdict(letter),
@@ -175,19 +190,30 @@ class Console:
                 "event_id": str(letter.event_id),
                 "value": letter.value.decode(errors="replace"),
             }
-            for letter in letters
+            for letter in await asyncio.to_thread(ask)
         ]
 
     async def replay(self, request: Request) -> object:
         """Hand one dead letter to its pipeline again."""
         if self._read_only:
             return problem(HTTPStatus.FORBIDDEN, "this console is read-only: [console] read_only")
-        DeadLetters(self._log).replay(request.path_params["number"], now_us())
+        number = request.path_params["number"]
+
+        def ask() -> None:
+            with self._letters() as letters:
+                letters.replay(number, now_us())
+
+        await asyncio.to_thread(ask)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def lag(self, _: Request) -> object:
         """How far each consumer is behind."""
-        return self._log.lag()
+
+        def ask() -> list[Lag]:
+            with closing(self._events.pipelines()) as store:
+                return lag(self._events.log(), store)
+
+        return await asyncio.to_thread(ask)
 
     async def reports(self, _: Request) -> object:
         """All reports with the version that each was computed from."""
@@ -270,6 +296,11 @@ class Console:
             return problem(HTTPStatus.NOT_FOUND, "the console's page was not built: `make setup`")
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
         return FileResponse(path, headers=headers)
+
+    @contextmanager
+    def _letters(self) -> Generator[DeadLetters, None, None]:
+        with closing(self._events.pipelines()) as store:
+            yield DeadLetters(store)
 
     def _published(self, name: str) -> dict[str, Any]:
         return published(self._host.application.reports[name], self._host.state.reports / name)

@@ -5,15 +5,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 import structlog
 
-from counterfoil.application import Counterfoils, StateFolder
-from counterfoil.proof.reconcile import Sum, read_only, report_days
+from counterfoil.application import Counterfoils
+from counterfoil.proof.reconcile import Sum, report_days
+from counterfoil.proof.stores import Rows, Stores
 from counterfoil.reports import Lake
 
 STEPS: Final = ("accepted", "posted", "stored", "reported")
@@ -54,10 +53,10 @@ def judge(sums: Sequence[Sum], still_seconds: float) -> State:
 class Way:
     """Looks at every step of the way again and again, in a thread of its own."""
 
-    def __init__(self, counterfoils: Counterfoils, state: StateFolder) -> None:
+    def __init__(self, counterfoils: Counterfoils, stores: Stores) -> None:
         self._counterfoils = counterfoils
-        self._state = state
-        self._lake = Lake(state.lake)
+        self._stores = stores
+        self._lake = Lake(stores.state.lake)
         self._files: dict[str, tuple[int, int]] = {}
         self._points: deque[Point] = deque(maxlen=HISTORY)
         self._moved = time.monotonic()
@@ -109,7 +108,7 @@ class Way:
 
     def _sums(self) -> tuple[Sum, ...]:
         """From the last step to the first; see `judge`."""
-        reported = report_days(self._counterfoils, self._state).values()
+        reported = report_days(self._counterfoils, self._stores.state).values()
         found = [
             Sum(sum(day.count for day in reported), sum(day.amount for day in reported)),
             self._in_lake(),
@@ -126,21 +125,23 @@ class Way:
         return Sum(sum(count for count, _ in sums), sum(amount for _, amount in sums))
 
     def _in_ledger(self) -> Sum:
-        posted = self._counterfoils.posted
-        return _sum(self._state.log, "amount", "ledger_transfers WHERE code = ?", posted)
+        return _sum(
+            self._stores.pipelines(
+                "SELECT count(*), sum(amount) FROM ledger_transfers WHERE code = ?",
+                self._counterfoils.posted,
+            )
+        )
 
     def _in_service(self) -> Sum:
-        path = self._state.service(self._counterfoils.service)
-        return _sum(path, self._counterfoils.amount, self._counterfoils.rows)
+        found = self._counterfoils
+        sql = f"SELECT count(*), sum({found.amount}) FROM {found.rows}"  # noqa: S608
+        return _sum(self._stores.service(found.service, sql))
 
 
-def _sum(path: Path, column: str, rows: str, *parameters: str) -> Sum:
-    """Number and sum over `rows` of a database that others write; nothing if it isn't there."""
-    if not path.exists():
-        return Sum(0, 0)
-    with closing(read_only(path)) as connection:
-        sql = f"SELECT count(*), coalesce(sum({column}), 0) FROM {rows}"  # noqa: S608
-        return Sum(*connection.execute(sql, parameters).fetchone())
+def _sum(rows: Rows) -> Sum:
+    """Number and sum, nothing where there is no table yet."""
+    count, amount = rows[0] if rows else (0, 0)
+    return Sum(count, int(amount or 0))
 
 
 def history(points: Sequence[Point], wall_offset: float) -> dict[str, list[float]]:

@@ -1,47 +1,62 @@
-"""Exactly-once events on an embedded log: outbox, relay, pipelines, ledger, dead letters."""
+"""Exactly-once events, embedded or on Kafka: outbox, relay, pipelines, ledger, dead letters."""
 
+from counterfoil.events.database import Database
 from counterfoil.events.dead_letters import DeadLetter, DeadLetters
+from counterfoil.events.engine import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.events.errors import (
     EventsError,
     Fenced,
     KeyReused,
     LedgerConflict,
+    LogUnavailable,
     NoSuchDeadLetter,
     StoreUnavailable,
+    TermOver,
 )
+from counterfoil.events.inspection import lag
 from counterfoil.events.ledger import Ledger, rebuilt_balances, trial_balance
-from counterfoil.events.log import EmbeddedLog
-from counterfoil.events.messages import Lag, Message, Record
+from counterfoil.events.log import EventLog
+from counterfoil.events.messages import Batch, Lag, Message, Record
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.pipeline import Context, Pipeline, PipelineRunner
+from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.relay import Relay
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit
 from counterfoil.events.topics import Topic
 
 __all__ = [
+    "Batch",
     "Command",
     "Context",
+    "Database",
     "DeadLetter",
     "DeadLetters",
-    "EmbeddedLog",
+    "EmbeddedEvents",
+    "EventLog",
+    "Events",
     "EventsError",
     "Fenced",
+    "KafkaEvents",
     "KeyReused",
     "Lag",
     "Ledger",
     "LedgerConflict",
+    "LogUnavailable",
     "Message",
     "NoSuchDeadLetter",
     "OutboxReader",
     "Pipeline",
     "PipelineRunner",
+    "PipelineStore",
     "Record",
     "Relay",
     "Reply",
     "ServiceStore",
     "StoreUnavailable",
+    "TermOver",
     "Topic",
     "Unit",
+    "lag",
     "rebuilt_balances",
     "trial_balance",
 ]

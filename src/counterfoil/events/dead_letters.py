@@ -1,8 +1,8 @@
 """Dead letters: what no handler could take, kept whole until somebody decides.
 
-A replay copies the letter into the retry queue of the pipeline that failed, and marks it in the
-same commit. It never goes back to the source topic, where the pipelines that had no trouble with
-it would handle it a second time.
+A replay sends the letter to the retry topic of the pipeline that failed, and marks it in the same
+commit. It never goes back to the source topic, where the pipelines that had no trouble with it
+would handle it a second time.
 """
 
 import json
@@ -12,9 +12,13 @@ from typing import Any
 import msgspec
 
 from counterfoil.events.errors import NoSuchDeadLetter
-from counterfoil.events.log import EmbeddedLog
 from counterfoil.events.messages import Message
-from counterfoil.events.sqlite import transaction
+from counterfoil.events.pipeline_store import PipelineStore
+
+_COLUMNS = (
+    'id, pipeline, topic, partition, "offset", event_id, key, value, headers, error, traceback, '
+    "tries, failed_us, replayed_us"
+)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -37,19 +41,20 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class DeadLetters:
-    """The dead letters of all pipelines of a log."""
+    """The dead letters of all pipelines of a store."""
 
-    def __init__(self, log: EmbeddedLog) -> None:
-        self._log = log
+    def __init__(self, store: PipelineStore) -> None:
+        self._store = store
+        self._database = store.database
 
     def list(self, *, pipeline: str | None = None, limit: int = 100) -> List[DeadLetter]:
         """The newest dead letters, of one pipeline or of all."""
+        where, given = ("", ()) if pipeline is None else ("WHERE pipeline = ? ", (pipeline,))
         return [
             _letter(row)
-            for row in self._log.connection.execute(
-                "SELECT * FROM dead_letters WHERE ?1 IS NULL OR pipeline = ?1 "
-                "ORDER BY id DESC LIMIT ?2",
-                (pipeline, limit),
+            for row in self._database.execute(
+                f"SELECT {_COLUMNS} FROM dead_letters {where}ORDER BY id DESC LIMIT ?",  # noqa: S608
+                (*given, limit),
             )
         ]
 
@@ -59,8 +64,9 @@ class DeadLetters:
         Raises:
             NoSuchDeadLetter: there is none with this number.
         """
-        row = self._log.connection.execute(
-            "SELECT * FROM dead_letters WHERE id = ?", (number,)
+        row = self._database.execute(
+            f"SELECT {_COLUMNS} FROM dead_letters WHERE id = ?",  # noqa: S608
+            (number,),
         ).fetchone()
         if row is None:
             raise NoSuchDeadLetter(
@@ -74,25 +80,29 @@ class DeadLetters:
         Raises:
             NoSuchDeadLetter: there is none with this number, or it was replayed before.
         """
-        with transaction(self._log.connection):
+        with self._database.transaction():
             letter = self.show(number)
-            if letter.replayed_us is not None:
+            marked = self._database.execute(
+                "UPDATE dead_letters SET replayed_us = ? WHERE id = ? AND replayed_us IS NULL",
+                (now_us, number),
+            )
+            if marked.rowcount == 0:
                 raise NoSuchDeadLetter(f"dead letter {number} was replayed before")
-            self._log.insert(
-                [
-                    Message(
-                        letter.event_id,
-                        f"{letter.pipeline}.retries",
-                        letter.key,
-                        letter.value,
-                        {**letter.headers, "dead-letter": str(number)},
-                        now_us,
-                    )
-                ]
+            headers = {**letter.headers, "dead-letter": str(number)}
+            again = retry_topic(letter.pipeline)
+            self._store.send(
+                [Message(letter.event_id, again, letter.key, letter.value, headers, now_us)]
             )
-            self._log.connection.execute(
-                "UPDATE dead_letters SET replayed_us = ? WHERE id = ?", (now_us, number)
-            )
+
+
+def retry_topic(pipeline: str) -> str:
+    """The topic that a pipeline reads beside its source: what is to be tried again."""
+    return f"{pipeline}.retries"
+
+
+def dead_letter_topic(pipeline: str) -> str:
+    """The topic on which a pipeline's dead letters can be watched, by any tool."""
+    return f"{pipeline}.dead-letters"
 
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:

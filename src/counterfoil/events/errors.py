@@ -7,7 +7,11 @@ class EventsError(CounterfoilError):
     """The root of the family."""
 
 
-class Fenced(EventsError):
+class TermOver(EventsError):
+    """A term of appending has ended; a new one finds out what became of its last append."""
+
+
+class Fenced(TermOver):
     """Somebody with a newer fencing token has taken over; stop, and ask for the lead again."""
 
 
@@ -20,7 +24,11 @@ class KeyReused(EventsError):
 
 
 class StoreUnavailable(EventsError):
-    """Nothing was written and nothing was promised; the same request may be sent again."""
+    """The database can't be used at the moment; the same request may be sent again."""
+
+
+class LogUnavailable(EventsError):
+    """The log can't be used at the moment."""
 
 
 class NoSuchDeadLetter(EventsError):

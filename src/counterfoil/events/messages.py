@@ -27,6 +27,20 @@ class Record(msgspec.Struct, frozen=True):
     timestamp_us: int
 
 
+class Batch(msgspec.Struct, frozen=True):
+    """Records of one partition, in order, read from the position `start` on."""
+
+    topic: str
+    partition: int
+    start: int
+    records: list[Record]
+
+    @property
+    def end(self) -> int:
+        """The position after the last record."""
+        return self.records[-1].offset + 1
+
+
 class Lag(msgspec.Struct, frozen=True):
     """How far a consumer group is behind the end of a partition, in records."""
 

@@ -1,56 +1,68 @@
-"""The transactional outbox: events wait in the service's own database, in commit order.
+"""The transactional outbox: events wait in the database whose rows they tell of, in commit order.
 
-SQLite has one writer at a time, so the order of `seq` is the order of the commits and no row with
-a smaller `seq` can appear later. A database with concurrent writers needs more than that.
+A position must never be passed by a commit that comes later with a smaller one, or its event is
+never read. SQLite has one writer at a time. PostgreSQL hands numbers out before their transactions
+commit, so writers enter the outbox one after the other, last thing before their commits.
 """
 
 import json
-import sqlite3
-from pathlib import Path
+from collections.abc import Iterable
 
+from counterfoil.events.database import Database
 from counterfoil.events.messages import Message
-from counterfoil.events.sqlite import connect
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS outbox (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, event_id INTEGER NOT NULL UNIQUE, topic TEXT NOT NULL,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, event_id INTEGER NOT NULL, topic TEXT NOT NULL,
     key TEXT NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL,
     created_us INTEGER NOT NULL) STRICT;
 """
 
 
-def insert(connection: sqlite3.Connection, message: Message) -> None:
-    """Leave an event in the outbox, inside the caller's transaction."""
-    connection.execute(
+def insert(database: Database, messages: Iterable[Message]) -> None:
+    """Leave events in the outbox; call it last in a transaction."""
+    database.exclusive("outbox")
+    database.executemany(
         "INSERT INTO outbox (event_id, topic, key, value, headers, created_us) "
         "VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            message.event_id,
-            message.topic,
-            message.key,
-            message.value,
-            json.dumps(message.headers),
-            message.timestamp_us,
-        ),
+        [
+            (
+                message.event_id,
+                message.topic,
+                message.key,
+                message.value,
+                json.dumps(message.headers),
+                message.timestamp_us,
+            )
+            for message in messages
+        ],
     )
 
 
-class OutboxReader:
-    """Reads the outbox of the service database at `path`."""
+def last_position(database: Database) -> int:
+    """The position of the newest event, 0 before the first."""
+    found: int | None = database.execute("SELECT max(seq) FROM outbox").fetchone()[0]
+    return found or 0
 
-    def __init__(self, path: Path) -> None:
-        self._connection = connect(path)
-        self._connection.executescript(SCHEMA)
+
+class OutboxReader:
+    """Reads the outbox of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.create([SCHEMA])
 
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
         """At most `limit` events after `position`, each with its own position."""
         return [
             (seq, Message(event_id, topic, key, value, json.loads(headers), created_us))
-            for seq, event_id, topic, key, value, headers, created_us in self._connection.execute(
-                "SELECT * FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (position, limit)
+            for seq, event_id, topic, key, value, headers, created_us in self._database.execute(
+                "SELECT seq, event_id, topic, key, value, headers, created_us FROM outbox "
+                "WHERE seq > ? ORDER BY seq LIMIT ?",
+                (position, limit),
             )
         ]
 
     def close(self) -> None:
         """Close the database."""
-        self._connection.close()
+        self._database.close()

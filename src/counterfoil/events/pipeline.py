@@ -1,4 +1,4 @@
-"""Pipelines: each event handled once, with state, ledger, outputs and offsets in one commit.
+"""Pipelines: each event handled once, with state, ledger, outputs and positions in one commit.
 
 A step takes a batch from every partition and handles it in one transaction, each event in a
 savepoint of its own. What a handler did for an event that failed is undone; after its last try the
@@ -14,11 +14,13 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from counterfoil import faults
+from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
+from counterfoil.events.errors import Fenced, StoreUnavailable
 from counterfoil.events.ledger import Ledger
-from counterfoil.events.log import EmbeddedLog
-from counterfoil.events.messages import Message, Record
-from counterfoil.events.sqlite import transaction
-from counterfoil.events.topics import Topic
+from counterfoil.events.log import EventLog
+from counterfoil.events.messages import Batch, Message, Record
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.topics import AnyTopic, Topic
 
 T = TypeVar("T")
 BATCH: Final = 1_000
@@ -35,30 +37,41 @@ class Pipeline(Generic[T]):
     handler: "Callable[[T, Context], None]"
     tries: int = field(default=3, kw_only=True)
 
+    def topics(self) -> list[AnyTopic]:
+        """The source, and what belongs to this pipeline alone: its retries and dead letters."""
+        event = self.source.type
+        return [
+            self.source,
+            Topic(retry_topic(self.name), event, partitions=1),
+            Topic(dead_letter_topic(self.name), event, partitions=1),
+        ]
+
 
 class State:
     """A pipeline's keyed state: bytes by key, committed with the events that changed it."""
 
-    def __init__(self, log: EmbeddedLog, pipeline: str) -> None:
-        self._connection = log.connection
+    def __init__(self, store: PipelineStore, pipeline: str) -> None:
+        self._database = store.database
         self._pipeline = pipeline
 
     def get(self, key: str) -> bytes | None:
         """The value under `key`, or None."""
-        row = self._connection.execute(
+        row = self._database.execute(
             "SELECT value FROM state WHERE pipeline = ? AND key = ?", (self._pipeline, key)
         ).fetchone()
         return None if row is None else row[0]
 
     def put(self, key: str, value: bytes) -> None:
         """Set the value under `key`."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO state VALUES (?, ?, ?)", (self._pipeline, key, value)
+        self._database.execute(
+            "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (pipeline, key) "
+            "DO UPDATE SET value = excluded.value",
+            (self._pipeline, key, value),
         )
 
     def delete(self, key: str) -> None:
         """Forget `key`."""
-        self._connection.execute(
+        self._database.execute(
             "DELETE FROM state WHERE pipeline = ? AND key = ?", (self._pipeline, key)
         )
 
@@ -66,108 +79,113 @@ class State:
 class Context:
     """What a handler may use; all of it takes effect with the event's commit, or not at all."""
 
-    def __init__(self, log: EmbeddedLog, record: Record, state: State, now_us: int) -> None:
+    def __init__(self, store: PipelineStore, record: Record, state: State, now_us: int) -> None:
         self.record = record
         self.state = state
-        self.ledger = Ledger(log.connection, record, now_us)
-        self._log = log
+        self.ledger = Ledger(store.database, record, now_us)
+        self.sent: list[Message] = []
         self._now_us = now_us
 
     def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
         """Send an event on to another topic; it carries the event id that caused it."""
         headers = {**self.record.headers, "caused-by": str(self.record.event_id)}
-        self._log.insert(
-            [
-                Message(
-                    self.record.event_id,
-                    topic.name,
-                    key,
-                    topic.encode(value),
-                    headers,
-                    self._now_us,
-                )
-            ]
+        content = topic.encode(value)
+        self.sent.append(
+            Message(self.record.event_id, topic.name, key, content, headers, self._now_us)
         )
 
 
 class PipelineRunner:
-    """Runs one pipeline on the embedded log."""
+    """Runs one pipeline as the member `member` of its consumer group."""
 
     def __init__(
-        self, log: EmbeddedLog, pipeline: Pipeline[Any], now_us: Callable[[], int]
+        self,
+        log: EventLog,
+        store: PipelineStore,
+        pipeline: Pipeline[Any],
+        now_us: Callable[[], int],
+        *,
+        member: str,
     ) -> None:
-        self._log = log
+        self._store = store
         self._pipeline = pipeline
         self._now_us = now_us
-        self._state = State(log, pipeline.name)
-        retries = f"{pipeline.name}.retries"
-        log.declare([pipeline.source, Topic(retries, pipeline.source.type, partitions=1)])
-        self._sources = [
-            (pipeline.source.name, number) for number in range(pipeline.source.partitions)
-        ] + [(retries, 0)]
+        self._state = State(store, pipeline.name)
+        topics = pipeline.topics()
+        log.declare(topics)
+        self._reader = log.reader(
+            pipeline.name, member, topics[:2], lambda topic: store.positions(pipeline.name, topic)
+        )
 
     def step(self) -> int:
-        """Handle at most a batch from each partition; returns how many events that were."""
-        batches = self._fetch()
+        """Handle at most a batch from each partition; returns how many events that were.
+
+        Raises:
+            StoreUnavailable, LogUnavailable: nothing was handled; a later step may.
+        """
+        batches = self._reader.fetch(BATCH)
         if not batches:
             return 0
+        try:
+            self._commit(batches)
+        except Fenced:
+            self._reader.rewind()
+            return 0
+        except BaseException:
+            self._reader.rewind()
+            raise
+        return sum(len(batch.records) for batch in batches)
+
+    def close(self) -> None:
+        """Leave the consumer group."""
+        self._reader.close()
+
+    def _commit(self, batches: list[Batch]) -> None:
+        transaction = self._store.database.transaction
         if faults.sabotaged("offsets-before-state"):
-            with transaction(self._log.connection):
-                self._store_offsets(batches)
+            with transaction():
+                self._store.advance(self._pipeline.name, batches)
             faults.point("pipeline.between-commits")
-            with transaction(self._log.connection):
+            with transaction():
                 self._handle(batches)
-        else:
-            with transaction(self._log.connection):
-                if self._fetch() != batches:
-                    return 0  # a twin was faster: its commit holds these events
-                self._handle(batches)
-                self._store_offsets(batches)
-                faults.point("pipeline.before-commit")
-            faults.point("pipeline.after-commit")
-        return sum(len(records) for _, records in batches)
+            return
+        with transaction():
+            self._store.advance(self._pipeline.name, batches)
+            self._handle(batches)
+            faults.point("pipeline.before-commit")
+        faults.point("pipeline.after-commit")
 
-    def _fetch(self) -> list[tuple[tuple[str, int], list[Record]]]:
-        batches: list[tuple[tuple[str, int], list[Record]]] = []
-        for topic, partition in self._sources:
-            offset = self._log.committed(self._pipeline.name, topic).get(partition, 0)
-            records = self._log.read(topic, partition, offset, BATCH)
-            if records:
-                batches.append(((topic, partition), records))
-        return batches
-
-    def _store_offsets(self, batches: list[tuple[tuple[str, int], list[Record]]]) -> None:
-        for (topic, partition), records in batches:
-            self._log.store_offsets(self._pipeline.name, topic, {partition: records[-1].offset + 1})
-
-    def _handle(self, batches: list[tuple[tuple[str, int], list[Record]]]) -> None:
+    def _handle(self, batches: list[Batch]) -> None:
         now_us = self._now_us()
-        for _, records in batches:
-            for record in records:
-                self._handle_one(record, now_us)
+        sent: list[Message] = []
+        for batch in batches:
+            for record in batch.records:
+                sent += self._handle_one(record, now_us)
+        if sent:
+            self._store.send(sent)
 
-    def _handle_one(self, record: Record, now_us: int) -> None:
-        connection = self._log.connection
-        for attempt in range(1, self._pipeline.tries + 1):
-            connection.execute("SAVEPOINT event")
+    def _handle_one(self, record: Record, now_us: int) -> list[Message]:
+        """What the event sends on: what its handler emitted, or itself as a dead letter."""
+        attempt = 0
+        while True:
+            attempt += 1
+            context = Context(self._store, record, self._state, now_us)
             try:
-                event = self._pipeline.source.decode(record.value)
-                self._pipeline.handler(event, Context(self._log, record, self._state, now_us))
+                with self._store.database.transaction():
+                    self._pipeline.handler(self._pipeline.source.decode(record.value), context)
+                    return context.sent
+            except StoreUnavailable:
+                raise  # not this event's fault
             except Exception as error:
-                connection.execute("ROLLBACK TO event")
-                connection.execute("RELEASE event")
                 undecodable = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
                 if undecodable or attempt == self._pipeline.tries:
-                    self._bury(record, error, attempt, now_us)
-                    return
-            else:
-                connection.execute("RELEASE event")
-                return
+                    return [self._bury(record, error, attempt, now_us)]
 
-    def _bury(self, record: Record, error: Exception, tries: int, now_us: int) -> None:
+    def _bury(self, record: Record, error: Exception, tries: int, now_us: int) -> Message:
         trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]
-        self._log.connection.execute(
-            "INSERT INTO dead_letters (pipeline, topic, partition, offset, event_id, key, value, "
+        said = f"{type(error).__name__}: {error}"
+        self._store.database.execute(
+            'INSERT INTO dead_letters (pipeline, topic, partition, "offset", event_id, key, value, '
             "headers, error, traceback, tries, failed_us) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -179,9 +197,12 @@ class PipelineRunner:
                 record.key,
                 record.value,
                 json.dumps(record.headers),
-                f"{type(error).__name__}: {error}",
+                said,
                 trace,
                 tries,
                 now_us,
             ),
         )
+        topic = dead_letter_topic(self._pipeline.name)
+        headers = {**record.headers, "error": said}
+        return Message(record.event_id, topic, record.key, record.value, headers, now_us)

@@ -2,28 +2,27 @@
 
 One thread writes. It takes whatever commands wait, runs each in a savepoint of one transaction,
 commits once, and only then lets the answers go: at some 600 syncs a second, a sync for each request
-would be the limit of the shop. An answer is stored with the effect it belongs to, so whoever
-repeats an Idempotency-Key gets the same answer, from any instance, after any crash.
+would be the limit of the shop. A command first claims its Idempotency-Key, on which a twin in
+another instance waits; the answer is stored with the effect it belongs to, so whoever repeats a key
+gets the same answer, from any instance, after any crash.
 """
 
 import json
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, TypeVar
 
 from counterfoil import faults
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import outbox
+from counterfoil.events.database import Cursor, Database
 from counterfoil.events.errors import KeyReused, StoreUnavailable
 from counterfoil.events.messages import Message
-from counterfoil.events.sqlite import connect
 from counterfoil.events.topics import Topic
 
 T = TypeVar("T")
@@ -55,13 +54,14 @@ class Unit:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        database: Database,
         headers: dict[str, str],
         next_id: Callable[[], int],
         now_us: int,
     ) -> None:
         self.headers = headers
-        self._connection = connection
+        self.published: list[Message] = []
+        self._database = database
         self._next_id = next_id
         self._now_us = now_us
 
@@ -74,14 +74,13 @@ class Unit:
         """The day (UTC) on which this command runs, such as 2026-01-31."""
         return datetime.fromtimestamp(self._now_us // 1_000_000, UTC).date().isoformat()
 
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
-        """Run one SQL statement in this command's transaction."""
-        return self._connection.execute(sql, parameters)
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run one SQL statement, with `?` for each parameter, in this command's transaction."""
+        return self._database.execute(sql, parameters)
 
     def publish(self, topic: Topic[T], value: T, *, key: str, event_id: int | None = None) -> None:
         """Leave an event in the outbox; events of one key stay in order."""
-        outbox.insert(
-            self._connection,
+        self.published.append(
             Message(
                 self._next_id() if event_id is None else event_id,
                 topic.name,
@@ -103,26 +102,22 @@ class Command:
     handle: Callable[[Unit], Reply]
 
 
-_Outcome = Reply | Exception
-
-
 class ServiceStore:
-    """The database at `path`; `schema` creates the service's own tables."""
+    """A service's part of `database`; `schema` creates the service's own tables."""
 
     def __init__(
         self,
-        path: Path,
+        database: Database,
         schema: Sequence[str],
         *,
         next_id: Callable[[], int],
         clock_us: Callable[[], int],
     ) -> None:
-        self._connection = connect(path)
-        for statement in (_SCHEMA, outbox.SCHEMA, *schema):
-            self._connection.executescript(statement)
+        self._database = database
+        database.create([_SCHEMA, outbox.SCHEMA, *schema])
         self._next_id = next_id
         self._clock_us = clock_us
-        self._waiting: queue.Queue[tuple[Command, Future[Reply]] | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._write, name="group-commit", daemon=True)
         self._thread.start()
 
@@ -142,7 +137,7 @@ class ServiceStore:
         """Finish what waits, then close."""
         self._waiting.put(None)
         self._thread.join()
-        self._connection.close()
+        self._database.close()
 
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -158,23 +153,22 @@ class ServiceStore:
                 batch.append(following)
             self._commit(batch)
 
-    def _commit(self, batch: list[tuple[Command, "Future[Reply]"]]) -> None:
-        connection = self._connection
+    def _commit(self, batch: "list[_Waiting]") -> None:
         early = faults.sabotaged("acknowledge-before-commit")
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            now_us = self._clock_us()
-            outcomes = [self._run(command, now_us) for command, _ in batch]
-            token = connection.execute("SELECT max(seq) FROM outbox").fetchone()[0] or 0
-            if early:
-                _settle(batch, outcomes, token)
-                time.sleep(SABOTAGE_SECONDS)
-            faults.point("service.before-commit")
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            unavailable = StoreUnavailable(f"the payment was not stored: {error}")
+            with self._database.transaction():
+                now_us = self._clock_us()
+                published: list[Message] = []
+                outcomes = [self._outcome(command, now_us, published) for command, _ in batch]
+                if published:
+                    outbox.insert(self._database, published)
+                token = outbox.last_position(self._database)
+                if early:
+                    _settle(batch, outcomes, token)
+                    time.sleep(SABOTAGE_SECONDS)
+                faults.point("service.before-commit")
+        except StoreUnavailable as error:
+            unavailable = StoreUnavailable(f"it is not known to be stored: {error}")
             for _, future in batch:
                 if not future.done():
                     future.set_exception(unavailable)
@@ -183,47 +177,52 @@ class ServiceStore:
         if not early:
             _settle(batch, outcomes, token)
 
-    def _run(self, command: Command, now_us: int) -> _Outcome:
-        connection = self._connection
-        if not faults.sabotaged("idempotency-off"):
-            earlier = connection.execute(
-                "SELECT request_hash, status, body, headers FROM idempotency WHERE key = ?",
-                (command.idempotency_key,),
-            ).fetchone()
-            if earlier is not None:
-                request_hash, status, body, headers = earlier
-                if request_hash != command.request_hash:
-                    return KeyReused("this key was used with another request")
-                return Reply(status, body, json.loads(headers))
-        connection.execute("SAVEPOINT command")
+    def _outcome(self, command: Command, now_us: int, published: list[Message]) -> "_Outcome":
+        unit = Unit(self._database, command.headers, self._next_id, now_us)
         try:
-            reply = command.handle(Unit(connection, command.headers, self._next_id, now_us))
-            connection.execute(
-                "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    command.idempotency_key,
-                    command.request_hash,
-                    reply.status,
-                    reply.body,
-                    json.dumps(reply.headers),
-                    now_us,
-                ),
-            )
-        except sqlite3.OperationalError:
-            raise  # the disk or the file, not this command: nothing of the batch may stand
-        except Exception as error:
-            connection.execute("ROLLBACK TO command")
-            connection.execute("RELEASE command")
-            if isinstance(error, CounterfoilError):
-                return StoreUnavailable(str(error))
+            with self._database.transaction():
+                reply = self._run(command, unit, now_us)
+        except StoreUnavailable:
+            raise  # the disk or the server, not this command: nothing of the batch may stand
+        except KeyReused as error:
             return error
-        connection.execute("RELEASE command")
+        except CounterfoilError as error:
+            return StoreUnavailable(str(error))
+        except Exception as error:
+            return error
+        published += unit.published
+        return reply
+
+    def _run(self, command: Command, unit: Unit, now_us: int) -> Reply:
+        """Run a command that is the first with its key, or find what the first was answered."""
+        if faults.sabotaged("idempotency-off"):
+            return command.handle(unit)
+        database = self._database
+        key = command.idempotency_key
+        claimed = database.execute(
+            "INSERT INTO idempotency VALUES (?, ?, 0, ?, '{}', ?) ON CONFLICT (key) DO NOTHING",
+            (key, command.request_hash, b"", now_us),
+        )
+        if claimed.rowcount == 0:
+            request_hash, status, body, headers = database.execute(
+                "SELECT request_hash, status, body, headers FROM idempotency WHERE key = ?", (key,)
+            ).fetchone()
+            if request_hash != command.request_hash:
+                raise KeyReused("this key was used with another request")
+            return Reply(status, body, json.loads(headers))
+        reply = command.handle(unit)
+        database.execute(
+            "UPDATE idempotency SET status = ?, body = ?, headers = ? WHERE key = ?",
+            (reply.status, reply.body, json.dumps(reply.headers), key),
+        )
         return reply
 
 
-def _settle(
-    batch: list[tuple[Command, "Future[Reply]"]], outcomes: list[_Outcome], token: int
-) -> None:
+_Outcome = Reply | Exception
+_Waiting = tuple[Command, "Future[Reply]"]
+
+
+def _settle(batch: list[_Waiting], outcomes: list[_Outcome], token: int) -> None:
     for (_, future), outcome in zip(batch, outcomes, strict=True):
         if isinstance(outcome, Exception):
             future.set_exception(outcome)

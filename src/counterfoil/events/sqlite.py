@@ -1,32 +1,77 @@
-"""How Counterfoil opens SQLite: durable on commit, many readers beside one writer."""
+"""SQLite as a database of services and pipelines: durable on commit, many readers, one writer."""
 
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from counterfoil.events.errors import StoreUnavailable
 
 BUSY_MILLISECONDS: Final = 10_000
 """Longer than a paused neighbour holds the write lock in any drill, shorter than a client waits."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open `path` with write-ahead logging and a sync at every commit."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
+class SqliteDatabase:
+    """The database in the file `path`, with write-ahead logging and a sync at every commit."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        with _available():
+            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+
+    def create(self, statements: Iterable[str]) -> None:
+        """Run the statements of a schema."""
+        with _available():
+            for statement in statements:
+                self._connection.executescript(statement)
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Run a statement."""
+        with _available():
+            return self._connection.execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement once for each row of parameters."""
+        with _available():
+            self._connection.executemany(sql, rows)
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """Hold the write lock from the first statement to the commit; a savepoint inside of one."""
+        if self._connection.in_transaction:
+            begin, end, undo = (
+                "SAVEPOINT part",
+                "RELEASE part",
+                ("ROLLBACK TO part", "RELEASE part"),
+            )
+        else:
+            begin, end, undo = "BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",)
+        self.execute(begin)
+        try:
+            yield
+            self.execute(end)
+        except BaseException:
+            if self._connection.in_transaction:  # SQLite may have rolled back by itself
+                for statement in undo:
+                    self._connection.execute(statement)
+            raise
+
+    def exclusive(self, name: str) -> None:
+        """Nothing is left to do: a file has one writing transaction at a time."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Generator[sqlite3.Connection, None, None]:
-    """Hold the write lock from the first statement to the commit; roll back on any error."""
-    connection.execute("BEGIN IMMEDIATE")
+def _available() -> Generator[None, None, None]:
     try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+            raise  # the statement is wrong; the file is well
+        raise StoreUnavailable(f"SQLite: {error}") from error

@@ -16,6 +16,7 @@ from counterfoil.faults import SABOTAGES
 from counterfoil.proof.client import Client
 from counterfoil.proof.faults import FaultInjector, schedule
 from counterfoil.proof.reconcile import Difference, Reconciliation, Sum, reconcile
+from counterfoil.proof.stores import Stores, open_stores
 from counterfoil.supervisor import Supervisor
 
 DRAIN_SECONDS: Final = 90.0
@@ -31,6 +32,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
     verdict: Literal["holds", "fails"]
     seed: int
+    engines: dict[str, str]
+    """The engine of each part."""
     sabotage: str | None
     sent: int
     attempts: int
@@ -62,6 +65,7 @@ async def prove(
     purchases: int,
     seed: int,
     actions: Sequence[str],
+    engines: str = "",
     sabotage: str | None = None,
     fault_number: int = FAULT_NUMBER,
     on_progress: Progress | None = None,
@@ -76,7 +80,7 @@ async def prove(
         CounterfoilError: it did not start.
     """
     tell = on_progress or _untold
-    configuration = load(folder)
+    configuration = load(folder, engines=engines)
     application = load_application(folder, configuration.application.module)
     if application.counterfoils is None or application.make_workload is None:
         raise ProofError(
@@ -94,7 +98,9 @@ async def prove(
     environment = {"COUNTERFOIL_FAULTS": str(files.faults.resolve())}
     if sabotage is not None:
         environment["COUNTERFOIL_SABOTAGE"] = sabotage
-    supervisor = Supervisor(folder, state, free_ports=True, environment=environment)
+    supervisor = Supervisor(
+        folder, state, free_ports=True, engines=engines, environment=environment
+    )
     started = time.monotonic()
     running = asyncio.create_task(supervisor.run())
     try:
@@ -103,6 +109,7 @@ async def prove(
             on_up(supervisor.console_address())
         up = time.monotonic()
         assert supervisor.addresses is not None
+        stores = open_stores(application.name, configuration, files)
         tokens = await _tokens(supervisor.addresses.issuer, requests)
         client = Client(supervisor.addresses.gateway, files.tls / "ca.pem", tokens, seed=seed)
         injector = FaultInjector(supervisor, files.faults, seed)
@@ -120,7 +127,7 @@ async def prove(
         await client.send(requests, count)
         sent = time.monotonic()
         await injecting
-        reconciliation = await _drained(application.counterfoils, files, client, tell)
+        reconciliation = await _drained(application.counterfoils, stores, client, tell)
         drained = time.monotonic()
     finally:
         supervisor.stop()
@@ -129,6 +136,7 @@ async def prove(
     verdict = _verdict(
         reconciliation,
         seed=seed,
+        engines=msgspec.to_builtins(configuration.engines),
         sabotage=sabotage,
         client=client,
         injector=injector,
@@ -157,13 +165,13 @@ async def _tokens(issuer: str, requests: Sequence[Request]) -> dict[str, str]:
 
 
 async def _drained(
-    counterfoils: Counterfoils, files: StateFolder, client: Client, on_progress: Progress
+    counterfoils: Counterfoils, stores: Stores, client: Client, on_progress: Progress
 ) -> Reconciliation:
     """Reconcile until everything matches, or until what is under way had time enough to arrive."""
     deadline = time.monotonic() + DRAIN_SECONDS
     last: tuple[dict[str, Sum], float] = ({}, time.monotonic())
     while True:
-        found = await asyncio.to_thread(reconcile, counterfoils, files, client.record)
+        found = await asyncio.to_thread(reconcile, counterfoils, stores, client.record)
         accepted = found.sums["accepted"].count
         on_progress("reported", min(found.sums["report"].count, accepted), accepted)
         now = time.monotonic()
@@ -190,6 +198,7 @@ def _verdict(
     found: Reconciliation,
     *,
     seed: int,
+    engines: dict[str, str],
     sabotage: str | None,
     client: Client,
     injector: FaultInjector,
@@ -201,6 +210,7 @@ def _verdict(
     return Verdict(
         verdict="holds" if found.difference_count == 0 and unanswered == 0 else "fails",
         seed=seed,
+        engines=engines,
         sabotage=sabotage,
         sent=record.sent,
         attempts=record.attempts,

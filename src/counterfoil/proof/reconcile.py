@@ -1,10 +1,9 @@
 """Matches the stubs: client, gateway log, service table, event log, ledger, lake and report.
 
-Reads files and databases by themselves, without the code that wrote them: a bug there must not
-be able to hide here.
+Reads every store by itself (`stores`), without the code that wrote it: a bug there must not be able
+to hide here.
 """
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 
 from counterfoil.application import Counterfoils, StateFolder
 from counterfoil.proof.client import ClientRecord
+from counterfoil.proof.stores import Stores
 
 DIFFERENCES_SHOWN: Final = 100
 
@@ -72,13 +72,12 @@ class _Differences:
         return Sum(len(pairs), sum(amount for _, amount in pairs))
 
 
-def reconcile(
-    counterfoils: Counterfoils, state: StateFolder, client: ClientRecord
-) -> Reconciliation:
+def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) -> Reconciliation:
     """Compare every step with the service's table, and that with what the client was promised."""
     differences = _Differences()
     sums: dict[str, Sum] = {}
-    rows, keys = service_rows(counterfoils, state)
+    state = stores.state
+    rows, keys = service_rows(counterfoils, stores)
     amounts = dict(rows)
     promised = client.acknowledged
     sums["acknowledged"] = Sum(len(promised), sum(each.amount for each in promised.values()))
@@ -101,18 +100,16 @@ def reconcile(
     sums["gateway"] = Sum(len(logged), sum(amounts.get(identity, 0) for identity in logged))
     for identity in logged - amounts.keys():
         differences.add("lost", "service", identity, "a row, for the gateway's 201", "nothing")
-    sums["log"] = differences.compare("event log", amounts, log_events(counterfoils, state))
-    sums["ledger"] = differences.compare("ledger", amounts, ledger_transfers(counterfoils, state))
+    sums["log"] = differences.compare("event log", amounts, log_events(counterfoils, stores))
+    sums["ledger"] = differences.compare("ledger", amounts, ledger_transfers(counterfoils, stores))
     sums["lake"] = differences.compare("lake", amounts, lake_rows(counterfoils, state))
-    sums["report"] = _compare_report(counterfoils, state, differences)
+    sums["report"] = _compare_report(counterfoils, stores, differences)
     return Reconciliation(sums, differences.shown, differences.count)
 
 
-def _compare_report(
-    counterfoils: Counterfoils, state: StateFolder, differences: _Differences
-) -> Sum:
-    expected = service_days(counterfoils, state)
-    found = report_days(counterfoils, state)
+def _compare_report(counterfoils: Counterfoils, stores: Stores, differences: _Differences) -> Sum:
+    expected = service_days(counterfoils, stores)
+    found = report_days(counterfoils, stores.state)
     for day in sorted(expected.keys() | found.keys()):
         if expected.get(day) != found.get(day):
             differences.add(
@@ -129,45 +126,35 @@ def _said(day: Sum | None) -> str:
     return "nothing" if day is None else f"{day.count} worth {day.amount}"
 
 
-def read_only(path: Path) -> sqlite3.Connection:
-    """Open a database that others write, for reading alone."""
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-
-
 def service_rows(
-    counterfoils: Counterfoils, state: StateFolder
+    counterfoils: Counterfoils, stores: Stores
 ) -> tuple[list[tuple[int, int]], dict[str, list[int]]]:
     """The service's rows as (id, amount), and the ids that each Idempotency-Key caused."""
+    service, columns = counterfoils.service, f"{counterfoils.id}, {counterfoils.amount}"
+    rows = [
+        (int(identity), amount)
+        for identity, amount in stores.service(
+            service,
+            f"SELECT {columns} FROM {counterfoils.rows}",  # noqa: S608
+        )
+    ]
     keys: dict[str, list[int]] = {}
-    connection = read_only(state.service(counterfoils.service))
-    try:
-        rows = [
-            (int(identity), amount)
-            for identity, amount in connection.execute(
-                f"SELECT {counterfoils.id}, {counterfoils.amount} FROM {counterfoils.rows}"  # noqa: S608
-            )
-        ]
-        for identity, headers in connection.execute("SELECT event_id, headers FROM outbox"):
-            key = msgspec.json.decode(headers).get("idempotency-key", "")
-            keys.setdefault(key, []).append(identity)
-    finally:
-        connection.close()
+    for identity, headers in stores.service(service, "SELECT event_id, headers FROM outbox"):
+        key = msgspec.json.decode(headers).get("idempotency-key", "")
+        keys.setdefault(key, []).append(identity)
     return rows, keys
 
 
-def service_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum]:
+def service_days(counterfoils: Counterfoils, stores: Stores) -> dict[str, Sum]:
     """Number and worth of the service's rows by day."""
-    connection = read_only(state.service(counterfoils.service))
-    try:
-        return {
-            day: Sum(count, amount)
-            for day, count, amount in connection.execute(
-                f"SELECT {counterfoils.stored.day}, count(*), sum({counterfoils.amount}) "  # noqa: S608
-                f"FROM {counterfoils.rows} GROUP BY 1"
-            )
-        }
-    finally:
-        connection.close()
+    return {
+        day: Sum(count, int(amount))
+        for day, count, amount in stores.service(
+            counterfoils.service,
+            f"SELECT {counterfoils.stored.day}, count(*), sum({counterfoils.amount}) "  # noqa: S608
+            f"FROM {counterfoils.rows} GROUP BY 1",
+        )
+    }
 
 
 def gateway_effects(path: Path) -> set[int]:
@@ -183,29 +170,22 @@ def gateway_effects(path: Path) -> set[int]:
     return effects
 
 
-def log_events(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int, int]]:
+def log_events(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, int]]:
     """The events of the topic as (id, amount)."""
-    connection = read_only(state.log)
-    try:
-        return [
-            (event_id, msgspec.json.decode(value)[counterfoils.amount])
-            for event_id, value in connection.execute(
-                "SELECT event_id, value FROM records WHERE topic = ?", (counterfoils.topic.name,)
-            )
-        ]
-    finally:
-        connection.close()
+    return [
+        (event_id, msgspec.json.decode(value)[counterfoils.amount])
+        for event_id, value in stores.events(counterfoils.topic.name)
+    ]
 
 
-def ledger_transfers(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int, int]]:
+def ledger_transfers(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, int]]:
     """The ledger's transfers as (id, amount)."""
-    connection = read_only(state.log)
-    try:
-        return connection.execute(
-            "SELECT id, amount FROM ledger_transfers WHERE code = ?", (counterfoils.posted,)
-        ).fetchall()
-    finally:
-        connection.close()
+    return [
+        (identity, amount)
+        for identity, amount in stores.pipelines(
+            "SELECT id, amount FROM ledger_transfers WHERE code = ?", counterfoils.posted
+        )
+    ]
 
 
 def lake_rows(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int, int]]:

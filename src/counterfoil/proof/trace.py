@@ -6,9 +6,13 @@ from datetime import UTC, datetime
 import msgspec
 
 from counterfoil.application import Application, Counterfoils, StateFolder
-from counterfoil.events import EmbeddedLog
-from counterfoil.proof.reconcile import read_only, report_days
+from counterfoil.events import EventLog, Record
+from counterfoil.proof.reconcile import report_days
+from counterfoil.proof.stores import Stores
 from counterfoil.reports import Lake, published
+
+ID_DIGITS = 19
+"""Of the largest id: a longer number can only be an Idempotency-Key."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -20,7 +24,7 @@ class Step(msgspec.Struct, frozen=True):
     what: str
 
 
-def trace(application: Application, state: StateFolder, identity: str) -> list[Step]:
+def trace(application: Application, stores: Stores, log: EventLog, identity: str) -> list[Step]:
     """The stations that the effect `identity` (its id, or its Idempotency-Key) has passed.
 
     An empty list means that nothing is known of it; a list that ends early, that it is under way.
@@ -28,41 +32,30 @@ def trace(application: Application, state: StateFolder, identity: str) -> list[S
     counterfoils = application.counterfoils
     if counterfoils is None:
         return []
-    effect, outbox = _outbox(counterfoils, state, identity)
-    steps = _requests(state, effect, identity)
-    if effect is None:
-        return steps
-    return [*steps, *outbox, *_after(application, counterfoils, state, effect)]
-
-
-def _outbox(
-    counterfoils: Counterfoils, state: StateFolder, identity: str
-) -> tuple[int | None, list[Step]]:
-    path = state.service(counterfoils.service)
-    if not path.exists():
-        return None, []
-    connection = read_only(path)
-    try:
-        row = connection.execute(
-            "SELECT seq, event_id, headers, created_us FROM outbox WHERE event_id = ? "
-            "OR json_extract(headers, '$.\"idempotency-key\"') = ?",
-            (int(identity) if identity.isdigit() and len(identity) < 19 + 1 else -1, identity),
-        ).fetchone()
-    finally:
-        connection.close()
-    if row is None:
-        return None, []
-    sequence, effect, headers, created_us = row
+    found = stores.service(
+        counterfoils.service,
+        "SELECT seq, event_id, key, headers, created_us FROM outbox "  # noqa: S608
+        f"WHERE event_id = ? OR {stores.idempotency_key} = ?",
+        int(identity) if identity.isdigit() and len(identity) <= ID_DIGITS else -1,
+        identity,
+    )
+    if not found:
+        return _requests(stores.state, None, identity)
+    sequence, effect, key, headers, created_us = found[0]
     tenant = json.loads(headers).get("tenant", "")
-    return effect, [
+    place = stores.described(counterfoils.service)
+    steps = [
+        *_requests(stores.state, effect, identity),
         Step(
             "row",
             _time(created_us),
-            f"{path.name}, {counterfoils.rows}",
+            f"{place}, {counterfoils.rows}",
             f"id {effect}, tenant {tenant}",
         ),
-        Step("outbox", _time(created_us), path.name, f"position {sequence}"),
+        Step("outbox", _time(created_us), place, f"position {sequence}"),
     ]
+    record = log.find(counterfoils.topic, effect, key, created_us)
+    return steps if record is None else [*steps, *_after(counterfoils, stores, record)]
 
 
 def _requests(state: StateFolder, effect: int | None, identity: str) -> list[Step]:
@@ -91,17 +84,9 @@ def _requests(state: StateFolder, effect: int | None, identity: str) -> list[Ste
     return steps
 
 
-def _after(
-    application: Application, counterfoils: Counterfoils, state: StateFolder, effect: int
-) -> list[Step]:
+def _after(counterfoils: Counterfoils, stores: Stores, record: Record) -> list[Step]:
+    effect, state = record.event_id, stores.state
     steps: list[Step] = []
-    if not state.log.exists():
-        return steps
-    log = EmbeddedLog(state.log)
-    record = log.find_event(effect)
-    log.close()
-    if record is None:
-        return steps
     steps.append(
         Step(
             "log",
@@ -110,16 +95,12 @@ def _after(
             f"partition {record.partition}, offset {record.offset}",
         )
     )
-    connection = read_only(state.log)
-    try:
-        for debit, credit, amount, currency, posted_us in connection.execute(
-            "SELECT debit, credit, amount, currency, posted_us FROM ledger_transfers WHERE id = ?",
-            (effect,),
-        ):
-            text = f"debit {debit}, credit {credit}: {amount} {currency} (minor units)"
-            steps.append(Step("ledger", _time(posted_us), f"transfer {effect}", text))
-    finally:
-        connection.close()
+    for debit, credit, amount, currency, posted_us in stores.pipelines(
+        "SELECT debit, credit, amount, currency, posted_us FROM ledger_transfers WHERE id = ?",
+        effect,
+    ):
+        text = f"debit {debit}, credit {credit}: {amount} {currency} (minor units)"
+        steps.append(Step("ledger", _time(posted_us), f"transfer {effect}", text))
     found = Lake(state.lake).find(counterfoils.stored, counterfoils.id, effect)
     if found is None:
         return steps

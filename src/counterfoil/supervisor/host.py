@@ -23,6 +23,8 @@ from counterfoil.application import (
 )
 from counterfoil.coordination import Client, connect
 from counterfoil.errors import CounterfoilError
+from counterfoil.events import Events
+from counterfoil.supervisor.engines import open_events
 from counterfoil.supervisor.plan import Addresses
 
 LEASE_SECONDS = 3.0
@@ -46,6 +48,10 @@ class Host:
     def coordination(self) -> Client:
         """A client of the coordination node."""
         return connect(f"http://{self.addresses.coordination}", self.state.credential())
+
+    def events(self) -> Events:
+        """The engine of events."""
+        return open_events(self.application.name, self.configuration, self.state, self.addresses)
 
     def ready(self, detail: str = "") -> None:
         """Tell the supervisor that this process does its work."""

@@ -8,6 +8,7 @@ import msgspec
 from counterfoil.application import Application, Configuration
 from counterfoil.engines import ENGINES, free_port, server
 from counterfoil.errors import CounterfoilError
+from counterfoil.events import KafkaEvents
 
 
 class AddressInUse(CounterfoilError):
@@ -41,6 +42,8 @@ class Addresses(msgspec.Struct, frozen=True):
     console: str
     issuer: str = ""
     services: dict[str, str] = field(default_factory=dict[str, str])
+    chosen: str = ""
+    """The engines that the command line chose in place of the configuration's."""
     engines: dict[str, str] = field(default_factory=dict[str, str])
     """The address of each real engine in use, as clients are given it."""
     servers: dict[str, int] = field(default_factory=dict[str, int])
@@ -80,10 +83,11 @@ def plan(application: Application, configuration: Configuration) -> list[Process
             ProcessPlan(f"{service}-{number}", "service", service)
             for number in range(1, settings.instances + 1)
         ]
-    for service in configuration.services:
-        processes += [
-            ProcessPlan(f"relay-{service}-{number}", "relay", service) for number in (1, 2)
-        ]
+    sources = list(configuration.services)
+    if configuration.engines.events == "kafka":
+        sources.append(KafkaEvents.PIPELINES)
+    for source in sources:
+        processes += [ProcessPlan(f"relay-{source}-{number}", "relay", source) for number in (1, 2)]
     processes += [
         ProcessPlan(f"pipeline-{name}", "pipeline", name) for name in application.pipelines
     ]
@@ -97,7 +101,11 @@ def plan(application: Application, configuration: Configuration) -> list[Process
 
 
 def assign_addresses(
-    configuration: Configuration, processes: list[ProcessPlan], *, free_ports: bool
+    configuration: Configuration,
+    processes: list[ProcessPlan],
+    *,
+    free_ports: bool,
+    chosen: str = "",
 ) -> Addresses:
     """Fix the address of everything that listens.
 
@@ -130,6 +138,7 @@ def assign_addresses(
             for process in processes
             if process.kind == "service"
         },
+        chosen=chosen,
         engines=engines,
         servers=servers,
     )

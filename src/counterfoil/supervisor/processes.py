@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -20,18 +21,22 @@ from counterfoil.coordination import (
 )
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
-    EmbeddedLog,
     EventsError,
-    Fenced,
-    OutboxReader,
+    LogUnavailable,
     PipelineRunner,
     Relay,
     ServiceStore,
+    StoreUnavailable,
+    TermOver,
 )
+from counterfoil.events.topics import AnyTopic
+from counterfoil.reports import Table
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
 
 IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
+RETRY_SECONDS: Final = 0.5
+"""After an engine could not be used: it may be away for long, and every try leaves a line."""
 STORE_ROWS: Final = 5_000
 """Rows of one append to the lake: a file a day and append should not be tiny."""
 STORE_SECONDS: Final = 1.0
@@ -72,7 +77,7 @@ def service(host: Host) -> None:
     client = host.coordination()
     ids = _Snowflakes(host)
     store = ServiceStore(
-        host.state.service(host.target), declared.schema, next_id=ids.next_id, clock_us=now_us
+        host.events().service(host.target), declared.schema, next_id=ids.next_id, clock_us=now_us
     )
     address = host.addresses.services[host.name]
     memberships: list[Membership] = []
@@ -116,9 +121,10 @@ class _Snowflakes:
 
 
 def relay(host: Host) -> None:
-    """A candidate for moving one service's outbox into the log; one of them leads."""
-    log_store = EmbeddedLog(host.state.log)
-    log_store.declare(host.application.topics.values())
+    """A candidate for moving one source's outbox into the log; one of them leads."""
+    events = host.events()
+    event_log = events.log()
+    event_log.declare(host.application.all_topics())
     leadership = Leadership(
         host.coordination(), f"relay/{host.target}", host.name, ttl_seconds=LEASE_SECONDS
     )
@@ -129,59 +135,68 @@ def relay(host: Host) -> None:
             break
         log.info("leads", token=lease.fencing_token)
         try:
-            moving = Relay(
-                OutboxReader(host.state.service(host.target)),
-                log_store,
-                source=host.target,
-                fencing_token=lease.fencing_token,
-            )
-            _repeat(host, moving.step, while_=lease.held)
-        except Fenced as error:
-            log.warning("fenced", error=str(error))
+            with (
+                closing(events.outbox(host.target)) as outbox,
+                closing(event_log.appender(host.target, lease.fencing_token)) as appender,
+            ):
+                _repeat(host, Relay(outbox, appender).step, while_=lease.held)
+        except (TermOver, LogUnavailable, StoreUnavailable) as error:
+            log.warning("term_ended", error=str(error))
+            host.stop.wait(RETRY_SECONDS)
         lease.resign()
 
 
 def pipeline(host: Host) -> None:
     """One pipeline over all partitions of its source."""
-    log_store = EmbeddedLog(host.state.log)
-    log_store.declare(host.application.topics.values())
-    runner = PipelineRunner(log_store, host.application.pipelines[host.target], now_us)
+    events = host.events()
+    event_log = events.log()
+    event_log.declare(host.application.all_topics())
+    declared = host.application.pipelines[host.target]
+    runner = PipelineRunner(event_log, events.pipelines(), declared, now_us, member=host.name)
     host.ready()
     _repeat(host, runner.step)
+    runner.close()
 
 
 def lake(host: Host) -> None:
     """Moves every stored topic into its table."""
     from counterfoil.reports import Lake  # noqa: PLC0415
 
-    log_store = EmbeddedLog(host.state.log)
-    log_store.declare(host.application.topics.values())
-    tables = Lake(host.state.lake)
-    writers = [(topic, tables.writer(table)) for topic, table in host.application.stores.values()]
     group = "lake"
-    host.ready()
+    events = host.events()
+    event_log, store = events.log(), events.pipelines()
+    event_log.declare(host.application.all_topics())
+    tables = Lake(host.state.lake)
 
-    def step() -> int:
-        moved = 0
-        for topic, writer in writers:
-            positions = writer.positions(topic.name, topic.partitions)
+    def mover(topic: AnyTopic, table: Table[Any]) -> Callable[[], int]:
+        writer = tables.writer(table)
+
+        def positions(source: str) -> Mapping[int, int]:
             if faults.sabotaged("append-without-transaction"):
-                positions = log_store.committed(group, topic.name)
-            rows: list[object] = []
-            for partition in range(topic.partitions):
-                records = log_store.read(
-                    topic.name, partition, positions.get(partition, 0), STORE_ROWS
-                )
-                rows += [topic.decode(record.value) for record in records]
-                if records:
-                    positions[partition] = records[-1].offset + 1
-            if rows:
-                writer.append(rows, source=topic.name, positions=positions, now_us=now_us())
-                log_store.commit(group, topic.name, positions)
-                moved += len(rows)
-        return moved
+                return store.positions(group, source)
+            return writer.positions(source, topic.partitions)
 
-    _repeat(host, step, every=STORE_SECONDS)
+        reader = event_log.reader(f"{group}.{topic.name}", host.name, [topic], positions)
+
+        def move() -> int:
+            batches = reader.fetch(STORE_ROWS)
+            if not batches:
+                return 0
+            rows = [topic.decode(record.value) for batch in batches for record in batch.records]
+            moved = {batch.partition: batch.end for batch in batches}
+            try:
+                writer.append(rows, source=topic.name, positions=moved, now_us=now_us())
+                store.store_positions(group, topic.name, moved)
+            except BaseException:
+                reader.rewind()
+                raise
+            return len(rows)
+
+        return move
+
+    movers = [mover(topic, table) for topic, table in host.application.stores.values()]
+    host.ready()
+    _repeat(host, lambda: sum(move() for move in movers), every=STORE_SECONDS)
 
 
 def reports(host: Host) -> None:
@@ -259,11 +274,12 @@ def _repeat(
     while not host.stop.is_set() and while_():
         try:
             moved = step()
-        except Fenced:
+        except TermOver:
             raise
         except EventsError as error:
             log.warning("step_failed", error=str(error))
-            moved = 0
+            host.stop.wait(RETRY_SECONDS)
+            continue
         if moved == 0 or every > IDLE_SECONDS:
             host.stop.wait(every)
 

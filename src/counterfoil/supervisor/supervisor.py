@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from counterfoil.application import StateFolder, load, load_application
+from counterfoil.application import ENGINES_VARIABLE, StateFolder, load, load_application
 from counterfoil.application.state import write_json
 from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.errors import CounterfoilError
@@ -69,6 +69,7 @@ class Supervisor:
         state: Path,
         *,
         free_ports: bool = False,
+        engines: str = "",
         environment: dict[str, str] | None = None,
         on_change: Callable[[Sequence[Child]], None] = lambda _: None,
     ) -> None:
@@ -78,7 +79,8 @@ class Supervisor:
         self.addresses: Addresses | None = None
         self.up = asyncio.Event()
         self._free_ports = free_ports
-        self._environment = environment or {}
+        self._engines = engines
+        self._environment = {**(environment or {}), ENGINES_VARIABLE: engines}
         self._on_change = on_change
         self._stopping = asyncio.Event()
 
@@ -105,7 +107,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start everything in order, keep it running, stop it in the reverse order."""
-        configuration = load(self.folder)
+        configuration = load(self.folder, engines=self._engines)
         application = load_application(self.folder, configuration.application.module)
         processes = plan(application, configuration)
         self.state.root.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,9 @@ class Supervisor:
                     f"{self.state.root} is in use by another `counterfoil up`",
                     hint="stop it, or give this one a folder of its own with --state",
                 ) from None
-            self.addresses = assign_addresses(configuration, processes, free_ports=self._free_ports)
+            self.addresses = assign_addresses(
+                configuration, processes, free_ports=self._free_ports, chosen=self._engines
+            )
             self.state.credential()
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
             lifeline, keep = os.pipe()

@@ -1,0 +1,64 @@
+"""The database port: what services and pipelines keep, in SQLite or in PostgreSQL.
+
+SQL is written once, in what both understand: `?` for a parameter, `INTEGER`, `TEXT`, `REAL`,
+`BLOB`, `ON CONFLICT`, `RETURNING`. SQLite takes it as it is; for PostgreSQL `dialect` translates.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class Cursor(Protocol):
+    """The rows of one statement."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that a write has touched."""
+        ...
+
+    def fetchone(self) -> Any:
+        """The next row as a tuple, or None."""
+        ...
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Database(Protocol):
+    """One connection, for one thread at a time; a lost one is opened again by its next use.
+
+    Every method raises `StoreUnavailable` when the database can't be reached or can't write (a
+    full disk, a lock that is held too long), and the driver's own errors when it is the statement
+    that is wrong.
+    """
+
+    def create(self, statements: Iterable[str]) -> None:
+        """Run the statements of a schema; each must do nothing when it was run before."""
+        ...
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run a statement."""
+        ...
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement once for each row of parameters."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commit at the end of the block, durably; roll back on any error.
+
+        Inside of another transaction the block is a savepoint.
+        """
+        ...
+
+    def exclusive(self, name: str) -> None:
+        """Wait until no other transaction is past this point, and keep others before it."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...

@@ -1,0 +1,221 @@
+"""The embedded log: topics in a SQLite file, beside the state of the pipelines.
+
+Any number of processes may open it; SQLite lets one write at a time, and a writer holds the lock
+from its first check to its commit.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from counterfoil import faults
+from counterfoil.events.database import Database
+from counterfoil.events.errors import EventsError, Fenced
+from counterfoil.events.log import Positions
+from counterfoil.events.messages import Batch, Message, Record
+from counterfoil.events.topics import AnyTopic, partition_of
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS records (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+    event_id INTEGER NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL,
+    timestamp_us INTEGER NOT NULL, PRIMARY KEY (topic, partition, offset)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS records_by_event ON records (event_id);
+CREATE TABLE IF NOT EXISTS ends (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sources (
+    name TEXT PRIMARY KEY, position INTEGER NOT NULL, fencing_token INTEGER NOT NULL) STRICT;
+"""
+
+
+class EmbeddedLog:
+    """The log in `database`, a `SqliteDatabase`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._partitions: dict[str, int] = {}
+        database.create([_SCHEMA])
+
+    def declare(self, topics: Iterable[AnyTopic]) -> None:
+        """Make topics known.
+
+        Raises:
+            EventsError: a topic exists with another number of partitions, which would tear keys.
+        """
+        topics = list(topics)
+        with self._database.transaction():
+            self._database.executemany(
+                "INSERT INTO topics VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
+                [(topic.name, topic.partitions) for topic in topics],
+            )
+        for topic in topics:
+            if self.partitions(topic.name) != topic.partitions:
+                raise EventsError(
+                    f"topic {topic.name} has {self.partitions(topic.name)} partitions, "
+                    f"not {topic.partitions}",
+                    hint="keep the number: the order of a key's events depends on it",
+                )
+
+    def partitions(self, topic: str) -> int:
+        """The number of partitions of a declared topic."""
+        if topic not in self._partitions:
+            row = self._database.execute(
+                "SELECT partitions FROM topics WHERE name = ?", (topic,)
+            ).fetchone()
+            if row is None:
+                raise EventsError(f"no topic {topic!r}", hint="declare it with app.topic(...)")
+            self._partitions[topic] = row[0]
+        return self._partitions[topic]
+
+    def appender(self, source: str, fencing_token: int) -> "EmbeddedAppender":
+        """Begin a term of appending for `source`."""
+        return EmbeddedAppender(self._database, self, source, fencing_token)
+
+    def reader(
+        self, group: str, member: str, topics: Sequence[AnyTopic], positions: Positions
+    ) -> "EmbeddedReader":
+        """Read `topics`; who else is in the group doesn't matter, as its commits are guarded."""
+        return EmbeddedReader(self, topics, positions)
+
+    def insert(self, messages: Iterable[Message]) -> None:
+        """Give messages their places, inside the caller's transaction."""
+        ends: dict[tuple[str, int], int] = {}
+        rows: list[tuple[object, ...]] = []
+        for message in messages:
+            partition = partition_of(message.key, self.partitions(message.topic))
+            place = (message.topic, partition)
+            if place not in ends:
+                ends[place] = self._end(*place)
+            rows.append(
+                (
+                    *place,
+                    ends[place],
+                    message.event_id,
+                    message.key,
+                    message.value,
+                    json.dumps(message.headers),
+                    message.timestamp_us,
+                )
+            )
+            ends[place] += 1
+        self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany(
+            "INSERT OR REPLACE INTO ends VALUES (?, ?, ?)",
+            [(*place, end) for place, end in ends.items()],
+        )
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        """At most `limit` records from `offset` on."""
+        return [
+            _record(row)
+            for row in self._database.execute(
+                "SELECT * FROM records WHERE topic = ? AND partition = ? AND offset >= ? "
+                "ORDER BY offset LIMIT ?",
+                (topic, partition, offset, limit),
+            )
+        ]
+
+    def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
+        """The first record of an event; the index needs no more than its id."""
+        row = self._database.execute(
+            "SELECT * FROM records WHERE event_id = ? AND topic = ? LIMIT 1",
+            (event_id, topic.name),
+        ).fetchone()
+        return None if row is None else _record(row)
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """The next offset of each partition."""
+        return dict(
+            self._database.execute("SELECT partition, next FROM ends WHERE topic = ?", (topic,))
+        )
+
+    def close(self) -> None:
+        """Nothing is open but the database, which is its owner's."""
+
+    def _end(self, topic: str, partition: int) -> int:
+        return self.ends(topic).get(partition, 0)
+
+
+class EmbeddedAppender:
+    """One term; the log refuses a fencing token older than one it has seen."""
+
+    def __init__(
+        self, database: Database, log: EmbeddedLog, source: str, fencing_token: int
+    ) -> None:
+        self._database = database
+        self._log = log
+        self._source = source
+        self._fencing_token = fencing_token
+        self.position = self._stored()[0]
+
+    def append(self, messages: Sequence[Message], position: int) -> None:
+        """Append what the source has between its position and the new `position`.
+
+        Raises:
+            Fenced: a newer token was seen, or the source stands elsewhere than this term thinks.
+        """
+        with self._database.transaction():
+            stored, newest = self._stored()
+            if not faults.sabotaged("relay-without-fencing"):
+                if self._fencing_token < newest:
+                    raise Fenced(
+                        f"{self._source}: token {self._fencing_token} is older than {newest}",
+                        hint="another relay leads; this one must campaign again",
+                    )
+                if self.position != stored:
+                    raise Fenced(f"{self._source}: stands at {stored}, not at {self.position}")
+            self._log.insert(messages)
+            self._database.execute(
+                "INSERT OR REPLACE INTO sources VALUES (?, ?, ?)",
+                (self._source, position, self._fencing_token),
+            )
+        self.position = position
+
+    def close(self) -> None:
+        """Nothing is left to do: the next term's token ends this one."""
+
+    def _stored(self) -> tuple[int, int]:
+        row: tuple[int, int] | None = self._database.execute(
+            "SELECT position, fencing_token FROM sources WHERE name = ?", (self._source,)
+        ).fetchone()
+        return (0, 0) if row is None else row
+
+
+class EmbeddedReader:
+    """Reads each partition from the position that its owner keeps."""
+
+    def __init__(self, log: EmbeddedLog, topics: Sequence[AnyTopic], positions: Positions) -> None:
+        self._log = log
+        self._topics = topics
+        self._positions = positions
+        self._next: dict[str, dict[int, int]] = {}
+
+    def fetch(self, limit: int) -> list[Batch]:
+        """The next records, at most `limit` of each partition."""
+        batches: list[Batch] = []
+        for topic in self._topics:
+            if topic.name not in self._next:
+                self._next[topic.name] = dict(self._positions(topic.name))
+            following = self._next[topic.name]
+            for partition in range(topic.partitions):
+                start = following.get(partition, 0)
+                if records := self._log.read(topic.name, partition, start, limit):
+                    batch = Batch(topic.name, partition, start, records)
+                    following[partition] = batch.end
+                    batches.append(batch)
+        return batches
+
+    def rewind(self) -> None:
+        """Ask for the stored positions at the next fetch."""
+        self._next.clear()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    topic, partition, offset, event_id, key, value, headers, timestamp_us = row
+    return Record(topic, partition, offset, event_id, key, value, json.loads(headers), timestamp_us)

@@ -1,0 +1,97 @@
+"""The two engines of events: everything in SQLite files, or Kafka with PostgreSQL."""
+
+from pathlib import Path
+from typing import Protocol
+
+from counterfoil.events import outbox
+from counterfoil.events.database import Database
+from counterfoil.events.embedded import EmbeddedLog
+from counterfoil.events.kafka import KafkaLog
+from counterfoil.events.log import EventLog
+from counterfoil.events.outbox import OutboxReader
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.postgres import PostgresDatabase
+from counterfoil.events.sqlite import SqliteDatabase
+
+
+class Events(Protocol):
+    """Opens what the processes of an application need; each caller gets connections of its own."""
+
+    def log(self) -> EventLog:
+        """The event log."""
+        ...
+
+    def service(self, name: str) -> Database:
+        """The database of a service."""
+        ...
+
+    def pipelines(self) -> PipelineStore:
+        """The database of the pipelines."""
+        ...
+
+    def outbox(self, source: str) -> OutboxReader:
+        """What one source has to send."""
+        ...
+
+
+class EmbeddedEvents:
+    """A SQLite file for each service, and one for log and pipelines, all in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def log(self) -> EmbeddedLog:
+        """The event log."""
+        return EmbeddedLog(self._shared())
+
+    def service(self, name: str) -> Database:
+        """The database of a service."""
+        return SqliteDatabase(self._folder / f"service-{name}.db")
+
+    def pipelines(self) -> PipelineStore:
+        """The database of the pipelines: the log's, so that what they send is in it at once."""
+        database = self._shared()
+        return PipelineStore(database, EmbeddedLog(database).insert)
+
+    def outbox(self, source: str) -> OutboxReader:
+        """What a service has to send."""
+        return OutboxReader(self.service(source))
+
+    def _shared(self) -> Database:
+        return SqliteDatabase(self._folder / "events.db")
+
+
+class KafkaEvents:
+    """The log on the cluster at `servers`; services and pipelines in schemas of PostgreSQL.
+
+    What pipelines send goes through an outbox of theirs, in the database of their state: that is
+    one commit, where Kafka and PostgreSQL would be two.
+    """
+
+    PIPELINES = "_pipelines"
+    """The source of what pipelines send, beside the services."""
+
+    def __init__(self, servers: str, postgres: str, password: str | None, application: str) -> None:
+        self._servers = servers
+        self._postgres = postgres
+        self._password = password
+        self._application = application
+
+    def log(self) -> KafkaLog:
+        """The event log."""
+        return KafkaLog(self._servers, self._application)
+
+    def service(self, name: str) -> Database:
+        """The database of a service: the schema `APPLICATION.SERVICE`."""
+        schema = f"{self._application}.{name}"
+        return PostgresDatabase(self._postgres, schema, password=self._password)
+
+    def pipelines(self) -> PipelineStore:
+        """The database of the pipelines."""
+        database = self.service(self.PIPELINES)
+        database.create([outbox.SCHEMA])
+        return PipelineStore(database, lambda messages: outbox.insert(database, messages))
+
+    def outbox(self, source: str) -> OutboxReader:
+        """What a source has to send."""
+        return OutboxReader(self.service(source))

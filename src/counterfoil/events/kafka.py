@@ -1,0 +1,432 @@
+"""The log on Apache Kafka: transactions in, committed records out.
+
+A source's position is a record of its own topic, written in the same Kafka transaction as the
+source's events, so both are there or neither is; unlike a consumer group's offset it never expires.
+Each term takes the source's transactional id, which ends the term before it (KIP-98, KIP-890), and
+reads the position only then. A producer whose transaction ended with an error is given up: a new
+term finds out what became of it.
+
+Topics are named `APPLICATION.TOPIC`, so that applications can share a cluster.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import structlog
+
+from counterfoil import faults
+from counterfoil.events.errors import EventsError, Fenced, LogUnavailable, TermOver
+from counterfoil.events.log import Positions
+from counterfoil.events.messages import Batch, Message, Record
+from counterfoil.events.topics import AnyTopic, partition_of
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Message as KafkaMessage
+
+CALL_SECONDS: Final = 10.0
+TRANSACTION_MS: Final = 30_000
+"""Longer than a commit waits; what a dead relay left open is aborted by the next term at once."""
+SESSION_MS: Final = 10_000
+FETCH_SECONDS: Final = 0.1
+EARLY_MS: Final = 60_000
+"""How much earlier than an event's own time its record is looked for: clocks differ."""
+_ID: Final = "counterfoil-event-id"
+log = structlog.get_logger()
+
+
+class KafkaLog:
+    """The topics of `application` on the cluster at `servers`."""
+
+    def __init__(self, servers: str, application: str) -> None:
+        self._application = application
+        self._connection: dict[str, Any] = {
+            "bootstrap.servers": servers,
+            "error_cb": _say,
+            "log_level": 2,  # the callback says what goes wrong; the rest would be standard error
+            "reconnect.backoff.max.ms": 1_000,
+        }
+        self._partitions: dict[str, int] = {}
+
+    def declare(self, topics: Iterable[AnyTopic]) -> None:
+        """Make topics known, each with the number of replicas that the cluster gives by default.
+
+        Raises:
+            EventsError: a topic exists with another number of partitions, which would tear keys.
+            LogUnavailable: no broker answered.
+        """
+        wanted = {topic.name: topic.partitions for topic in topics}
+        self._create({self._named(name): number for name, number in wanted.items()}, {})
+        for name, number in wanted.items():
+            self._partitions[name] = number
+
+    def appender(self, source: str, fencing_token: int) -> "KafkaAppender":
+        """Begin a term of appending for `source`, with a producer that ends the earlier ones.
+
+        The token of the lease is only told to the broker's log: the producer's epoch is what
+        fences, and it grows with each term.
+        """
+        positions = self._named(f"{source}.positions")
+        self._create({positions: 1}, {"cleanup.policy": "compact"})
+        log.info("term", source=source, fencing_token=fencing_token)
+        return KafkaAppender(
+            self._connection,
+            self._place,
+            transactional_id=self._named(source),
+            positions_topic=positions,
+        )
+
+    def reader(
+        self, group: str, member: str, topics: Sequence[AnyTopic], positions: Positions
+    ) -> "KafkaReader":
+        """Join `group` as its static member `member`."""
+        return KafkaReader(
+            {
+                **self._connection,
+                "group.id": self._named(group),
+                "group.instance.id": member,
+                "session.timeout.ms": SESSION_MS,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+            },
+            {self._named(topic.name): topic.name for topic in topics},
+            positions,
+        )
+
+    def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
+        """The first record of an event: its key tells the partition, its time where to begin."""
+        from confluent_kafka import TopicPartition  # noqa: PLC0415 - an extra
+
+        name, partition = self._named(topic.name), partition_of(key, topic.partitions)
+        with closing(self._looker()) as consumer, _Reported():
+            since = TopicPartition(name, partition, max(since_us // 1_000 - EARLY_MS, 0))
+            consumer.assign(consumer.offsets_for_times([since], timeout=CALL_SECONDS))
+            for message in _until_end(consumer):
+                record = _record(message, topic.name)
+                if record.event_id == event_id:
+                    return record
+        return None
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """The next offset of each partition."""
+        from confluent_kafka import TopicPartition  # noqa: PLC0415
+
+        name = self._named(topic)
+        with closing(self._looker()) as consumer, _Reported():
+            known = consumer.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions
+            return {
+                number: consumer.get_watermark_offsets(
+                    TopicPartition(name, number), timeout=CALL_SECONDS
+                )[1]
+                for number in known
+            }
+
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
+    def _named(self, topic: str) -> str:
+        return f"{self._application}.{topic}"
+
+    def _place(self, message: Message) -> tuple[str, int]:
+        if message.topic not in self._partitions:
+            raise EventsError(f"no topic {message.topic!r}", hint="declare it with app.topic(...)")
+        partition = partition_of(message.key, self._partitions[message.topic])
+        return self._named(message.topic), partition
+
+    def _looker(self) -> "Consumer":
+        return _looker(self._connection)
+
+    def _create(self, wanted: Mapping[str, int], settings: dict[str, str]) -> None:
+        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+        from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415
+
+        admin = AdminClient(self._connection)
+        with _Reported():
+            found = admin.list_topics(timeout=CALL_SECONDS).topics
+            missing = [
+                NewTopic(name, num_partitions=number, replication_factor=-1, config=settings)
+                for name, number in wanted.items()
+                if name not in found
+            ]
+            creations = cast(
+                "dict[str, Future[None]]", admin.create_topics(missing) if missing else {}
+            )
+            for creating in creations.values():
+                try:
+                    creating.result(CALL_SECONDS)
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                        raise
+        for name, number in wanted.items():
+            if name in found and len(found[name].partitions) != number:
+                raise EventsError(
+                    f"topic {name} has {len(found[name].partitions)} partitions, not {number}",
+                    hint="keep the number: the order of a key's events depends on it",
+                )
+
+
+class KafkaAppender:
+    """One term, with a transactional producer of its own."""
+
+    def __init__(
+        self,
+        connection: dict[str, Any],
+        place: Callable[[Message], tuple[str, int]],
+        *,
+        transactional_id: str,
+        positions_topic: str,
+    ) -> None:
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+
+        if faults.sabotaged("relay-without-fencing"):
+            transactional_id += f".{uuid.uuid4()}"
+        self._place = place
+        self._positions_topic = positions_topic
+        self._producer = Producer(
+            {
+                **connection,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_MS,
+                "compression.type": "lz4",
+                "linger.ms": 5,
+            }
+        )
+        with _Reported():
+            self._producer.init_transactions(CALL_SECONDS)
+        self.position = _last_position(connection, positions_topic)
+
+    def append(self, messages: Sequence[Message], position: int) -> None:
+        """Append what the source has between its position and the new `position`.
+
+        Raises:
+            Fenced: another term has begun.
+            TermOver: the outcome is unknown, or nothing was appended.
+        """
+        producer = self._producer
+        with _Reported(TermOver):
+            producer.begin_transaction()
+            for message in messages:
+                topic, partition = self._place(message)
+                self._produce(
+                    topic,
+                    partition=partition,
+                    key=message.key.encode(),
+                    value=message.value,
+                    headers=[(_ID, str(message.event_id)), *message.headers.items()],
+                    timestamp=message.timestamp_us // 1_000,
+                )
+            moved = json.dumps({"position": position}).encode()
+            self._produce(self._positions_topic, partition=0, key=b"position", value=moved)
+            producer.commit_transaction(CALL_SECONDS)
+        self.position = position
+
+    def close(self) -> None:
+        """Give the producer up; what it left open is aborted by the next term."""
+        self._producer.purge()
+        self._producer.close()
+
+    def _produce(self, topic: str, **message: Any) -> None:
+        try:
+            self._producer.produce(topic, **message)
+        except BufferError:  # the local queue is full: let some of it go first
+            self._producer.poll(1.0)
+            self._producer.produce(topic, **message)
+
+
+class KafkaReader:
+    """A static member of a consumer group; positions come from whoever keeps them."""
+
+    def __init__(
+        self, settings: dict[str, Any], names: Mapping[str, str], positions: Positions
+    ) -> None:
+        from confluent_kafka import Consumer  # noqa: PLC0415 - an extra
+
+        self._names = names
+        self._positions = positions
+        self._next: dict[tuple[str, int], int] = {}
+        self._placed = False
+        self._consumer = Consumer(settings)
+        self._consumer.subscribe(
+            list(names), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+
+    def fetch(self, limit: int) -> list[Batch]:
+        """The next records, at most `limit` in all; none when there are none yet.
+
+        Raises:
+            LogUnavailable: the cluster does not answer, or retention has deleted what comes next.
+        """
+        if not self._placed:
+            self._place()
+        records: dict[tuple[str, int], list[Record]] = {}
+        with _Reported():
+            messages = self._consumer.consume(limit, FETCH_SECONDS)
+            if not self._placed:
+                return []  # partitions have come or gone: what was read is read again
+            try:
+                for message in messages:
+                    _raise_for(message)
+                    record = _record(message, self._names[message.topic() or ""])
+                    records.setdefault((record.topic, record.partition), []).append(record)
+            except BaseException:
+                self._placed = False
+                raise
+        batches: list[Batch] = []
+        for place, found in records.items():
+            batch = Batch(*place, self._next[place], found)
+            self._next[place] = batch.end
+            batches.append(batch)
+        return batches
+
+    def rewind(self) -> None:
+        """Ask for the stored positions at the next fetch."""
+        self._placed = False
+
+    def close(self) -> None:
+        """Stop reading; a static member stays in its group until its session ends."""
+        self._consumer.close()
+
+    def _assigned(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
+        # Positions are asked for outside of this callback, where their store may be away.
+        consumer.incremental_assign(partitions)
+        consumer.pause(partitions)
+        self._placed = False
+
+    def _revoked(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
+        consumer.incremental_unassign(partitions)
+        self._placed = False
+
+    def _place(self) -> None:
+        """Put every assigned partition to its stored position, or to its beginning."""
+        from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
+
+        partitions = self._consumer.assignment()
+        topics = {self._names[partition.topic] for partition in partitions}
+        stored = {topic: self._positions(topic) for topic in topics}
+        self._next = {
+            (topic, each.partition): stored[topic].get(each.partition, 0)
+            for each in partitions
+            for topic in [self._names[each.topic]]
+        }
+        started = [
+            TopicPartition(
+                each.topic,
+                each.partition,
+                self._next[self._names[each.topic], each.partition] or OFFSET_BEGINNING,
+            )
+            for each in partitions
+        ]
+        with _Reported():
+            # Assigned anew, as a seek is refused as long as a partition's fetcher has not begun.
+            self._consumer.incremental_unassign(partitions)
+            self._consumer.incremental_assign(started)
+            self._consumer.resume(started)
+        self._placed = True
+
+
+def _looker(connection: dict[str, Any]) -> "Consumer":
+    """A consumer that belongs to no group and sees what is committed."""
+    from confluent_kafka import Consumer  # noqa: PLC0415
+
+    return Consumer(
+        {
+            **connection,
+            "group.id": "counterfoil.none",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+        }
+    )
+
+
+def _last_position(connection: dict[str, Any], topic: str) -> int:
+    """The newest position in a source's own topic, which nobody else writes to."""
+    from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
+
+    position = 0
+    with closing(_looker(connection)) as consumer, _Reported():
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        for message in _until_end(consumer):
+            position = json.loads(message.value() or b"{}")["position"]
+    return position
+
+
+def _until_end(consumer: "Consumer") -> "Iterable[KafkaMessage]":
+    """The messages of the one assigned partition up to its end."""
+    from confluent_kafka import KafkaError  # noqa: PLC0415
+
+    deadline = time.monotonic() + CALL_SECONDS
+    while True:
+        message = consumer.poll(FETCH_SECONDS)
+        if message is None:
+            if time.monotonic() > deadline:
+                raise LogUnavailable("Kafka did not answer in time")
+            continue
+        error = message.error()
+        if error is not None and error.code() == KafkaError._PARTITION_EOF:
+            return
+        _raise_for(message)
+        deadline = time.monotonic() + CALL_SECONDS
+        yield message
+
+
+def _record(message: "KafkaMessage", topic: str) -> Record:
+    headers = {
+        name: (value or b"").decode() if not isinstance(value, str) else value
+        for name, value in message.headers() or []
+    }
+    return Record(
+        topic=topic,
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        event_id=int(headers.pop(_ID, "0")),
+        key=(message.key() or b"").decode(),
+        value=message.value() or b"",
+        headers=headers,
+        timestamp_us=message.timestamp()[1] * 1_000,
+    )
+
+
+def _raise_for(message: "KafkaMessage") -> None:
+    from confluent_kafka import KafkaException  # noqa: PLC0415
+
+    error = message.error()
+    if error is not None:
+        raise KafkaException(error)
+
+
+class _Reported:
+    """Turns Kafka's errors into ours: `Fenced`, or what the caller calls every other."""
+
+    def __init__(self, other: type[EventsError] = LogUnavailable) -> None:
+        self._other = other
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
+
+        if not isinstance(error, KafkaException):
+            return
+        found: KafkaError = error.args[0]
+        if found.code() in (
+            KafkaError._FENCED,
+            KafkaError.PRODUCER_FENCED,
+            KafkaError.INVALID_PRODUCER_EPOCH,
+        ):
+            raise Fenced(f"Kafka: {found.str()}") from error
+        raise self._other(f"Kafka: {found.str()}") from error
+
+
+def _say(error: object) -> None:
+    log.warning("kafka", error=str(error))

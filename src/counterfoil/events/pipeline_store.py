@@ -1,0 +1,93 @@
+"""What pipelines keep: positions, state, ledger and dead letters, in one database.
+
+That they share a database is the point: what a handler did and how far its pipeline has come become
+durable in one commit, so that no crash can part them. What a handler sends on leaves from the same
+commit: into the embedded log, which is in the same file, or through an outbox.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from counterfoil.events.database import Database
+from counterfoil.events.errors import Fenced
+from counterfoil.events.messages import Batch, Message
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS offsets (
+    consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
+    next INTEGER NOT NULL, PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (
+    pipeline TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (pipeline, key)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ledger_accounts (
+    name TEXT NOT NULL, currency TEXT NOT NULL, debits INTEGER NOT NULL, credits INTEGER NOT NULL,
+    PRIMARY KEY (name, currency)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ledger_transfers (
+    id INTEGER PRIMARY KEY, debit TEXT NOT NULL, credit TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount >= 0), currency TEXT NOT NULL, code TEXT NOT NULL,
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
+    posted_us INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS dead_letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline TEXT NOT NULL, topic TEXT NOT NULL,
+    partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, event_id INTEGER NOT NULL,
+    key TEXT NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL, error TEXT NOT NULL,
+    traceback TEXT NOT NULL, tries INTEGER NOT NULL, failed_us INTEGER NOT NULL,
+    replayed_us INTEGER) STRICT;
+"""
+
+
+class PipelineStore:
+    """The tables of all pipelines; `send` is told what leaves with the current transaction."""
+
+    def __init__(self, database: Database, send: Callable[[Iterable[Message]], None]) -> None:
+        self.database = database
+        self.send = send
+        database.create([_SCHEMA])
+
+    def positions(self, consumer: str, topic: str) -> dict[int, int]:
+        """The next offset of each partition that `consumer` has still to handle."""
+        return dict(
+            self.database.execute(
+                "SELECT partition, next FROM offsets WHERE consumer = ? AND topic = ?",
+                (consumer, topic),
+            ).fetchall()
+        )
+
+    def advance(self, consumer: str, batches: Iterable[Batch]) -> None:
+        """Move the positions over some batches; first thing in the transaction that handles them.
+
+        Raises:
+            Fenced: somebody else has handled them, or is about to; a twin waits here for the
+                other's commit.
+        """
+        for batch in batches:
+            place = (consumer, batch.topic, batch.partition)
+            self.database.execute(
+                "INSERT INTO offsets VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", place
+            )
+            moved = self.database.execute(
+                "UPDATE offsets SET next = ? "
+                "WHERE consumer = ? AND topic = ? AND partition = ? AND next = ?",
+                (batch.end, *place, batch.start),
+            )
+            if moved.rowcount != 1:
+                raise Fenced(f"{consumer}: {batch.topic}/{batch.partition} was handled by a twin")
+
+    def store_positions(self, consumer: str, topic: str, positions: Mapping[int, int]) -> None:
+        """Note how far a consumer is whose truth is kept elsewhere, for those who ask."""
+        with self.database.transaction():
+            self.database.executemany(
+                "INSERT INTO offsets VALUES (?, ?, ?, ?) ON CONFLICT (consumer, topic, partition) "
+                "DO UPDATE SET next = excluded.next",
+                [(consumer, topic, partition, next_) for partition, next_ in positions.items()],
+            )
+
+    def consumers(self) -> list[tuple[str, str, int, int]]:
+        """(consumer, topic, partition, next offset) of all, in order."""
+        return self.database.execute(
+            "SELECT consumer, topic, partition, next FROM offsets ORDER BY 1, 2, 3"
+        ).fetchall()
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()

@@ -1,0 +1,113 @@
+"""PostgreSQL as the database of services and pipelines, beside Kafka.
+
+Transactions are READ COMMITTED: what must not be decided twice is decided by a row that is written
+first (a claim with ON CONFLICT, an offset with a guard), on which a twin waits.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, LiteralString, cast
+
+from counterfoil.events.dialect import to_postgres
+from counterfoil.events.errors import EventsError, StoreUnavailable
+
+if TYPE_CHECKING:
+    import psycopg
+
+CONNECT_SECONDS: Final = 3
+OLDEST: Final = 150_000
+
+
+class PostgresDatabase:
+    """The tables below `schema` of the database at `uri`; a password in `password` or by libpq."""
+
+    def __init__(self, uri: str, schema: str, *, password: str | None = None) -> None:
+        self._uri = uri
+        self._schema = schema
+        self._password = password
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def create(self, statements: Iterable[str]) -> None:
+        """Run the statements of a schema, one process at a time."""
+        import psycopg  # noqa: PLC0415
+        from psycopg import sql  # noqa: PLC0415
+
+        with self.transaction():
+            # Not `exclusive`: that name is below the schema, which is made here.
+            self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (f"create {self._schema}",))
+            self._opened().execute(
+                sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema))
+            )
+            for script in statements:
+                for statement in filter(str.strip, script.split(";")):
+                    try:
+                        self.execute(statement)
+                    except psycopg.Error as error:
+                        raise EventsError(f"schema {self._schema}: {error}") from error
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> "psycopg.Cursor[Any]":
+        """Run a statement."""
+        with self._available() as connection:
+            return connection.execute(_sql(sql), parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement once for each row of parameters, in one exchange with the server."""
+        with self._available() as connection, connection.cursor() as cursor:
+            cursor.executemany(_sql(sql), rows)
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """A transaction, or a savepoint inside of one."""
+        with self._available() as connection, connection.transaction():
+            yield
+
+    def exclusive(self, name: str) -> None:
+        """Take an advisory lock that the end of the transaction gives back.
+
+        The server releases it after the commit is durable and seen by others.
+        """
+        self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (f"{self._schema} {name}",))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _opened(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        import psycopg  # noqa: PLC0415 - an extra
+
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(
+                self._uri,
+                password=self._password,
+                autocommit=True,
+                connect_timeout=CONNECT_SECONDS,
+                options=f'-c search_path="{self._schema}" -c synchronous_commit=on',
+                application_name=f"counterfoil {self._schema}",
+            )
+            if self._connection.info.server_version < OLDEST:
+                found = self._connection.info.parameter_status("server_version")
+                self.close()
+                raise EventsError(
+                    f"PostgreSQL {found} is too old", hint=f"use {OLDEST // 10_000} or later"
+                )
+        return self._connection
+
+    @contextmanager
+    def _available(self) -> Generator["psycopg.Connection[tuple[Any, ...]]", None, None]:
+        import psycopg  # noqa: PLC0415 - an extra
+
+        try:
+            yield self._opened()
+        except (
+            psycopg.OperationalError,
+            psycopg.InterfaceError,
+            psycopg.errors.ReadOnlySqlTransaction,
+        ) as error:
+            raise StoreUnavailable(f"PostgreSQL: {str(error).strip()}") from error
+
+
+def _sql(sql: str) -> LiteralString:
+    # The text is a service's or our own; values are parameters.
+    return cast("LiteralString", to_postgres(sql))

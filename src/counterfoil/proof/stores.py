@@ -1,0 +1,162 @@
+"""Opens what an application keeps, for reading alone, without the code that wrote it.
+
+A bug in the code that writes must not be able to hide in the code that checks. So this speaks with
+SQLite, PostgreSQL and Kafka by their plain clients, and knows the tables by name.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, LiteralString, Protocol, cast
+
+import msgspec
+
+from counterfoil.application import Configuration, StateFolder
+from counterfoil.errors import CounterfoilError
+from counterfoil.supervisor import Addresses
+
+ANSWER_SECONDS: Final = 10.0
+_PIPELINES: Final = "_pipelines"
+Rows = list[tuple[Any, ...]]
+
+
+class Stores(Protocol):
+    """The tables and topics of one application."""
+
+    state: StateFolder
+    idempotency_key: str
+    """SQL that finds an outbox row's Idempotency-Key."""
+
+    def service(self, name: str, sql: str, *parameters: object) -> Rows:
+        """The rows of a query (`?` for parameters) over a service's tables; none before it ran."""
+        ...
+
+    def pipelines(self, sql: str, *parameters: object) -> Rows:
+        """The same over the tables of the pipelines."""
+        ...
+
+    def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        """(event id, value) of every record of a topic that consumers can see."""
+        ...
+
+    def described(self, service: str) -> str:
+        """Where a service keeps its rows, for people."""
+        ...
+
+
+def open_stores(name: str, configuration: Configuration, state: StateFolder) -> Stores:
+    """The stores of the application `name`, which runs unless its engines are embedded.
+
+    Raises:
+        CounterfoilError: its engines were never started.
+    """
+    if configuration.engines.events == "embedded":
+        return EmbeddedStores(state)
+    if not state.addresses.exists():
+        raise CounterfoilError(f"nothing has run in {state.root}", hint="counterfoil up")
+    addresses = msgspec.json.decode(state.addresses.read_bytes(), type=Addresses)
+    password = None if configuration.addresses.postgres else state.credential()
+    engines = addresses.engines
+    return RealStores(state, name, engines["kafka"], engines["postgres"], password)
+
+
+class EmbeddedStores:
+    """SQLite files in the state folder."""
+
+    idempotency_key = "json_extract(headers, '$.\"idempotency-key\"')"
+
+    def __init__(self, state: StateFolder) -> None:
+        self.state = state
+
+    def service(self, name: str, sql: str, *parameters: object) -> Rows:
+        """Query a service's file."""
+        return _query(self.state.service(name), sql, parameters)
+
+    def pipelines(self, sql: str, *parameters: object) -> Rows:
+        """Query the log's file, which holds the pipelines' tables as well."""
+        return _query(self.state.log, sql, parameters)
+
+    def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        """The records of a topic."""
+        rows = self.pipelines("SELECT event_id, value FROM records WHERE topic = ?", topic)
+        return iter([(event_id, value) for event_id, value in rows])
+
+    def described(self, service: str) -> str:
+        """The name of the file."""
+        return self.state.service(service).name
+
+
+def _query(path: Path, sql: str, parameters: Sequence[object]) -> Rows:
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+class RealStores:
+    """Schemas of PostgreSQL and topics of Kafka."""
+
+    idempotency_key = "(headers::json)->>'idempotency-key'"
+
+    def __init__(
+        self, state: StateFolder, application: str, kafka: str, postgres: str, password: str | None
+    ) -> None:
+        self.state = state
+        self._application = application
+        self._kafka = kafka
+        self._postgres = postgres
+        self._password = password
+
+    def service(self, name: str, sql: str, *parameters: object) -> Rows:
+        """Query a service's schema."""
+        import psycopg  # noqa: PLC0415 - an extra
+
+        options = f'-c search_path="{self._application}.{name}"'
+        try:
+            with psycopg.connect(
+                self._postgres, password=self._password, options=options, connect_timeout=3
+            ) as connection:
+                text = cast("LiteralString", sql.replace("?", "%s"))
+                return connection.execute(text, parameters or None).fetchall()
+        except psycopg.errors.UndefinedTable:
+            return []
+
+    def pipelines(self, sql: str, *parameters: object) -> Rows:
+        """Query the schema of the pipelines."""
+        return self.service(_PIPELINES, sql, *parameters)
+
+    def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        """The committed records of a topic, from its beginning to its end as of now."""
+        from confluent_kafka import Consumer, KafkaError, TopicPartition  # noqa: PLC0415
+
+        name = f"{self._application}.{topic}"
+        settings = {
+            "bootstrap.servers": self._kafka,
+            "group.id": "counterfoil.proof",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+        }
+        with closing(Consumer(settings)) as consumer:
+            found = consumer.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
+            waiting = set(found.partitions)
+            consumer.assign([TopicPartition(name, number, 0) for number in waiting])
+            while waiting:
+                message = consumer.poll(ANSWER_SECONDS)
+                if message is None:
+                    raise CounterfoilError(f"Kafka at {self._kafka} did not answer")
+                error = message.error()
+                if error is None:
+                    headers = dict(message.headers() or [])
+                    identity = headers["counterfoil-event-id"]
+                    yield int(identity or b"0"), message.value() or b""
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    waiting.discard(message.partition())
+                else:
+                    raise CounterfoilError(f"Kafka: {error.str()}")
+
+    def described(self, service: str) -> str:
+        """The name of the schema."""
+        return f"PostgreSQL, {self._application}.{service}"
