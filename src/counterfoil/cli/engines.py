@@ -101,6 +101,65 @@ def down(*, folder: Folder = HERE) -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)  # held until the last server has ended
 
 
+@app.command(name="check")
+def check_application(
+    path: Path = Path(),
+    *,
+    state: Annotated[Path | None, Parameter(help="Default PATH/.counterfoil.")] = None,
+    engines: str = "",
+    as_json: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Inspect the real engines of the application in PATH for settings that break a promise.
+
+    Engines with an address in counterfoil.toml, and those of an application that runs. Nothing is
+    changed. Exit 1 if a promise is broken; what only weakens one is shown.
+
+    Example: counterfoil engines check examples/shop --engines events=kafka
+
+    Parameters
+    ----------
+    engines
+        Engines in place of those in counterfoil.toml.
+    """
+    import time  # noqa: PLC0415
+
+    import msgspec  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from counterfoil.application import StateFolder, load  # noqa: PLC0415
+    from counterfoil.cli.running import addresses, is_running  # noqa: PLC0415
+    from counterfoil.engines.checks import Level, checkable  # noqa: PLC0415
+    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
+    from counterfoil.supervisor import Addresses, check_engines, configured_engines  # noqa: PLC0415
+
+    files = StateFolder(state if state is not None else path / ".counterfoil")
+    if is_running(files):
+        found = addresses(files)
+        configuration = load(path, engines=found.chosen)
+    else:
+        configuration = load(path, engines=engines)
+        found = Addresses("", "", "", "", engines=configured_engines(configuration))
+    names = [name for name in found.engines if name in checkable]
+    if not names:
+        raise CounterfoilError(
+            "there is no engine to check",
+            hint="it needs an address in counterfoil.toml, or `counterfoil up` to run it",
+        )
+    findings = check_engines(configuration, files, found, time.time())
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(findings)).decode() + "\n")
+    else:
+        table = Table("engine", "", "setting", "is", "should be", "what to do", box=None)
+        for each in findings:
+            colour = "red" if each.level is Level.BREAKS else "yellow"
+            level = f"[{colour}]{each.level}[/]"
+            row = (each.setting, each.found, each.needed, each.remedy)
+            table.add_row(each.engine, level, *row)
+        out.print(table if findings else f"nothing to change: {', '.join(names)}")
+    if any(each.level is Level.BREAKS for each in findings):
+        sys.exit(1)
+
+
 def _running(folder: Path) -> dict[str, Any]:
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415
 

@@ -1,8 +1,15 @@
 """`counterfoil up`: the process tree of an application on one machine."""
 
+from counterfoil.supervisor.engines import check_engines, open_events
 from counterfoil.supervisor.host import LEASE_SECONDS
-from counterfoil.supervisor.plan import Addresses, AddressInUse
-from counterfoil.supervisor.supervisor import AlreadyRunning, Child, DidNotStart, Supervisor
+from counterfoil.supervisor.plan import Addresses, AddressInUse, configured_engines
+from counterfoil.supervisor.supervisor import (
+    AlreadyRunning,
+    Child,
+    DidNotStart,
+    EngineRefused,
+    Supervisor,
+)
 
 __all__ = [
     "LEASE_SECONDS",
@@ -11,5 +18,9 @@ __all__ = [
     "AlreadyRunning",
     "Child",
     "DidNotStart",
+    "EngineRefused",
     "Supervisor",
+    "check_engines",
+    "configured_engines",
+    "open_events",
 ]

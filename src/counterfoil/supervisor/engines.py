@@ -1,8 +1,23 @@
-"""Opens the engines that an application's configuration names."""
+"""Opens and checks the engines that an application's configuration names."""
+
+import os
 
 from counterfoil.application import Configuration, StateFolder
+from counterfoil.engines.checks import Finding, check, checkable
 from counterfoil.events import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.supervisor.plan import Addresses
+
+_PASSWORDS = {"redis": "REDIS_PASSWORD", "etcd": "ETCD_PASSWORD"}
+
+
+def secret(engine: str, configuration: Configuration, state: StateFolder) -> str | None:
+    """What opens an engine: this application's own secret if it was started here.
+
+    None leaves it to the client: libpq knows more places for a password than the environment.
+    """
+    if not getattr(configuration.addresses, engine):
+        return state.credential()
+    return os.environ.get(_PASSWORDS.get(engine, ""))
 
 
 def open_events(
@@ -11,8 +26,19 @@ def open_events(
     """The events of the application `name`; nothing is connected yet."""
     if configuration.engines.events == "embedded":
         return EmbeddedEvents(state.root)
-    # A server that was started here has this application's secret; libpq finds every other.
-    password = None if configuration.addresses.postgres else state.credential()
+    password = secret("postgres", configuration, state)
     return KafkaEvents(
         addresses.engines["kafka"], addresses.engines["postgres"], password, application=name
     )
+
+
+def check_engines(
+    configuration: Configuration, state: StateFolder, addresses: Addresses, now: float
+) -> list[Finding]:
+    """What would break or weaken a promise; `now` is in seconds since 1970."""
+    return [
+        finding
+        for engine, address in addresses.engines.items()
+        if engine in checkable
+        for finding in check(engine, address, secret(engine, configuration, state), now)
+    ]

@@ -65,6 +65,12 @@ def real_engines(configuration: Configuration) -> list[str]:
     return found
 
 
+def configured_engines(configuration: Configuration) -> dict[str, str]:
+    """The real engines in use that have an address, which are others' to run."""
+    found = {name: getattr(configuration.addresses, name) for name in real_engines(configuration)}
+    return {name: address for name, address in found.items() if address}
+
+
 def plan(application: Application, configuration: Configuration) -> list[ProcessPlan]:
     """The processes in the order of starting; they stop in the reverse order."""
     processes = [
@@ -118,7 +124,7 @@ def assign_addresses(
         return _bindable(setting, host, 0 if free_ports else int(port))
 
     servers = {process.name: free_port() for process in processes if process.engine}
-    engines = {name: getattr(configuration.addresses, name) for name in real_engines(configuration)}
+    engines = configured_engines(configuration)
     for process in processes:
         if process.kind in ENGINES.get(process.engine, ())[:1]:
             engines[process.engine] = server(process.kind).address(servers[process.name])

@@ -13,10 +13,18 @@ from typing import Any, Final
 
 import msgspec
 
-from counterfoil.application import ENGINES_VARIABLE, StateFolder, load, load_application
+from counterfoil.application import (
+    ENGINES_VARIABLE,
+    Configuration,
+    StateFolder,
+    load,
+    load_application,
+)
 from counterfoil.application.state import write_json
 from counterfoil.engines import process_tree, send_signal, server
+from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
+from counterfoil.supervisor.engines import check_engines
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
 START_SECONDS: Final = 30.0
@@ -34,6 +42,10 @@ class AlreadyRunning(CounterfoilError):
 
 class DidNotStart(CounterfoilError):
     """A process was not ready in time; everything that had started was stopped again."""
+
+
+class EngineRefused(CounterfoilError):
+    """A real engine can't be used as it is; everything that had started was stopped again."""
 
 
 @dataclass(slots=True)
@@ -60,7 +72,8 @@ class Supervisor:
     """Runs the application in `folder` with its state in `state`.
 
     Raises (from `run`):
-        ConfigurationError, AddressInUse, AlreadyRunning, DidNotStart: nothing is left running.
+        ConfigurationError, AddressInUse, AlreadyRunning, DidNotStart, EngineRefused: nothing is
+            left running.
     """
 
     def __init__(
@@ -127,12 +140,14 @@ class Supervisor:
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
             lifeline, keep = os.pipe()
             try:
-                await self._supervise(processes, lifeline)
+                await self._supervise(configuration, processes, lifeline)
             finally:
                 os.close(lifeline)
                 os.close(keep)
 
-    async def _supervise(self, processes: list[ProcessPlan], lifeline: int) -> None:
+    async def _supervise(
+        self, configuration: Configuration, processes: list[ProcessPlan], lifeline: int
+    ) -> None:
         self.children = [Child(process) for process in processes]
         keepers: list[asyncio.Task[None]] = []
         try:
@@ -141,6 +156,8 @@ class Supervisor:
                 keepers += [asyncio.create_task(self._keep(child, lifeline)) for child in stage]
                 for child in stage:
                     await self._ready(child)
+                if foundation:
+                    await self._check(configuration)
             self.up.set()
             await self._stopping.wait()
         finally:
@@ -165,6 +182,22 @@ class Supervisor:
             raise DidNotStart(
                 f"{child.plan.name} was not ready after {limit:.0f} s\n" + "\n".join(lines),
                 hint=f"its whole output is in {path}",
+            )
+
+    async def _check(self, configuration: Configuration) -> None:
+        """Refuse engines that would break a promise, before anything relies on them."""
+        assert self.addresses is not None, "addresses are assigned before anything starts"
+        found = await asyncio.to_thread(
+            check_engines, configuration, self.state, self.addresses, time.time()
+        )
+        broken = [finding for finding in found if finding.level is Level.BREAKS]
+        if broken:
+            raise EngineRefused(
+                "\n".join(
+                    f"{each.engine}: {each.setting} is {each.found}, needed: {each.needed}"
+                    for each in broken
+                ),
+                hint="; ".join(dict.fromkeys(each.remedy for each in broken)),
             )
 
     async def _keep(self, child: Child, lifeline: int) -> None:

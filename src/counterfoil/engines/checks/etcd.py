@@ -1,0 +1,65 @@
+"""etcd: the members must agree, and have room to write."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any, Final
+
+from counterfoil.engines.checks.finding import Finding, Level, unreachable
+
+SECONDS: Final = 3.0
+OLDEST: Final = (3, 4)
+FULL: Final = 0.8
+"""The share of the quota from which on a member is as good as full: compaction takes its time."""
+
+
+def check(address: str, secret: str | None, now: float) -> list[Finding]:
+    """Version, alarms, room and members, from the first endpoint that answers.
+
+    The clock is not asked for: leases and revisions don't depend on it. Whether compaction runs by
+    itself is a member's flag, which it tells nobody.
+    """
+    del secret, now
+    errors: list[str] = []
+    for endpoint in address.split(","):
+        try:
+            return _inspect(endpoint)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            errors.append(str(error))
+    remedy = "start it, or correct [addresses] etcd"
+    return unreachable("etcd", address, "; ".join(errors), remedy)
+
+
+def _inspect(endpoint: str) -> list[Finding]:
+    status = _ask(endpoint, "maintenance/status", {})
+    findings: list[Finding] = []
+
+    def say(level: Level, setting: str, found: str, needed: str, remedy: str) -> None:
+        findings.append(Finding("etcd", level, setting, found, needed, remedy))
+
+    version = status["version"]
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        needed = ".".join(str(part) for part in OLDEST)
+        say(Level.BREAKS, "version", version, f"{needed} or later", "upgrade the members")
+    if not status.get("leader", "0").strip("0"):
+        say(Level.BREAKS, "leader", "none", "a leader", "start a majority of the members")
+    errors = [str(each) for each in status.get("errors", [])]
+    if errors:
+        remedy = "compact, defragment, then `etcdctl alarm disarm`; a larger --quota-backend-bytes"
+        say(Level.BREAKS, "alarm", ", ".join(errors), "none", remedy)
+    quota = int(status.get("dbSizeQuota", 0))
+    if quota and int(status["dbSize"]) > FULL * quota:
+        found = f"{int(status['dbSize']) // 2**20} of {quota // 2**20} MiB"
+        remedy = "--auto-compaction-retention, defragment, or a larger --quota-backend-bytes"
+        say(Level.WEAKENS, "room", found, f"less than {FULL:.0%}", remedy)
+    members = len(_ask(endpoint, "cluster/member/list", {})["members"])
+    if members < 3 or members % 2 == 0:
+        remedy = "run 3 or 5 members on machines of their own"
+        say(Level.WEAKENS, "members", str(members), "3 or 5", remedy)
+    return findings
+
+
+def _ask(endpoint: str, call: str, question: dict[str, object]) -> dict[str, Any]:
+    request = urllib.request.Request(f"{endpoint}/v3/{call}", json.dumps(question).encode())
+    with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        return json.load(answer)

@@ -1,0 +1,70 @@
+"""PostgreSQL: what was committed must be there after a crash."""
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from counterfoil.engines.checks.finding import Finding, Level, clock, unreachable
+
+OLDEST: Final = 150_000
+CONNECTIONS: Final = 50
+"""What a small application opens: two for each process, and room for people."""
+_QUERY: Final = """
+SELECT extract(epoch FROM clock_timestamp())::float8, pg_is_in_recovery(),
+    current_setting('server_version_num')::int, current_setting('server_version'),
+    current_setting('fsync'), current_setting('full_page_writes'),
+    current_setting('synchronous_commit'), current_setting('default_transaction_read_only'),
+    current_setting('max_connections')::int, current_setting('server_encoding'),
+    current_setting('wal_level'), has_database_privilege(current_database(), 'CREATE')
+"""
+
+
+def check(address: str, secret: str | None, now: float) -> list[Finding]:
+    """Version, durability, role, rights, clock."""
+    import psycopg  # noqa: PLC0415 - an extra
+
+    try:
+        with psycopg.connect(address, password=secret, connect_timeout=3) as connection:
+            row = connection.execute(_QUERY).fetchone()
+    except psycopg.OperationalError as error:
+        remedy = "start it, correct [addresses] postgres, or give the password in PGPASSWORD"
+        said = " ".join(str(error).split())
+        return unreachable("postgres", urlsplit(address).hostname or "", said, remedy)
+    assert row is not None, "a query without FROM has one row"
+    return _judge(row) + clock("postgres", row[0], now)
+
+
+def _judge(row: tuple[Any, ...]) -> list[Finding]:
+    _, standby, number, version, fsync, pages, synchronous, *rest = row
+    read_only, connections, encoding, wal_level, may_create = rest
+    findings: list[Finding] = []
+
+    def say(level: Level, setting: str, found: object, needed: str, remedy: str) -> None:
+        findings.append(Finding("postgres", level, setting, str(found), needed, remedy))
+
+    if number < OLDEST:
+        say(Level.BREAKS, "version", version, f"{OLDEST // 10_000} or later", "upgrade the server")
+    if standby:
+        say(Level.BREAKS, "role", "standby", "primary", "use the primary's address")
+    elif read_only == "on":
+        remedy = "ALTER SYSTEM SET default_transaction_read_only = off"
+        say(Level.BREAKS, "default_transaction_read_only", "on", "off", remedy)
+    for setting, found in (("fsync", fsync), ("full_page_writes", pages)):
+        if found != "on":
+            remedy = f"ALTER SYSTEM SET {setting} = on: a crash loses commits without it"
+            say(Level.BREAKS, setting, found, "on", remedy)
+    if synchronous == "off":
+        remedy = "ALTER SYSTEM SET synchronous_commit = on (our own connections set it themselves)"
+        say(Level.WEAKENS, "synchronous_commit", synchronous, "on", remedy)
+    if connections < CONNECTIONS:
+        remedy = f"ALTER SYSTEM SET max_connections = {2 * CONNECTIONS}, and restart"
+        say(Level.WEAKENS, "max_connections", connections, f"{CONNECTIONS} or more", remedy)
+    if encoding != "UTF8":
+        remedy = "create the database with ENCODING 'UTF8'"
+        say(Level.BREAKS, "server_encoding", encoding, "UTF8", remedy)
+    if wal_level == "minimal":
+        remedy = "ALTER SYSTEM SET wal_level = replica: no standby or backup can follow otherwise"
+        say(Level.WEAKENS, "wal_level", wal_level, "replica or logical", remedy)
+    if not may_create:
+        remedy = "GRANT CREATE ON DATABASE to the user, for the schemas of the application"
+        say(Level.BREAKS, "privilege", "no CREATE", "CREATE", remedy)
+    return findings

@@ -1,0 +1,131 @@
+"""Checks find, on the real servers, what would break a promise, and nothing where all is well."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from counterfoil.engines import RunningEngine
+from counterfoil.engines.checks import Finding, Level, check
+from counterfoil.engines.checks.redis import _Connection
+
+Engine = Callable[[str], RunningEngine]
+
+
+def broken(engine: RunningEngine, *, later: float = 0) -> dict[str, Finding]:
+    """What breaks a promise, by setting."""
+    found = check(engine.name, engine.address, engine.secret, time.time() + later)
+    return {each.setting: each for each in found if each.level is Level.BREAKS}
+
+
+@pytest.mark.parametrize("name", ["redis", "postgres", "kafka", "etcd"])
+def test_an_engine_that_was_started_here_breaks_no_promise(name: str, engine: Engine) -> None:
+    assert broken(engine(name)) == {}
+
+
+@pytest.mark.parametrize("name", ["redis", "postgres"])
+def test_a_clock_that_is_ten_minutes_off_is_found(name: str, engine: Engine) -> None:
+    assert broken(engine(name), later=600)["clock"].found == "600 s behind"
+
+
+@pytest.mark.parametrize("name", ["redis", "postgres"])
+def test_a_wrong_password_is_found_and_not_repeated(name: str, engine: Engine) -> None:
+    running = engine(name)
+    (finding,) = check(name, running.address, "guess-of-somebody", time.time())
+    assert finding.level is Level.BREAKS
+    assert "password" in finding.found.lower()
+    assert "guess-of-somebody" not in str(finding)
+    assert "PASSWORD" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("redis", "redis://127.0.0.1:1/0"),
+        ("postgres", "postgresql://counterfoil@127.0.0.1:1/postgres"),
+        ("kafka", "127.0.0.1:1"),
+        ("etcd", "http://127.0.0.1:1"),
+    ],
+)
+def test_a_wrong_address_is_found(name: str, address: str) -> None:
+    (finding,) = check(name, address, None, time.time())
+    assert finding.level is Level.BREAKS
+    assert "refused" in finding.found
+    assert "[addresses]" in finding.remedy
+
+
+@pytest.mark.parametrize("name", ["redis", "kafka", "etcd"])
+def test_an_address_where_something_else_answers_is_found(name: str, engine: Engine) -> None:
+    port = engine("postgres").servers[0].port
+    scheme = {"redis": "redis://", "kafka": "", "etcd": "http://"}[name]
+    (finding,) = check(name, f"{scheme}127.0.0.1:{port}", None, time.time())
+    assert finding.level is Level.BREAKS
+
+
+def test_a_redis_that_evicts_is_found(engine: Engine) -> None:
+    redis = engine("redis")
+    connection = _Connection("127.0.0.1", redis.servers[0].port)
+    connection.ask("AUTH", redis.secret)
+    connection.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        assert broken(redis)["maxmemory-policy"].found == "allkeys-lru"
+    finally:
+        connection.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        connection.close()
+
+
+@contextmanager
+def setting(postgres: RunningEngine, name: str, value: str) -> Iterator[None]:
+    """Change a setting of the server for a while."""
+    with psycopg.connect(postgres.address, password=postgres.secret, autocommit=True) as database:
+        # A session that is read-only by default must still be able to put the setting back.
+        database.execute("SET default_transaction_read_only = off")
+        database.execute(f"ALTER SYSTEM SET {name} = {value}")
+        database.execute("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            database.execute(f"ALTER SYSTEM RESET {name}")
+            database.execute("SELECT pg_reload_conf()")
+
+
+def test_a_postgres_that_can_not_be_written_is_found(engine: Engine) -> None:
+    postgres = engine("postgres")
+    with setting(postgres, "default_transaction_read_only", "on"):
+        eventually(lambda: "default_transaction_read_only" in broken(postgres))
+    eventually(lambda: broken(postgres) == {})
+
+
+def test_a_postgres_that_forgets_after_a_crash_is_found(engine: Engine) -> None:
+    postgres = engine("postgres")
+    with setting(postgres, "full_page_writes", "off"):
+        eventually(lambda: "full_page_writes" in broken(postgres))
+    eventually(lambda: broken(postgres) == {})
+
+
+def test_a_kafka_with_unclean_elections_is_found(engine: Engine) -> None:
+    kafka = engine("kafka")
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    name = "unclean.leader.election.enable"
+    for operation, expected in ((AlterConfigOpType.SET, True), (AlterConfigOpType.DELETE, False)):
+        entry = ConfigEntry(name, "true", incremental_operation=operation)
+        resource = ConfigResource(ResourceType.BROKER, "1", incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(10)
+        eventually(lambda expected=expected: (name in broken(kafka)) == expected)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until a server has taken a change in."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
