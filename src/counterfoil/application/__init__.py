@@ -5,6 +5,7 @@ from counterfoil.application.application import (
     Counterfoils,
     Request,
     Service,
+    Workload,
     load_application,
 )
 from counterfoil.application.configuration import (
@@ -24,6 +25,7 @@ __all__ = [
     "Request",
     "Service",
     "StateFolder",
+    "Workload",
     "load",
     "load_application",
 ]

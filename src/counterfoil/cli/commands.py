@@ -129,6 +129,7 @@ def prove(
     seed: int = 1,
     faults: str = "kill,pause",
     fault_number: int = 24,
+    outage_seconds: float = 30.0,
     engines: str = "",
     sabotage: str | None = None,
     list_sabotage: bool = False,
@@ -148,7 +149,10 @@ def prove(
     purchases
         How many requests of the application's workload to send.
     faults
-        Kinds of fault, or `none`.
+        Kinds of fault, with commas between: `kill`, `pause`, and `outage`, which takes each real
+        engine that was started for the run away for a while; or `none`.
+    outage_seconds
+        How long an engine is gone.
     engines
         Engines in place of those in counterfoil.toml, as PART=ENGINE with commas between; those
         without an address are started for the run, and struck by its faults as well.
@@ -166,9 +170,11 @@ def prove(
     from counterfoil.proof.prove import prove as run  # noqa: PLC0415
 
     actions = [] if faults == "none" else faults.split(",")
-    unknown = set(actions) - {"kill", "pause"}
+    unknown = set(actions) - {"kill", "pause", "outage"}
     if unknown:
-        raise CounterfoilError(f"unknown fault: {', '.join(unknown)}", hint="kill, pause or none")
+        raise CounterfoilError(
+            f"unknown fault: {', '.join(unknown)}", hint="kill, pause, outage or none"
+        )
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn  # noqa: PLC0415
 
     progress_console = Console(stderr=True, quiet=as_json)
@@ -202,6 +208,7 @@ def prove(
                 engines=engines,
                 sabotage=sabotage,
                 fault_number=fault_number,
+                outage_seconds=outage_seconds,
                 on_progress=show,
                 on_up=tell,
             )

@@ -65,6 +65,21 @@ def print_verdict(verdict: "Verdict", *, as_json: bool) -> None:
         f"p50 {verdict.latency_ms['p50']} ms, p99 {verdict.latency_ms['p99']} ms",
         highlight=False,
     )
+    for outage in verdict.outages:
+        recovery = outage.recovery_seconds
+        out.print(
+            f"{outage.engine} away for {outage.seconds:g} s: "
+            + ("not recovered" if recovery is None else f"recovered {recovery} s after its return")
+            + (f", {', '.join(outage.restarted)} restarted" if outage.restarted else ""),
+            highlight=False,
+        )
+    if verdict.outages:
+        refusals = verdict.refusals
+        out.print(
+            f"{refusals['number']:g} answers 503, {refusals['without_retry_after']:g} without "
+            f"Retry-After, the slowest after {refusals['slowest_ms']} ms",
+            highlight=False,
+        )
     for each in verdict.differences[:10]:
         out.print(
             f"[red]{each.what}[/] in {each.where}: {each.id} "

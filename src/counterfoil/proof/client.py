@@ -43,6 +43,10 @@ class ClientRecord:
     changed_answers: list[str] = field(default_factory=list[str])
     """Keys whose repeated request was promised another id."""
     latencies_ms: list[float] = field(default_factory=list[float])
+    refusals: int = 0
+    """Answers with status 503, each of which must say when to come again, and come at once."""
+    refusals_without_retry_after: int = 0
+    slowest_refusal_ms: float = 0.0
 
 
 class Client:
@@ -53,6 +57,9 @@ class Client:
         self._tls = ssl.create_default_context(cafile=str(authority))
         self._tokens = tokens
         self._random = random.Random(seed)
+        self.rate = 0.0
+        """New requests a second; 0 sends as fast as answers come."""
+        self._next = 0.0
         self.record = ClientRecord()
 
     async def send(
@@ -67,11 +74,22 @@ class Client:
             async def work() -> None:
                 for request in pending:
                     self.record.sent += 1
+                    await self._turn()
                     await self._until_final(session, request)
                     on_progress(len(self.record.acknowledged) + len(self.record.refused))
 
             await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
         return self.record
+
+    async def _turn(self) -> None:
+        """Wait for the next request's turn, for as long as there is a rate."""
+        loop = asyncio.get_running_loop()
+        self._next = max(self._next, loop.time())
+        turn = self._next
+        if self.rate:
+            self._next += 1 / self.rate
+        while self.rate and (early := turn - loop.time()) > 0:
+            await asyncio.sleep(min(early, 0.1))
 
     async def _until_final(self, session: aiohttp.ClientSession, request: Request) -> None:
         loop = asyncio.get_running_loop()
@@ -94,6 +112,8 @@ class Client:
                 ) as response:
                     content = await response.read()
                     status = response.status
+                    if status == 503:
+                        self._refused(response, loop.time() - started)
             except (aiohttp.ClientError, TimeoutError):
                 status, content = 503, b""
             if status == 201:
@@ -128,6 +148,11 @@ class Client:
                     self._acknowledge(request, content)
         except (aiohttp.ClientError, TimeoutError):
             return  # an unknown outcome, which is what the retry is for
+
+    def _refused(self, response: aiohttp.ClientResponse, seconds: float) -> None:
+        self.record.refusals += 1
+        self.record.refusals_without_retry_after += "retry-after" not in response.headers
+        self.record.slowest_refusal_ms = max(self.record.slowest_refusal_ms, seconds * 1000)
 
     def _acknowledge(self, request: Request, content: bytes) -> None:
         answer = msgspec.json.decode(content)

@@ -60,6 +60,7 @@ def schedule(
             Fault(0.05, action, point, LONG_PAUSE, alone=True)
             for point, action in SABOTAGE_POINTS[sabotage]
         ]
+    actions = [action for action in actions if action in _ACTIONS]
     if not actions:
         return []
     chance = random.Random(seed)

@@ -9,18 +9,28 @@ from typing import Final, Literal
 import aiohttp
 import msgspec
 
-from counterfoil.application import Counterfoils, Request, StateFolder, load, load_application
+from counterfoil.application import (
+    Application,
+    Counterfoils,
+    Request,
+    StateFolder,
+    Workload,
+    load,
+    load_application,
+)
 from counterfoil.application.state import write_json
 from counterfoil.errors import CounterfoilError
 from counterfoil.faults import SABOTAGES
 from counterfoil.proof.client import Client
 from counterfoil.proof.faults import FaultInjector, schedule
+from counterfoil.proof.outages import Outage, break_engines
 from counterfoil.proof.reconcile import Difference, Reconciliation, Sum, reconcile
 from counterfoil.proof.stores import Stores, open_stores
 from counterfoil.supervisor import Supervisor
 
 DRAIN_SECONDS: Final = 90.0
 FAULT_NUMBER: Final = 24
+OUTAGE_SECONDS: Final = 30.0
 
 
 class ProofError(CounterfoilError):
@@ -48,6 +58,9 @@ class Verdict(msgspec.Struct, frozen=True):
     faults: dict[str, int]
     faulted: dict[str, int]
     """Faults by kind of process."""
+    outages: list[Outage]
+    refusals: dict[str, float]
+    """Answers with status 503, how many said nothing of when to retry, the slowest (ms)."""
     difference_count: int
     differences: list[Difference]
     seconds: dict[str, float]
@@ -68,6 +81,7 @@ async def prove(
     engines: str = "",
     sabotage: str | None = None,
     fault_number: int = FAULT_NUMBER,
+    outage_seconds: float = OUTAGE_SECONDS,
     on_progress: Progress | None = None,
     on_up: Callable[[str], None] | None = None,
 ) -> Verdict:
@@ -82,18 +96,14 @@ async def prove(
     tell = on_progress or _untold
     configuration = load(folder, engines=engines)
     application = load_application(folder, configuration.application.module)
-    if application.counterfoils is None or application.make_workload is None:
-        raise ProofError(
-            f"{application.name} declares nothing that could be proved",
-            hint="declare app.matches(Counterfoils(...)) and an @app.workload",
-        )
+    counterfoils, make_workload = _provable(application)
     if sabotage is not None and sabotage not in SABOTAGES:
         raise ProofError(f"no sabotage {sabotage!r}", hint="see --list-sabotage")
     if (state / "access.jsonl").exists():
         raise ProofError(
             f"{state} holds an earlier run", hint="name a new folder with --state, or none"
         )
-    requests = list(application.make_workload(purchases, seed))
+    requests = list(make_workload(purchases, seed))
     files = StateFolder(state)
     environment = {"COUNTERFOIL_FAULTS": str(files.faults.resolve())}
     if sabotage is not None:
@@ -124,10 +134,22 @@ async def prove(
                 tell("purchases", number, len(requests))
 
         injecting = asyncio.create_task(injector.run(faults, lambda: done / len(requests)))
+        breaking = asyncio.create_task(
+            break_engines(
+                supervisor,
+                stores,
+                counterfoils,
+                client,
+                requests=len(requests),
+                seconds=outage_seconds if "outage" in actions else 0,
+                tell=tell,
+            )
+        )
         await client.send(requests, count)
         sent = time.monotonic()
         await injecting
-        reconciliation = await _drained(application.counterfoils, stores, client, tell)
+        outages = await breaking
+        reconciliation = await _drained(counterfoils, stores, client, tell)
         drained = time.monotonic()
     finally:
         supervisor.stop()
@@ -140,10 +162,20 @@ async def prove(
         sabotage=sabotage,
         client=client,
         injector=injector,
+        outages=outages,
         seconds={"start": up - started, "load": sent - up, "drain": drained - sent},
     )
     write_json(files.proof, msgspec.to_builtins(verdict))
     return verdict
+
+
+def _provable(application: Application) -> tuple[Counterfoils, Workload]:
+    if application.counterfoils is None or application.make_workload is None:
+        raise ProofError(
+            f"{application.name} declares nothing that could be proved",
+            hint="declare app.matches(Counterfoils(...)) and an @app.workload",
+        )
+    return application.counterfoils, application.make_workload
 
 
 def _untold(_step: str, _done: int, _of: int) -> None:
@@ -202,6 +234,7 @@ def _verdict(
     sabotage: str | None,
     client: Client,
     injector: FaultInjector,
+    outages: list[Outage],
     seconds: dict[str, float],
 ) -> Verdict:
     record = client.record
@@ -223,6 +256,12 @@ def _verdict(
         sums=found.sums,
         faults=dict(injector.counts),
         faulted=dict(injector.by_kind),
+        outages=outages,
+        refusals={
+            "number": record.refusals,
+            "without_retry_after": record.refusals_without_retry_after,
+            "slowest_ms": round(record.slowest_refusal_ms, 1),
+        },
         difference_count=found.difference_count + unanswered,
         differences=found.differences
         + [

@@ -59,6 +59,8 @@ class Child:
     since: float = 0.0
     process: asyncio.subprocess.Process | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    may_run: asyncio.Event = field(default_factory=asyncio.Event)
+    """Not set while it is kept from being started again."""
 
     @property
     def pid(self) -> int | None:
@@ -96,6 +98,26 @@ class Supervisor:
         self._environment = {**(environment or {}), ENGINES_VARIABLE: engines}
         self._on_change = on_change
         self._stopping = asyncio.Event()
+
+    async def take_down(self, engine: str) -> None:
+        """End every server of a real engine at once, and keep them down."""
+        for child in self._servers(engine):
+            child.may_run.clear()
+            child.ready.clear()
+            if child.process is not None and child.pid is not None:
+                for pid in process_tree(child.pid):
+                    send_signal(pid, signal.SIGKILL)
+                await child.process.wait()
+
+    async def bring_back(self, engine: str) -> None:
+        """Start the servers of a real engine again, and wait until they answer."""
+        for child in self._servers(engine):
+            child.may_run.set()
+        for child in self._servers(engine):
+            await self._ready(child)
+
+    def _servers(self, engine: str) -> list[Child]:
+        return [child for child in self.children if child.plan.engine == engine]
 
     def stop(self) -> None:
         """Ask for an orderly stop; `run` returns when everything has ended."""
@@ -149,6 +171,8 @@ class Supervisor:
         self, configuration: Configuration, processes: list[ProcessPlan], lifeline: int
     ) -> None:
         self.children = [Child(process) for process in processes]
+        for child in self.children:
+            child.may_run.set()
         keepers: list[asyncio.Task[None]] = []
         try:
             for foundation in (True, False):
@@ -162,6 +186,8 @@ class Supervisor:
             await self._stopping.wait()
         finally:
             self._stopping.set()
+            for child in self.children:
+                child.may_run.set()
             for child in reversed(self.children):
                 await self._end(child)
             await asyncio.gather(*keepers, return_exceptions=True)
@@ -214,6 +240,7 @@ class Supervisor:
             delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
             failures += 1
             child.restarts += 1
+            await child.may_run.wait()
             self._mark(child, "restarting", f"ended with {code}, again in {delay} s")
             try:
                 await asyncio.wait_for(self._stopping.wait(), delay)
