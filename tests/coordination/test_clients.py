@@ -1,6 +1,11 @@
-"""Leadership, machine numbers, registration and watches against a real node."""
+"""Keys, leases, leadership, machine numbers, registration and watches, on both engines."""
 
+import json
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +20,6 @@ from counterfoil.coordination import (
     Membership,
     Registry,
     Snowflake,
-    Unavailable,
-    connect,
     leaders,
 )
 from counterfoil.coordination.snowflake import WINDOW_MS
@@ -92,16 +95,18 @@ def test_a_watch_sees_who_comes_and_who_goes(client: Client) -> None:
     stop.set()
 
 
-def test_who_leaves_while_a_lease_is_being_granted_has_left(address: str, credential: str) -> None:
+def test_who_leaves_while_a_lease_is_being_granted_has_left(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, answer = threading.Event(), threading.Event()
+    grant = client.grant
 
-    class Slow(Client):
-        def grant(self, ttl_seconds: float) -> Lease:
-            asked.set()
-            assert answer.wait(20)
-            return super().grant(ttl_seconds)
+    def slow(ttl_seconds: float) -> Lease:
+        asked.set()
+        assert answer.wait(20)
+        return grant(ttl_seconds)
 
-    client = Slow(address, credential)
+    monkeypatch.setattr(client, "grant", slow)
     instance = Instance("payments", "payments-1", "127.0.0.1:1")
     membership = Membership(client, instance, ttl_seconds=60.0)
     assert asked.wait(20)
@@ -115,6 +120,81 @@ def test_who_leaves_while_a_lease_is_being_granted_has_left(address: str, creden
     assert Registry(client).instances() == []
 
 
-def test_without_the_credential_nothing_is_told(address: str) -> None:
-    with pytest.raises(Unavailable):
-        connect(address, "guess").range("/")
+def test_a_put_that_depends_on_a_revision_changes_nothing_once_the_key_has_moved(
+    client: Client,
+) -> None:
+    first = client.put("/a", "1", if_revision=0)
+    assert first is not None and first.create_revision == first.mod_revision
+    assert client.put("/a", "2", if_revision=0) is None
+    second = client.put("/a", "3", if_revision=first.mod_revision)
+    assert second is not None
+    assert second.create_revision == first.create_revision
+    assert second.mod_revision > first.mod_revision
+    assert client.put("/a", "4", if_revision=first.mod_revision) is None
+    assert client.put("/b", "5", if_revision=first.mod_revision) is None
+    assert client.range("/") == [second]
+
+
+def test_a_range_holds_what_begins_with_its_prefix_in_order(client: Client) -> None:
+    for key in ("/b/2", "/b/1", "/a/1", "/b", "/c", "/b/\N{GREEK SMALL LETTER OMEGA}"):
+        assert client.put(key, key.upper()) is not None
+    found = client.range("/b/")
+    assert [key.key for key in found] == ["/b/1", "/b/2", "/b/\N{GREEK SMALL LETTER OMEGA}"]
+    assert found[0].value == "/B/1"
+    assert len(client.range("/")) == 6
+
+
+def test_keys_go_with_their_lease_and_none_can_be_hung_on_it_afterwards(client: Client) -> None:
+    lease = client.grant(60.0)
+    client.put("/kept", "1")
+    client.put("/a", "1", lease)
+    client.put("/b", "1", lease)
+    lease.revoke()
+    assert [key.key for key in client.range("/")] == ["/kept"]
+    assert not lease.alive()
+    assert client.put("/c", "1", lease) is None
+    assert not client.keep_alive(lease.id, timeout=20.0)
+    lease.revoke()
+
+
+def test_a_lease_outlives_its_time_while_it_is_kept_alive(client: Client) -> None:
+    lease = client.grant(1.0)
+    client.put("/a", "1", lease)
+    ended = lease.lost.wait(3.0)
+    assert not ended and lease.alive()
+    assert [key.key for key in client.range("/")] == ["/a"]
+    lease.revoke()
+
+
+def test_a_paused_leader_has_lost_its_lease_on_both_sides_and_can_not_write(
+    client: Client, arguments: tuple[str, str, str]
+) -> None:
+    stop = threading.Event()
+    command = [sys.executable, str(Path(__file__).with_name("candidate.py")), *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdin is not None and first.stdout is not None
+        first_token = json.loads(first.stdout.readline())["token"]
+        assert [leader.candidate for leader in leaders(client)] == ["first"]
+        first.send_signal(signal.SIGSTOP)
+        second = Leadership(client, "relay", "second", ttl_seconds=2.0).campaign(stop)
+        assert second is not None
+        assert second.fencing_token > first_token
+        (guarded,) = client.range("/work")
+        assert client.put("/work", "by the second", if_revision=guarded.mod_revision) is not None
+        first.send_signal(signal.SIGCONT)
+        first.stdin.write(b"write\n")
+        first.stdin.flush()
+        assert json.loads(first.stdout.readline()) == {"held": False, "refused": True}
+    assert client.range("/work")[0].value == "by the second"
+    assert second.held()
+    second.resign()
+
+
+def test_a_watch_ends_when_it_is_stopped(client: Client) -> None:
+    stop = threading.Event()
+    snapshots = client.watch("/a", stop)
+    assert next(snapshots) == []
+    written = client.put("/a", "1")
+    assert next(snapshots) == [written]
+    stop.set()
+    assert list(snapshots) == []

@@ -1,6 +1,8 @@
 //! Python bindings of the native core. Bindings only: no logic lives here, and the interpreter's
 //! lock is released around every call that works or waits.
 
+mod etcd;
+
 use std::time::Duration;
 
 use counterfoil_gateway::{Error, Gateway};
@@ -48,5 +50,7 @@ fn raised(error: Error) -> PyErr {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<DataPlane>()
+    module.add_class::<DataPlane>()?;
+    module.add_class::<etcd::Etcd>()?;
+    module.add_class::<etcd::EtcdWatch>()
 }

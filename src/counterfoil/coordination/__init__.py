@@ -1,14 +1,17 @@
-"""Discovery, leases, leadership and ids, on an embedded node."""
+"""Discovery, leases, leadership and ids, on the embedded node or on etcd."""
 
-from counterfoil.coordination.client import Client, Lease, connect
+from counterfoil.coordination.client import Client, KeyValue
+from counterfoil.coordination.embedded import EmbeddedClient
 from counterfoil.coordination.errors import (
     ClockWentBack,
     CoordinationError,
     LeaseLost,
+    Refused,
     Unavailable,
 )
+from counterfoil.coordination.etcd import EtcdClient
 from counterfoil.coordination.leadership import Leader, LeaderLease, Leadership, leaders
-from counterfoil.coordination.node import KeyValue
+from counterfoil.coordination.lease import Lease
 from counterfoil.coordination.registry import Instance, Membership, Registry
 from counterfoil.coordination.snowflake import MachineId, MachineIds, Snowflake
 
@@ -16,6 +19,8 @@ __all__ = [
     "Client",
     "ClockWentBack",
     "CoordinationError",
+    "EmbeddedClient",
+    "EtcdClient",
     "Instance",
     "KeyValue",
     "Leader",
@@ -26,9 +31,9 @@ __all__ = [
     "MachineId",
     "MachineIds",
     "Membership",
+    "Refused",
     "Registry",
     "Snowflake",
     "Unavailable",
-    "connect",
     "leaders",
 ]

@@ -8,7 +8,11 @@ class CoordinationError(CounterfoilError):
 
 
 class Unavailable(CoordinationError):
-    """The node did not answer; what was asked may or may not have happened."""
+    """The engine did not answer; what was asked may or may not have happened."""
+
+
+class Refused(CoordinationError):
+    """The engine answered, and a retry would get the same answer: see the hint."""
 
 
 class LeaseLost(CoordinationError):

@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from counterfoil.coordination.client import Client, Lease
+from counterfoil.coordination.client import Client
 from counterfoil.coordination.errors import Unavailable
+from counterfoil.coordination.lease import Lease
 
 PREFIX: Final = "/leaders/"
 RETRY_SECONDS: Final = 0.1
@@ -45,7 +46,7 @@ def leaders(client: Client) -> list[Leader]:
     """All that lead at the moment.
 
     Raises:
-        Unavailable: the node did not answer.
+        Unavailable: the engine did not answer.
     """
     return [
         Leader(key.key.removeprefix(PREFIX), key.value, key.create_revision)

@@ -9,7 +9,7 @@ later than promised.
 import sqlite3
 from pathlib import Path
 
-import msgspec
+from counterfoil.coordination.client import KeyValue
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS revision (number INTEGER NOT NULL) STRICT;
@@ -19,16 +19,6 @@ CREATE TABLE IF NOT EXISTS keys (
     mod_revision INTEGER NOT NULL, lease INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO revision SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM revision);
 """
-
-
-class KeyValue(msgspec.Struct, frozen=True):
-    """A key with its value, and the revisions that made it and changed it last."""
-
-    key: str
-    value: str
-    create_revision: int
-    mod_revision: int
-    lease: int
 
 
 class Node:

@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from counterfoil.coordination.client import Client, Lease
-from counterfoil.coordination.errors import Unavailable
-from counterfoil.coordination.node import KeyValue
+from counterfoil.coordination.client import Client, KeyValue
+from counterfoil.coordination.errors import CoordinationError
+from counterfoil.coordination.lease import Lease
 
 PREFIX: Final = "/services/"
 RETRY_SECONDS: Final = 0.2
@@ -66,7 +66,7 @@ class Membership:
         while not self._closed.is_set():
             try:
                 lease = self._lease = self._client.grant(self._ttl)
-            except Unavailable:
+            except CoordinationError:
                 self._closed.wait(RETRY_SECONDS)
                 continue
             if self._closed.is_set():  # `close` may have looked before this lease was there
@@ -74,7 +74,7 @@ class Membership:
                 return
             try:
                 written = self._client.put(key, value, lease)
-            except Unavailable:
+            except CoordinationError:
                 written = None
             if written is not None:
                 lease.lost.wait()

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from counterfoil.coordination.client import Client, Lease
+from counterfoil.coordination.client import Client
 from counterfoil.coordination.errors import ClockWentBack, CoordinationError, LeaseLost
+from counterfoil.coordination.lease import Lease
 
 EPOCH_MS: Final = 1_704_067_200_000
 """2024-01-01: 41 bits last until 2093."""
@@ -81,7 +82,7 @@ class MachineIds:
 
         Raises:
             CoordinationError: all 1,024 are taken.
-            Unavailable: the node did not answer.
+            Unavailable: the engine did not answer.
         """
         lease = self._client.grant(self._ttl)
         try:
@@ -94,7 +95,7 @@ class MachineIds:
         """Who holds which number.
 
         Raises:
-            Unavailable: the node did not answer.
+            Unavailable: the engine did not answer.
         """
         return {
             int(key.key.removeprefix(MACHINES_HELD)): key.value

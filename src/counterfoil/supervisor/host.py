@@ -21,7 +21,7 @@ from counterfoil.application import (
     load,
     load_application,
 )
-from counterfoil.coordination import Client, connect
+from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import Events
 from counterfoil.supervisor.engines import open_events
@@ -44,10 +44,22 @@ class Host:
     state: StateFolder
     addresses: Addresses
     stop: threading.Event = field(default_factory=threading.Event)
+    _coordination: Client | None = field(default=None, init=False)
 
     def coordination(self) -> Client:
-        """A client of the coordination node."""
-        return connect(f"http://{self.addresses.coordination}", self.state.credential())
+        """This process's client of the coordination engine; nothing is sent yet."""
+        if self._coordination is None:
+            self._coordination = self._coordination_client()
+        return self._coordination
+
+    def _coordination_client(self) -> Client:
+        if self.configuration.engines.coordination == "etcd":
+            return EtcdClient(
+                self.addresses.engines["etcd"],
+                self.application.name,
+                password=os.environ.get("ETCD_PASSWORD", ""),
+            )
+        return EmbeddedClient(f"http://{self.addresses.coordination}", self.state.credential())
 
     def events(self) -> Events:
         """The engine of events."""

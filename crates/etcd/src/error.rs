@@ -1,0 +1,101 @@
+//! What can go wrong, by what its caller can do about it, and how etcd's answers map to that.
+
+use tonic::{Code, Status};
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No answer in time, or none that counts: what was asked may or may not have happened.
+    #[error("{0}")]
+    Unavailable(String),
+    /// etcd answered, and a retry would get the same answer.
+    #[error("{message}")]
+    Refused { message: String, hint: &'static str },
+}
+
+/// What one attempt at one member came to; only `client` and `members` see it.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The member may not be able to answer; another one might.
+    Member {
+        message: String,
+        sent: bool,
+    },
+    /// The token has ended or is of no use any more: nothing was done.
+    Token,
+    /// The lease has ended.
+    NoLease,
+    Refused {
+        message: String,
+        hint: &'static str,
+    },
+}
+
+const CREDENTIALS: &str =
+    "give the user in the address (http://user@host:port) and the password in ETCD_PASSWORD";
+const NO_AUTHENTICATION: &str = "leave the user out of the address, or enable authentication in etcd";
+const PERMISSION: &str = "grant the user's role read and write on the prefix /counterfoil/<application>/";
+const SPACE: &str =
+    "compact and defragment etcd, raise its quota, then clear the alarm: etcdctl alarm disarm";
+const NOT_ETCD: &str = "the address must be of etcd 3.4 or later";
+
+impl Failure {
+    pub(crate) fn silent(member: &str) -> Self {
+        Self::Member { message: format!("etcd at {member} did not answer in time"), sent: true }
+    }
+
+    /// etcd tells its errors apart by code and text (`rpctypes/error.go`).
+    pub(crate) fn of(member: &str, status: &Status) -> Self {
+        let text = status.message();
+        let refused = |hint| Self::Refused { message: format!("etcd at {member} refused: {text}"), hint };
+        match status.code() {
+            Code::NotFound if text.contains("lease not found") => Self::NoLease,
+            Code::Unauthenticated => Self::Token,
+            Code::InvalidArgument if text.contains("revision in header is old") => Self::Token,
+            Code::InvalidArgument if text.contains("user name is empty") => refused(CREDENTIALS),
+            Code::InvalidArgument if text.contains("authentication failed") => refused(CREDENTIALS),
+            Code::FailedPrecondition if text.contains("not enabled") => refused(NO_AUTHENTICATION),
+            Code::PermissionDenied => refused(PERMISSION),
+            Code::ResourceExhausted if text.contains("space exceeded") => refused(SPACE),
+            Code::Unimplemented => refused(NOT_ETCD),
+            Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::NotFound => {
+                refused("")
+            }
+            _ => Self::Member {
+                message: format!("etcd at {member}: {}", cause(status)),
+                sent: !unsent(status),
+            },
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Member { message, .. } => Self::Unavailable(message),
+            Failure::Token => Self::Unavailable("etcd does not accept its own tokens".to_owned()),
+            Failure::NoLease => Self::Refused { message: "the lease has ended".to_owned(), hint: "" },
+            Failure::Refused { message, hint } => Self::Refused { message, hint },
+        }
+    }
+}
+
+/// The innermost reason, for "transport error" says nothing.
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// Whether the request never left, since there was no connection.
+fn unsent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}

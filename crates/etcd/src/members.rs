@@ -1,0 +1,259 @@
+//! One connection at a time, to a member of the cluster that was seen to work, and the move to the
+//! next member when it stops working.
+//!
+//! Not a balancer: one process asks little. What counts is that a member which is paused, or cut off
+//! from its leader, is left within `MEMBER_TIME`; a balancer would go on asking it, because its TCP
+//! connection stays up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use prost::Message;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_stream::{Stream, StreamExt};
+use tonic::client::Grpc;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use crate::error::{Error, Failure, cause};
+use crate::protocol::{AuthenticateRequest, AuthenticateResponse, Empty, StatusResponse, path};
+
+/// How long a member may take to show that it works: an etcd that needs longer for a question about
+/// itself is paused or unreachable, and the next one may save a lease.
+const MEMBER_TIME: Duration = Duration::from_secs(1);
+/// The first version in which a member says that its cluster has no leader, and that Debian has.
+const OLDEST: (u32, u32) = (3, 4);
+
+pub(crate) struct Members {
+    endpoints: Vec<Endpoint>,
+    user: Option<AuthenticateRequest>,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    connection: Option<Arc<Connection>>,
+    /// The member that is tried next.
+    next: usize,
+}
+
+/// Whether a request may be sent again when nobody knows what came of it.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Repeat {
+    Safe,
+    Never,
+}
+
+impl Members {
+    /// Nothing is sent yet.
+    pub(crate) fn new(addresses: &[String], user: Option<(String, String)>) -> Result<Self, Error> {
+        let endpoints: Result<Vec<Endpoint>, Error> = addresses.iter().map(|it| endpoint(it)).collect();
+        Ok(Self {
+            endpoints: endpoints?,
+            user: user.map(|(name, password)| AuthenticateRequest { name, password }),
+            current: Mutex::new(Current { connection: None, next: 0 }),
+        })
+    }
+
+    /// Ask a member, and another one if the first can't answer and that does no harm.
+    pub(crate) async fn call<Question, Answer>(
+        &self,
+        path: &'static str,
+        question: Question,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<Answer, Failure>
+    where
+        Question: Message + Clone + 'static,
+        Answer: Message + Default + 'static,
+    {
+        let mut renewed = false;
+        loop {
+            let connection = timeout_at(deadline, self.connection()).await.map_err(|_| {
+                Failure::Member { message: "no member of etcd answered in time".to_owned(), sent: false }
+            })??;
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A question that may be repeated leaves half of its time to the next member.
+            let share = if repeat == Repeat::Safe && self.endpoints.len() > 1 { left / 2 } else { left };
+            let asked = timeout(share, connection.unary(path, question.clone())).await;
+            match asked.unwrap_or_else(|_| Err(Failure::silent(&connection.member))) {
+                Err(Failure::Member { message, sent }) => {
+                    self.leave(&connection).await;
+                    if (sent && repeat == Repeat::Never) || Instant::now() >= deadline {
+                        return Err(Failure::Member { message, sent });
+                    }
+                }
+                // A member forgets tokens when it restarts, and when users change.
+                Err(Failure::Token) if self.user.is_some() && !renewed => {
+                    self.leave(&connection).await;
+                    renewed = true;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The connection in use, or a new one to the first member that works.
+    pub(crate) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
+        let mut current = self.current.lock().await;
+        if let Some(connection) = &current.connection {
+            return Ok(connection.clone());
+        }
+        let mut messages = Vec::new();
+        for _ in &self.endpoints {
+            let endpoint = &self.endpoints[current.next % self.endpoints.len()];
+            // Before the attempt: one that its caller has no time to await has failed, too.
+            current.next = current.next.wrapping_add(1);
+            let member = endpoint.uri().to_string();
+            let attempt = timeout(MEMBER_TIME, Connection::open(endpoint, self.user.clone()));
+            match attempt.await.unwrap_or_else(|_| Err(Failure::silent(&member))) {
+                Ok(connection) => {
+                    let connection = Arc::new(connection);
+                    current.connection = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Err(Failure::Member { message, .. }) => messages.push(message),
+                Err(other) => return Err(other),
+            }
+        }
+        Err(Failure::Member { message: messages.join("; "), sent: false })
+    }
+
+    /// Don't use this connection any more.
+    pub(crate) async fn leave(&self, connection: &Arc<Connection>) {
+        let mut current = self.current.lock().await;
+        if current.connection.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
+            current.connection = None;
+        }
+    }
+}
+
+pub(crate) struct Connection {
+    /// Its address, for messages.
+    member: String,
+    channel: Channel,
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl Connection {
+    async fn open(endpoint: &Endpoint, user: Option<AuthenticateRequest>) -> Result<Self, Failure> {
+        let member = endpoint.uri().to_string();
+        let channel = endpoint.connect().await.map_err(|error| Failure::Member {
+            message: format!("etcd at {member}: {}", cause(&error)),
+            sent: false,
+        })?;
+        let mut connection = Self { member, channel, token: None };
+        if let Some(user) = user {
+            let answer: AuthenticateResponse = connection.unary(path::AUTHENTICATE, user).await?;
+            connection.token = answer.token.parse().ok();
+        }
+        connection.probe().await?;
+        Ok(connection)
+    }
+
+    /// Whether this member works: it answers, is new enough, and knows a leader.
+    pub(crate) async fn probe(&self) -> Result<(), Failure> {
+        let asked = timeout(MEMBER_TIME, self.unary(path::STATUS, Empty {})).await;
+        let status: StatusResponse = asked.unwrap_or_else(|_| Err(Failure::silent(&self.member)))?;
+        if !new_enough(&status.version) {
+            return Err(Failure::Refused {
+                message: format!("etcd at {} has the version {:?}", self.member, status.version),
+                hint: "use etcd 3.4 or later",
+            });
+        }
+        if status.leader == 0 {
+            let message = format!("etcd at {} has no leader", self.member);
+            return Err(Failure::Member { message, sent: true });
+        }
+        Ok(())
+    }
+
+    async fn unary<Question, Answer>(&self, path: &'static str, question: Question) -> Result<Answer, Failure>
+    where
+        Question: Message + 'static,
+        Answer: Message + Default + 'static,
+    {
+        let mut grpc = self.grpc().await?;
+        let codec = ProstCodec::<Question, Answer>::default();
+        match grpc.unary(self.request(question), PathAndQuery::from_static(path), codec).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(self.failure(&status)),
+        }
+    }
+
+    /// Ask once and receive for as long as the member sends.
+    pub(crate) async fn stream<Question, Answer>(
+        &self,
+        path: &'static str,
+        question: Question,
+    ) -> Result<Streaming<Answer>, Failure>
+    where
+        Question: Message + 'static,
+        Answer: Message + Default + 'static,
+    {
+        let mut grpc = self.grpc().await?;
+        let codec = ProstCodec::<Question, Answer>::default();
+        let questions = self.request(open_end(question));
+        match grpc.streaming(questions, PathAndQuery::from_static(path), codec).await {
+            Ok(answers) => Ok(answers.into_inner()),
+            Err(status) => Err(self.failure(&status)),
+        }
+    }
+
+    pub(crate) fn failure(&self, status: &Status) -> Failure {
+        Failure::of(&self.member, status)
+    }
+
+    async fn grpc(&self) -> Result<Grpc<Channel>, Failure> {
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|error| self.failure(&Status::from_error(error.into())))?;
+        Ok(grpc)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        request
+    }
+}
+
+/// One message on a stream that stays open: its end would be the end of the watch.
+fn open_end<T>(message: T) -> impl Stream<Item = T> {
+    tokio_stream::once(message).chain(tokio_stream::pending())
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, Error> {
+    let refused = |error: tonic::transport::Error| Error::Refused {
+        message: format!("{address:?} is not an address of etcd: {}", cause(&error)),
+        hint: "write http://host:port or https://host:port, with commas between members",
+    };
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(refused)?;
+    if endpoint.uri().scheme_str() == Some("https") {
+        return endpoint.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(refused);
+    }
+    Ok(endpoint)
+}
+
+fn new_enough(version: &str) -> bool {
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= OLDEST,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::new_enough;
+
+    #[test]
+    fn versions_before_3_4_are_too_old() {
+        assert!(new_enough("3.4.23") && new_enough("3.7.3") && new_enough("3.10.0") && new_enough("4.0.0"));
+        assert!(!new_enough("3.3.27") && !new_enough("2.3.8") && !new_enough("") && !new_enough("not found"));
+    }
+}
