@@ -43,6 +43,16 @@ impl Failure {
         Self::Member { message: format!("etcd at {member} did not answer in time"), sent: true }
     }
 
+    /// Whether a new connection, perhaps to another member, may do better.
+    pub(crate) fn blames_the_connection(&self) -> bool {
+        matches!(self, Self::Member { .. } | Self::Token)
+    }
+
+    /// Whether it is certain that nothing was done.
+    pub(crate) fn harmless(&self) -> bool {
+        matches!(self, Self::Member { sent: false, .. } | Self::Token)
+    }
+
     /// etcd tells its errors apart by code and text (`rpctypes/error.go`).
     pub(crate) fn of(member: &str, status: &Status) -> Self {
         let text = status.message();

@@ -6,6 +6,7 @@
 //! connection stays up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -70,36 +71,40 @@ impl Members {
         Question: Message + Clone + 'static,
         Answer: Message + Default + 'static,
     {
-        let mut renewed = false;
-        loop {
-            let connection = timeout_at(deadline, self.connection()).await.map_err(|_| {
-                Failure::Member { message: "no member of etcd answered in time".to_owned(), sent: false }
-            })??;
+        let mut failed = Failure::silent(&self.addresses());
+        // Each member once, and the first one's connection may have been an old one.
+        for _ in 0..=self.endpoints.len() {
+            let Ok(connection) = timeout_at(deadline, self.connection()).await else { break };
+            let connection = connection?;
             let left = deadline.saturating_duration_since(Instant::now());
             // A question that may be repeated leaves half of its time to the next member.
             let share = if repeat == Repeat::Safe && self.endpoints.len() > 1 { left / 2 } else { left };
             let asked = timeout(share, connection.unary(path, question.clone())).await;
             match asked.unwrap_or_else(|_| Err(Failure::silent(&connection.member))) {
-                Err(Failure::Member { message, sent }) => {
-                    self.leave(&connection).await;
-                    if (sent && repeat == Repeat::Never) || Instant::now() >= deadline {
-                        return Err(Failure::Member { message, sent });
+                Err(failure) if failure.blames_the_connection() => {
+                    connection.leave();
+                    if !(failure.harmless() || repeat == Repeat::Safe) {
+                        return Err(failure);
                     }
-                }
-                // A member forgets tokens when it restarts, and when users change.
-                Err(Failure::Token) if self.user.is_some() && !renewed => {
-                    self.leave(&connection).await;
-                    renewed = true;
+                    failed = failure;
                 }
                 answer => return answer,
             }
         }
+        Err(failed)
+    }
+
+    fn addresses(&self) -> String {
+        let addresses: Vec<String> = self.endpoints.iter().map(|it| it.uri().to_string()).collect();
+        addresses.join(", ")
     }
 
     /// The connection in use, or a new one to the first member that works.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
         let mut current = self.current.lock().await;
-        if let Some(connection) = &current.connection {
+        if let Some(connection) = &current.connection
+            && !connection.left.load(Ordering::Relaxed)
+        {
             return Ok(connection.clone());
         }
         let mut messages = Vec::new();
@@ -121,14 +126,6 @@ impl Members {
         }
         Err(Failure::Member { message: messages.join("; "), sent: false })
     }
-
-    /// Don't use this connection any more.
-    pub(crate) async fn leave(&self, connection: &Arc<Connection>) {
-        let mut current = self.current.lock().await;
-        if current.connection.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
-            current.connection = None;
-        }
-    }
 }
 
 pub(crate) struct Connection {
@@ -136,6 +133,7 @@ pub(crate) struct Connection {
     member: String,
     channel: Channel,
     token: Option<MetadataValue<Ascii>>,
+    left: AtomicBool,
 }
 
 impl Connection {
@@ -145,13 +143,18 @@ impl Connection {
             message: format!("etcd at {member}: {}", cause(&error)),
             sent: false,
         })?;
-        let mut connection = Self { member, channel, token: None };
+        let mut connection = Self { member, channel, token: None, left: AtomicBool::new(false) };
         if let Some(user) = user {
             let answer: AuthenticateResponse = connection.unary(path::AUTHENTICATE, user).await?;
             connection.token = answer.token.parse().ok();
         }
         connection.probe().await?;
         Ok(connection)
+    }
+
+    /// Have the next caller connect anew.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
     }
 
     /// Whether this member works: it answers, is new enough, and knows a leader.
@@ -197,9 +200,11 @@ impl Connection {
         let mut grpc = self.grpc().await?;
         let codec = ProstCodec::<Question, Answer>::default();
         let questions = self.request(open_end(question));
-        match grpc.streaming(questions, PathAndQuery::from_static(path), codec).await {
-            Ok(answers) => Ok(answers.into_inner()),
-            Err(status) => Err(self.failure(&status)),
+        // etcd answers at once that the stream is there; the messages take the time they take.
+        match timeout(MEMBER_TIME, grpc.streaming(questions, PathAndQuery::from_static(path), codec)).await {
+            Ok(Ok(answers)) => Ok(answers.into_inner()),
+            Ok(Err(status)) => Err(self.failure(&status)),
+            Err(_) => Err(Failure::silent(&self.member)),
         }
     }
 

@@ -80,7 +80,7 @@ impl Follower {
         };
         let ended = followed.await;
         if ended.is_err() {
-            self.members.leave(&connection).await;
+            connection.leave();
         }
         ended
     }

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -96,18 +96,19 @@ class EtcdClient(Client):
 
 
 def _member(address: str) -> SplitResult:
-    parts = urlsplit(address)
-    if parts.password is not None:
+    if ":" in address.partition("//")[2].rpartition("@")[0]:
         raise Refused(
             "an address of etcd contains a password, which would end up in logs",
             hint="leave the user in the address and put the password in ETCD_PASSWORD",
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Refused(
-            f"{address!r} is not an address of etcd",
-            hint="write http://host:port or https://host:port, with commas between members",
-        )
-    return parts
+    with suppress(ValueError):
+        parts = urlsplit(address)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port:
+            return parts
+    raise Refused(
+        f"{address!r} is not an address of etcd",
+        hint="write http://host:port or https://host:port, with commas between members",
+    )
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def _errors() -> Generator[None, None, None]:
     try:
         yield
     except ConnectionError as error:
-        raise Unavailable(str(error)) from error
+        raise Unavailable(str(error), hint="is etcd running at this address?") from error
     except RuntimeError as error:
         message, hint = error.args
         raise Refused(message, hint=hint) from error
