@@ -20,6 +20,7 @@ from counterfoil.coordination import (
     Membership,
     Registry,
     Snowflake,
+    Unavailable,
     leaders,
 )
 from counterfoil.coordination.snowflake import WINDOW_MS
@@ -164,6 +165,25 @@ def test_a_lease_outlives_its_time_while_it_is_kept_alive(client: Client) -> Non
     assert not ended and lease.alive()
     assert [key.key for key in client.range("/")] == ["/a"]
     lease.revoke()
+
+
+def test_a_lease_that_is_not_kept_alive_is_lost_here_before_its_keys_are_gone(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(_: int, *, timeout: float) -> bool:
+        raise Unavailable(f"no answer in {timeout} s")
+
+    monkeypatch.setattr(client, "keep_alive", cut_off)
+    lease = client.grant(1.0)
+    snapshots = client.watch("/a", threading.Event())
+    assert next(snapshots) == []
+    written = client.put("/a", "1", lease)
+    assert written is not None
+    assert next(snapshots) == [written]
+    assert lease.alive()
+    assert next(snapshots) == []
+    assert not lease.alive()
+    assert lease.lost.wait(20.0)
 
 
 def test_a_paused_leader_has_lost_its_lease_on_both_sides_and_can_not_write(

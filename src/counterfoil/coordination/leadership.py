@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from counterfoil.coordination.client import Client
+from counterfoil.coordination.client import Client, KeyValue
 from counterfoil.coordination.errors import Unavailable
 from counterfoil.coordination.lease import Lease
 
@@ -70,7 +70,7 @@ class Leadership:
             try:
                 if lease is None or not lease.alive():
                     lease = self._client.grant(self._ttl)
-                key = self._client.put(self._key, self._candidate, lease, if_revision=0)
+                key = None if self._taken() else self._put(lease)
             except Unavailable:
                 # The key may have been set all the same; it must not outlive this attempt.
                 if lease is not None:
@@ -83,3 +83,10 @@ class Leadership:
         if lease is not None:
             lease.revoke()
         return None
+
+    def _taken(self) -> bool:
+        # A read first: in etcd a put that is refused is written to every member's disk, too.
+        return any(key.key == self._key for key in self._client.range(self._key))
+
+    def _put(self, lease: Lease) -> KeyValue | None:
+        return self._client.put(self._key, self._candidate, lease, if_revision=0)

@@ -38,12 +38,15 @@ class Lease:
             return
 
     def _keep(self) -> None:
+        # Nothing here takes longer than the lease lasts, so that `lost` is set when it ends.
         while self.alive():
-            if self.lost.wait(self._ttl / 4):
+            left = self._deadline - time.monotonic()
+            if self.lost.wait(min(self._ttl / 4, left)):
                 return
             asked = time.monotonic()
+            left = max(0.001, self._deadline - asked)
             try:
-                alive = self._client.keep_alive(self.id, timeout=self._ttl / 2)
+                alive = self._client.keep_alive(self.id, timeout=min(self._ttl / 2, left))
             except CoordinationError:
                 continue  # it may be extended yet; if not, it ends by the clock
             if not alive:
