@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway clean
+.PHONY: setup extras demo test check browser bench-gateway bench-coordination clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -57,6 +57,10 @@ test: check browser
 # Beside nginx and Envoy; says what is missing and how to get it.
 bench-gateway: setup
 	$(BIN)/python bench/gateway.py
+
+# Both engines, and etcd's JSON gateway.
+bench-coordination: setup
+	$(BIN)/python bench/coordination.py
 
 clean:
 	rm -rf .venv .tools target console/node_modules $(dir $(PAGE))

@@ -12,7 +12,7 @@ pub enum Error {
     Refused { message: String, hint: &'static str },
 }
 
-/// What one attempt at one member came to; only `client` and `members` see it.
+/// What one attempt at one member came to, inside this crate.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The member may not be able to answer; another one might.

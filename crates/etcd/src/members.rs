@@ -71,7 +71,7 @@ impl Members {
         Question: Message + Clone + 'static,
         Answer: Message + Default + 'static,
     {
-        let mut failed = Failure::silent(&self.addresses());
+        let mut failed = None;
         // Each member once, and the first one's connection may have been an old one.
         for _ in 0..=self.endpoints.len() {
             let Ok(connection) = timeout_at(deadline, self.connection()).await else { break };
@@ -86,17 +86,15 @@ impl Members {
                     if !(failure.harmless() || repeat == Repeat::Safe) {
                         return Err(failure);
                     }
-                    failed = failure;
+                    failed = Some(failure);
                 }
                 answer => return answer,
             }
         }
-        Err(failed)
-    }
-
-    fn addresses(&self) -> String {
-        let addresses: Vec<String> = self.endpoints.iter().map(|it| it.uri().to_string()).collect();
-        addresses.join(", ")
+        Err(failed.unwrap_or_else(|| {
+            let all: Vec<String> = self.endpoints.iter().map(|it| it.uri().to_string()).collect();
+            Failure::silent(&all.join(", "))
+        }))
     }
 
     /// The connection in use, or a new one to the first member that works.
@@ -146,7 +144,8 @@ impl Connection {
         let mut connection = Self { member, channel, token: None, left: AtomicBool::new(false) };
         if let Some(user) = user {
             let answer: AuthenticateResponse = connection.unary(path::AUTHENTICATE, user).await?;
-            connection.token = answer.token.parse().ok();
+            let token = answer.token.parse().map_err(|_| Failure::Token)?;
+            connection.token = Some(token);
         }
         connection.probe().await?;
         Ok(connection)
