@@ -11,6 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from counterfoil.coordination import EtcdClient, KeyValue, Unavailable
 from counterfoil.engines import free_port, packages, server
 from counterfoil.engines.etcd import VERSION
 
@@ -23,6 +24,19 @@ def ask(address: str, verb: str, token: str = "", **question: object) -> dict[st
     request = urllib.request.Request(f"{address}/v3/{verb}", json.dumps(question).encode(), headers)
     with urllib.request.urlopen(request, timeout=20) as answer:
         return json.load(answer)
+
+
+def written(client: EtcdClient, key: str) -> KeyValue:
+    """Put until it is acknowledged: an election may be under way."""
+    waiting = threading.Event()
+    while True:
+        try:
+            found = client.put(key, "1")
+        except Unavailable:
+            waiting.wait(0.05)
+            continue
+        assert found is not None
+        return found
 
 
 class Member:

@@ -159,9 +159,9 @@ def test_keys_go_with_their_lease_and_none_can_be_hung_on_it_afterwards(client: 
 
 
 def test_a_lease_outlives_its_time_while_it_is_kept_alive(client: Client) -> None:
-    lease = client.grant(1.0)
+    lease = client.grant(3.0)
     client.put("/a", "1", lease)
-    ended = lease.lost.wait(3.0)
+    ended = lease.lost.wait(4.0)
     assert not ended and lease.alive()
     assert [key.key for key in client.range("/")] == ["/a"]
     lease.revoke()
@@ -174,7 +174,7 @@ def test_a_lease_that_is_not_kept_alive_is_lost_here_before_its_keys_are_gone(
         raise Unavailable(f"no answer in {timeout} s")
 
     monkeypatch.setattr(client, "keep_alive", cut_off)
-    lease = client.grant(1.0)
+    lease = client.grant(2.0)
     snapshots = client.watch("/a", threading.Event())
     assert next(snapshots) == []
     written = client.put("/a", "1", lease)

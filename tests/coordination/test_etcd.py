@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import ask
+from cluster import ask, members, written
 
 from counterfoil.coordination import EtcdClient, KeyValue, Leadership, Unavailable
 from counterfoil.coordination.client import TIMEOUT_SECONDS
@@ -85,8 +85,9 @@ def test_every_call_raises_within_its_time_while_etcd_is_away(
             began = time.monotonic()
             with pytest.raises(Unavailable, match="etcd at http://127"):
                 call()
-            assert time.monotonic() - began < TIMEOUT_SECONDS + 1.0
-    assert client.put("/b", "2") is not None
+            # It returns on time; a busy machine may take a while to run this thread again.
+            assert time.monotonic() - began < TIMEOUT_SECONDS + 5.0
+    assert written(client, "/b") in client.range("/")
     assert lease.alive()
     lease.revoke()
 
@@ -130,31 +131,28 @@ def test_a_pause_of_etcd_beyond_a_lease_ends_it_here_and_in_etcd(
         second.resign()
 
 
-def test_a_watch_outlives_a_compaction_of_what_it_has_not_seen(
-    etcd: RunningEngine, client: EtcdClient
-) -> None:
-    application = uuid.uuid4().hex
-    client = EtcdClient(etcd.address, application)
-    client.put("/big", "first")
-    slow_before = slow_watchers(etcd)
-    command = [sys.executable, str(Path(__file__).with_name("watcher.py"))]
-    command += ["etcd", etcd.address, application]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
-        assert watcher.stdout is not None
-        assert watcher.stdout.readline() == "first\n"
-        with stopped(watcher):
-            number = 0
-            while slow_watchers(etcd) <= slow_before:  # until etcd has given up pushing
-                number += 1
-                client.put("/big", f"{number}".ljust(200_000, "."))
-            client.put("/big", "last")
-            revision = int(ask(etcd.address, "kv/range", key=encoded("/"))["header"]["revision"])
-            ask(etcd.address, "kv/compaction", revision=revision)
-        while watcher.stdout.readline() != "last\n":
-            assert watcher.poll() is None
-        client.put("/big", "after")
-        assert watcher.stdout.readline() == "after\n"
-        watcher.kill()
+def test_a_watch_outlives_a_compaction_of_what_it_has_not_seen(tmp_path: Path) -> None:
+    with members(tmp_path, 1) as (member,):
+        client = EtcdClient(member.address, "shop")
+        client.put("/big", "first")
+        command = [sys.executable, str(Path(__file__).with_name("watcher.py"))]
+        command += ["etcd", member.address, "shop"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+            assert watcher.stdout is not None
+            assert watcher.stdout.readline() == "first\n"
+            with stopped(watcher):
+                number = 0
+                while slow_watchers(member.address) == 0:  # until etcd can push no more
+                    number += 1
+                    client.put("/big", f"{number}".ljust(100_000, "."))
+                client.put("/big", "last")
+                found = ask(member.address, "kv/range", key=encoded("/"))
+                ask(member.address, "kv/compaction", revision=int(found["header"]["revision"]))
+            while watcher.stdout.readline() != "last\n":
+                assert watcher.poll() is None
+            client.put("/big", "after")
+            assert watcher.stdout.readline() == "after\n"
+            watcher.kill()
 
 
 def test_applications_in_one_etcd_do_not_see_each_other(etcd: RunningEngine) -> None:
@@ -187,8 +185,8 @@ def stopped(process: "subprocess.Popen[str]") -> Iterator[None]:
         process.send_signal(signal.SIGCONT)
 
 
-def slow_watchers(etcd: RunningEngine) -> float:
-    with urllib.request.urlopen(f"{etcd.address}/metrics", timeout=20) as answer:
+def slow_watchers(address: str) -> float:
+    with urllib.request.urlopen(f"{address}/metrics", timeout=20) as answer:
         lines = answer.read().decode().splitlines()
     name = "etcd_debugging_mvcc_slow_watcher_total"
     (found,) = [line for line in lines if line.startswith(name)]

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Member, members
+from cluster import Member, members, written
 
 from counterfoil.coordination import (
     EtcdClient,
     Instance,
-    KeyValue,
     Membership,
     Registry,
     Unavailable,
@@ -22,19 +21,6 @@ from counterfoil.coordination import (
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Member]]:
     with members(tmp_path_factory.mktemp("cluster"), 3) as found:
         yield found
-
-
-def written(client: EtcdClient, key: str) -> KeyValue:
-    """Put until it is acknowledged: an election may be under way."""
-    waiting = threading.Event()
-    while True:
-        try:
-            found = client.put(key, "1")
-        except Unavailable:
-            waiting.wait(0.05)
-            continue
-        assert found is not None
-        return found
 
 
 @pytest.mark.parametrize("leader", [False, True])
