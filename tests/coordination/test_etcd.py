@@ -145,7 +145,8 @@ def test_a_watch_outlives_a_compaction_of_what_it_has_not_seen(tmp_path: Path) -
                 while slow_watchers(member.address) == 0:  # until etcd can push no more
                     number += 1
                     client.put("/big", f"{number}".ljust(100_000, "."))
-                client.put("/big", "last")
+                for value in ("missed", "missed, too", "last"):
+                    client.put("/big", value)
                 found = ask(member.address, "kv/range", key=encoded("/"))
                 ask(member.address, "kv/compaction", revision=int(found["header"]["revision"]))
             while watcher.stdout.readline() != "last\n":
