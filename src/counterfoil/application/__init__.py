@@ -12,6 +12,7 @@ from counterfoil.application.configuration import (
     ENGINES_VARIABLE,
     Configuration,
     ConfigurationError,
+    EnginesConfig,
     load,
 )
 from counterfoil.application.state import StateFolder
@@ -22,6 +23,7 @@ __all__ = [
     "Configuration",
     "ConfigurationError",
     "Counterfoils",
+    "EnginesConfig",
     "Request",
     "Service",
     "StateFolder",

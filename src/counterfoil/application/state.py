@@ -29,6 +29,11 @@ class StateFolder:
         return self.root / "addresses.json"
 
     @property
+    def engines(self) -> Path:
+        """The engines that hold this application's data, as JSON."""
+        return self.root / "engines.json"
+
+    @property
     def coordination(self) -> Path:
         """The coordination node's database."""
         return self.root / "coordination.db"

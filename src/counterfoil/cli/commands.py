@@ -222,6 +222,45 @@ def prove(
 
 
 @app.command
+def move(
+    path: Path = Path(),
+    *,
+    engines: str,
+    state: State = None,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+) -> None:
+    """Carry the data of the application in PATH, which must not run, to the real engines.
+
+    What is embedded is read and stays; nothing is switched before the sums on both sides agree.
+
+    Example: counterfoil move examples/shop --engines events=kafka,coordination=etcd
+
+    Parameters
+    ----------
+    engines
+        The new engines, as PART=ENGINE with commas between.
+    """
+    import msgspec  # noqa: PLC0415
+
+    from counterfoil.cli.verdict import major  # noqa: PLC0415
+    from counterfoil.move import move as run  # noqa: PLC0415
+
+    def tell(line: str) -> None:
+        if not as_json:
+            out.print(line, highlight=False)
+
+    moved = asyncio.run(run(path, _state(path, state), engines, tell))
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(moved)).decode() + "\n")
+        return
+    for name, each in moved.sums.items():
+        out.print(f"{name:<9} {each.count:>9,} {major(each.amount):>16}", highlight=False)
+    out.print("the sums agree; set in counterfoil.toml:\n\n[bold]\\[engines][/]")
+    for part, engine in msgspec.to_builtins(moved.after).items():
+        out.print(f'{part} = "{engine}"', highlight=False)
+
+
+@app.command
 def trace(
     identity: str,
     path: Path = Path(),

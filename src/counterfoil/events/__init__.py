@@ -21,7 +21,7 @@ from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.pipeline import Context, Pipeline, PipelineRunner
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.relay import Relay
-from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit
+from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
 from counterfoil.events.topics import Topic
 
 __all__ = [
@@ -58,5 +58,6 @@ __all__ = [
     "Unit",
     "lag",
     "rebuilt_balances",
+    "service_schema",
     "trial_balance",
 ]

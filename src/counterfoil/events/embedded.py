@@ -126,6 +126,10 @@ class EmbeddedLog:
         ).fetchone()
         return None if row is None else _record(row)
 
+    def sources(self) -> dict[str, int]:
+        """Up to where each source has been appended."""
+        return dict(self._database.execute("SELECT name, position FROM sources"))
+
     def ends(self, topic: str) -> dict[int, int]:
         """The next offset of each partition."""
         return dict(

@@ -26,13 +26,14 @@ from counterfoil.events.messages import Batch, Message, Record
 from counterfoil.events.topics import AnyTopic, partition_of
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Consumer, Producer, TopicPartition
     from confluent_kafka import Message as KafkaMessage
 
 CALL_SECONDS: Final = 10.0
 TRANSACTION_MS: Final = 30_000
 """Longer than a commit waits; what a dead relay left open is aborted by the next term at once."""
 SESSION_MS: Final = 10_000
+COPY_SECONDS: Final = 60.0
 FETCH_SECONDS: Final = 0.1
 EARLY_MS: Final = 60_000
 """How much earlier than an event's own time its record is looked for: clocks differ."""
@@ -121,12 +122,29 @@ class KafkaLog:
         name = self._named(topic)
         with closing(self._looker()) as consumer, _Reported():
             known = consumer.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions
-            return {
-                number: consumer.get_watermark_offsets(
-                    TopicPartition(name, number), timeout=CALL_SECONDS
-                )[1]
-                for number in known
-            }
+            return {number: _end(consumer, TopicPartition(name, number)) for number in known}
+
+    def copy(self, topic: AnyTopic, records: Iterable[Record]) -> None:
+        """Fill an empty topic with the records of another log, each at the offset it had there.
+
+        Not in a transaction: its markers would take offsets of their own.
+
+        Raises:
+            LogUnavailable: some were not acknowledged; drop the topic and begin again.
+        """
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+
+        settings = {"enable.idempotence": True, "compression.type": "lz4", "linger.ms": 5}
+        producer = Producer({**self._connection, **settings})
+        number = 0
+        for record in records:
+            _produce(producer, self._named(topic.name), record.partition, record)
+            producer.poll(0)
+            number += 1
+        left = producer.flush(COPY_SECONDS)
+        appended = sum(self.ends(topic.name).values())
+        if left or appended != number:
+            raise LogUnavailable(f"Kafka: {appended} of {number} records are in {topic.name}")
 
     def close(self) -> None:
         """Nothing is open between two calls."""
@@ -214,17 +232,9 @@ class KafkaAppender:
         with _Reported(TermOver):
             producer.begin_transaction()
             for message in messages:
-                topic, partition = self._place(message)
-                self._produce(
-                    topic,
-                    partition=partition,
-                    key=message.key.encode(),
-                    value=message.value,
-                    headers=[(_ID, str(message.event_id)), *message.headers.items()],
-                    timestamp=message.timestamp_us // 1_000,
-                )
+                _produce(producer, *self._place(message), message)
             moved = json.dumps({"position": position}).encode()
-            self._produce(self._positions_topic, partition=0, key=b"position", value=moved)
+            producer.produce(self._positions_topic, partition=0, key=b"position", value=moved)
             producer.commit_transaction(CALL_SECONDS)
         self.position = position
 
@@ -232,13 +242,6 @@ class KafkaAppender:
         """Give the producer up; what it left open is aborted by the next term."""
         self._producer.purge()
         self._producer.close()
-
-    def _produce(self, topic: str, **message: Any) -> None:
-        try:
-            self._producer.produce(topic, **message)
-        except BufferError:  # the local queue is full: let some of it go first
-            self._producer.poll(1.0)
-            self._producer.produce(topic, **message)
 
 
 class KafkaReader:
@@ -330,6 +333,38 @@ class KafkaReader:
             self._consumer.incremental_assign(started)
             self._consumer.resume(started)
         self._placed = True
+
+
+def _end(consumer: "Consumer", partition: "TopicPartition") -> int:
+    """The next offset of a partition, once it has a leader."""
+    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
+
+    deadline = time.monotonic() + CALL_SECONDS
+    while True:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=CALL_SECONDS)[1]
+        except KafkaException as error:
+            away = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+            if error.args[0].code() not in away or time.monotonic() > deadline:
+                raise
+            time.sleep(FETCH_SECONDS)
+
+
+def _produce(producer: "Producer", topic: str, partition: int, message: Message | Record) -> None:
+    while True:
+        try:
+            producer.produce(
+                topic,
+                partition=partition,
+                key=message.key.encode(),
+                value=message.value,
+                headers=[(_ID, str(message.event_id)), *message.headers.items()],
+                timestamp=message.timestamp_us // 1_000,
+            )
+        except BufferError:  # the local queue is full: let some of it go first
+            producer.poll(0.1)
+        else:
+            return
 
 
 def _looker(connection: dict[str, Any]) -> "Consumer":

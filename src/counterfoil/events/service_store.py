@@ -102,6 +102,11 @@ class Command:
     handle: Callable[[Unit], Reply]
 
 
+def service_schema(own: Sequence[str]) -> list[str]:
+    """The whole schema of a service: its own tables, its answers, its outbox."""
+    return [_SCHEMA, outbox.SCHEMA, *own]
+
+
 class ServiceStore:
     """A service's part of `database`; `schema` creates the service's own tables."""
 
@@ -114,7 +119,7 @@ class ServiceStore:
         clock_us: Callable[[], int],
     ) -> None:
         self._database = database
-        database.create([_SCHEMA, outbox.SCHEMA, *schema])
+        database.create(service_schema(schema))
         self._next_id = next_id
         self._clock_us = clock_us
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(WAITING)

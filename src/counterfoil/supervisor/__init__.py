@@ -1,6 +1,12 @@
 """`counterfoil up`: the process tree of an application on one machine."""
 
-from counterfoil.supervisor.engines import check_engines, open_events
+from counterfoil.supervisor.engines import (
+    check_engines,
+    open_coordination,
+    open_events,
+    write_engines,
+    written_engines,
+)
 from counterfoil.supervisor.host import LEASE_SECONDS
 from counterfoil.supervisor.plan import Addresses, AddressInUse, configured_engines
 from counterfoil.supervisor.supervisor import (
@@ -22,5 +28,8 @@ __all__ = [
     "Supervisor",
     "check_engines",
     "configured_engines",
+    "open_coordination",
     "open_events",
+    "write_engines",
+    "written_engines",
 ]

@@ -2,7 +2,11 @@
 
 import os
 
-from counterfoil.application import Configuration, StateFolder
+import msgspec
+
+from counterfoil.application import Configuration, EnginesConfig, StateFolder
+from counterfoil.application.state import write_json
+from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
 from counterfoil.engines.checks import Finding, check, checkable
 from counterfoil.events import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.supervisor.plan import Addresses
@@ -18,6 +22,29 @@ def secret(engine: str, configuration: Configuration, state: StateFolder) -> str
     if not getattr(configuration.addresses, engine):
         return state.credential()
     return os.environ.get(_PASSWORDS.get(engine, ""))
+
+
+def written_engines(state: StateFolder) -> EnginesConfig | None:
+    """The engines that hold the data of an application, or None if it never ran."""
+    try:
+        return msgspec.json.decode(state.engines.read_bytes(), type=EnginesConfig)
+    except FileNotFoundError:
+        return None
+
+
+def write_engines(state: StateFolder, engines: EnginesConfig) -> None:
+    """Note which engines hold the data from now on."""
+    write_json(state.engines, msgspec.to_builtins(engines))
+
+
+def open_coordination(
+    name: str, configuration: Configuration, state: StateFolder, addresses: Addresses
+) -> Client:
+    """A client of coordination for the application `name`; nothing is connected yet."""
+    if configuration.engines.coordination == "etcd":
+        password = os.environ.get(_PASSWORDS["etcd"], "")
+        return EtcdClient(addresses.engines["etcd"], name, password=password)
+    return EmbeddedClient(f"http://{addresses.coordination}", state.credential())
 
 
 def open_events(

@@ -21,10 +21,10 @@ from counterfoil.application import (
     load,
     load_application,
 )
-from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
+from counterfoil.coordination import Client
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import Events
-from counterfoil.supervisor.engines import open_events
+from counterfoil.supervisor.engines import open_coordination, open_events
 from counterfoil.supervisor.plan import Addresses
 
 LEASE_SECONDS = 3.0
@@ -49,17 +49,10 @@ class Host:
     def coordination(self) -> Client:
         """This process's client of the coordination engine; nothing is sent yet."""
         if self._coordination is None:
-            self._coordination = self._coordination_client()
-        return self._coordination
-
-    def _coordination_client(self) -> Client:
-        if self.configuration.engines.coordination == "etcd":
-            return EtcdClient(
-                self.addresses.engines["etcd"],
-                self.application.name,
-                password=os.environ.get("ETCD_PASSWORD", ""),
+            self._coordination = open_coordination(
+                self.application.name, self.configuration, self.state, self.addresses
             )
-        return EmbeddedClient(f"http://{self.addresses.coordination}", self.state.credential())
+        return self._coordination
 
     def events(self) -> Events:
         """The engine of events."""

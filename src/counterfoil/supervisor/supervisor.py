@@ -16,6 +16,7 @@ import msgspec
 from counterfoil.application import (
     ENGINES_VARIABLE,
     Configuration,
+    EnginesConfig,
     StateFolder,
     load,
     load_application,
@@ -24,7 +25,7 @@ from counterfoil.application.state import write_json
 from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
-from counterfoil.supervisor.engines import check_engines
+from counterfoil.supervisor.engines import check_engines, write_engines, written_engines
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
 START_SECONDS: Final = 30.0
@@ -85,6 +86,7 @@ class Supervisor:
         *,
         free_ports: bool = False,
         engines: str = "",
+        only_engines: bool = False,
         environment: dict[str, str] | None = None,
         on_change: Callable[[Sequence[Child]], None] = lambda _: None,
     ) -> None:
@@ -95,6 +97,7 @@ class Supervisor:
         self.up = asyncio.Event()
         self._free_ports = free_ports
         self._engines = engines
+        self._only_engines = only_engines
         self._environment = {**(environment or {}), ENGINES_VARIABLE: engines}
         self._on_change = on_change
         self._stopping = asyncio.Event()
@@ -159,6 +162,8 @@ class Supervisor:
                 configuration, processes, free_ports=self._free_ports, chosen=self._engines
             )
             self.state.credential()
+            if not self._only_engines:
+                self._hold_to(configuration.engines)
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
             lifeline, keep = os.pipe()
             try:
@@ -182,6 +187,8 @@ class Supervisor:
                     await self._ready(child)
                 if foundation:
                     await self._check(configuration)
+                    if self._only_engines:
+                        break
             self.up.set()
             await self._stopping.wait()
         finally:
@@ -209,6 +216,20 @@ class Supervisor:
                 f"{child.plan.name} was not ready after {limit:.0f} s\n" + "\n".join(lines),
                 hint=f"its whole output is in {path}",
             )
+
+    def _hold_to(self, engines: EnginesConfig) -> None:
+        """Refuse engines that don't hold the data of the last run."""
+        written = written_engines(self.state) or engines
+        for part in ("events", "coordination"):
+            old, new = getattr(written, part), getattr(engines, part)
+            if old != new:
+                raise EngineRefused(
+                    f"{self.state.root} holds {part} on {old}, not on {new}",
+                    hint=f"carry them over with `counterfoil move --engines {part}={new}`"
+                    if old == "embedded"
+                    else f"start it with --engines {part}={old}, or a new folder with --state",
+                )
+        write_engines(self.state, engines)
 
     async def _check(self, configuration: Configuration) -> None:
         """Refuse engines that would break a promise, before anything relies on them."""

@@ -1,0 +1,7 @@
+"""What can go wrong with a move."""
+
+from counterfoil.errors import CounterfoilError
+
+
+class MoveError(CounterfoilError):
+    """Nothing was switched: the application goes on as it was."""
