@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shards bound the contention between threads; a power of two so that a mask picks one.
 const SHARDS: usize = 16;
@@ -49,8 +49,7 @@ impl Gcra {
     /// them; if every key is still in debt, the newcomer is refused for one interval, so that
     /// memory stays bounded without ever admitting more than the rate.
     pub fn check(&self, key: &str, now_ns: u64) -> Decision {
-        let index = self.hasher.hash_one(key) as usize & (SHARDS - 1);
-        let mut shard = self.shards[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.shard(key);
         if let Some(tat) = shard.get_mut(key) {
             let due = (*tat).max(now_ns);
             let early = due - now_ns;
@@ -70,10 +69,37 @@ impl Gcra {
         Decision::Allowed
     }
 
+    /// Let the TAT of `key` be `tat_ns` if it is earlier: the key spent elsewhere too.
+    pub fn raise(&self, key: &str, tat_ns: u64, now_ns: u64) {
+        let mut shard = self.shard(key);
+        if let Some(tat) = shard.get_mut(key) {
+            *tat = (*tat).max(tat_ns);
+        } else if tat_ns > now_ns && shard.len() < self.capacity_per_shard {
+            shard.insert(key.into(), tat_ns);
+        }
+    }
+
+    /// The time between two requests at the steady rate.
+    #[must_use]
+    pub fn interval_ns(&self) -> u64 {
+        self.interval_ns
+    }
+
+    /// How long it takes to earn a whole burst.
+    #[must_use]
+    pub fn burst_ns(&self) -> u64 {
+        self.tolerance_ns.saturating_add(self.interval_ns)
+    }
+
     /// How many keys are remembered.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    fn shard(&self, key: &str) -> MutexGuard<'_, HashMap<Box<str>, u64>> {
+        let index = self.hasher.hash_one(key) as usize & (SHARDS - 1);
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

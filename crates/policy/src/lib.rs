@@ -3,3 +3,4 @@
 
 pub mod breaker;
 pub mod gcra;
+pub mod shared_gcra;
