@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use counterfoil_policy::shared_gcra::SharedGcra;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
@@ -63,7 +64,7 @@ pub fn state(shared: &Shared) -> Value {
         .map(|limit| {
             json!({
                 "name": limit.name, "allowed": load(&limit.allowed), "refused": load(&limit.refused),
-                "keys": limit.gcra.keys(),
+                "keys": limit.keys(),
             })
         })
         .collect();
@@ -76,11 +77,17 @@ pub fn state(shared: &Shared) -> Value {
     json!({
         "services": services,
         "limits": limits,
+        "shared_limits": shared.link.as_ref().map(|link| link.state(waiting(shared))),
         "requests": load(&shared.requests),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "jwks_failures": load(&shared.jwks_failures),
         "draining": shared.draining(),
     })
+}
+
+/// How many keys the shared store is still to be told of.
+fn waiting(shared: &Shared) -> usize {
+    shared.limits.iter().filter_map(|limit| limit.shared()).map(SharedGcra::waiting).sum()
 }
 
 /// The upper bound of the bucket that holds the quantile.
@@ -129,6 +136,9 @@ fn metrics(shared: &Shared) -> String {
         let _ = writeln!(text, "counterfoil_gateway_request_duration_seconds_sum{{route=\"{path}\"}} {sum}");
         let _ =
             writeln!(text, "counterfoil_gateway_request_duration_seconds_count{{route=\"{path}\"}} {total}");
+    }
+    if let Some(link) = &shared.link {
+        link.metrics(&mut text, waiting(shared));
     }
     text
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-/// All that the data plane needs to know.
-#[derive(Debug, Deserialize)]
+/// All that the data plane needs to know. Holds secrets, so it can't be printed.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub listen: String,
@@ -18,6 +18,8 @@ pub struct Config {
     pub request_body_limit: usize,
     pub identity: Option<Identity>,
     pub limits: HashMap<String, Limit>,
+    /// Where limits are shared with other gateways; without it they are this one's own.
+    pub shared_limits: Option<SharedLimits>,
     pub routes: Vec<Route>,
     pub services: HashMap<String, Service>,
 }
@@ -40,6 +42,30 @@ pub struct Limit {
     pub key: LimitKey,
     pub rate: f64,
     pub burst: u32,
+    pub fallback: Fallback,
+}
+
+/// What a limit does while the store that it is shared by is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// Each gateway limits alone: all together admit as many times the rate.
+    Local,
+    /// Nothing passes.
+    Refuse,
+}
+
+/// The store of limits that hold over all gateways.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedLimits {
+    pub url: String,
+    /// Empty for none.
+    pub password: String,
+    /// Before the name of every key.
+    pub prefix: String,
+    /// Between two exchanges.
+    pub interval_ms: u64,
 }
 
 /// What a limit counts by.

@@ -7,15 +7,18 @@ mod access_log;
 mod admin;
 mod client;
 mod config;
+mod exchange;
 mod headers;
 mod http1;
 mod identity;
 mod io;
 mod jwks;
+mod limit;
 mod proxy;
 mod respond;
 mod server;
 mod shared;
+mod store;
 mod upstream;
 
 use std::sync::Arc;

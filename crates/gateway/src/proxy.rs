@@ -8,7 +8,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use counterfoil_policy::gcra::Decision;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -335,17 +334,7 @@ fn limit(shared: &Shared, route: &Route, seen: &Seen) -> Result<(), Problem> {
             LimitKey::Tenant => seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant),
             LimitKey::Address => seen.under_way.client().address.to_str().unwrap_or_default(),
         };
-        match limit.gcra.check(key, shared.nanoseconds(seen.started)) {
-            Decision::Allowed => limit.allowed.fetch_add(1, Ordering::Relaxed),
-            Decision::Refused { retry_after_ns } => {
-                limit.refused.fetch_add(1, Ordering::Relaxed);
-                return Err(Problem::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    format!("limit {} is used up", limit.name),
-                )
-                .retry_after(retry_after_ns.div_ceil(1_000_000_000)));
-            }
-        };
+        limit.pass(key, shared.nanoseconds(seen.started))?;
     }
     Ok(())
 }

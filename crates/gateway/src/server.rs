@@ -26,7 +26,7 @@ use crate::client::{Client, Ending, HEADER_TIMEOUT};
 use crate::io::Together;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
-use crate::{Error, admin, jwks, proxy};
+use crate::{Error, admin, exchange, jwks, proxy};
 
 const BACKLOG: i32 = 4096;
 const HEADERS_LIMIT: usize = 100;
@@ -58,6 +58,15 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     }
     let operators = Arc::clone(shared);
     threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin))?);
+    if let Some(link) = shared.link.clone() {
+        let shared = Arc::clone(shared);
+        threads.push(thread("gateway-limits".into(), move || {
+            run(async {
+                exchange::keep(&shared, &link).await;
+                Ok(())
+            })
+        })?);
+    }
     Ok(Started { listen: listen.to_string(), admin: admin_address.to_string(), threads })
 }
 

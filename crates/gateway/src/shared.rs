@@ -8,17 +8,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use counterfoil_policy::breaker::Breaker;
-use counterfoil_policy::gcra::Gcra;
 use hyper::header::HeaderValue;
 use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
-use crate::config::{Config, LimitKey, Service};
+use crate::config::{Config, Service};
+use crate::exchange::Link;
 use crate::identity::{Bearer, Key};
+use crate::limit::Limit;
 use crate::{Error, config};
 
-/// Keys that one limit remembers, at some 100 bytes each.
-const LIMIT_KEYS: usize = 1_000_000;
 /// Tokens whose signature was checked before. A full cache is emptied: simple, bounded, and the
 /// cost is one verification for each live token.
 const TOKENS: usize = 65_536;
@@ -74,14 +73,6 @@ impl Drop for Permit {
     }
 }
 
-pub struct Limit {
-    pub name: String,
-    pub key: LimitKey,
-    pub gcra: Gcra,
-    pub allowed: AtomicU64,
-    pub refused: AtomicU64,
-}
-
 pub struct Route {
     pub config: config::Route,
     pub limits: Vec<Arc<Limit>>,
@@ -109,6 +100,7 @@ pub struct Shared {
     pub tokens: Mutex<HashMap<Box<str>, Arc<Bearer>>>,
     pub routes: Vec<Route>,
     pub limits: Vec<Arc<Limit>>,
+    pub link: Option<Arc<Link>>,
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub access_log: Option<AccessLog>,
     pub requests: AtomicU64,
@@ -128,23 +120,12 @@ impl Drop for Connected {
 
 impl Shared {
     pub fn new(config: Config) -> Result<Self, Error> {
+        let link = config.shared_limits.as_ref().map(Link::new).transpose()?.map(Arc::new);
         let limits: HashMap<_, _> = config
             .limits
             .iter()
-            .map(|(name, limit)| {
-                if !(limit.rate.is_finite() && limit.rate > 0.0) {
-                    return Err(Error::Config(format!("limit {name}: the rate must be above 0")));
-                }
-                let limit = Limit {
-                    name: name.clone(),
-                    key: limit.key,
-                    gcra: Gcra::new(limit.rate, limit.burst, LIMIT_KEYS),
-                    allowed: AtomicU64::new(0),
-                    refused: AtomicU64::new(0),
-                };
-                Ok((name.clone(), Arc::new(limit)))
-            })
-            .collect::<Result<_, _>>()?;
+            .map(|(name, limit)| Ok((name.clone(), Arc::new(Limit::new(name, limit, link.as_ref())?))))
+            .collect::<Result<_, Error>>()?;
         let upstreams: HashMap<_, _> = config
             .services
             .iter()
@@ -208,6 +189,7 @@ impl Shared {
             tokens: Mutex::default(),
             routes,
             limits,
+            link,
             upstreams,
             access_log,
             requests: AtomicU64::new(0),

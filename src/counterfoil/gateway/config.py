@@ -21,6 +21,9 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     key: Literal["tenant", "address"]
     rate: float
     burst: int
+    fallback: Literal["local", "refuse"] = "local"
+    """While the store that gateways share is away: `local`, each gateway limits alone; `refuse`,
+    nothing passes (503). Without `[engines] limits = "redis"` it means nothing."""
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or not 1 <= self.burst <= 2**32 - 1:

@@ -1,6 +1,7 @@
 """The native data plane as Python sees it: start, tell it where instances are, read, drain."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ from counterfoil.gateway.config import GatewayConfig, Upstream
 
 class GatewayError(CounterfoilError):
     """The data plane did not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLimits:
+    """The Redis or Valkey by which limits hold over all gateways of an application."""
+
+    url: str
+    """`redis://host:port/0`, or `rediss://` with TLS."""
+    application: str
+    """Keys of another application of the same name on the same server would be the same."""
+    password: str = field(default="", repr=False)
+    interval_ms: int = 50
+    """Between two exchanges: what it means for the bound is in docs/limits.md."""
 
 
 class DataPlane:
@@ -30,6 +44,7 @@ class DataPlane:
         admin_credential: str,
         certificate: Path | None = None,
         key: Path | None = None,
+        shared_limits: SharedLimits | None = None,
     ) -> None:
         services = {route.service: Upstream() for route in config.routes} | config.services
         document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
@@ -39,6 +54,14 @@ class DataPlane:
             "admin_credential": admin_credential,
             "certificate": str(certificate) if certificate else None,
             "key": str(key) if key else None,
+            "shared_limits": {
+                "url": shared_limits.url,
+                "password": shared_limits.password,
+                "prefix": f"counterfoil:{shared_limits.application}:limit:",
+                "interval_ms": shared_limits.interval_ms,
+            }
+            if shared_limits
+            else None,
         }
         try:
             self._native = _native.DataPlane(msgspec.json.encode(document).decode())

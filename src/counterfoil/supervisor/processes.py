@@ -1,5 +1,6 @@
 """What each kind of process does. Parts meet only here: each knows nothing of the others."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -220,7 +221,7 @@ def gateway(host: Host) -> None:
     """The native data plane, told by coordination where the instances are."""
     import msgspec  # noqa: PLC0415
 
-    from counterfoil.gateway.data_plane import DataPlane  # noqa: PLC0415
+    from counterfoil.gateway.data_plane import DataPlane, SharedLimits  # noqa: PLC0415
     from counterfoil.gateway.tls import development_certificate  # noqa: PLC0415
 
     configuration = host.configuration.gateway
@@ -237,12 +238,21 @@ def gateway(host: Host) -> None:
     certificate = key = None
     if configuration.tls == "development":
         _, certificate, key = development_certificate(host.state.tls, datetime.now(UTC))
+    shared_limits = None
+    if host.configuration.engines.limits == "redis":
+        ours = not host.configuration.addresses.redis
+        shared_limits = SharedLimits(
+            host.addresses.engines["redis"],
+            host.application.name,
+            password=host.state.credential() if ours else os.environ.get("REDIS_PASSWORD", ""),
+        )
     plane = DataPlane(
         configuration,
         access_log=host.state.access_log,
         admin_credential=host.state.credential(),
         certificate=certificate,
         key=key,
+        shared_limits=shared_limits,
     )
     names = set(host.configuration.services)
 

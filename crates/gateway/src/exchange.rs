@@ -1,0 +1,237 @@
+//! When the store is told what was admitted here: one task, on a thread of its own, does all of it,
+//! and no request waits for it.
+//!
+//! What a failure costs is argued in `shared_gcra`. Here it means: what was taken is given back,
+//! and the connection is made anew, after a pause with full jitter, so that a store that comes back
+//! does not meet all gateways at once (Brooker, "Exponential backoff and jitter", 2015).
+
+use std::fmt::Write;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::Error;
+use crate::config::SharedLimits;
+use crate::limit::Limit;
+use crate::shared::{Phase, Shared};
+use crate::store::{Entry, Place, Store, Trouble};
+
+/// Keys of one script. The store does nothing else meanwhile, for about a millisecond.
+const BATCH: usize = 500;
+/// Who has nothing to tell asks for a sign of life this often.
+const IDLE: Duration = Duration::from_secs(1);
+/// Bounds of the pause before a new connection; the first doubles with each failure in a row.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How it goes with the store.
+pub struct Link {
+    place: Place,
+    every: Duration,
+    connected: AtomicBool,
+    exchanges: AtomicU64,
+    failures: AtomicU64,
+    /// Of those that succeeded: the D of the bound in `shared_gcra`.
+    slowest_us: AtomicU64,
+    last: Mutex<Option<Instant>>,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+impl Link {
+    pub fn new(settings: &SharedLimits) -> Result<Self, Error> {
+        if !(1..=10_000).contains(&settings.interval_ms) {
+            return Err(Error::Config("shared limits: the interval is 1 to 10,000 ms".into()));
+        }
+        Ok(Self {
+            place: Place::new(settings)?,
+            every: Duration::from_millis(settings.interval_ms),
+            connected: AtomicBool::new(false),
+            exchanges: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            slowest_us: AtomicU64::new(0),
+            last: Mutex::default(),
+            trouble: Mutex::default(),
+        })
+    }
+
+    /// Whether the last exchange succeeded.
+    pub fn connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// For operators.
+    pub fn state(&self, waiting: usize) -> Value {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        json!({
+            "address": self.place.address,
+            "connected": self.connected(),
+            "last_exchange_seconds": last.map(|last| last.elapsed().as_secs_f64()),
+            "slowest_exchange_seconds": self.slowest_us.load(Ordering::Relaxed) as f64 / 1e6,
+            "exchanges": self.exchanges.load(Ordering::Relaxed),
+            "failures": self.failures.load(Ordering::Relaxed),
+            "waiting": waiting,
+            "trouble": trouble.map(|trouble| json!({"error": trouble.error, "hint": trouble.hint})),
+        })
+    }
+
+    /// For Prometheus.
+    pub fn metrics(&self, text: &mut String, waiting: usize) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut write = |name: &str, kind: &str, value: u64| {
+            // Writing to a String can't fail.
+            let _ = writeln!(
+                text,
+                "# TYPE counterfoil_gateway_shared_limits_{name} {kind}\n\
+                 counterfoil_gateway_shared_limits_{name} {value}"
+            );
+        };
+        write("connected", "gauge", self.connected().into());
+        write("exchanges_total", "counter", load(&self.exchanges));
+        write("exchange_failures_total", "counter", load(&self.failures));
+        write("waiting_keys", "gauge", waiting as u64);
+    }
+
+    fn succeeded(&self, began: Instant) {
+        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.slowest_us.fetch_max(took_us, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.exchanges.fetch_add(1, Ordering::Relaxed);
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
+    fn failed(&self, trouble: Trouble) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.connected.store(false, Ordering::Relaxed);
+        self.say("shared_limits_lost", Some(trouble));
+    }
+
+    /// Keep what is to be said, and log it if it is news.
+    fn say(&self, event: &str, trouble: Option<Trouble>) {
+        let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said == trouble {
+            return;
+        }
+        let mut line = json!({"level": "info", "event": event, "address": self.place.address});
+        if let Some(Trouble { error, hint }) = &trouble {
+            line["level"] = "warning".into();
+            line["error"] = error.as_str().into();
+            line["hint"] = (*hint).into();
+        }
+        eprintln!("{line}");
+        *said = trouble;
+    }
+}
+
+/// Exchange until the gateway ends. What was admitted since the last exchange is then forgotten, as
+/// are the cells themselves.
+pub async fn keep(shared: &Shared, link: &Link) {
+    let mut phase = shared.phase();
+    let exchanging = async {
+        let mut failed = 0;
+        loop {
+            let trouble = match link.place.connect().await {
+                Ok((store, warning)) => {
+                    let event = if warning.is_some() {
+                        "shared_limits_may_forget"
+                    } else {
+                        "shared_limits_connected"
+                    };
+                    until_lost(shared, link, store, |began| {
+                        failed = 0;
+                        link.succeeded(began);
+                        link.say(event, warning.clone());
+                    })
+                    .await
+                }
+                Err(trouble) => trouble,
+            };
+            link.failed(trouble);
+            tokio::time::sleep(pause(failed)).await;
+            failed += 1;
+        }
+    };
+    tokio::select! {
+        () = exchanging => {}
+        // The sender of phases lives as long as `shared`.
+        _ = phase.wait_for(|phase| *phase == Phase::Ended) => {}
+    }
+}
+
+/// Full jitter: anything up to the bound.
+fn pause(failed: u32) -> Duration {
+    let bound = PAUSE.saturating_mul(1 << failed.min(10)).min(PAUSE_LIMIT);
+    bound.mul_f64(RandomState::new().hash_one(failed) as f64 / u64::MAX as f64)
+}
+
+async fn until_lost(
+    shared: &Shared,
+    link: &Link,
+    mut store: Store<'_>,
+    mut succeeded: impl FnMut(Instant),
+) -> Trouble {
+    let mut idle_since = None::<Instant>;
+    loop {
+        let began = Instant::now();
+        match exchange(shared, &mut store).await {
+            Ok(0) if idle_since.is_some_and(|since| since.elapsed() < IDLE) => {}
+            Ok(told) => {
+                if told == 0
+                    && let Err(trouble) = store.ping().await
+                {
+                    return trouble;
+                }
+                succeeded(began);
+                idle_since = Some(began);
+            }
+            Err(trouble) => return trouble,
+        }
+        tokio::time::sleep_until((began + link.every).into()).await;
+    }
+}
+
+/// Tell all that was admitted since the last exchange, and take in what is owed; how many keys.
+async fn exchange(shared: &Shared, store: &mut Store<'_>) -> Result<usize, Trouble> {
+    let limits = shared.limits.iter().filter_map(|limit| Some((&**limit, limit.shared()?)));
+    let taken: Vec<_> = limits
+        .flat_map(|(limit, cells)| {
+            cells.take().into_iter().map(move |(key, advance)| (limit, cells, key, advance))
+        })
+        .collect();
+    let mut trouble = None;
+    for batch in taken.chunks(BATCH) {
+        let sent_ns = shared.nanoseconds(Instant::now());
+        let entries: Vec<_> = batch
+            .iter()
+            .map(|(Limit { name, .. }, cells, key, advance)| Entry {
+                limit: name,
+                key,
+                advance: *advance,
+                debt_limit_ns: cells.debt_limit_ns(),
+            })
+            .collect();
+        // After a failure the rest is not tried: it waits for the next connection.
+        let told = match trouble {
+            None => store.advance(&entries, sent_ns).await,
+            Some(trouble) => Err(trouble),
+        };
+        match told {
+            Ok(debts) => {
+                for ((_, cells, key, _), debt_ns) in batch.iter().zip(debts) {
+                    cells.told(key, sent_ns, debt_ns);
+                }
+                trouble = None;
+            }
+            Err(error) => {
+                for (_, cells, key, advance) in batch {
+                    cells.lost(key, *advance);
+                }
+                trouble = Some(error);
+            }
+        }
+    }
+    trouble.map_or(Ok(taken.len()), Err)
+}

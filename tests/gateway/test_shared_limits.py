@@ -1,0 +1,308 @@
+"""Limits over several real data planes and one real Redis, also while it is broken in each way."""
+
+import http.client
+import http.server
+import json
+import os
+import statistics
+import subprocess
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytest
+
+from counterfoil.engines import RunningEngine
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
+from counterfoil.gateway.data_plane import DataPlane, SharedLimits
+
+TICK = 0.01
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the tests' output quiet."""
+
+
+class Node:
+    """A gateway and a client of it."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self.plane = plane
+        self._connection = http.client.HTTPConnection(plane.listen, timeout=20)
+
+    def get(self) -> http.client.HTTPResponse:
+        self._connection.request("GET", "/x")
+        response = self._connection.getresponse()
+        response.read()
+        return response
+
+    def statuses(self, number: int) -> list[int]:
+        return [self.get().status for _ in range(number)]
+
+    @property
+    def link(self) -> dict[str, Any]:
+        return self.plane.state()["shared_limits"]
+
+    @property
+    def allowed(self) -> int:
+        return self.plane.state()["limits"][0]["allowed"]
+
+
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "this should have come true"
+        time.sleep(TICK)
+
+
+def redis_cli(redis: RunningEngine, *command: str, secret: str = "") -> str:
+    port = redis.address.removesuffix("/0").rpartition(":")[2]
+    environment = {**os.environ, "REDISCLI_AUTH": secret or redis.secret}
+    done = subprocess.run(
+        ["redis-cli", "-p", port, *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def redis(engine: Callable[[str], RunningEngine]) -> RunningEngine:
+    return engine("redis")
+
+
+@contextmanager
+def gateways(
+    number: int,
+    service: str,
+    redis: RunningEngine,
+    *,
+    rate: float,
+    burst: int,
+    fallback: Literal["local", "refuse"] = "local",
+    application: str = "",
+    password: str = "",
+) -> Generator[list[Node], None, None]:
+    """Nodes of one application; without a name, one that no other test shares limits with."""
+    shared = SharedLimits(
+        redis.address, application or uuid.uuid4().hex, password=password or redis.secret
+    )
+    config = GatewayConfig(
+        listen="127.0.0.1:0",
+        admin="127.0.0.1:0",
+        tls="off",
+        limits={"all": Limit(key="address", rate=rate, burst=burst, fallback=fallback)},
+        routes=(Route(path="/x", methods=("GET",), service="s", identity=False, limits=("all",)),),
+    )
+    planes: list[DataPlane] = []
+    for _ in range(number):
+        plane = DataPlane(config, access_log=None, admin_credential="c", shared_limits=shared)
+        plane.set_endpoints("s", [("s-1", service)])
+        planes.append(plane)
+    yield [Node(plane) for plane in planes]
+    for plane in planes:
+        plane.drain(0.0)
+
+
+@contextmanager
+def load(nodes: list[Node]) -> Generator[list[int], None, None]:
+    """Send to every node as fast as it answers; the statuses so far."""
+    done = threading.Event()
+    statuses: list[int] = []
+
+    def send(node: Node) -> None:
+        while not done.is_set():
+            statuses.append(node.get().status)
+
+    senders = [threading.Thread(target=send, args=(node,)) for node in nodes]
+    for sender in senders:
+        sender.start()
+    try:
+        yield statuses
+    finally:
+        done.set()
+        for sender in senders:
+            sender.join()
+
+
+def test_three_gateways_together_stay_within_the_bound_and_at_the_rate(
+    service: str, redis: RunningEngine
+) -> None:
+    rate, burst = 100, 50
+    with gateways(3, service, redis, rate=rate, burst=burst) as nodes:
+        until(lambda: all(node.link["connected"] for node in nodes))
+
+        def admitted() -> int:
+            return sum(node.allowed for node in nodes)
+
+        def lent() -> float:
+            slowest = max(node.link["slowest_exchange_seconds"] for node in nodes)
+            return len(nodes) * rate * (0.05 + 3 * slowest)
+
+        started = time.monotonic()
+
+        def due() -> float:
+            return rate * (time.monotonic() - started) + burst
+
+        with load(nodes) as statuses:
+            until(lambda: admitted() > 2.5 * burst)
+            assert admitted() <= due() + 2 * burst + lent()
+            until(lambda: admitted() <= due() + lent())  # what was borrowed is repaid
+            middle, before = time.monotonic(), admitted()
+            until(lambda: admitted() > before + 3 * rate)
+            ended, after = time.monotonic(), admitted()
+            assert after <= due() + 2 * burst + lent()
+        assert set(statuses) == {200, 429}
+        assert all(node.link["failures"] == 0 for node in nodes)
+        assert abs(after - before - rate * (ended - middle)) <= burst + 2 * lent()
+
+
+def test_what_one_gateway_admitted_is_refused_by_another(
+    service: str, redis: RunningEngine
+) -> None:
+    with gateways(2, service, redis, rate=0.01, burst=20) as (one, other):
+        until(lambda: one.link["connected"] and other.link["connected"])
+        assert one.statuses(21) == [200] * 20 + [429]
+        until(lambda: one.link["waiting"] == 0)
+        until(lambda: other.get().status == 429)
+        assert other.allowed < 20
+
+
+BREAKS: dict[str, tuple[Callable[[RunningEngine], object], Callable[[RunningEngine], object]]] = {
+    "killed, and back empty": (RunningEngine.kill, RunningEngine.start),
+    "paused": (RunningEngine.pause, RunningEngine.resume),
+    "out of memory": (
+        lambda redis: redis_cli(redis, "config", "set", "maxmemory", "1"),
+        lambda redis: redis_cli(redis, "config", "set", "maxmemory", "64mb"),
+    ),
+    "with another password": (
+        lambda redis: (
+            redis_cli(redis, "config", "set", "requirepass", "another"),
+            redis_cli(redis, "client", "kill", "type", "normal", secret="another"),
+        ),
+        lambda redis: redis_cli(
+            redis, "config", "set", "requirepass", redis.secret, secret="another"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_store_leaves_each_gateway_a_limit_of_its_own_and_is_told_afterwards(
+    service: str, redis: RunningEngine, broken: str
+) -> None:
+    application = uuid.uuid4().hex
+    take_away, bring_back = BREAKS[broken]
+    with gateways(2, service, redis, rate=0.01, burst=50, application=application) as nodes:
+        until(lambda: all(node.link["connected"] for node in nodes))
+        take_away(redis)
+        try:
+            took: list[float] = []
+            for node in nodes:
+                statuses: Counter[int] = Counter()
+                for _ in range(60):
+                    began = time.monotonic()
+                    statuses[node.get().status] += 1
+                    took.append(time.monotonic() - began)
+                assert statuses == {200: 50, 429: 10}
+            # An exchange is given up after half a second: no request has waited for one.
+            assert statistics.median(took) < 0.1
+            until(lambda: all(not node.link["connected"] for node in nodes))
+            assert all(node.link["trouble"]["hint"] for node in nodes)
+        finally:
+            bring_back(redis)
+        until(lambda: all(node.link["connected"] and node.link["waiting"] == 0 for node in nodes))
+        assert all(node.link["trouble"] is None for node in nodes)
+        assert all(redis.secret not in json.dumps(node.plane.state()) for node in nodes)
+        # Both bursts, at 100 seconds a request.
+        key = f"counterfoil:{application}:limit:all:127.0.0.1"
+        assert int(redis_cli(redis, "pttl", key)) > 2 * 49 * 100_000
+        clients = redis_cli(redis, "client", "list", "type", "normal").splitlines()
+        assert len([client for client in clients if "cmd=client" not in client]) == len(nodes)
+
+
+def test_a_limit_that_fails_closed_answers_503_while_the_store_is_away(
+    service: str, redis: RunningEngine
+) -> None:
+    with gateways(1, service, redis, rate=1e6, burst=1_000, fallback="refuse") as (node,):
+        until(lambda: node.get().status == 200)
+        redis.kill()
+        try:
+            until(lambda: node.get().status != 200)
+            refused = node.get()
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        finally:
+            redis.start()
+        until(lambda: node.get().status == 200)
+
+
+def test_a_store_that_comes_up_later_is_found(service: str, redis: RunningEngine) -> None:
+    redis.kill()
+    try:
+        with gateways(1, service, redis, rate=0.01, burst=1) as (node,):
+            until(lambda: node.link["failures"] > 1)
+            assert node.get().status == 200
+            redis.start()
+            until(lambda: node.link["connected"] and node.link["waiting"] == 0)
+    finally:
+        redis.stop()
+        redis.start()
+
+
+def test_a_wrong_password_is_named_with_its_remedy_and_told_to_nobody(
+    service: str, redis: RunningEngine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with gateways(1, service, redis, rate=0.01, burst=1, password="not-the-one") as (node,):
+        until(lambda: node.link["trouble"])
+        assert "REDIS_PASSWORD" in node.link["trouble"]["hint"]
+        assert node.get().status == 200
+        state = json.dumps(node.plane.state())
+    logged = capfd.readouterr().err
+    assert "REDIS_PASSWORD" in logged
+    assert "not-the-one" not in state + logged
+
+
+def test_a_store_that_may_evict_keys_is_used_with_a_warning(
+    service: str, redis: RunningEngine
+) -> None:
+    redis_cli(redis, "config", "set", "maxmemory-policy", "allkeys-lru")
+    try:
+        with gateways(1, service, redis, rate=0.01, burst=1) as (node,):
+            until(lambda: node.link["connected"])
+            until(lambda: node.link["trouble"])
+            assert "noeviction" in node.link["trouble"]["hint"]
+    finally:
+        redis_cli(redis, "config", "set", "maxmemory-policy", "noeviction")
+
+
+def test_operators_see_how_it_goes_with_the_store(service: str, redis: RunningEngine) -> None:
+    with gateways(1, service, redis, rate=100, burst=10) as (node,):
+        until(lambda: node.link["connected"])
+        connection = http.client.HTTPConnection(node.plane.admin, timeout=20)
+        connection.request("GET", "/metrics", headers={"authorization": "Bearer c"})
+        text = connection.getresponse().read().decode()
+        assert "counterfoil_gateway_shared_limits_connected 1\n" in text
+        assert node.link["last_exchange_seconds"] < 60
