@@ -241,7 +241,37 @@ proptest! {
 }
 
 #[test]
-fn a_store_that_forgot_everything_costs_one_burst_at_most() {
+fn what_is_admitted_while_an_exchange_is_under_way_comes_on_top_of_its_answer() {
+    let cells = SharedGcra::new(1.0, 10, 100);
+    let retry_after_ns = |now| match cells.check(KEY, now) {
+        Decision::Allowed => 0,
+        Decision::Refused { retry_after_ns } => retry_after_ns,
+    };
+    assert_eq!(cells.check(KEY, 0), Decision::Allowed);
+    assert_eq!(cells.take().len(), 1);
+    assert_eq!(cells.check(KEY, 5 * MS), Decision::Allowed);
+    assert_eq!(cells.check(KEY, 6 * MS), Decision::Allowed);
+    cells.told(KEY, 0, 8_000 * MS);
+    // Eight were owed, two came on top: the next is due when one of the ten is paid.
+    assert_eq!(retry_after_ns(7 * MS), 993 * MS);
+}
+
+#[test]
+fn what_was_lost_is_told_again_before_what_came_after_it() {
+    let cells = SharedGcra::new(1.0, 10, 100);
+    let first = Advance::admission(0, 1_000 * MS);
+    let second = Advance::admission(10_000 * MS, 1_000 * MS);
+    assert_eq!(cells.check(KEY, 0), Decision::Allowed);
+    let taken = cells.take();
+    assert_eq!(cells.check(KEY, 10_000 * MS), Decision::Allowed);
+    for (key, advance) in taken {
+        cells.lost(&key, advance);
+    }
+    assert_eq!(cells.take(), vec![(KEY.into(), first.then(second))]);
+}
+
+#[test]
+fn a_store_that_forgot_everything_does_not_make_a_node_forget() {
     let cells = SharedGcra::new(10.0, 5, 100);
     for _ in 0..5 {
         assert_eq!(cells.check(KEY, 0), Decision::Allowed);
