@@ -110,6 +110,12 @@ export type Breaker = "closed" | "open" | "half-open";
 
 export interface Gateway {
   limits: { name: string; allowed: number; refused: number; keys: number }[];
+  /** Null where each gateway limits alone. */
+  shared_limits: {
+    address: string;
+    connected: boolean;
+    trouble: { error: string; hint: string } | null;
+  } | null;
   services: {
     name: string;
     in_flight: number;

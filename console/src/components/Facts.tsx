@@ -2,7 +2,7 @@ import type { ReactNode } from "react";
 import type { Overview } from "../api";
 import { formatCount, formatMilliseconds } from "../format";
 
-type Fact = readonly [name: string, value: ReactNode];
+export type Fact = readonly [name: string, value: ReactNode];
 
 /** What the gateway did, and how fast. */
 export function gatewayFacts(gateway: NonNullable<Overview["gateway"]>): Fact[] {

@@ -3,7 +3,7 @@ import type { Breaker, Gateway } from "../api";
 import { UP } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
-import { Facts, gatewayFacts } from "../components/Facts";
+import { type Fact, Facts, gatewayFacts } from "../components/Facts";
 import { Mark, type Tone } from "../components/Mark";
 import { Meter } from "../components/Meter";
 import { Page, Section } from "../components/Page";
@@ -36,6 +36,7 @@ export function LimitsPage() {
                     </Mark>
                   ),
                 ],
+                ...sharedFacts(data.shared_limits),
               ]}
             />
             <Limits limits={data.limits} />
@@ -45,6 +46,25 @@ export function LimitsPage() {
       </QueryView>
     </Page>
   );
+}
+
+function sharedFacts(shared: Gateway["shared_limits"]): Fact[] {
+  if (!shared) {
+    return [];
+  }
+  const { address, connected, trouble } = shared;
+  const [tone, words]: [Tone, string] = connected
+    ? [trouble ? "waiting" : "good", `shared by ${address}`]
+    : ["alarm", `each gateway's own: ${address} is away`];
+  const why = trouble ? `. ${trouble.error}: ${trouble.hint}` : "";
+  return [
+    [
+      "Limits are",
+      <Mark key="shared" tone={tone}>
+        {words + why}
+      </Mark>,
+    ],
+  ];
 }
 
 type Limit = Gateway["limits"][number];
