@@ -10,6 +10,7 @@ BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
 .PHONY: setup extras demo test check browser bench-gateway bench-coordination clean
+.PHONY: setup extras demo test check browser bench-gateway bench-limits clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -61,6 +62,9 @@ bench-gateway: setup
 # Both engines, and etcd's JSON gateway.
 bench-coordination: setup
 	$(BIN)/python bench/coordination.py
+# Limits shared by Redis beside limits of one gateway alone.
+bench-limits: setup
+	$(BIN)/python bench/limits.py
 
 clean:
 	rm -rf .venv .tools target console/node_modules $(dir $(PAGE))

@@ -73,13 +73,13 @@ class Issuer:
         public = self._key.as_dict(private=False)
         self.jwks: dict[str, Any] = {"keys": [{**public, "kid": "bench", "alg": "ES256"}]}
 
-    def token(self, number: int) -> str:
+    def token(self, number: int, tenants: int = TENANTS) -> str:
         """The token with this number; tenants take turns."""
         claims = {
             "iss": proxies.ISSUER,
             "aud": proxies.AUDIENCE,
             "sub": f"client-{number}",
-            "tenant": f"tenant-{number % TENANTS}",
+            "tenant": f"tenant-{number % tenants}",
             "tier": ("gold", "bronze")[number % 2],
             "exp": int(time.time()) + 86_400,
         }

@@ -13,7 +13,8 @@ from gateway_proxies import LOAD_CORE, BenchError
 CONNECTIONS: Final = 64
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
-# With a file of tokens the requests are made before the load starts, and sent in turn.
+# With a file of tokens the requests are made before the load starts, and sent in turn. With a pause
+# each connection rests before a request, for anything between a half of it and one and a half.
 _SCRIPT: Final = """
 local requests, turn = {}, 0
 function init(arguments)
@@ -22,6 +23,9 @@ function init(arguments)
     requests[#requests + 1] = wrk.format("GET", nil, {Authorization = "Bearer " .. token})
   end
   request = function() turn = turn % #requests + 1; return requests[turn] end
+end
+if pause then
+  function delay() return math.random(math.floor(pause / 2), math.ceil(pause * 3 / 2)) end
 end
 function done(summary, latency)
   local e = summary.errors
@@ -65,11 +69,11 @@ def cpu_seconds(process: int) -> float:
 
 
 class Load:
-    """The load of one case."""
+    """The load of one case: as much as is answered, or with a pause before each request."""
 
-    def __init__(self, folder: Path, tokens: list[str]) -> None:
+    def __init__(self, folder: Path, tokens: list[str], pause_ms: int = 0) -> None:
         self._script = folder / "load.lua"
-        self._script.write_text(_SCRIPT)
+        self._script.write_text(f"pause = {pause_ms or 'nil'}\n{_SCRIPT}")
         self._arguments: list[str] = []
         if tokens:
             path = folder / "tokens.txt"

@@ -1,12 +1,13 @@
 """Counterfoil's data plane in a process of its own, started by `gateway.py`, until SIGTERM."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
 from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route
-from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.data_plane import DataPlane, SharedLimits
 
 SERVICE = "upstream"
 
@@ -33,15 +34,20 @@ def config(listen: str, identity: Identity | None) -> GatewayConfig:
 
 
 def main(document: str) -> None:
-    """Serve what the document says: listen, upstream, access_log, identity."""
+    """Serve what the document says: listen, upstream, access_log, identity, shared_limits."""
     asked = json.loads(document)
     # Blocked before the native threads start, so that the signal reaches `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     identity = Identity(**asked["identity"]) if asked["identity"] else None
+    shared_limits = None
+    if asked.get("shared_limits"):
+        password = os.environ["REDIS_PASSWORD"]
+        shared_limits = SharedLimits(asked["shared_limits"], "bench", password=password)
     plane = DataPlane(
         config(asked["listen"], identity),
         access_log=Path(asked["access_log"]) if asked["access_log"] else None,
         admin_credential="bench",
+        shared_limits=shared_limits,
     )
     plane.set_endpoints(SERVICE, [("upstream-1", asked["upstream"])])
     signal.sigwait({signal.SIGTERM})

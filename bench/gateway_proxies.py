@@ -55,6 +55,8 @@ class Setup:
     upstream: str
     jwks: dict[str, Any] | None
     access_log: bool
+    shared_limits: str = ""
+    """The address of the Redis that ours shares its limits by, if any."""
 
 
 class Server:
@@ -302,6 +304,7 @@ def counterfoil(setup: Setup) -> Server:
         "upstream": setup.upstream,
         "access_log": str(setup.folder / "ours.jsonl") if setup.access_log else None,
         "identity": identity if setup.jwks else None,
+        "shared_limits": setup.shared_limits,
     }
     command = [sys.executable, str(HERE / "gateway_ours.py"), json.dumps(document)]
     return Server("counterfoil", address, command, PROXY_CORE, setup.folder / "ours.log")

@@ -1,0 +1,155 @@
+"""Limits shared by Redis beside limits of one gateway alone: `python bench/limits.py`.
+
+The claim: a request takes no longer, since it never waits for the store. So both are the same data
+plane with the same tokens and tenants, at a rate that leaves it room; what may differ is the
+latency, and the CPU time that the exchanges take. Cores and rounds are as in `gateway.py`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import cyclopts
+import gateway
+import gateway_proxies as proxies
+from gateway_load import CONNECTIONS, Load
+
+from counterfoil.engines import RunningEngine, start
+
+TENANTS: Final = 1_000
+REQUESTS_PER_SECOND: Final = 5_000
+PAUSE_MS: Final = CONNECTIONS * 1_000 // REQUESTS_PER_SECOND
+MORE_US: Final = 1_000
+"""What sharing may add to the 99th percentile."""
+LOCAL: Final = "local"
+
+
+def shared(setup: proxies.Setup) -> proxies.Server:
+    """The data plane with shared limits."""
+    return proxies.counterfoil(setup)
+
+
+def local(setup: proxies.Setup) -> proxies.Server:
+    """The data plane with limits of its own."""
+    server = proxies.counterfoil(dataclasses.replace(setup, shared_limits=""))
+    server.name = LOCAL
+    return server
+
+
+CASE: Final = gateway.Case("limit at 5,000/s", (shared, local), True, (LOCAL, 1.1))
+
+
+def keys(redis: RunningEngine) -> int:
+    """How many keys the store has."""
+    port = redis.address.removesuffix("/0").rpartition(":")[2]
+    environment = {**os.environ, "REDISCLI_AUTH": redis.secret}
+    command = ["redis-cli", "-p", port, "dbsize"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+@contextlib.contextmanager
+def redis_and_upstream(jwks: dict[str, Any]) -> Iterator[tuple[RunningEngine, proxies.Setup]]:
+    """What both stand on."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        redis = stack.enter_context(start("redis", folder / "redis"))
+        os.environ["REDIS_PASSWORD"] = redis.secret
+        upstream = proxies.upstream(folder, jwks)
+        stack.callback(upstream.stop)
+        upstream.wait_until_right()
+        yield redis, proxies.Setup(folder, upstream.address, jwks, False, redis.address)
+
+
+def conditions(rounds: int, seconds: int) -> dict[str, Any]:
+    """Under which the figures hold."""
+    return {
+        "versions": {
+            "counterfoil": version("counterfoil"),
+            "redis": subprocess.run(
+                ["redis-server", "--version"], capture_output=True, text=True, check=True
+            ).stdout.split()[2],
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+        },
+        "cores": {"proxy": proxies.PROXY_CORE, "load, upstream and Redis": proxies.LOAD_CORE},
+        "machine_cores": os.cpu_count(),
+        "load_average_before": os.getloadavg()[0],
+        "connections": CONNECTIONS,
+        "tenants": TENANTS,
+        "seconds": seconds,
+        "rounds": rounds,
+        "load": f"wrk, each connection rests {PAUSE_MS} ms on average before a request",
+        "limit": "1,000,000 a second for each tenant: never used up, always counted",
+    }
+
+
+def main(
+    *,
+    rounds: gateway.Positive = 11,
+    seconds: gateway.Positive = 3,
+    json_out: Path = proxies.HERE / "results" / "limits.json",
+) -> int:
+    """Compare shared with local limits: latency and CPU per request at 5,000 requests a second.
+
+    Parameters
+    ----------
+    rounds
+        How often each is measured.
+    seconds
+        How long one measurement takes.
+    json_out
+        Where the result document goes.
+    """
+    lacking = [
+        f"{program} is missing: apt-get install {package}"
+        for program, package in (
+            ("nginx", "nginx"),
+            ("wrk", "wrk"),
+            ("taskset", "util-linux"),
+            ("redis-server", "redis-server"),
+        )
+        if shutil.which(program) is None
+    ]
+    if lacking or (os.cpu_count() or 1) < 2:
+        gateway.console.print(*lacking or ["two cores are needed"], sep="\n", markup=False)
+        return 2
+    os.sched_setaffinity(0, {proxies.LOAD_CORE})
+    under = conditions(rounds, seconds)
+    issuer = gateway.Issuer()
+    tokens = [issuer.token(number, TENANTS) for number in range(TENANTS)]
+    with (
+        redis_and_upstream(issuer.jwks) as (redis, setup),
+        gateway.running(CASE, setup, tokens[0]) as servers,
+    ):
+        deadline = time.monotonic() + 10
+        while not keys(redis):
+            if time.monotonic() > deadline:
+                raise proxies.BenchError("nothing of the shared limit is in Redis")
+            time.sleep(0.05)
+        load = Load(setup.folder, tokens, PAUSE_MS)
+        measured = gateway.measure(CASE, servers, load, rounds, seconds)
+    found = gateway.entries(CASE, measured, under)
+    gateway.console.print(gateway.table(found))
+    for entry in found:
+        entry.pop("target", None)
+        if entry["unit"] == "p99 us":
+            entry["target"] = {"peer": LOCAL, "more_at_most": MORE_US}
+    json_out.parent.mkdir(parents=True, exist_ok=True)
+    json_out.write_text(json.dumps({"cases": found}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cyclopts.run(main))
