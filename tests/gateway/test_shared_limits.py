@@ -12,13 +12,16 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from counterfoil.engines import RunningEngine
+from counterfoil.engines import RunningEngine, free_port
 from counterfoil.gateway.config import GatewayConfig, Limit, Route
 from counterfoil.gateway.data_plane import DataPlane, SharedLimits
+from counterfoil.gateway.tls import development_certificate
 
 TICK = 0.01
 
@@ -98,7 +101,7 @@ def redis(engine: Callable[[str], RunningEngine]) -> RunningEngine:
 def gateways(
     number: int,
     service: str,
-    redis: RunningEngine,
+    redis: RunningEngine | str,
     *,
     rate: float,
     burst: int,
@@ -107,9 +110,8 @@ def gateways(
     password: str = "",
 ) -> Generator[list[Node], None, None]:
     """Nodes of one application; without a name, one that no other test shares limits with."""
-    shared = SharedLimits(
-        redis.address, application or uuid.uuid4().hex, password=password or redis.secret
-    )
+    address, secret = (redis, "") if isinstance(redis, str) else (redis.address, redis.secret)
+    shared = SharedLimits(address, application or uuid.uuid4().hex, password=password or secret)
     config = GatewayConfig(
         listen="127.0.0.1:0",
         admin="127.0.0.1:0",
@@ -283,6 +285,27 @@ def test_a_wrong_password_is_named_with_its_remedy_and_told_to_nobody(
     logged = capfd.readouterr().err
     assert "REDIS_PASSWORD" in logged
     assert "not-the-one" not in state + logged
+
+
+def test_a_store_is_asked_by_tls_if_its_certificate_is_trusted(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, certificate, key = development_certificate(tmp_path, datetime.now(UTC))
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", "0", "--save", ""]
+    command += ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    command += ["--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    address = f"rediss://localhost:{port}/0"
+    try:
+        with gateways(1, service, address, rate=1, burst=1) as (node,):
+            until(lambda: "certificate" in (node.link["trouble"] or {"error": ""})["error"])
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        with gateways(1, service, address, rate=1, burst=1) as (node,):
+            until(lambda: node.link["connected"])
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_store_that_may_evict_keys_is_used_with_a_warning(

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::config::SharedLimits;
-use crate::limit::Limit;
 use crate::shared::{Phase, Shared};
 use crate::store::{Entry, Place, Store, Trouble};
 
@@ -173,20 +172,20 @@ async fn until_lost(
     mut store: Store<'_>,
     mut succeeded: impl FnMut(Instant),
 ) -> Trouble {
-    let mut idle_since = None::<Instant>;
+    let mut last = None::<Instant>;
     loop {
         let began = Instant::now();
-        match exchange(shared, &mut store).await {
-            Ok(0) if idle_since.is_some_and(|since| since.elapsed() < IDLE) => {}
-            Ok(told) => {
-                if told == 0
-                    && let Err(trouble) = store.ping().await
-                {
-                    return trouble;
-                }
+        let answered = match exchange(shared, &mut store).await {
+            Ok(0) if last.is_some_and(|last| last.elapsed() < IDLE) => Ok(false),
+            Ok(0) => store.ping().await.map(|()| true),
+            told => told.map(|_| true),
+        };
+        match answered {
+            Ok(true) => {
                 succeeded(began);
-                idle_since = Some(began);
+                last = Some(began);
             }
+            Ok(false) => {}
             Err(trouble) => return trouble,
         }
         tokio::time::sleep_until((began + link.every).into()).await;
@@ -195,43 +194,28 @@ async fn until_lost(
 
 /// Tell all that was admitted since the last exchange, and take in what is owed; how many keys.
 async fn exchange(shared: &Shared, store: &mut Store<'_>) -> Result<usize, Trouble> {
-    let limits = shared.limits.iter().filter_map(|limit| Some((&**limit, limit.shared()?)));
+    let limits = shared.limits.iter().filter_map(|limit| Some((&*limit.name, limit.shared()?)));
     let taken: Vec<_> = limits
         .flat_map(|(limit, cells)| {
-            cells.take().into_iter().map(move |(key, advance)| (limit, cells, key, advance))
+            cells.take().into_iter().map(move |(key, advance)| Entry { limit, cells, key, advance })
         })
         .collect();
-    let mut trouble = None;
-    for batch in taken.chunks(BATCH) {
+    let mut batches = taken.chunks(BATCH);
+    while let Some(batch) = batches.next() {
         let sent_ns = shared.nanoseconds(Instant::now());
-        let entries: Vec<_> = batch
-            .iter()
-            .map(|(Limit { name, .. }, cells, key, advance)| Entry {
-                limit: name,
-                key,
-                advance: *advance,
-                debt_limit_ns: cells.debt_limit_ns(),
-            })
-            .collect();
-        // After a failure the rest is not tried: it waits for the next connection.
-        let told = match trouble {
-            None => store.advance(&entries, sent_ns).await,
-            Some(trouble) => Err(trouble),
-        };
-        match told {
+        match store.advance(batch, sent_ns).await {
             Ok(debts) => {
-                for ((_, cells, key, _), debt_ns) in batch.iter().zip(debts) {
+                for (Entry { cells, key, .. }, debt_ns) in batch.iter().zip(debts) {
                     cells.told(key, sent_ns, debt_ns);
                 }
-                trouble = None;
             }
-            Err(error) => {
-                for (_, cells, key, advance) in batch {
+            Err(trouble) => {
+                for Entry { cells, key, advance, .. } in batch.iter().chain(batches.flatten()) {
                     cells.lost(key, *advance);
                 }
-                trouble = Some(error);
+                return Err(trouble);
             }
         }
     }
-    trouble.map_or(Ok(taken.len()), Err)
+    Ok(taken.len())
 }

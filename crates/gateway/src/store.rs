@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use counterfoil_policy::shared_gcra::Advance;
+use counterfoil_policy::shared_gcra::{Advance, SharedGcra};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -58,12 +58,12 @@ impl From<RedisError> for Trouble {
     }
 }
 
-/// What one batch says of one key.
+/// What one batch says of one key, and the cells that are to hear of it.
 pub struct Entry<'a> {
     pub limit: &'a str,
-    pub key: &'a str,
+    pub cells: &'a SharedGcra,
+    pub key: Box<str>,
     pub advance: Advance,
-    pub debt_limit_ns: u64,
 }
 
 /// Where the store is, and how to get in.
@@ -143,11 +143,11 @@ impl Store<'_> {
     pub async fn advance(&mut self, batch: &[Entry<'_>], sent_ns: u64) -> Result<Vec<u64>, Trouble> {
         let mut call = self.place.script.prepare_invoke();
         call.arg(KEPT_US);
-        for Entry { limit, key, advance, debt_limit_ns } in batch {
+        for Entry { limit, cells, key, advance } in batch {
             call.key(format!("{}{limit}:{key}", self.place.prefix))
                 .arg(advance.by_ns.div_ceil(1_000))
                 .arg((advance.at_least_ns as i64 - sent_ns as i64).div_euclid(1_000) + 1)
-                .arg(debt_limit_ns.div_ceil(1_000));
+                .arg(cells.debt_limit_ns().div_ceil(1_000));
         }
         let debts: Vec<u64> = call.invoke_async(&mut self.connection).await?;
         if debts.len() != batch.len() {

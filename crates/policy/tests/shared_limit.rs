@@ -60,6 +60,8 @@ struct Run {
     demand: Vec<(u64, [u8; 4])>,
     delays: Vec<(f64, f64)>,
     fates: Vec<Fate>,
+    /// When the store comes up empty, in milliseconds.
+    forgets: Option<u64>,
 }
 
 struct Outcome {
@@ -86,6 +88,9 @@ fn simulate(run: &Run) -> Outcome {
     for (span, demand) in &run.demand {
         for _ in 0..*span {
             now += MS;
+            if run.forgets == Some(now / MS) {
+                store = Store::default();
+            }
             for (node, requests) in nodes.iter_mut().zip(demand) {
                 for _ in 0..*requests {
                     if node.cells.check(KEY, now + node.ahead) == Decision::Allowed {
@@ -167,6 +172,7 @@ fn runs(fates: impl Strategy<Value = Vec<Fate>>) -> impl Strategy<Value = Run> {
             demand,
             delays,
             fates,
+            forgets: None,
         })
 }
 
@@ -214,6 +220,15 @@ proptest! {
     }
 
     #[test]
+    fn a_store_that_comes_up_empty_lends_once_more(
+        run in runs(Just(vec![Fate::Arrives])), at in 1u64..1_000,
+    ) {
+        let outcome = simulate(&Run { forgets: Some(at), ..run.clone() });
+        let window = run.every + 3 * (run.most + 2 * MS);
+        prop_assert!(beyond_the_rate(&outcome.admitted, run.rate) <= 2.0 * bound(&run, window));
+    }
+
+    #[test]
     fn without_the_store_each_node_is_a_limit_of_its_own(run in runs(Just(vec![Fate::RequestLost]))) {
         let outcome = simulate(&run);
         let nodes = run.nodes as f64;
@@ -228,7 +243,8 @@ proptest! {
     ) {
         let run = Run {
             nodes, rate: f64::from(rate), burst, every: 50 * MS, most: 20 * MS,
-            demand: vec![(1, [at_first; 4]), (60_000, [1; 4])], delays, fates: vec![Fate::Arrives],
+            demand: vec![(1, [at_first; 4]), (20_000, [1; 4])], delays, fates: vec![Fate::Arrives],
+            forgets: None,
         };
         let outcome = simulate(&run);
         // What was borrowed at the start was repaid; what may be lent at any time is all that the
