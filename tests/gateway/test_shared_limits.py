@@ -246,6 +246,23 @@ def test_a_broken_store_leaves_each_gateway_a_limit_of_its_own_and_is_told_after
         assert len([client for client in clients if "cmd=client" not in client]) == len(nodes)
 
 
+def test_a_store_that_dies_and_comes_back_under_load_costs_no_request(
+    service: str, redis: RunningEngine
+) -> None:
+    with gateways(2, service, redis, rate=200, burst=20) as nodes, load(nodes) as statuses:
+        for _ in range(2):
+            until(lambda: all(node.link["connected"] for node in nodes))
+            redis.kill()
+            try:
+                until(lambda: not any(node.link["connected"] for node in nodes))
+                sent = len(statuses)
+                until(lambda sent=sent: len(statuses) > sent + 200)
+            finally:
+                redis.start()
+        until(lambda: all(node.link["connected"] for node in nodes))
+    assert set(statuses) == {200, 429}
+
+
 def test_a_limit_that_fails_closed_answers_503_while_the_store_is_away(
     service: str, redis: RunningEngine
 ) -> None:
