@@ -3,6 +3,9 @@
 The claim: a request takes no longer, since it never waits for the store. So both are the same data
 plane with the same tokens and tenants, at a rate that leaves it room; what may differ is the
 latency, and the CPU time that the exchanges take. Cores and rounds are as in `gateway.py`.
+
+A latency of the whole way shows above all what else the machine does. So the limiter's own part is
+measured by itself as well (`crates/policy/examples/limiter.rs`): what else runs hardly touches it.
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -70,6 +74,30 @@ def redis_and_upstream(jwks: dict[str, Any]) -> Iterator[tuple[RunningEngine, pr
         stack.callback(upstream.stop)
         upstream.wait_until_right()
         yield redis, proxies.Setup(folder, upstream.address, jwks, False, redis.address)
+
+
+def limiter(rounds: int, under: dict[str, Any]) -> list[dict[str, Any]]:
+    """An entry for each percentile of the time that one decision takes, in nanoseconds."""
+    command = ["cargo", "run", "--release", "--quiet", "-p", "counterfoil-policy"]
+    command += ["--example", "limiter", str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=proxies.HERE)
+    if done.returncode:
+        raise proxies.BenchError(f"the limiter could not be measured: {done.stderr}")
+    measured = [json.loads(line) for line in done.stdout.splitlines()]
+    found = []
+    for metric in measured[0]:
+        raw = [one[metric] for one in measured]
+        ours, peer = (statistics.median(one[name] for one in raw) for name in (gateway.OURS, LOCAL))
+        entry = {
+            "name": f"the limiter's part of a request: {metric}",
+            "unit": metric,
+            "ours": ours,
+            "peers": {LOCAL: peer},
+            "ratio": {LOCAL: round(ours / peer, 3)},
+        }
+        found.append(entry | {"rounds": raw, "conditions": under})
+    found[-1]["target"] = {"peer": LOCAL, "more_at_most": MORE_US * 1_000}
+    return found
 
 
 def conditions(rounds: int, seconds: int) -> dict[str, Any]:
@@ -146,6 +174,10 @@ def main(
         entry.pop("target", None)
         if entry["unit"] == "p99 us":
             entry["target"] = {"peer": LOCAL, "more_at_most": MORE_US}
+    alone = limiter(rounds, under)
+    for entry in alone:
+        gateway.console.print(f"{entry['name']}: {entry['ours']:,.0f}, local {entry['peers']}")
+    found += alone
     json_out.parent.mkdir(parents=True, exist_ok=True)
     json_out.write_text(json.dumps({"cases": found}, indent=2) + "\n")
     return 0
