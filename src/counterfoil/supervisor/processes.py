@@ -1,6 +1,5 @@
 """What each kind of process does. Parts meet only here: each knows nothing of the others."""
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -32,6 +31,7 @@ from counterfoil.events import (
 )
 from counterfoil.events.topics import AnyTopic
 from counterfoil.reports import Table
+from counterfoil.supervisor.engines import secret
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
 
 IDLE_SECONDS: Final = 0.01
@@ -240,11 +240,10 @@ def gateway(host: Host) -> None:
         _, certificate, key = development_certificate(host.state.tls, datetime.now(UTC))
     shared_limits = None
     if host.configuration.engines.limits == "redis":
-        ours = not host.configuration.addresses.redis
         shared_limits = SharedLimits(
             host.addresses.engines["redis"],
             host.application.name,
-            password=host.state.credential() if ours else os.environ.get("REDIS_PASSWORD", ""),
+            password=secret("redis", host.configuration, host.state) or "",
         )
     plane = DataPlane(
         configuration,
