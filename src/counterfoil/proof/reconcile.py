@@ -14,6 +14,7 @@ import msgspec
 from counterfoil.application import Counterfoils, StateFolder
 from counterfoil.proof.client import ClientRecord
 from counterfoil.proof.stores import Stores
+from counterfoil.reports.protocol import open_table
 
 DIFFERENCES_SHOWN: Final = 100
 
@@ -198,7 +199,7 @@ def lake_rows(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int,
         return []
     table = pyarrow.table(
         deltalake.QueryBuilder()
-        .register("rows", deltalake.DeltaTable(str(path)))
+        .register("rows", open_table(path))
         .execute(f"SELECT {counterfoils.id}, {counterfoils.amount} FROM rows")  # noqa: S608
     )
     columns: list[list[Any]] = [column.to_pylist() for column in table.columns]

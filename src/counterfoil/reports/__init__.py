@@ -1,19 +1,26 @@
 """A lake of Delta tables, and daily reports over it."""
 
-from counterfoil.reports.definition import Commit, Found, Report, Run, Table
-from counterfoil.reports.errors import ReportsError
+from counterfoil.reports.definition import Batch, Found, Report, Run, Table
+from counterfoil.reports.embedded import Embedded
+from counterfoil.reports.engine import Engine
+from counterfoil.reports.errors import EngineLost, QueryRefused, ReportsError, UnknownFeature
 from counterfoil.reports.lake import Lake, LakeWriter
 from counterfoil.reports.runner import ReportRunner, published
 
 __all__ = [
-    "Commit",
+    "Batch",
+    "Embedded",
+    "Engine",
+    "EngineLost",
     "Found",
     "Lake",
     "LakeWriter",
+    "QueryRefused",
     "Report",
     "ReportRunner",
     "ReportsError",
     "Run",
     "Table",
+    "UnknownFeature",
     "published",
 ]

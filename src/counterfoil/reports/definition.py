@@ -2,14 +2,17 @@
 
 import datetime
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from counterfoil.reports.errors import ReportsError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 T = TypeVar("T")
 ARROW_TYPES: Final = MappingProxyType(
@@ -42,11 +45,24 @@ class Table(Generic[T]):
             raise ReportsError(f"table {self.name}: {self.day} must be a str such as 2026-01-31")
         return {name: ARROW_TYPES[hint] for name, hint in hints.items()}
 
+    def schema(self) -> "pyarrow.Schema":
+        """The columns as Arrow knows them."""
+        import pyarrow  # noqa: PLC0415 - heavy
+
+        types = {
+            "int64": pyarrow.int64(),
+            "string": pyarrow.string(),
+            "bool": pyarrow.bool_(),
+            "date32": pyarrow.date32(),
+        }
+        return pyarrow.schema([(name, types[kind]) for name, kind in self.columns().items()])
+
 
 @dataclass(frozen=True)
 class Report:
     """A daily report: for each section one SQL query with a column `day` over the table's name.
 
+    The SQL is DuckDB's, as far as all engines answer it alike (`counterfoil.reports.query`).
     Columns named in `amounts` are minor units and are shown with two decimals.
     """
 
@@ -57,11 +73,12 @@ class Report:
     amounts: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-class Commit(msgspec.Struct, frozen=True):
-    """What an append did: the table's version and the number of rows that are new."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows read from one partition of a source, and the offset after the last of them."""
 
-    version: int
-    rows: int
+    rows: Sequence[Any]
+    next_offset: int
 
 
 class Found(msgspec.Struct, frozen=True):

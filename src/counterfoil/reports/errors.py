@@ -5,3 +5,15 @@ from counterfoil.errors import CounterfoilError
 
 class ReportsError(CounterfoilError):
     """The root of the family."""
+
+
+class QueryRefused(ReportsError):
+    """A section's SQL uses what engines answer differently, or looks beyond a day."""
+
+
+class UnknownFeature(ReportsError):
+    """A Delta table has a feature that would be read or written wrongly here."""
+
+
+class EngineLost(ReportsError):
+    """The engine is gone; a new process starts a new one."""

@@ -1,43 +1,39 @@
 """Delta tables: appended to exactly once, read only as committed.
 
-An append writes its data files first; they are no part of the table until one commit names them,
-together with how far the source has been read (application transactions of the Delta protocol).
-A writer that died between the two leaves files that nobody reads; one that died after it finds,
-on its next start, the positions in the table itself.
+What is here is the same for every engine, because it is kept in the tables: the positions up to
+which a source was read are in the commits that brought its rows. Nobody needs to have written a
+table to go on with it.
 """
 
 import json
-import os
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterfoil import faults
-from counterfoil.reports.definition import Commit, Found, Table
+from counterfoil.reports.definition import Batch, Found, Table
+from counterfoil.reports.engine import Engine, Part
+from counterfoil.reports.protocol import open_table
 
 if TYPE_CHECKING:
     import deltalake
+    import pyarrow
 
 
 class Lake:
-    """All tables below `folder`."""
+    """All tables below `folder`, for reading."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def writer(self, table: Table[Any]) -> "LakeWriter":
-        """The writer of one table; one process at a time should append to a table."""
-        return LakeWriter(self, table)
-
     def open(self, table: Table[Any]) -> "deltalake.DeltaTable | None":
-        """The table's newest version, or None before its first commit."""
-        import deltalake  # noqa: PLC0415 - heavy
+        """The table's newest version, or None before its first commit.
 
+        Raises:
+            UnknownFeature: the table would be read wrongly.
+        """
         path = self.folder / table.name
-        if not (path / "_delta_log").exists():
-            return None
-        return deltalake.DeltaTable(str(path))
+        return open_table(path) if (path / "_delta_log").exists() else None
 
     def sums_by_file(
         self, table: Table[Any], column: str, known: Mapping[str, tuple[int, int]]
@@ -76,120 +72,94 @@ class Lake:
             return None
         file = str(Path(row[0]).relative_to((self.folder / table.name).resolve()))
         for version in range(delta.version(), -1, -1):
-            path = self.folder / table.name / "_delta_log" / f"{version:020}.json"
-            entries = [json.loads(line) for line in path.read_text().splitlines()]
+            entries = self._commit(table, version)
             if any(entry.get("add", {}).get("path") == file for entry in entries):
                 times = [e["commitInfo"]["timestamp"] for e in entries if "commitInfo" in e]
                 return Found(file, version, times[0] * 1000 if times else 0)
         return None
 
+    def touched(self, table: Table[Any], after: int, version: int) -> set[str] | None:
+        """The days whose rows changed in the commits after one version, up to another.
+
+        None if the log no longer tells, as commits are cleaned up when they are old: any day may
+        have changed.
+        """
+        days: set[str] = set()
+        for number in range(after + 1, version + 1):
+            try:
+                entries = self._commit(table, number)
+            except FileNotFoundError:
+                return None
+            for entry in entries:
+                for action in (entry.get("add"), entry.get("remove")):
+                    if action and action["dataChange"]:
+                        days.add(action["partitionValues"][table.day])
+        return days
+
+    def _commit(self, table: Table[Any], version: int) -> list[dict[str, Any]]:
+        path = self.folder / table.name / "_delta_log" / f"{version:020}.json"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
 
 class LakeWriter:
-    """Appends to one table."""
+    """Appends to one table.
 
-    def __init__(self, lake: Lake, table: Table[Any]) -> None:
-        import pyarrow  # noqa: PLC0415 - heavy
+    One process at a time should: whoever reads from `positions()` on and is alone has each row
+    appended once, however often it dies on the way.
+    """
 
+    def __init__(self, lake: Lake, table: Table[Any], engine: Engine) -> None:
         self._lake = lake
         self._table = table
-        self._path = lake.folder / table.name
-        types = {
-            "int64": pyarrow.int64(),
-            "string": pyarrow.string(),
-            "bool": pyarrow.bool_(),
-            "date32": pyarrow.date32(),
-        }
-        columns = [(name, types[kind]) for name, kind in table.columns().items()]
-        self._schema = pyarrow.schema(columns)
-        self._delta = lake.open(table)
+        self._engine = engine
         self._seen: set[tuple[object, ...]] = set()
 
     def positions(self, source: str, partitions: int) -> dict[int, int]:
         """The next offset of each partition of `source`, as the table itself knows it."""
-        if self._delta is None:
+        delta = self._lake.open(self._table)
+        if delta is None:
             return {}
-        self._delta.update_incremental()
-        found: dict[int, int] = {}
-        for partition in range(partitions):
-            version = self._delta.transaction_version(f"{source}/{partition}")
-            if version is not None:
-                found[partition] = version
-        return found
+        found = {n: delta.transaction_version(f"{source}/{n}") for n in range(partitions)}
+        return {number: offset for number, offset in found.items() if offset is not None}
 
-    def append(
-        self, rows: Sequence[Any], *, source: str, positions: Mapping[int, int], now_us: int
-    ) -> Commit:
-        """Append rows and positions in one commit.
+    def append(self, batches: Mapping[int, Batch], *, source: str, now_us: int) -> None:
+        """Append what was read from each partition of `source`, with its next offset.
 
-        The caller reads from `positions()` on, and is the table's only writer: that is what
-        makes an append happen once.
+        Raises:
+            UnknownFeature: the table would be written wrongly.
+            EngineLost: the engine is gone; what was appended, `positions()` tells.
         """
-        import deltalake  # noqa: PLC0415
-        import pyarrow  # noqa: PLC0415
-        from deltalake.transaction import AddAction, RemoveAction  # noqa: PLC0415
+        path = self._lake.folder / self._table.name
+        create(path, self._table.schema(), self._table.day)
+        parts = {
+            f"{source}/{partition}": Part(self._arrow(batch), batch.next_offset)
+            for partition, batch in batches.items()
+        }
+        self._engine.append(path, parts, now_us)
 
+    def _arrow(self, batch: Batch) -> "pyarrow.Table":
+        import pyarrow  # noqa: PLC0415 - heavy
+
+        rows = batch.rows
         if faults.sabotaged("duplicate-payloads"):
-            rows = self._unseen(rows)
-        if self._delta is None:
-            self._path.mkdir(parents=True, exist_ok=True)
-            self._delta = deltalake.DeltaTable.create(
-                str(self._path), self._schema, partition_by=[self._table.day], mode="ignore"
-            )
-        by_day: dict[str, list[Any]] = {}
-        for row in rows:
-            by_day.setdefault(getattr(row, self._table.day), []).append(row)
-        actions: list[AddAction | RemoveAction] = []
-        for day, those in sorted(by_day.items()):
-            table = pyarrow.table(
-                {
-                    name: pyarrow.array([getattr(row, name) for row in those], type=kind)
-                    for name, kind in zip(self._schema.names, self._schema.types, strict=True)
-                    if name != self._table.day
-                }
-            )
-            path = f"{self._table.day}={day}/part-{uuid.uuid4()}.parquet"
-            size = _write(self._path / path, table)
-            statistics = json.dumps({"numRecords": len(those)})
-            actions.append(
-                AddAction(path, size, {self._table.day: day}, now_us // 1000, True, statistics)
-            )
-        faults.point("lake.before-commit")
-        self._delta.create_write_transaction(
-            actions,
-            mode="append",
-            schema=self._delta.schema(),
-            partition_by=[self._table.day],
-            commit_properties=deltalake.CommitProperties(
-                app_transactions=[
-                    deltalake.Transaction(f"{source}/{partition}", offset, now_us // 1000)
-                    for partition, offset in positions.items()
-                ]
-            ),
-        )
-        self._delta.update_incremental()
-        faults.point("lake.after-commit")
-        return Commit(self._delta.version(), len(rows))
+            rows = [row for row in rows if self._is_new(row)]
+        schema = self._table.schema()
+        columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+        return pyarrow.table(columns, schema=schema)
 
-    def _unseen(self, rows: Sequence[Any]) -> list[Any]:
+    def _is_new(self, row: object) -> bool:
         """The seeded bug: what looks like an earlier event is taken for it."""
-        kept: list[Any] = []
-        for row in rows:
-            content = tuple(getattr(row, name) for name in self._schema.names if name != "id")
-            if content not in self._seen:
-                self._seen.add(content)
-                kept.append(row)
-        return kept
+        names = self._table.columns().keys() - {"id"}
+        content = tuple(getattr(row, name) for name in sorted(names))
+        known = content in self._seen
+        self._seen.add(content)
+        return not known
 
 
-def _write(path: Path, table: Any) -> int:
-    """Write a data file and have it on disk before a commit can name it; returns its bytes."""
-    import pyarrow.parquet  # noqa: PLC0415
+def create(path: Path, schema: "pyarrow.Schema", day: str) -> None:
+    """Have a table in `path`, partitioned by `day`; all are made here, with the plain protocol."""
+    import deltalake  # noqa: PLC0415 - heavy
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, path, compression="zstd")
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return path.stat().st_size
+    if not (path / "_delta_log").exists():
+        path.mkdir(parents=True, exist_ok=True)
+        deltalake.DeltaTable.create(str(path), schema, partition_by=[day], mode="ignore")

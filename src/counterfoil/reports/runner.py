@@ -1,23 +1,32 @@
-"""Computes a report for the days that changed, and publishes it in one step.
+"""Computes a report for the days that changed, and publishes it.
 
-The published document holds the version of the source that it was computed from and the rows of
-every section by day. It is replaced as one file; CSV and HTML are made from it, and made again
-when a crash came between.
+Every section is published twice: as a Delta table in which the touched days are overwritten by
+one commit, for programs; and in the report's document, for people. The document holds the version
+of the source that it was computed from and the rows of every section by day. It is replaced last
+and as one file, so that a crash on the way makes the next run do the same days again; CSV and HTML
+are made from it, and made again when a crash came between.
 """
 
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from counterfoil import faults
+from counterfoil.reports.answers import canonical
 from counterfoil.reports.definition import Report, Run
+from counterfoil.reports.embedded import day_of
+from counterfoil.reports.engine import Engine
 from counterfoil.reports.errors import ReportsError
-from counterfoil.reports.lake import Lake
+from counterfoil.reports.lake import Lake, create
 from counterfoil.reports.publish import csv_text, html_text
 
+if TYPE_CHECKING:
+    import pyarrow
+
 DOCUMENT: Final = "report.json"
+TABLES: Final = "tables"
 
 
 def published(report: Report, folder: Path) -> dict[str, Any]:
@@ -39,63 +48,62 @@ def published(report: Report, folder: Path) -> dict[str, Any]:
 
 
 class ReportRunner:
-    """Runs one report over `lake` and publishes into `folder`."""
+    """Runs one report over `lake` and publishes into `folder`.
 
-    def __init__(self, lake: Lake, report: Report, folder: Path) -> None:
+    Raises:
+        QueryRefused: a section's SQL can't be had from all engines.
+    """
+
+    def __init__(self, lake: Lake, report: Report, folder: Path, engine: Engine) -> None:
+        from counterfoil.reports.query import checked, text  # noqa: PLC0415 - heavy
+
         self._lake = lake
         self._report = report
         self._folder = folder
+        self._engine = engine
+        self._queries = {
+            name: text(query, engine.dialect) for name, query in checked(report).items()
+        }
 
     def run(self, now_us: int) -> Run:
         """Bring the published report up to the newest version of its source.
 
         Raises:
-            ReportsError: a section's SQL can't be run, or has no column `day`.
+            ReportsError: a section's SQL can't be run.
+            EngineLost: the engine is gone; what was published is as it was, or is done again.
         """
         delta = self._lake.open(self._report.source)
         if delta is None:
             return Run(-1, {})
         document = published(self._report, self._folder)
-        version = delta.version()
-        if version == document["version"] or not delta.file_uris():
-            if document["version"] >= 0 and not (self._folder / "index.html").exists():
+        if any(not (self._table(name) / "_delta_log").exists() for name in self._queries):
+            document["version"] = -1  # a section that is new has no day yet
+        version, after = delta.version(), document["version"]
+        files = delta.file_uris()
+        if version == after or not files:
+            if after >= 0 and not (self._folder / "index.html").exists():
                 self._publish(document)
             return Run(version, {})
-        touched = self._touched(document["version"], version)
-        files = delta.file_uris()
+        touched = self._lake.touched(self._report.source, after, version)
+        if after < 0 or touched is None:
+            touched = {day_of(file) for file in files}.union(document["reasons"])
+        source = self._lake.folder / self._report.source.name
         if faults.sabotaged("uncommitted-file"):
-            folder = self._lake.folder / self._report.source.name
-            files = [str(path) for path in folder.glob("*/*.parquet")]
-            touched = {Path(file).parent.name.partition("=")[2] for file in files}
-        day_of = {file: Path(file).parent.name.partition("=")[2] for file in files}
-        read = [file for file in files if day_of[file] in touched]
+            touched = {day_of(str(file)) for file in source.glob("*/*.parquet")}
         days = {day: self._reason(document, day, now_us) for day in sorted(touched)}
-        for name, query in self._report.sections.items():
-            columns, rows = self._compute(name, query, read)
+        answers = self._compute(source, version, touched)
+        for name, rows in answers.items():
+            self._overwrite(name, rows, touched, version)
             section = document["sections"].setdefault(name, {"days": {}})
-            section["columns"] = columns
-            for day in touched:
-                section["days"][day] = []
-            for row in rows:
-                section["days"][row[columns.index("day")]].append(row)
+            section["columns"] = rows.column_names
+            section["days"] |= {day: [] for day in touched}
+            for row in rows.to_pylist():
+                section["days"][row["day"]].append(list(row.values()))
         document |= {"version": version, "published_us": now_us}
         document["reasons"] |= days
         faults.point("report.before-publish")
         self._publish(document)
         return Run(version, days)
-
-    def _touched(self, after: int, version: int) -> set[str]:
-        """The days to which the commits after one version added or from which they removed."""
-        table = self._report.source
-        days: set[str] = set()
-        for number in range(after + 1, version + 1):
-            path = self._lake.folder / table.name / "_delta_log" / f"{number:020}.json"
-            for line in path.read_text().splitlines():
-                entry: dict[str, Any] = json.loads(line)
-                for action in ("add", "remove"):
-                    if action in entry:
-                        days.add(entry[action]["partitionValues"][table.day])
-        return days
 
     def _reason(self, document: dict[str, Any], day: str, now_us: int) -> str:
         if day not in document["reasons"]:
@@ -103,34 +111,33 @@ class ReportRunner:
         time = datetime.fromtimestamp(now_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         return f"corrected {time} UTC: rows arrived after version {document['version']}"
 
-    def _compute(self, name: str, query: str, files: list[str]) -> tuple[list[str], list[Any]]:
-        import duckdb  # noqa: PLC0415 - heavy
+    def _compute(self, source: Path, version: int, days: set[str]) -> "dict[str, pyarrow.Table]":
+        name = self._report.source.name
+        try:
+            answers = self._engine.compute(source, version, days, name, self._queries)
+        except ReportsError as error:
+            raise type(error)(f"report {self._report.name}, {error.args[0]}") from error
+        return {name: self._canonical(name, rows, days) for name, rows in answers.items()}
 
-        table = self._report.source
-        with duckdb.connect() as connection:
-            connection.execute("SET threads = 1")
-            connection.execute(
-                f"CREATE VIEW {table.name} AS "  # noqa: S608
-                f"SELECT * REPLACE ({table.day}::VARCHAR AS {table.day}) "
-                f"FROM read_parquet({files!r}, hive_partitioning = true)"
-            )
-            try:
-                found = connection.execute(query)
-            except duckdb.Error as error:
-                raise ReportsError(
-                    f"report {self._report.name}, section {name}: {error}"
-                ) from error
-            columns = [column[0] for column in found.description or []]
-            if "day" not in columns:
-                raise ReportsError(
-                    f"report {self._report.name}, section {name} has no column `day`",
-                    hint="SELECT day, ... GROUP BY day",
-                )
-            return columns, sorted(list(row) for row in found.fetchall())
+    def _canonical(self, section: str, rows: "pyarrow.Table", days: set[str]) -> "pyarrow.Table":
+        try:
+            return canonical(rows, days)
+        except ReportsError as error:
+            raise ReportsError(
+                f"report {self._report.name}, section {section}: {error.args[0]}", hint=error.hint
+            ) from error
+
+    def _table(self, section: str) -> Path:
+        return self._folder / TABLES / section
+
+    def _overwrite(self, section: str, rows: "pyarrow.Table", days: set[str], version: int) -> None:
+        create(self._table(section), rows.schema, "day")
+        note = {"report": self._report.name, "section": section, "source_version": version}
+        self._engine.overwrite(self._table(section), rows, days, json.dumps(note))
 
     def _publish(self, document: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        _replace(self._folder / DOCUMENT, json.dumps(document))
+        _replace(self._folder / DOCUMENT, json.dumps(document, default=str))
         for name, section in document["sections"].items():
             _replace(self._folder / f"{name}.csv", csv_text(section, self._report.amounts))
         _replace(self._folder / "index.html", html_text(document, self._report.amounts))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -33,6 +33,9 @@ from counterfoil.events.topics import AnyTopic
 from counterfoil.reports import Table
 from counterfoil.supervisor.engines import secret
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
+
+if TYPE_CHECKING:
+    from counterfoil.reports import Engine
 
 IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
@@ -161,16 +164,16 @@ def pipeline(host: Host) -> None:
 
 def lake(host: Host) -> None:
     """Moves every stored topic into its table."""
-    from counterfoil.reports import Lake  # noqa: PLC0415
+    from counterfoil.reports import Batch, Lake, LakeWriter  # noqa: PLC0415
 
     group = "lake"
     events = host.events()
     event_log, store = events.log(), events.pipelines()
     event_log.declare(host.application.all_topics())
-    tables = Lake(host.state.lake)
+    tables, engine = Lake(host.state.lake), _engine(host)
 
     def mover(topic: AnyTopic, table: Table[Any]) -> Callable[[], int]:
-        writer = tables.writer(table)
+        writer = LakeWriter(tables, table, engine)
 
         def positions(source: str) -> Mapping[int, int]:
             if faults.sabotaged("append-without-transaction"):
@@ -180,18 +183,22 @@ def lake(host: Host) -> None:
         reader = event_log.reader(f"{group}.{topic.name}", host.name, [topic], positions)
 
         def move() -> int:
-            batches = reader.fetch(STORE_ROWS)
+            batches = {
+                batch.partition: Batch(
+                    [topic.decode(record.value) for record in batch.records], batch.end
+                )
+                for batch in reader.fetch(STORE_ROWS)
+            }
             if not batches:
                 return 0
-            rows = [topic.decode(record.value) for batch in batches for record in batch.records]
-            moved = {batch.partition: batch.end for batch in batches}
+            moved = {partition: batch.next_offset for partition, batch in batches.items()}
             try:
-                writer.append(rows, source=topic.name, positions=moved, now_us=now_us())
+                writer.append(batches, source=topic.name, now_us=now_us())
                 store.store_positions(group, topic.name, moved)
             except BaseException:
                 reader.rewind()
                 raise
-            return len(rows)
+            return sum(len(batch.rows) for batch in batches.values())
 
         return move
 
@@ -204,9 +211,9 @@ def reports(host: Host) -> None:
     """Recomputes the days that changed, and publishes them."""
     from counterfoil.reports import Lake, ReportRunner  # noqa: PLC0415
 
-    tables = Lake(host.state.lake)
+    tables, engine = Lake(host.state.lake), _engine(host)
     runners = [
-        ReportRunner(tables, report, host.state.reports / name)
+        ReportRunner(tables, report, host.state.reports / name, engine)
         for name, report in host.application.reports.items()
     ]
     host.ready()
@@ -215,6 +222,12 @@ def reports(host: Host) -> None:
         return sum(len(runner.run(now_us()).days) for runner in runners)
 
     _repeat(host, step, every=REPORT_SECONDS)
+
+
+def _engine(host: Host) -> "Engine":
+    from counterfoil.reports import Embedded  # noqa: PLC0415
+
+    return Embedded()
 
 
 def gateway(host: Host) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from counterfoil.application import (
     ENGINES_VARIABLE,
+    Application,
     Configuration,
     EnginesConfig,
     StateFolder,
@@ -147,6 +148,7 @@ class Supervisor:
         """Start everything in order, keep it running, stop it in the reverse order."""
         configuration = load(self.folder, engines=self._engines)
         application = load_application(self.folder, configuration.application.module)
+        _check_reports(application)
         processes = plan(application, configuration)
         self.state.root.mkdir(parents=True, exist_ok=True)
         (self.state.root / "logs").mkdir(exist_ok=True)
@@ -355,3 +357,11 @@ class Supervisor:
             },
         )
         self._on_change(self.children)
+
+
+def _check_reports(application: Application) -> None:
+    """Refuse what the reports' process would die of again and again."""
+    from counterfoil.reports.query import checked  # noqa: PLC0415 - heavy
+
+    for report in application.reports.values():
+        checked(report)

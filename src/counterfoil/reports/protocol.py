@@ -1,0 +1,64 @@
+"""Which features a Delta table may have here.
+
+Tables stay at what both engines write and what a plain list of their files answers rightly; so a
+table begun by one engine can be continued by the other, and read by neither. A reader that ignores
+a feature is silently wrong: deleted rows come back (deletion vectors), columns are empty (column
+mapping). Every way into a table therefore asks here first.
+
+Source: the Delta transaction protocol, "Protocol Evolution" and "Valid Feature Names".
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from counterfoil.reports.errors import UnknownFeature
+
+if TYPE_CHECKING:
+    import deltalake
+
+READER_VERSION: Final = 1
+WRITER_VERSION: Final = 2
+"""The newest protocol without named features: appendOnly and invariants."""
+NAMED_FEATURES: Final = frozenset({"appendOnly", "invariants"})
+
+
+def open_table(path: Path, *, write: bool = False, version: int | None = None):
+    """The Delta table in `path`, newest or at a version, once its protocol was checked.
+
+    Raises:
+        UnknownFeature: names the features that this side would read or, if it is to `write`,
+            write wrongly.
+    """
+    import deltalake  # noqa: PLC0415 - heavy
+    from deltalake.exceptions import DeltaError  # noqa: PLC0415
+
+    try:
+        table = deltalake.DeltaTable(str(path), version=version)
+    except DeltaError as error:
+        raise UnknownFeature(f"{path} can't be read: {error}", hint=_HINT) from error
+    if unknown := unknown_features(table, write=write):
+        done = "written" if write else "read"
+        raise UnknownFeature(
+            f"{path} has {', '.join(unknown)}: it can't be {done} here", hint=_HINT
+        )
+    return table
+
+
+def unknown_features(table: "deltalake.DeltaTable", *, write: bool) -> list[str]:
+    """What in the protocol of `table` is not known here, by name where it has one."""
+    protocol = table.protocol()
+    named = set(protocol.reader_features or [])
+    versions: list[str] = []
+    if protocol.min_reader_version > READER_VERSION and not protocol.reader_features:
+        versions.append(f"reader version {protocol.min_reader_version}")
+    if write:
+        named |= set(protocol.writer_features or [])
+        if protocol.min_writer_version > WRITER_VERSION and not protocol.writer_features:
+            versions.append(f"writer version {protocol.min_writer_version}")
+    return [*sorted(named - NAMED_FEATURES), *versions]
+
+
+_HINT: Final = (
+    "whoever switched it on must drop it (ALTER TABLE ... DROP FEATURE name on Spark), "
+    "or copy the rows into a new table"
+)
