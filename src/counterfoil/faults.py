@@ -12,8 +12,10 @@ be shown to fail; `counterfoil up` refuses to start with it outside of a proof.
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -35,8 +37,11 @@ _SABOTAGE: Final = os.environ.get("COUNTERFOIL_SABOTAGE")
 _SIGNALS: Final = MappingProxyType({"kill": signal.SIGKILL, "pause": signal.SIGSTOP})
 
 
-def point(name: str) -> None:
-    """Die or stop here if the point `name` was armed; otherwise do nothing."""
+def point(name: str, *helpers: int) -> None:
+    """Die or stop here if the point `name` was armed; otherwise do nothing.
+
+    `helpers` are processes that do this one's work: they die with it.
+    """
     if _FOLDER is None:
         return
     armed = Path(_FOLDER, name)
@@ -47,7 +52,34 @@ def point(name: str) -> None:
         armed.rename(armed.with_name(f"{name}.{os.getpid()}.{time.monotonic_ns()}.taken"))
     except FileNotFoundError:
         return  # another process was faster: one armed point is one fault
+    for pid in helpers if action == "kill" else ():
+        os.kill(pid, signal.SIGKILL)
     os.kill(os.getpid(), _SIGNALS[action])
+
+
+@contextmanager
+def point_inside(
+    name: str, reached: Callable[[], bool], *helpers: int
+) -> Generator[None, None, None]:
+    """A point in the middle of somebody else's call: a thread looks for the moment to come."""
+    if _FOLDER is None or not Path(_FOLDER, name).exists():
+        yield
+        return
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.002):
+            if reached():
+                point(name, *helpers)
+                return
+
+    looking = threading.Thread(target=look, name=name, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
 
 
 def sabotaged(name: str) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from counterfoil.application import Counterfoils, StateFolder
 from counterfoil.proof.client import ClientRecord
 from counterfoil.proof.stores import Stores
-from counterfoil.reports.protocol import open_table
+from counterfoil.reports.delta import open_table
 
 DIFFERENCES_SHOWN: Final = 100
 

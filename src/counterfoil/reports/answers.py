@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-def canonical(rows: "pyarrow.Table", days: Collection[str]) -> "pyarrow.Table":
+def canonical(section: str, rows: "pyarrow.Table", days: Collection[str]) -> "pyarrow.Table":
     """The same rows, sorted, as int64, string, bool and date32.
 
     Raises:
@@ -34,11 +34,13 @@ def canonical(rows: "pyarrow.Table", days: Collection[str]) -> "pyarrow.Table":
             fields.append((name, kind))
         else:
             raise ReportsError(
-                f"column {name} has the type {kind}",
+                f"section {section}: column {name} has the type {kind}",
                 hint="cast it: ...::BIGINT (money in minor units), ...::VARCHAR or ...::DATE",
             )
     found = rows.cast(pyarrow.schema(fields))
     strangers = set(compute.unique(found["day"]).to_pylist()).difference(days)
     if strangers:
-        raise ReportsError(f"column day has {strangers.pop()!r}, which is no day that was read")
+        raise ReportsError(
+            f"section {section}: column day has {strangers.pop()!r}, which is no day that was read"
+        )
     return found.sort_by([(name, "ascending") for name in found.column_names])

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterfoil import faults
+from counterfoil.reports.delta import data_files, open_table
 from counterfoil.reports.engine import Dialect, Part
 from counterfoil.reports.errors import ReportsError
-from counterfoil.reports.protocol import open_table
 from counterfoil.reports.query import in_days
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Embedded:
 
         table = open_table(path, write=True)
         (day,) = table.metadata().partition_columns
+        if not faults.sabotaged("append-without-transaction"):
+            # delta-rs records application transactions, but doesn't refuse a repeated one.
+            parts = {key: part for key, part in parts.items() if _is_new(table, key, part)}
+        if not parts:
+            return
         rows = pyarrow.concat_tables([part.rows for part in parts.values()])
         actions: list[AddAction | RemoveAction] = []
         values: list[str] = compute.unique(rows[day]).to_pylist()  # type: ignore[assignment]
@@ -71,7 +76,7 @@ class Embedded:
 
         table = open_table(path, version=version)
         (day,) = table.metadata().partition_columns
-        files = [file for file in table.file_uris() if day_of(file) in days]
+        files = [file for file, value in data_files(path, table).items() if value in days]
         if faults.sabotaged("uncommitted-file"):
             files = [str(file) for file in path.glob("*/*.parquet")]
         with duckdb.connect() as connection:
@@ -109,9 +114,9 @@ class Embedded:
         )
 
 
-def day_of(file: str) -> str:
-    """The partition that a data file belongs to, by its path."""
-    return Path(file).parent.name.partition("=")[2]
+def _is_new(table: "deltalake.DeltaTable", key: str, part: Part) -> bool:
+    position = table.transaction_version(key)
+    return position is None or position < part.position
 
 
 def _schema(table: "deltalake.DeltaTable") -> "pyarrow.Schema":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from counterfoil import faults
 from counterfoil.reports.definition import Batch, Found, Table
+from counterfoil.reports.delta import create, data_files, open_table
 from counterfoil.reports.engine import Engine, Part
-from counterfoil.reports.protocol import open_table
 
 if TYPE_CHECKING:
     import deltalake
@@ -35,14 +35,18 @@ class Lake:
         path = self.folder / table.name
         return open_table(path) if (path / "_delta_log").exists() else None
 
+    def files(self, table: Table[Any]) -> dict[str, str]:
+        """The files of the newest version, each with its day."""
+        delta = self.open(table)
+        return {} if delta is None else data_files(self.folder / table.name, delta)
+
     def sums_by_file(
         self, table: Table[Any], column: str, known: Mapping[str, tuple[int, int]]
     ) -> dict[str, tuple[int, int]]:
         """Rows and sum of `column` of each file of the newest version; `known` ones aren't read."""
         import duckdb  # noqa: PLC0415 - heavy
 
-        delta = self.open(table)
-        files = [] if delta is None else delta.file_uris()
+        files = self.files(table)
         found = {file: known[file] for file in files if file in known}
         if new := [file for file in files if file not in known]:
             with duckdb.connect() as connection:
@@ -60,7 +64,7 @@ class Lake:
         import duckdb  # noqa: PLC0415 - heavy
 
         delta = self.open(table)
-        if delta is None or not (files := delta.file_uris()):
+        if delta is None or not (files := list(data_files(self.folder / table.name, delta))):
             return None
         with duckdb.connect() as connection:
             row = connection.execute(
@@ -70,7 +74,7 @@ class Lake:
             ).fetchone()
         if row is None:
             return None
-        file = str(Path(row[0]).relative_to((self.folder / table.name).resolve()))
+        file = str(Path(row[0]).relative_to(self.folder / table.name))
         for version in range(delta.version(), -1, -1):
             entries = self._commit(table, version)
             if any(entry.get("add", {}).get("path") == file for entry in entries):
@@ -154,12 +158,3 @@ class LakeWriter:
         known = content in self._seen
         self._seen.add(content)
         return not known
-
-
-def create(path: Path, schema: "pyarrow.Schema", day: str) -> None:
-    """Have a table in `path`, partitioned by `day`; all are made here, with the plain protocol."""
-    import deltalake  # noqa: PLC0415 - heavy
-
-    if not (path / "_delta_log").exists():
-        path.mkdir(parents=True, exist_ok=True)
-        deltalake.DeltaTable.create(str(path), schema, partition_by=[day], mode="ignore")

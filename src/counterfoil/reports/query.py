@@ -136,7 +136,7 @@ class _Section:
             for kind, rule in self._rules():
                 if isinstance(node, kind):
                     rule(node)
-        if "day" not in (name.lower() for name in query.named_selects):
+        if "day" not in query.named_selects:
             self._refuse(query, "has no column `day`", "SELECT day, ... GROUP BY day")
         return query
 

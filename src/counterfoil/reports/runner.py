@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 from counterfoil import faults
 from counterfoil.reports.answers import canonical
 from counterfoil.reports.definition import Report, Run
-from counterfoil.reports.embedded import day_of
+from counterfoil.reports.delta import create, data_files
 from counterfoil.reports.engine import Engine
 from counterfoil.reports.errors import ReportsError
-from counterfoil.reports.lake import Lake, create
+from counterfoil.reports.lake import Lake
 from counterfoil.reports.publish import csv_text, html_text
 
 if TYPE_CHECKING:
@@ -79,17 +79,17 @@ class ReportRunner:
         if any(not (self._table(name) / "_delta_log").exists() for name in self._queries):
             document["version"] = -1  # a section that is new has no day yet
         version, after = delta.version(), document["version"]
-        files = delta.file_uris()
-        if version == after or not files:
+        source = self._lake.folder / self._report.source.name
+        present = set(data_files(source, delta).values())
+        if version == after or not present:
             if after >= 0 and not (self._folder / "index.html").exists():
                 self._publish(document)
             return Run(version, {})
         touched = self._lake.touched(self._report.source, after, version)
         if after < 0 or touched is None:
-            touched = {day_of(file) for file in files}.union(document["reasons"])
-        source = self._lake.folder / self._report.source.name
+            touched = present.union(document["reasons"])
         if faults.sabotaged("uncommitted-file"):
-            touched = {day_of(str(file)) for file in source.glob("*/*.parquet")}
+            touched = {folder.name.partition("=")[2] for folder in source.glob("*=*")}
         days = {day: self._reason(document, day, now_us) for day in sorted(touched)}
         answers = self._compute(source, version, touched)
         for name, rows in answers.items():
@@ -115,17 +115,10 @@ class ReportRunner:
         name = self._report.source.name
         try:
             answers = self._engine.compute(source, version, days, name, self._queries)
+            return {name: canonical(name, rows, days) for name, rows in answers.items()}
         except ReportsError as error:
-            raise type(error)(f"report {self._report.name}, {error.args[0]}") from error
-        return {name: self._canonical(name, rows, days) for name, rows in answers.items()}
-
-    def _canonical(self, section: str, rows: "pyarrow.Table", days: set[str]) -> "pyarrow.Table":
-        try:
-            return canonical(rows, days)
-        except ReportsError as error:
-            raise ReportsError(
-                f"report {self._report.name}, section {section}: {error.args[0]}", hint=error.hint
-            ) from error
+            message = f"report {self._report.name}, {error.args[0]}"
+            raise type(error)(message, hint=error.hint) from error
 
     def _table(self, section: str) -> Path:
         return self._folder / TABLES / section

@@ -225,9 +225,23 @@ def reports(host: Host) -> None:
 
 
 def _engine(host: Host) -> "Engine":
+    """The engine of reports; a Spark driver is started, and is this process's alone."""
     from counterfoil.reports import Embedded  # noqa: PLC0415
 
-    return Embedded()
+    if host.configuration.engines.reports == "embedded":
+        return Embedded()
+    from counterfoil.engines.spark import delta_jars  # noqa: PLC0415
+    from counterfoil.reports.driver import Driver  # noqa: PLC0415
+    from counterfoil.reports.spark import Spark  # noqa: PLC0415
+
+    return Spark(
+        Driver(
+            host.addresses.engines["spark"],
+            name=f"{host.application.name} {host.name}",
+            lock=host.state.lake / f".{host.name}.lock",
+            jars=delta_jars(),
+        )
+    )
 
 
 def gateway(host: Host) -> None:

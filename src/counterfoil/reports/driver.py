@@ -1,0 +1,146 @@
+"""A Spark driver in this process: its settings, its only owner, its end.
+
+A driver is two processes: this one, and a JVM that it starts and speaks with. They don't die as
+one. A JVM whose Python was killed may live for another second and commit what it was about, when
+the next driver has already read the positions that this commit is about to move; rows would be
+there twice. So the JVM itself holds a lock on a file that only the kernel takes from it, and a
+driver has not started before it holds the lock: when positions are read, no other can move them.
+
+Nothing is mended here. A driver whose JVM or whose cluster is gone says so (`EngineLost`); its
+process ends, and the supervisor starts another one, which is what starting is already tested for.
+A lost worker is no such case: Spark runs its tasks again elsewhere, or waits until there is one.
+"""
+
+import os
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from counterfoil.reports.errors import EngineLost, ReportsError
+
+LOCAL: Final = "local[2]"
+LOCK_SECONDS: Final = 20.0
+"""How long a killed driver's JVM may take to end: it stops what it runs first."""
+MEANING: Final = MappingProxyType(
+    {
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.ansi.enabled": "true",  # overflows and bad casts are errors, as in DuckDB
+        "spark.sql.session.timeZone": "UTC",
+    }
+)
+"""What answers depend on, whatever the cluster."""
+ONE_MACHINE: Final = MappingProxyType(
+    {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "1g",
+        "spark.executor.memory": "1g",
+        "spark.executor.cores": "1",
+        "spark.cores.max": "1",  # so that two drivers fit on the smallest cluster
+        "spark.sql.shuffle.partitions": "2",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+)
+"""Small and on loopback; on any other cluster SPARK_CONF_DIR/spark-defaults.conf decides these."""
+
+
+class Driver:
+    """Runs as the application `name` on the cluster at `address`, or in this process without one.
+
+    Raises:
+        ReportsError: Spark or Delta is missing, or another driver holds the file `lock`.
+        EngineLost: the cluster does not answer.
+    """
+
+    def __init__(self, address: str, *, name: str, lock: Path, jars: Sequence[Path]) -> None:
+        try:
+            builder: Any = import_module("pyspark.sql").SparkSession.builder
+        except ImportError as error:
+            raise ReportsError("pyspark is missing", hint="install counterfoil[spark]") from error
+        settings = dict(MEANING)
+        if not address or urlsplit(address).hostname in ("127.0.0.1", "localhost"):
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+            settings |= ONE_MACHINE
+        if jars:
+            settings["spark.jars"] = ",".join(map(str, jars))
+        try:
+            self.session = (
+                builder.master(address or LOCAL).appName(name).config(map=settings).getOrCreate()
+            )
+        except Exception as error:
+            raise EngineLost(
+                f"Spark did not start on {address or LOCAL}: {_first_line(error)}",
+                hint="is java there, does the master answer, and are Delta's jars on its path?",
+            ) from error
+        self._context: Any = self.session.sparkContext
+        self._context.setLogLevel("ERROR")
+        self._lock = self._take(lock)
+
+    @property
+    def pid(self) -> int:
+        """The JVM's process id."""
+        pid: int = self._context._gateway.proc.pid
+        return pid
+
+    def close(self) -> None:
+        """End the session; the JVM ends with this process."""
+        self._lock.channel().close()
+        self.session.stop()
+
+    @contextmanager
+    def asked(self, what: str) -> Generator[None, None, None]:
+        """Turn whatever Spark raises inside into one of this part's errors.
+
+        Raises:
+            EngineLost: there is no driver any more.
+            ReportsError: Spark is there, and can't do it.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._alive():
+                raise ReportsError(f"{what}: {_first_line(error)}") from error
+            raise EngineLost(
+                f"{what}: the Spark driver or its cluster is gone: {_first_line(error)}",
+                hint="this process ends; whoever supervises it starts another",
+            ) from error
+
+    def _alive(self) -> bool:
+        try:
+            return not self._context._jsc.sc().isStopped()
+        except Exception:
+            # Asked after an error already: no answer of any kind means that nobody is there.
+            return False
+
+    def _take(self, path: Path) -> Any:
+        """Have the JVM lock a file; the kernel unlocks it when the JVM is gone."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file: Any = self._context._jvm.java.io.RandomAccessFile(str(path), "rw")
+        deadline = time.monotonic() + LOCK_SECONDS
+        while (lock := file.getChannel().tryLock()) is None:
+            if time.monotonic() > deadline:
+                raise ReportsError(
+                    f"{path} is locked by another Spark driver",
+                    hint="one process at a time writes to a lake; stop the other",
+                )
+            time.sleep(0.05)
+        return lock
+
+
+def _first_line(error: Exception) -> str:
+    """What happened, without the JVM's stack."""
+    # Py4JJavaError says nothing in its own words; the JVM's are in the exception that it carries.
+    thrown: Any = getattr(error, "java_exception", None)
+    try:
+        text = str(thrown.toString()) if thrown is not None else str(error)
+    except Exception:
+        text = repr(error)  # the JVM that could say it is gone
+    return next((line for line in text.splitlines() if line.strip()), repr(error))
