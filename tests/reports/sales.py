@@ -2,13 +2,25 @@
 
 import datetime
 import sys
+import threading
+import time
 from pathlib import Path
 
 import msgspec
 
 from counterfoil.engines import server
 from counterfoil.engines.spark import delta_jars
-from counterfoil.reports import Batch, Embedded, Engine, Lake, LakeWriter, Report, Table
+from counterfoil.errors import CounterfoilError
+from counterfoil.reports import (
+    Batch,
+    Embedded,
+    Engine,
+    Lake,
+    LakeWriter,
+    Report,
+    ReportRunner,
+    Table,
+)
 from counterfoil.reports.driver import Driver
 from counterfoil.reports.spark import Spark
 
@@ -43,6 +55,21 @@ DAILY = Report(
     },
     title="Sales by day",
     amounts=("revenue",),
+)
+HEAVY = Report(
+    "heavy",
+    SALES,
+    {
+        "buyers": """
+            SELECT day, count(DISTINCT buyer) AS buyers, sum(amount) AS revenue
+            FROM sales GROUP BY day""",
+        "ranks": """
+            SELECT day, max(place) AS places FROM (
+                SELECT day, rank() OVER (PARTITION BY day ORDER BY buyer, amount) AS place
+                FROM sales)
+            GROUP BY day""",
+    },
+    title="Much to compute",
 )
 
 
@@ -85,8 +112,6 @@ def driver(folder: Path, address: str = "") -> Driver:
 
 def main(kind: str, folder: Path, address: str) -> None:
     """Be the process of a lake and its report: go on where the table says, until all is done."""
-    from counterfoil.reports import ReportRunner
-
     engine: Engine = Embedded() if kind == "embedded" else Spark(driver(folder, address))
     print("started", flush=True)
     lake = Lake(folder / "lake")
@@ -104,8 +129,31 @@ def main(kind: str, folder: Path, address: str) -> None:
         writer.append(waiting, source="sales", now_us=1_000_000)
         print("appended", flush=True)
     ReportRunner(lake, DAILY, folder / "report", engine).run(2_000_000)
-    print("published", flush=True)
+
+
+def compute(folder: Path, address: str) -> None:
+    """Be the process of the heavy report, and say when a stage of it is half done."""
+    started = driver(folder, address)
+    tracker = started.session.sparkContext.statusTracker()
+
+    def look() -> None:
+        while True:
+            for number in tracker.getActiveStageIds():
+                stage = tracker.getStageInfo(number)
+                if stage and stage.numActiveTasks and stage.numCompletedTasks:
+                    print("half done", flush=True)
+                    return
+            time.sleep(0.01)
+
+    threading.Thread(target=look, daemon=True).start()
+    ReportRunner(Lake(folder / "lake"), HEAVY, folder / "report", Spark(started)).run(1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    try:
+        if sys.argv[1] == "compute":
+            compute(Path(sys.argv[2]), sys.argv[3])
+        else:
+            main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    except CounterfoilError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
