@@ -21,7 +21,8 @@ from counterfoil.reports.delta import create
 from counterfoil.reports.engine import Part
 
 PROCESS = Path(__file__).with_name("sales.py")
-PATIENCE = 120.0
+PATIENCE = 240.0
+pytestmark = pytest.mark.timeout(900)
 
 
 def start(kind: str, folder: Path, address: str = "") -> subprocess.Popen[str]:

@@ -152,6 +152,21 @@ def test_commits_that_were_cleaned_up_mean_that_any_day_may_have_changed(
     assert len(run(folder, one)) == 5
 
 
+def test_files_that_are_merged_change_no_day(folder: Path, one: Engine) -> None:
+    append(folder, one, 0, 25)
+    append(folder, one, 25, 50)
+    run(folder, one)
+    before = published(DAILY, folder / "report")
+    merged = deltalake.DeltaTable(str(folder / "sales"))
+    assert merged.optimize.compact()["numFilesRemoved"] > 0
+    assert run(folder, one) == {}
+    after = published(DAILY, folder / "report")
+    assert after["version"] == merged.version() > before["version"]
+    assert after["sections"] == before["sections"]
+    append(folder, one, 50, 51)
+    assert len(run(folder, one)) == 1
+
+
 def test_sql_that_fails_names_its_section(folder: Path, one: Engine) -> None:
     append(folder, one, 0, 10)
     sections = {"good": "SELECT day FROM sales", "bad": "SELECT day, price FROM sales"}

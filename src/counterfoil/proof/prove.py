@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 import aiohttp
@@ -149,7 +150,9 @@ async def prove(
         sent = time.monotonic()
         await injecting
         outages = await breaking
-        reconciliation = await _drained(counterfoils, stores, client, tell)
+        reconciliation = await _drained(
+            counterfoils, stores, client, tell, configuration.engines.reports
+        )
         drained = time.monotonic()
     finally:
         supervisor.stop()
@@ -197,10 +200,15 @@ async def _tokens(issuer: str, requests: Sequence[Request]) -> dict[str, str]:
 
 
 async def _drained(
-    counterfoils: Counterfoils, stores: Stores, client: Client, on_progress: Progress
+    counterfoils: Counterfoils,
+    stores: Stores,
+    client: Client,
+    on_progress: Progress,
+    engine: str,
 ) -> Reconciliation:
     """Reconcile until everything matches, or until what is under way had time enough to arrive."""
-    deadline = time.monotonic() + DRAIN_SECONDS
+    settled_seconds = SETTLED_SECONDS[engine]
+    deadline = time.monotonic() + DRAIN_SECONDS + 2 * settled_seconds
     last: tuple[dict[str, Sum], float] = ({}, time.monotonic())
     while True:
         found = await asyncio.to_thread(reconcile, counterfoils, stores, client.record)
@@ -213,7 +221,7 @@ async def _drained(
             last = (found.sums, now)
         elif found.difference_count == 0 and now - last[1] > CALM_SECONDS:
             return found
-        elif now - last[1] > SETTLED_SECONDS:
+        elif now - last[1] > settled_seconds:
             return found  # nothing moves any more: what differs now differs for good
         await asyncio.sleep(0.3)
 
@@ -222,8 +230,9 @@ DRAWN: Final = 50
 """Progress is told of once for so many requests: drawing each costs more than sending some."""
 CALM_SECONDS: Final = 2.0
 """A match must last: a relay that has just woken up may be about to send its batch again."""
-SETTLED_SECONDS: Final = 12.0
-"""Longer than a lease, a backoff and a restart together: whoever could still come, has."""
+SETTLED_SECONDS: Final = MappingProxyType({"embedded": 12.0, "spark": 120.0})
+"""Longer than a lease, a backoff and a restart together, by the engine of reports: whoever could
+still come, has. A Spark driver starts in 10 s and needs as long again for its first job."""
 
 
 def _verdict(

@@ -91,7 +91,7 @@ class ReportRunner:
         if faults.sabotaged("uncommitted-file"):
             touched = {folder.name.partition("=")[2] for folder in source.glob("*=*")}
         days = {day: self._reason(document, day, now_us) for day in sorted(touched)}
-        answers = self._compute(source, version, touched)
+        answers = self._compute(source, version, touched) if touched else {}
         for name, rows in answers.items():
             self._overwrite(name, rows, touched, version)
             section = document["sections"].setdefault(name, {"days": {}})

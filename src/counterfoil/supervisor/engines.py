@@ -9,6 +9,7 @@ from counterfoil.application.state import write_json
 from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
 from counterfoil.engines.checks import Finding, check, checkable
 from counterfoil.events import EmbeddedEvents, Events, KafkaEvents
+from counterfoil.reports import Embedded, Engine
 from counterfoil.supervisor.plan import Addresses
 
 _PASSWORDS = {"redis": "REDIS_PASSWORD", "etcd": "ETCD_PASSWORD"}
@@ -57,6 +58,25 @@ def open_events(
     return KafkaEvents(
         addresses.engines["kafka"], addresses.engines["postgres"], password, application=name
     )
+
+
+def open_reports(
+    process: str, configuration: Configuration, state: StateFolder, addresses: Addresses
+) -> Engine:
+    """The engine of reports for one process; a Spark driver is started.
+
+    Raises:
+        ReportsError: Spark is missing, or does not start.
+    """
+    if configuration.engines.reports == "embedded":
+        return Embedded()
+    from counterfoil.engines.spark import delta_jars  # noqa: PLC0415
+    from counterfoil.reports.driver import Driver  # noqa: PLC0415
+    from counterfoil.reports.spark import Spark  # noqa: PLC0415
+
+    lock = state.lake / f".{process}.lock"
+    name = f"counterfoil {process}"
+    return Spark(Driver(addresses.engines["spark"], name=name, lock=lock, jars=delta_jars()))
 
 
 def check_engines(

@@ -24,7 +24,8 @@ from counterfoil.application import (
 from counterfoil.coordination import Client
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import Events
-from counterfoil.supervisor.engines import open_coordination, open_events
+from counterfoil.reports import Engine
+from counterfoil.supervisor.engines import open_coordination, open_events, open_reports
 from counterfoil.supervisor.plan import Addresses
 
 LEASE_SECONDS = 3.0
@@ -57,6 +58,10 @@ class Host:
     def events(self) -> Events:
         """The engine of events."""
         return open_events(self.application.name, self.configuration, self.state, self.addresses)
+
+    def reports(self) -> Engine:
+        """The engine of reports; a Spark driver starts, and is this process's own."""
+        return open_reports(self.name, self.configuration, self.state, self.addresses)
 
     def ready(self, detail: str = "") -> None:
         """Tell the supervisor that this process does its work."""

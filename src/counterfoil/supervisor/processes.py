@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -33,9 +33,6 @@ from counterfoil.events.topics import AnyTopic
 from counterfoil.reports import Table
 from counterfoil.supervisor.engines import secret
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
-
-if TYPE_CHECKING:
-    from counterfoil.reports import Engine
 
 IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
@@ -170,7 +167,7 @@ def lake(host: Host) -> None:
     events = host.events()
     event_log, store = events.log(), events.pipelines()
     event_log.declare(host.application.all_topics())
-    tables, engine = Lake(host.state.lake), _engine(host)
+    tables, engine = Lake(host.state.lake), host.reports()
 
     def mover(topic: AnyTopic, table: Table[Any]) -> Callable[[], int]:
         writer = LakeWriter(tables, table, engine)
@@ -211,7 +208,7 @@ def reports(host: Host) -> None:
     """Recomputes the days that changed, and publishes them."""
     from counterfoil.reports import Lake, ReportRunner  # noqa: PLC0415
 
-    tables, engine = Lake(host.state.lake), _engine(host)
+    tables, engine = Lake(host.state.lake), host.reports()
     runners = [
         ReportRunner(tables, report, host.state.reports / name, engine)
         for name, report in host.application.reports.items()
@@ -222,26 +219,6 @@ def reports(host: Host) -> None:
         return sum(len(runner.run(now_us()).days) for runner in runners)
 
     _repeat(host, step, every=REPORT_SECONDS)
-
-
-def _engine(host: Host) -> "Engine":
-    """The engine of reports; a Spark driver is started, and is this process's alone."""
-    from counterfoil.reports import Embedded  # noqa: PLC0415
-
-    if host.configuration.engines.reports == "embedded":
-        return Embedded()
-    from counterfoil.engines.spark import delta_jars  # noqa: PLC0415
-    from counterfoil.reports.driver import Driver  # noqa: PLC0415
-    from counterfoil.reports.spark import Spark  # noqa: PLC0415
-
-    return Spark(
-        Driver(
-            host.addresses.engines["spark"],
-            name=f"{host.application.name} {host.name}",
-            lock=host.state.lake / f".{host.name}.lock",
-            jars=delta_jars(),
-        )
-    )
 
 
 def gateway(host: Host) -> None:

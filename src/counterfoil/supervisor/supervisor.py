@@ -29,7 +29,8 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor.engines import check_engines, write_engines, written_engines
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
+"""A Spark driver needs 10 s where nothing else runs, and several start at once."""
 ENGINE_START_SECONDS: Final = 600.0
 """A real engine may have to be fetched, or built, first."""
 STOP_SECONDS: Final = 8.0
