@@ -70,10 +70,12 @@ class Spark:
             writer.option("userMetadata", note).save(str(path))
 
     def _append(self, path: Path, key: str, part: Part) -> None:
-        before = _files(path)
-        with faults.point_inside(
-            "lake.before-commit", lambda: _files(path) > before, self._driver.pid
-        ):
+        before = set(path.glob("*/*.parquet"))
+
+        def written() -> bool:
+            return any(map(_is_whole, set(path.glob("*/*.parquet")) - before))
+
+        with faults.point_inside("lake.before-commit", written, self._driver.pid):
             writer = self._frame(part.rows).write.format("delta").mode("append")
             if not faults.sabotaged("append-without-transaction"):
                 writer = writer.option("txnAppId", key).option("txnVersion", part.position)
@@ -90,6 +92,7 @@ class Spark:
         return self._session.read.option("ignoreCorruptFiles", "true").parquet(str(path))
 
 
-def _files(path: Path) -> int:
-    """How many data files are in a table's folder, committed or not."""
-    return sum(1 for _ in path.glob("*/*.parquet"))
+def _is_whole(file: Path) -> bool:
+    """Whether a data file has its end as well as its beginning, which are alike."""
+    content = file.read_bytes()
+    return len(content) > 4 and content.endswith(b"PAR1")
