@@ -12,6 +12,8 @@ from counterfoil.engines.server import HOST, Launch, Place, Server, Tell
 DELTA = "4.4.0"
 CORES = 2
 MEMORY = "2g"
+WORKER_SECONDS = 15
+"""A worker that is silent for so long is lost; after a restart a master waits for them as long."""
 _JARS = f"delta-spark-{DELTA}"
 _DEPENDENCIES = (f"io.delta:delta-spark_4.2_2.13:{DELTA}",)
 
@@ -56,7 +58,18 @@ class SparkMaster(_Spark):
     main = "org.apache.spark.deploy.master.Master"
 
     def prepare(self, place: Place) -> Launch:
-        return self._launch(place)
+        # A master that forgot its applications would leave them without executors for ever. What
+        # it remembers is of this run alone: in the next one its workers have other ports.
+        memory = place.folder / f"recovery-{place.port}"
+        memory.mkdir(exist_ok=True)
+        options = {
+            "spark.deploy.recoveryMode": "FILESYSTEM",
+            "spark.deploy.recoveryDirectory": memory,
+            "spark.worker.timeout": WORKER_SECONDS,
+        }
+        launch = self._launch(place)
+        given = " ".join(f"-D{name}={value}" for name, value in options.items())
+        return Launch(launch.command, {**launch.environment, "SPARK_MASTER_OPTS": given})
 
 
 class SparkWorker(_Spark):

@@ -74,10 +74,8 @@ class EmbeddedLog:
         """Begin a term of appending for `source`."""
         return EmbeddedAppender(self._database, self, source, fencing_token)
 
-    def reader(
-        self, group: str, member: str, topics: Sequence[AnyTopic], positions: Positions
-    ) -> "EmbeddedReader":
-        """Read `topics`; who else is in the group doesn't matter, as its commits are guarded."""
+    def reader(self, topics: Sequence[AnyTopic], positions: Positions) -> "EmbeddedReader":
+        """Read `topics` from their positions on."""
         return EmbeddedReader(self, topics, positions)
 
     def insert(self, messages: Iterable[Message]) -> None:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 CALL_SECONDS: Final = 10.0
 TRANSACTION_MS: Final = 30_000
 """Longer than a commit waits; what a dead relay left open is aborted by the next term at once."""
-SESSION_MS: Final = 10_000
 COPY_SECONDS: Final = 60.0
 FETCH_SECONDS: Final = 0.1
 EARLY_MS: Final = 60_000
 """How much earlier than an event's own time its record is looked for: clocks differ."""
 _ID: Final = "counterfoil-event-id"
+_TIME: Final = "counterfoil-time-us"
+_TOPIC: Final = MappingProxyType({"message.timestamp.type": "LogAppendTime"})
+"""Retention counts from when a record came in: an event may be older than that, after a move."""
 log = structlog.get_logger()
 
 
@@ -62,7 +65,7 @@ class KafkaLog:
             LogUnavailable: no broker answered.
         """
         wanted = {topic.name: topic.partitions for topic in topics}
-        self._create({self._named(name): number for name, number in wanted.items()}, {})
+        self._create({self._named(name): number for name, number in wanted.items()}, _TOPIC)
         for name, number in wanted.items():
             self._partitions[name] = number
 
@@ -82,24 +85,10 @@ class KafkaLog:
             positions_topic=positions,
         )
 
-    def reader(
-        self, group: str, member: str, topics: Sequence[AnyTopic], positions: Positions
-    ) -> "KafkaReader":
-        """Join `group` as its static member `member`."""
-        return KafkaReader(
-            {
-                **self._connection,
-                "group.id": self._named(group),
-                "group.instance.id": member,
-                "session.timeout.ms": SESSION_MS,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-            },
-            {self._named(topic.name): topic.name for topic in topics},
-            positions,
-        )
+    def reader(self, topics: Sequence[AnyTopic], positions: Positions) -> "KafkaReader":
+        """Read `topics`, all their partitions."""
+        names = {self._named(topic.name): topic for topic in topics}
+        return KafkaReader(_reader_settings(self._connection), names, positions)
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
         """The first record of an event: its key tells the partition, its time where to begin."""
@@ -161,7 +150,7 @@ class KafkaLog:
     def _looker(self) -> "Consumer":
         return _looker(self._connection)
 
-    def _create(self, wanted: Mapping[str, int], settings: dict[str, str]) -> None:
+    def _create(self, wanted: Mapping[str, int], settings: Mapping[str, str]) -> None:
         from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415
         from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415
@@ -170,7 +159,7 @@ class KafkaLog:
         with _Reported():
             found = admin.list_topics(timeout=CALL_SECONDS).topics
             missing = [
-                NewTopic(name, num_partitions=number, replication_factor=-1, config=settings)
+                NewTopic(name, num_partitions=number, replication_factor=-1, config=dict(settings))
                 for name, number in wanted.items()
                 if name not in found
             ]
@@ -245,21 +234,22 @@ class KafkaAppender:
 
 
 class KafkaReader:
-    """A static member of a consumer group; positions come from whoever keeps them."""
+    """Reads every partition from the position that its owner keeps.
+
+    It joins no consumer group: who may handle what is decided where the positions are, and a group
+    would add nothing but its own ways to lose a member when a broker dies.
+    """
 
     def __init__(
-        self, settings: dict[str, Any], names: Mapping[str, str], positions: Positions
+        self, settings: dict[str, Any], topics: Mapping[str, AnyTopic], positions: Positions
     ) -> None:
         from confluent_kafka import Consumer  # noqa: PLC0415 - an extra
 
-        self._names = names
+        self._topics = topics
         self._positions = positions
         self._next: dict[tuple[str, int], int] = {}
         self._placed = False
         self._consumer = Consumer(settings)
-        self._consumer.subscribe(
-            list(names), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
-        )
 
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` in all; none when there are none yet.
@@ -270,18 +260,15 @@ class KafkaReader:
         if not self._placed:
             self._place()
         records: dict[tuple[str, int], list[Record]] = {}
-        with _Reported():
-            messages = self._consumer.consume(limit, FETCH_SECONDS)
-            if not self._placed:
-                return []  # partitions have come or gone: what was read is read again
-            try:
-                for message in messages:
+        try:
+            with _Reported():
+                for message in self._consumer.consume(limit, FETCH_SECONDS):
                     _raise_for(message)
-                    record = _record(message, self._names[message.topic() or ""])
+                    record = _record(message, self._topics[message.topic() or ""].name)
                     records.setdefault((record.topic, record.partition), []).append(record)
-            except BaseException:
-                self._placed = False
-                raise
+        except BaseException:
+            self._placed = False  # what was read before the error would be passed over
+            raise
         batches: list[Batch] = []
         for place, found in records.items():
             batch = Batch(*place, self._next[place], found)
@@ -294,44 +281,22 @@ class KafkaReader:
         self._placed = False
 
     def close(self) -> None:
-        """Stop reading; a static member stays in its group until its session ends."""
+        """Stop reading."""
         self._consumer.close()
 
-    def _assigned(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
-        # Positions are asked for outside of this callback, where their store may be away.
-        consumer.incremental_assign(partitions)
-        consumer.pause(partitions)
-        self._placed = False
-
-    def _revoked(self, consumer: "Consumer", partitions: "list[TopicPartition]") -> None:
-        consumer.incremental_unassign(partitions)
-        self._placed = False
-
     def _place(self) -> None:
-        """Put every assigned partition to its stored position, or to its beginning."""
+        """Put every partition to its stored position, or to its beginning."""
         from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
 
-        partitions = self._consumer.assignment()
-        topics = {self._names[partition.topic] for partition in partitions}
-        stored = {topic: self._positions(topic) for topic in topics}
-        self._next = {
-            (topic, each.partition): stored[topic].get(each.partition, 0)
-            for each in partitions
-            for topic in [self._names[each.topic]]
-        }
-        started = [
-            TopicPartition(
-                each.topic,
-                each.partition,
-                self._next[self._names[each.topic], each.partition] or OFFSET_BEGINNING,
-            )
-            for each in partitions
-        ]
+        partitions: list[TopicPartition] = []
+        for name, topic in self._topics.items():
+            stored = self._positions(topic.name)
+            for number in range(topic.partitions):
+                following = stored.get(number, 0)
+                self._next[topic.name, number] = following
+                partitions.append(TopicPartition(name, number, following or OFFSET_BEGINNING))
         with _Reported():
-            # Assigned anew, as a seek is refused as long as a partition's fetcher has not begun.
-            self._consumer.incremental_unassign(partitions)
-            self._consumer.incremental_assign(started)
-            self._consumer.resume(started)
+            self._consumer.assign(partitions)
         self._placed = True
 
 
@@ -358,8 +323,11 @@ def _produce(producer: "Producer", topic: str, partition: int, message: Message 
                 partition=partition,
                 key=message.key.encode(),
                 value=message.value,
-                headers=[(_ID, str(message.event_id)), *message.headers.items()],
-                timestamp=message.timestamp_us // 1_000,
+                headers=[
+                    (_ID, str(message.event_id)),
+                    (_TIME, str(message.timestamp_us)),
+                    *message.headers.items(),
+                ],
             )
         except BufferError:  # the local queue is full: let some of it go first
             producer.poll(0.1)
@@ -367,20 +335,23 @@ def _produce(producer: "Producer", topic: str, partition: int, message: Message 
             return
 
 
+def _reader_settings(connection: dict[str, Any]) -> dict[str, Any]:
+    """A consumer that sees what is committed; its group is a name that librdkafka asks for."""
+    return {
+        **connection,
+        "group.id": "counterfoil.none",
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        # A position that is not there is never passed over in silence.
+        "auto.offset.reset": "error",
+    }
+
+
 def _looker(connection: dict[str, Any]) -> "Consumer":
-    """A consumer that belongs to no group and sees what is committed."""
+    """A consumer for one look, which is told where a partition ends."""
     from confluent_kafka import Consumer  # noqa: PLC0415
 
-    return Consumer(
-        {
-            **connection,
-            "group.id": "counterfoil.none",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-        }
-    )
+    return Consumer({**_reader_settings(connection), "enable.partition.eof": True})
 
 
 def _last_position(connection: dict[str, Any], topic: str) -> int:
@@ -427,7 +398,7 @@ def _record(message: "KafkaMessage", topic: str) -> Record:
         key=(message.key() or b"").decode(),
         value=message.value() or b"",
         headers=headers,
-        timestamp_us=message.timestamp()[1] * 1_000,
+        timestamp_us=int(headers.pop(_TIME, "0")),
     )
 
 

@@ -40,7 +40,7 @@ class Appender(Protocol):
 
 
 class Reader(Protocol):
-    """Reads some topics as one member of a consumer group."""
+    """Reads some topics."""
 
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` of each partition; none when there are none yet.
@@ -55,7 +55,7 @@ class Reader(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group."""
+        """Stop reading."""
         ...
 
 
@@ -74,10 +74,8 @@ class EventLog(Protocol):
         """Begin a term of appending for `source`; earlier terms are over."""
         ...
 
-    def reader(
-        self, group: str, member: str, topics: Sequence[AnyTopic], positions: Positions
-    ) -> Reader:
-        """Join `group` as `member`; positions are asked for when partitions are assigned."""
+    def reader(self, topics: Sequence[AnyTopic], positions: Positions) -> Reader:
+        """Read `topics` from their positions on."""
         ...
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:

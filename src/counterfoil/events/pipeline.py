@@ -96,7 +96,7 @@ class Context:
 
 
 class PipelineRunner:
-    """Runs one pipeline as the member `member` of its consumer group."""
+    """Runs one pipeline; a twin may run beside it, and handles nothing twice."""
 
     def __init__(
         self,
@@ -104,8 +104,6 @@ class PipelineRunner:
         store: PipelineStore,
         pipeline: Pipeline[Any],
         now_us: Callable[[], int],
-        *,
-        member: str,
     ) -> None:
         self._store = store
         self._pipeline = pipeline
@@ -113,9 +111,7 @@ class PipelineRunner:
         self._state = State(store, pipeline.name)
         topics = pipeline.topics()
         log.declare(topics)
-        self._reader = log.reader(
-            pipeline.name, member, topics[:2], lambda topic: store.positions(pipeline.name, topic)
-        )
+        self._reader = log.reader(topics[:2], lambda topic: store.positions(pipeline.name, topic))
 
     def step(self) -> int:
         """Handle at most a batch from each partition; returns how many events that were.
@@ -137,7 +133,7 @@ class PipelineRunner:
         return sum(len(batch.records) for batch in batches)
 
     def close(self) -> None:
-        """Leave the consumer group."""
+        """Stop reading."""
         self._reader.close()
 
     def _commit(self, batches: list[Batch]) -> None:

@@ -153,7 +153,7 @@ def pipeline(host: Host) -> None:
     event_log = events.log()
     event_log.declare(host.application.all_topics())
     declared = host.application.pipelines[host.target]
-    runner = PipelineRunner(event_log, events.pipelines(), declared, now_us, member=host.name)
+    runner = PipelineRunner(event_log, events.pipelines(), declared, now_us)
     host.ready()
     _repeat(host, runner.step)
     runner.close()
@@ -177,7 +177,7 @@ def lake(host: Host) -> None:
                 return store.positions(group, source)
             return writer.positions(source, topic.partitions)
 
-        reader = event_log.reader(f"{group}.{topic.name}", host.name, [topic], positions)
+        reader = event_log.reader([topic], positions)
 
         def move() -> int:
             batches = {
