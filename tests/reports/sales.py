@@ -132,7 +132,7 @@ def main(kind: str, folder: Path, address: str) -> None:
 
 
 def compute(folder: Path, address: str) -> None:
-    """Be the process of the heavy report, and say when a stage of it is half done."""
+    """Be the process of the heavy report, and say when the first task of it runs."""
     started = driver(folder, address)
     tracker = started.session.sparkContext.statusTracker()
 
@@ -140,8 +140,8 @@ def compute(folder: Path, address: str) -> None:
         while True:
             for number in tracker.getActiveStageIds():
                 stage = tracker.getStageInfo(number)
-                if stage and stage.numActiveTasks and stage.numCompletedTasks:
-                    print("half done", flush=True)
+                if stage and stage.numActiveTasks:
+                    print("computing", flush=True)
                     return
             time.sleep(0.01)
 

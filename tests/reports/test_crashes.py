@@ -167,7 +167,7 @@ def test_a_killed_worker_changes_no_result(folder: Path, cluster: RunningEngine)
     create(folder / "lake" / "sales", schema, "day")
     Embedded().append(folder / "lake" / "sales", {"sales/0": Part(rows, LARGE)}, 1)
     process = start("compute", folder, cluster.address)
-    said(process, "half done")
+    said(process, "computing")
     killed = [
         worker for worker in cluster.servers[1:] if any(worker.folder.glob("work/app-*/*/stderr"))
     ]
