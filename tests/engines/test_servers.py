@@ -20,6 +20,16 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+def up(folder: Path) -> subprocess.Popen[str]:
+    """The command line runs a Redis, which answers."""
+    command = [COUNTERFOIL, "engines", "up", "redis", "--folder", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("redis = "):
+        assert process.poll() is None
+    return process
+
+
 @pytest.mark.parametrize("name", ["redis", "postgres", "etcd", "kafka"])
 def test_an_engine_that_was_killed_starts_again_at_its_address(name: str, tmp_path: Path) -> None:
     with start(name, tmp_path) as engine:
@@ -47,11 +57,7 @@ def test_what_can_not_be_fetched_is_one_clear_line(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_servers_of_a_process_that_was_killed_die_with_it(tmp_path: Path) -> None:
-    command = [COUNTERFOIL, "engines", "up", "redis", "--folder", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while not process.stdout.readline().startswith("redis = "):
-        assert process.poll() is None
+    process = up(tmp_path)
     shown = subprocess.run(
         [COUNTERFOIL, "engines", "status", "--json", "--folder", str(tmp_path)],
         check=True,
@@ -68,10 +74,6 @@ def test_the_servers_of_a_process_that_was_killed_die_with_it(tmp_path: Path) ->
 
 
 def test_engines_down_waits_until_the_last_server_has_ended(tmp_path: Path) -> None:
-    command = [COUNTERFOIL, "engines", "up", "redis", "--folder", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while not process.stdout.readline().startswith("redis = "):
-        assert process.poll() is None
+    process = up(tmp_path)
     subprocess.run([COUNTERFOIL, "engines", "down", "--folder", str(tmp_path)], check=True)
     assert process.wait(20) == 0

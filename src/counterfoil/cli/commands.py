@@ -274,10 +274,10 @@ def trace(
     """
     from counterfoil.application import StateFolder, load, load_application  # noqa: PLC0415
     from counterfoil.cli.inspection import events_of  # noqa: PLC0415
-    from counterfoil.cli.running import last_addresses  # noqa: PLC0415
     from counterfoil.cli.verdict import print_trace  # noqa: PLC0415
     from counterfoil.proof.stores import open_stores  # noqa: PLC0415
     from counterfoil.proof.trace import trace as follow  # noqa: PLC0415
+    from counterfoil.supervisor import last_addresses  # noqa: PLC0415
 
     files = StateFolder(_state(path, state))
     configuration = load(path, engines=last_addresses(files).chosen)

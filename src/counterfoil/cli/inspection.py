@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from counterfoil.application import StateFolder, load, load_application
-from counterfoil.cli.running import last_addresses
 from counterfoil.events import DeadLetters, Events, lag
-from counterfoil.supervisor.engines import open_events
+from counterfoil.supervisor import last_addresses, open_events
 from counterfoil.supervisor.host import now_us
 
 out = Console()

@@ -2,11 +2,9 @@
 
 import fcntl
 
-import msgspec
-
 from counterfoil.application import StateFolder
 from counterfoil.errors import CounterfoilError
-from counterfoil.supervisor import Addresses
+from counterfoil.supervisor import Addresses, last_addresses
 
 
 def is_running(files: StateFolder) -> bool:
@@ -30,14 +28,3 @@ def addresses(files: StateFolder) -> Addresses:
     if not is_running(files):
         raise CounterfoilError(f"nothing runs in {files.root}", hint="start it: counterfoil up")
     return last_addresses(files)
-
-
-def last_addresses(files: StateFolder) -> Addresses:
-    """The addresses of the application's last run, which may be going on.
-
-    Raises:
-        CounterfoilError: it never ran.
-    """
-    if not files.addresses.exists():
-        raise CounterfoilError(f"nothing has run in {files.root}", hint="counterfoil up")
-    return msgspec.json.decode(files.addresses.read_bytes(), type=Addresses)

@@ -84,7 +84,8 @@ class RunningServer:
     def kill(self) -> None:
         """End it at once, as a crash of the machine would, but for the disk."""
         self.signal(signal.SIGKILL)
-        self._wait()
+        if self._process is not None:
+            self._process.wait()
 
     def stop(self) -> None:
         """End it in order, and by force if that takes too long."""
@@ -96,10 +97,6 @@ class RunningServer:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-
-    def _wait(self) -> None:
-        if self._process is not None:
-            self._process.wait()
 
 
 class RunningEngine:

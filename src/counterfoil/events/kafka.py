@@ -41,6 +41,7 @@ _ID: Final = "counterfoil-event-id"
 _TIME: Final = "counterfoil-time-us"
 _TOPIC: Final = MappingProxyType({"message.timestamp.type": "LogAppendTime"})
 """Retention counts from when a record came in: an event may be older than that, after a move."""
+_SENDING: Final = MappingProxyType({"compression.type": "lz4", "linger.ms": 5})
 log = structlog.get_logger()
 
 
@@ -66,18 +67,15 @@ class KafkaLog:
         """
         wanted = {topic.name: topic.partitions for topic in topics}
         self._create({self._named(name): number for name, number in wanted.items()}, _TOPIC)
-        for name, number in wanted.items():
-            self._partitions[name] = number
+        self._partitions |= wanted
 
     def appender(self, source: str, fencing_token: int) -> "KafkaAppender":
         """Begin a term of appending for `source`, with a producer that ends the earlier ones.
 
-        The token of the lease is only told to the broker's log: the producer's epoch is what
-        fences, and it grows with each term.
+        The token of the lease is not needed: the producer's epoch fences, and grows with each term.
         """
         positions = self._named(f"{source}.positions")
         self._create({positions: 1}, {"cleanup.policy": "compact"})
-        log.info("term", source=source, fencing_token=fencing_token)
         return KafkaAppender(
             self._connection,
             self._place,
@@ -95,7 +93,7 @@ class KafkaLog:
         from confluent_kafka import TopicPartition  # noqa: PLC0415 - an extra
 
         name, partition = self._named(topic.name), partition_of(key, topic.partitions)
-        with closing(self._looker()) as consumer, _Reported():
+        with closing(_looker(self._connection)) as consumer, _Reported():
             since = TopicPartition(name, partition, max(since_us // 1_000 - EARLY_MS, 0))
             consumer.assign(consumer.offsets_for_times([since], timeout=CALL_SECONDS))
             for message in _until_end(consumer):
@@ -109,7 +107,7 @@ class KafkaLog:
         from confluent_kafka import TopicPartition  # noqa: PLC0415
 
         name = self._named(topic)
-        with closing(self._looker()) as consumer, _Reported():
+        with closing(_looker(self._connection)) as consumer, _Reported():
             known = consumer.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions
             return {number: _end(consumer, TopicPartition(name, number)) for number in known}
 
@@ -123,8 +121,7 @@ class KafkaLog:
         """
         from confluent_kafka import Producer  # noqa: PLC0415 - an extra
 
-        settings = {"enable.idempotence": True, "compression.type": "lz4", "linger.ms": 5}
-        producer = Producer({**self._connection, **settings})
+        producer = Producer({**self._connection, **_SENDING, "enable.idempotence": True})
         number = 0
         for record in records:
             _produce(producer, self._named(topic.name), record.partition, record)
@@ -146,9 +143,6 @@ class KafkaLog:
             raise EventsError(f"no topic {message.topic!r}", hint="declare it with app.topic(...)")
         partition = partition_of(message.key, self._partitions[message.topic])
         return self._named(message.topic), partition
-
-    def _looker(self) -> "Consumer":
-        return _looker(self._connection)
 
     def _create(self, wanted: Mapping[str, int], settings: Mapping[str, str]) -> None:
         from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
@@ -200,10 +194,9 @@ class KafkaAppender:
         self._producer = Producer(
             {
                 **connection,
+                **_SENDING,
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": TRANSACTION_MS,
-                "compression.type": "lz4",
-                "linger.ms": 5,
             }
         )
         with _Reported():

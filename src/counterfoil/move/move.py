@@ -26,8 +26,8 @@ from counterfoil.move.events import Tell, copy_events
 from counterfoil.proof.reconcile import Sum, ledger_transfers, log_events, service_rows
 from counterfoil.proof.stores import Stores, open_stores
 from counterfoil.supervisor import (
-    Addresses,
     Supervisor,
+    last_addresses,
     open_coordination,
     open_events,
     write_engines,
@@ -66,6 +66,8 @@ async def move(folder: Path, state: Path, engines: str, tell: Tell) -> Moved:
         tell("starting the engines")
         await supervisor.started(running)
         sums = await asyncio.to_thread(_copy, application, before, configuration, files, tell)
+        if after.coordination != before.coordination:
+            forget_tokens(files.log)
         write_engines(files, after)
     finally:
         supervisor.stop()
@@ -81,7 +83,7 @@ def _copy(
     tell: Tell,
 ) -> dict[str, Sum]:
     after, name = configuration.engines, application.name
-    addresses = msgspec.json.decode(files.addresses.read_bytes(), type=Addresses)
+    addresses = last_addresses(files)
     old = msgspec.structs.replace(configuration, engines=before)
     sums = _sums(application, open_stores(name, old, files))
     if after.events != before.events:
@@ -92,7 +94,6 @@ def _copy(
         tell("machine numbers")
         client: Client = open_coordination(name, configuration, files, addresses)
         copy_bounds(files.coordination, client)
-        forget_tokens(files.log)
     tell("comparing")
     found = _sums(application, open_stores(name, configuration, files))
     if found != sums:

@@ -10,11 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, LiteralString, Protocol, cast
 
-import msgspec
-
 from counterfoil.application import Configuration, StateFolder
 from counterfoil.errors import CounterfoilError
-from counterfoil.supervisor import Addresses
+from counterfoil.supervisor import last_addresses, secret
 
 ANSWER_SECONDS: Final = 10.0
 _PIPELINES: Final = "_pipelines"
@@ -53,11 +51,8 @@ def open_stores(name: str, configuration: Configuration, state: StateFolder) -> 
     """
     if configuration.engines.events == "embedded":
         return EmbeddedStores(state)
-    if not state.addresses.exists():
-        raise CounterfoilError(f"nothing has run in {state.root}", hint="counterfoil up")
-    addresses = msgspec.json.decode(state.addresses.read_bytes(), type=Addresses)
-    password = None if configuration.addresses.postgres else state.credential()
-    engines = addresses.engines
+    engines = last_addresses(state).engines
+    password = secret("postgres", configuration, state)
     return RealStores(state, name, engines["kafka"], engines["postgres"], password)
 
 

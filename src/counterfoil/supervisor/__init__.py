@@ -4,11 +4,12 @@ from counterfoil.supervisor.engines import (
     check_engines,
     open_coordination,
     open_events,
+    secret,
     write_engines,
     written_engines,
 )
 from counterfoil.supervisor.host import LEASE_SECONDS
-from counterfoil.supervisor.plan import Addresses, AddressInUse, configured_engines
+from counterfoil.supervisor.plan import Addresses, AddressInUse, configured_engines, last_addresses
 from counterfoil.supervisor.supervisor import (
     AlreadyRunning,
     Child,
@@ -28,8 +29,10 @@ __all__ = [
     "Supervisor",
     "check_engines",
     "configured_engines",
+    "last_addresses",
     "open_coordination",
     "open_events",
+    "secret",
     "write_engines",
     "written_engines",
 ]

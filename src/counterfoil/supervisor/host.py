@@ -26,7 +26,7 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.events import Events
 from counterfoil.reports import Engine
 from counterfoil.supervisor.engines import open_coordination, open_events, open_reports
-from counterfoil.supervisor.plan import Addresses
+from counterfoil.supervisor.plan import Addresses, last_addresses
 
 LEASE_SECONDS = 3.0
 """How long a process that stopped answering keeps its registration and its leadership."""
@@ -131,7 +131,7 @@ def enter(name: str, target: str, folder: Path, state: Path) -> Host:
         application=load_application(folder, configuration.application.module),
         configuration=configuration,
         state=StateFolder(state),
-        addresses=msgspec.json.decode(StateFolder(state).addresses.read_bytes(), type=Addresses),
+        addresses=last_addresses(StateFolder(state)),
     )
 
     def stop(_number: int, _frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from counterfoil.application import Application, Configuration
+from counterfoil.application import Application, Configuration, StateFolder
 from counterfoil.engines import ENGINES, free_port, server
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import KafkaEvents
@@ -48,6 +48,18 @@ class Addresses(msgspec.Struct, frozen=True):
     """The address of each real engine in use, as clients are given it."""
     servers: dict[str, int] = field(default_factory=dict[str, int])
     """The port of each server of a real engine that runs here, by process."""
+
+
+def last_addresses(state: StateFolder) -> Addresses:
+    """The addresses of an application's last run, which may be going on.
+
+    Raises:
+        CounterfoilError: it never ran.
+    """
+    try:
+        return msgspec.json.decode(state.addresses.read_bytes(), type=Addresses)
+    except FileNotFoundError:
+        raise CounterfoilError(f"nothing has run in {state.root}", hint="counterfoil up") from None
 
 
 def real_engines(configuration: Configuration) -> list[str]:

@@ -3,15 +3,15 @@
 What is inspected is what the server itself tells; nothing is written to it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
-from types import MappingProxyType
 from typing import Final
 
 from counterfoil.engines.checks.finding import Finding, Level
 
 Check = Callable[[str, str | None, float], list[Finding]]
-_CHECKS: Final = ("kafka", "postgres", "redis", "etcd")
+checkable: Final = frozenset({"kafka", "postgres", "redis", "etcd"})
+"""The engines that can be checked, by the modules of the same name."""
 
 
 def check(engine: str, address: str, secret: str | None, now: float) -> list[Finding]:
@@ -20,13 +20,12 @@ def check(engine: str, address: str, secret: str | None, now: float) -> list[Fin
     An engine that can't be reached, or refuses the credentials, is a finding as well.
 
     Raises:
-        KeyError: this engine tells nothing that could be checked.
+        KeyError: this engine is not `checkable`.
     """
-    found: Check = import_module(f"counterfoil.engines.checks.{checkable[engine]}").check
+    if engine not in checkable:
+        raise KeyError(engine)
+    found: Check = import_module(f"counterfoil.engines.checks.{engine}").check
     return found(address, secret, now)
 
-
-checkable: Mapping[str, str] = MappingProxyType({name: name for name in _CHECKS})
-"""The engines that can be checked, with the modules that do it."""
 
 __all__ = ["Finding", "Level", "check", "checkable"]
