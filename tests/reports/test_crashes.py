@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import deltalake
@@ -107,17 +107,23 @@ def jvm_of(process: subprocess.Popen[str]) -> int:
 
 
 def program(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+    except FileNotFoundError:  # ended in the meantime
+        return ""
 
 
 def opened(process: subprocess.Popen[str], path: Path) -> bool:
     """Whether a process below another has a file open."""
-    for pid in process_tree(process.pid):
-        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+    return any(path in open_files(pid) for pid in process_tree(process.pid))
+
+
+def open_files(pid: int) -> Iterator[Path]:
+    """What a process has open; nothing more once it ended."""
+    with contextlib.suppress(FileNotFoundError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed in the meantime
-                if descriptor.readlink() == path:
-                    return True
-    return False
+                yield descriptor.readlink()
 
 
 def test_a_driver_waits_for_the_jvm_of_a_killed_one(folder: Path) -> None:
