@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits clean
+.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -65,6 +65,10 @@ bench-coordination: setup
 # Limits shared by Redis beside limits of one gateway alone.
 bench-limits: setup
 	$(BIN)/python bench/limits.py
+
+# The whole shop on every combination of engines.
+bench-engines: extras
+	$(BIN)/python bench/engines.py
 
 clean:
 	rm -rf .venv .tools target console/node_modules $(dir $(PAGE))

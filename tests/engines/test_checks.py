@@ -16,9 +16,21 @@ from confluent_kafka.admin import (
 
 from counterfoil.engines import RunningEngine
 from counterfoil.engines.checks import Finding, Level, check
+from counterfoil.engines.checks.etcd import _ask
+from counterfoil.engines.checks.kafka import _judge
 from counterfoil.engines.checks.redis import _Connection
 
 Engine = Callable[[str], RunningEngine]
+REPLICATED = {
+    "unclean.leader.election.enable": "false",
+    "transaction.max.timeout.ms": "900000",
+    "default.replication.factor": "3",
+    "offsets.topic.replication.factor": "3",
+    "transaction.state.log.replication.factor": "3",
+    "min.insync.replicas": "2",
+    "transaction.state.log.min.isr": "2",
+}
+"""The settings of brokers that have all that is asked for."""
 
 
 def broken(engine: RunningEngine, *, later: float = 0) -> dict[str, Finding]:
@@ -75,12 +87,48 @@ def test_a_redis_that_evicts_is_found(engine: Engine) -> None:
     redis = engine("redis")
     connection = _Connection("127.0.0.1", redis.servers[0].port)
     connection.ask("AUTH", redis.secret)
+    (_, before) = connection.ask("CONFIG", "GET", "maxmemory")
     connection.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    connection.ask("CONFIG", "SET", "maxmemory", "100mb")
     try:
         assert broken(redis)["maxmemory-policy"].found == "allkeys-lru"
     finally:
         connection.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        connection.ask("CONFIG", "SET", "maxmemory", before)
         connection.close()
+
+
+def test_a_redis_user_of_its_own_is_let_in(engine: Engine) -> None:
+    redis = engine("redis")
+    connection = _Connection("127.0.0.1", redis.servers[0].port)
+    connection.ask("AUTH", redis.secret)
+    connection.ask("ACL", "SETUSER", "limits", "on", ">limits-secret", "~*", "+@all")
+    address = redis.address.replace("redis://", "redis://limits@")
+    try:
+        assert check("redis", address, "limits-secret", time.time()) == []
+        (finding,) = check("redis", address, redis.secret, time.time())
+        assert "WRONGPASS" in finding.found
+    finally:
+        connection.ask("ACL", "DELUSER", "limits")
+        connection.close()
+
+
+def test_an_etcd_that_is_full_is_found(engine: Engine) -> None:
+    etcd = engine("etcd")
+    alarm = {"alarm": "NOSPACE"}
+    _ask(etcd.address, "maintenance/alarm", {**alarm, "action": "ACTIVATE"})
+    try:
+        assert "NOSPACE" in broken(etcd)["alarm"].found
+    finally:
+        _ask(etcd.address, "maintenance/alarm", {**alarm, "action": "DEACTIVATE"})
+    assert broken(etcd) == {}
+
+
+def test_a_kafka_that_is_too_old_is_found() -> None:
+    (finding,) = _judge({"transaction.version": 1}, 3, REPLICATED)
+    assert finding.level is Level.BREAKS
+    assert "4.0 or later" in finding.remedy
+    assert _judge({"transaction.version": 2}, 3, REPLICATED) == []
 
 
 @contextmanager

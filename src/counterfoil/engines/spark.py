@@ -44,6 +44,7 @@ class _Spark(Server):
             "SPARK_HOME": str(spark_home),
             "SPARK_LOCAL_IP": HOST,
             "SPARK_DAEMON_MEMORY": "256m",
+            "SPARK_DAEMON_JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
             "SPARK_LOG_DIR": str(place.folder),
             "PATH": os.environ.get("PATH", ""),
         }

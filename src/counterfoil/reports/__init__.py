@@ -5,7 +5,7 @@ from counterfoil.reports.embedded import Embedded
 from counterfoil.reports.engine import Engine
 from counterfoil.reports.errors import EngineLost, QueryRefused, ReportsError, UnknownFeature
 from counterfoil.reports.lake import Lake, LakeWriter
-from counterfoil.reports.runner import ReportRunner, published
+from counterfoil.reports.runner import ReportRunner, check_tables, published
 
 __all__ = [
     "Batch",
@@ -22,5 +22,6 @@ __all__ = [
     "Run",
     "Table",
     "UnknownFeature",
+    "check_tables",
     "published",
 ]

@@ -35,6 +35,7 @@ MEANING: Final = MappingProxyType(
     }
 )
 """What answers depend on, whatever the cluster."""
+_SHORT_RUNS: Final = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 ONE_MACHINE: Final = MappingProxyType(
     {
         "spark.driver.bindAddress": "127.0.0.1",
@@ -43,6 +44,9 @@ ONE_MACHINE: Final = MappingProxyType(
         "spark.executor.memory": "1g",
         "spark.executor.cores": "1",
         "spark.cores.max": "1",  # so that two drivers fit on the smallest cluster
+        # Runs are short: compiling for the long run would take longer than it ever gives back.
+        "spark.driver.extraJavaOptions": _SHORT_RUNS,
+        "spark.executor.extraJavaOptions": _SHORT_RUNS,
         "spark.sql.shuffle.partitions": "2",
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.ui.enabled": "false",

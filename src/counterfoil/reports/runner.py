@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from counterfoil import faults
 from counterfoil.reports.answers import canonical
 from counterfoil.reports.definition import Report, Run
-from counterfoil.reports.delta import create, data_files
+from counterfoil.reports.delta import create, data_files, open_table
 from counterfoil.reports.engine import Engine
 from counterfoil.reports.errors import ReportsError
 from counterfoil.reports.lake import Lake
@@ -45,6 +45,17 @@ def published(report: Report, folder: Path) -> dict[str, Any]:
             "sections": {},
             "reasons": {},
         }
+
+
+def check_tables(lake: Lake, report: Report, folder: Path) -> None:
+    """See that all tables that `report` has by now can be read and written.
+
+    Raises:
+        UnknownFeature: one of them can't.
+    """
+    for path in (lake.folder / report.source.name, *(folder / TABLES).glob("*")):
+        if (path / "_delta_log").exists():
+            open_table(path, write=True)
 
 
 class ReportRunner:

@@ -4,12 +4,12 @@ import os
 
 import msgspec
 
-from counterfoil.application import Configuration, EnginesConfig, StateFolder
+from counterfoil.application import Application, Configuration, EnginesConfig, StateFolder
 from counterfoil.application.state import write_json
 from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
 from counterfoil.engines.checks import Finding, check, checkable
 from counterfoil.events import EmbeddedEvents, Events, KafkaEvents
-from counterfoil.reports import Embedded, Engine
+from counterfoil.reports import Embedded, Engine, Lake, check_tables
 from counterfoil.supervisor.plan import Addresses
 
 _PASSWORDS = {"redis": "REDIS_PASSWORD", "etcd": "ETCD_PASSWORD"}
@@ -89,3 +89,19 @@ def check_engines(
         if engine in checkable
         for finding in check(engine, address, secret(engine, configuration, state), now)
     ]
+
+
+def check_data(
+    application: Application, configuration: Configuration, state: StateFolder, addresses: Addresses
+) -> None:
+    """See that topics and tables are as the application needs them; topics are made if need be.
+
+    Raises:
+        EventsError: a topic has another number of partitions, or no broker answered.
+        ReportsError: a table has a feature that one engine would read or write wrongly.
+    """
+    log = open_events(application.name, configuration, state, addresses).log()
+    log.declare(application.all_topics())
+    log.close()
+    for name, report in application.reports.items():
+        check_tables(Lake(state.lake), report, state.reports / name)

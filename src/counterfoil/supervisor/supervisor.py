@@ -26,7 +26,7 @@ from counterfoil.application.state import write_json
 from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
-from counterfoil.supervisor.engines import check_engines, write_engines, written_engines
+from counterfoil.supervisor.engines import check_data, check_engines, write_engines, written_engines
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
 START_SECONDS: Final = 60.0
@@ -77,8 +77,8 @@ class Supervisor:
     """Runs the application in `folder` with its state in `state`.
 
     Raises (from `run`):
-        ConfigurationError, AddressInUse, AlreadyRunning, DidNotStart, EngineRefused: nothing is
-            left running.
+        ConfigurationError, AddressInUse, AlreadyRunning, DidNotStart, EngineRefused, EventsError,
+            ReportsError: nothing is left running.
     """
 
     def __init__(
@@ -170,13 +170,17 @@ class Supervisor:
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
             lifeline, keep = os.pipe()
             try:
-                await self._supervise(configuration, processes, lifeline)
+                await self._supervise(application, configuration, processes, lifeline)
             finally:
                 os.close(lifeline)
                 os.close(keep)
 
     async def _supervise(
-        self, configuration: Configuration, processes: list[ProcessPlan], lifeline: int
+        self,
+        application: Application,
+        configuration: Configuration,
+        processes: list[ProcessPlan],
+        lifeline: int,
     ) -> None:
         self.children = [Child(process) for process in processes]
         for child in self.children:
@@ -189,7 +193,7 @@ class Supervisor:
                 for child in stage:
                     await self._ready(child)
                 if foundation:
-                    await self._check(configuration)
+                    await self._check(application, configuration)
                     if self._only_engines:
                         break
             self.up.set()
@@ -234,8 +238,8 @@ class Supervisor:
                 )
         write_engines(self.state, engines)
 
-    async def _check(self, configuration: Configuration) -> None:
-        """Refuse engines that would break a promise, before anything relies on them."""
+    async def _check(self, application: Application, configuration: Configuration) -> None:
+        """Refuse engines and data that would break a promise, before anything relies on them."""
         assert self.addresses is not None, "addresses are assigned before anything starts"
         found = await asyncio.to_thread(
             check_engines, configuration, self.state, self.addresses, time.time()
@@ -248,6 +252,10 @@ class Supervisor:
                     for each in broken
                 ),
                 hint="; ".join(dict.fromkeys(each.remedy for each in broken)),
+            )
+        if not self._only_engines:
+            await asyncio.to_thread(
+                check_data, application, configuration, self.state, self.addresses
             )
 
     async def _keep(self, child: Child, lifeline: int) -> None:

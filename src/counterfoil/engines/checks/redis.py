@@ -2,7 +2,7 @@
 
 import socket
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from counterfoil.engines.checks.finding import Finding, Level, clock, unreachable
 
@@ -61,7 +61,7 @@ def check(address: str, secret: str | None, now: float) -> list[Finding]:
         return unreachable("redis", where, error, "start it, or correct [addresses] redis")
     try:
         if secret:
-            connection.ask("AUTH", secret)
+            connection.ask("AUTH", *filter(None, (unquote(found.username or ""), secret)))
         return _inspect(connection, now)
     except _Refused as error:
         remedy = "set REDIS_PASSWORD to its requirepass, and allow INFO, TIME and EVALSHA"
@@ -92,6 +92,7 @@ def _inspect(connection: _Connection, now: float) -> list[Finding]:
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         remedy = "CONFIG SET maxmemory-policy noeviction: an evicted key forgets its debt"
-        say(Level.BREAKS, "maxmemory-policy", policy, "noeviction", remedy)
+        level = Level.BREAKS if int(info.get("maxmemory", 0)) else Level.WEAKENS
+        say(level, "maxmemory-policy", policy, "noeviction", remedy)
     seconds, microseconds = connection.ask("TIME")
     return findings + clock("redis", int(seconds) + int(microseconds) / 1e6, now)

@@ -1,0 +1,97 @@
+"""What can't work is refused at start, in words that say what to do, with nothing half-started."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import deltalake
+import pyarrow
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from conftest import COUNTERFOIL, SHOP
+
+from counterfoil.engines import RunningEngine
+
+Engine = Callable[[str], RunningEngine]
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Tries to start the shop on engines at addresses, and returns what it says instead."""
+
+    def up(engines: str = "", secret: str = "", **addresses: str) -> str:
+        folder, state = tmp_path / "shop", tmp_path / "state"
+        shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns(".counterfoil"))
+        with (folder / "counterfoil.toml").open("a") as file:
+            file.write("\n[addresses]\n")
+            file.writelines(f'{name} = "{address}"\n' for name, address in addresses.items())
+        command = [COUNTERFOIL, "up", str(folder), "--state", str(state), "--engines", engines]
+        given = {**os.environ, "PGPASSWORD": secret, "REDIS_PASSWORD": secret}
+        done = subprocess.run(
+            command, env=given, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert not secret or secret not in done.stderr + done.stdout
+        assert not (state / "access.jsonl").exists(), "no gateway was started"
+        return " ".join(done.stderr.split())
+
+    return up
+
+
+@pytest.mark.parametrize(
+    ("engines", "addresses"),
+    [
+        ("limits=redis", {"redis": "redis://127.0.0.1:1/0"}),
+        ("coordination=etcd", {"etcd": "http://127.0.0.1:1"}),
+    ],
+)
+def test_an_address_where_nobody_is(
+    refused: Callable[..., str], engines: str, addresses: dict[str, str]
+) -> None:
+    (name,) = addresses
+    said = refused(engines, **addresses)
+    assert f"{name}: address is" in said
+    assert "refused" in said
+    assert f"correct [addresses] {name}" in said
+
+
+def test_a_wrong_password(refused: Callable[..., str], engine: Engine) -> None:
+    kafka, postgres = engine("kafka").address, engine("postgres").address
+    said = refused("events=kafka", "guess-of-somebody", kafka=kafka, postgres=postgres)
+    assert "postgres: address is" in said
+    assert "PGPASSWORD" in said
+
+
+def test_a_topic_with_too_few_partitions(refused: Callable[..., str], engine: Engine) -> None:
+    kafka, postgres = engine("kafka"), engine("postgres")
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    admin.create_topics([NewTopic("shop.payments", 1, 1)])["shop.payments"].result(10)
+    try:
+        said = refused(
+            "events=kafka", postgres.secret, kafka=kafka.address, postgres=postgres.address
+        )
+    finally:
+        made = [name for name in admin.list_topics().topics if name.startswith("shop.")]
+        for deleting in admin.delete_topics(made).values():
+            deleting.result(10)
+    assert "topic shop.payments has 1 partitions, not 4" in said
+    assert "keep the number" in said
+
+
+def test_a_table_with_a_feature_that_is_not_known(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    schema = pyarrow.schema([("id", pyarrow.int64()), ("day", pyarrow.string())])
+    deltalake.DeltaTable.create(
+        str(tmp_path / "state" / "lake" / "payments"),
+        schema,
+        partition_by=["day"],
+        configuration={"delta.enableDeletionVectors": "true"},
+    )
+    said = refused()
+    assert "deletionVectors" in said
+    assert "DROP FEATURE" in said
