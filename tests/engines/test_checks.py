@@ -125,10 +125,16 @@ def test_an_etcd_that_is_full_is_found(engine: Engine) -> None:
 
 
 def test_a_kafka_that_is_too_old_is_found() -> None:
-    (finding,) = _judge({"transaction.version": 1}, 3, REPLICATED)
+    (finding,) = _judge({"metadata.version": 25}, {"transaction.version": 1}, 3, REPLICATED)
     assert finding.level is Level.BREAKS
     assert "4.0 or later" in finding.remedy
-    assert _judge({"transaction.version": 2}, 3, REPLICATED) == []
+    assert _judge({"metadata.version": 29}, {"transaction.version": 2}, 3, REPLICATED) == []
+
+
+@pytest.mark.parametrize(("brokers", "level"), [(1, Level.BREAKS), (3, Level.WEAKENS)])
+def test_a_kafka_that_forgets_commits_is_found(brokers: int, level: Level) -> None:
+    found = _judge({"metadata.version": 30}, {"transaction.version": 2}, brokers, REPLICATED)
+    assert {each.setting: each.level for each in found}["version"] is level
 
 
 @contextmanager

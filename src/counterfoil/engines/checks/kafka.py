@@ -1,7 +1,7 @@
 """Kafka: acknowledged records must outlive a broker, and transactions must be the ones of KIP-890.
 
-Which features a cluster has finalised is told by one call alone that librdkafka does not offer, so
-this speaks that much of Kafka's protocol (ApiVersions, version 3) itself.
+Which features brokers support and have finalised is told by one call alone that librdkafka does not
+offer, so this speaks that much of Kafka's protocol (ApiVersions, version 3) itself.
 """
 
 import socket
@@ -15,6 +15,8 @@ SECONDS: Final = 5.0
 TRANSACTION_VERSION: Final = 2
 TRANSACTION_MS: Final = 30_000
 REPLICAS: Final = 3
+FORGETS_COMMITS: Final = 30
+"""The metadata.version that brokers from 4.3.0 on support, and none before them (KAFKA-20734)."""
 _REPLICATED: Final = (
     "default.replication.factor",
     "offsets.topic.replication.factor",
@@ -32,20 +34,29 @@ def check(address: str, secret: str | None, now: float) -> list[Finding]:
     from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
 
     try:
-        features = _features(address.partition(",")[0])
+        supported, finalised = _features(address.partition(",")[0])
         brokers, settings = _settings(address)
     except (OSError, struct.error, KafkaException) as error:
         return unreachable("kafka", address, error, "start it, or correct [addresses] kafka")
-    return _judge(features, brokers, settings)
+    return _judge(supported, finalised, brokers, settings)
 
 
-def _judge(features: dict[str, int], brokers: int, settings: dict[str, str]) -> list[Finding]:
+def _judge(
+    supported: dict[str, int], finalised: dict[str, int], brokers: int, settings: dict[str, str]
+) -> list[Finding]:
     findings: list[Finding] = []
 
     def say(level: Level, setting: str, found: object, needed: object, remedy: str) -> None:
         findings.append(Finding("kafka", level, setting, str(found), str(needed), remedy))
 
-    version = features.get("transaction.version", 0)
+    if supported.get("metadata.version", 0) >= FORGETS_COMMITS:
+        # A coordinator that finds no leader takes the topic for deleted and never writes the marker
+        # of the commit: the transaction's events are lost, or come twice. A partition with
+        # replicas has no leader only once all of them are gone.
+        level = Level.BREAKS if brokers < REPLICAS else Level.WEAKENS
+        remedy = "run 4.2.1: later brokers forget a commit while a partition has no leader"
+        say(level, "version", "4.3 or later", "4.0 to 4.2 (KAFKA-20734)", remedy)
+    version = finalised.get("transaction.version", 0)
     if version < TRANSACTION_VERSION:
         remedy = "kafka-features upgrade --feature transaction.version=2 (brokers 4.0 or later)"
         needed = f"{TRANSACTION_VERSION} or more"
@@ -88,8 +99,8 @@ def _settings(servers: str) -> tuple[int, dict[str, str]]:
     return len(brokers), {name: entry.value for name, entry in entries.items() if entry.value}
 
 
-def _features(server: str) -> dict[str, int]:
-    """The finalised features of a cluster, as one of its brokers tells them."""
+def _features(server: str) -> tuple[dict[str, int], dict[str, int]]:
+    """The newest level of each feature that a broker supports, and those that are finalised."""
     host, _, port = server.rpartition(":")
     with socket.create_connection((host, int(port)), SECONDS) as connection:
         connection.settimeout(SECONDS)
@@ -108,7 +119,7 @@ class _Answer:
         self._content = content
         self._at = 0
 
-    def features(self) -> dict[str, int]:
+    def features(self) -> tuple[dict[str, int], dict[str, int]]:
         self._take(4)  # correlation id
         (error,) = struct.unpack(">h", self._take(2))
         if error:
@@ -117,17 +128,24 @@ class _Answer:
             self._take(6)  # key, oldest and newest version
             self._skip_tags()
         self._take(4)  # throttle time
-        found: dict[str, int] = {}
+        supported: dict[str, int] = {}
+        finalised: dict[str, int] = {}
         for _ in range(self._varint()):
             tag, length = self._varint(), self._varint()
             end = self._at + length
-            if tag == 2:  # finalised features
-                for _ in range(self._varint() - 1):
-                    name = self._take(self._varint() - 1).decode()
-                    (found[name],) = struct.unpack(">h", self._take(2))
-                    self._take(2)
-                    self._skip_tags()
+            if tag == 0:
+                supported = self._levels(">2xh")  # oldest, newest
+            elif tag == 2:
+                finalised = self._levels(">h2x")  # newest, oldest
             self._at = end
+        return supported, finalised
+
+    def _levels(self, layout: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for _ in range(self._varint() - 1):
+            name = self._take(self._varint() - 1).decode()
+            (found[name],) = struct.unpack(layout, self._take(4))
+            self._skip_tags()
         return found
 
     def _skip_tags(self) -> None:
