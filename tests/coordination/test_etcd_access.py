@@ -12,6 +12,7 @@ import pytest
 from cluster import Member, ask, members
 
 from counterfoil.coordination import CoordinationError, EtcdClient, Refused, Unavailable
+from counterfoil.engines.checks import Level, check
 from counterfoil.gateway.tls import development_certificate
 
 PASSWORD = "only-in-this-test"
@@ -92,6 +93,16 @@ def test_who_may_not_is_told_what_to_do_and_no_secret(
         client.put("/a", "1")
     with pytest.raises(Refused):
         next(client.watch("/", threading.Event()))
+
+
+def test_a_check_is_let_in_with_the_same_user_and_password(guarded: Member) -> None:
+    address = with_user(guarded, "shop")
+    found = check("etcd", address, PASSWORD, 0.0)
+    assert [each.setting for each in found] == ["members"], "it could look at everything"
+    (refused,) = check("etcd", address, "wrong", 0.0)
+    assert refused.level is Level.BREAKS
+    assert "ETCD_PASSWORD" in refused.remedy
+    assert "wrong" not in str(refused)
 
 
 def test_a_user_where_etcd_has_no_authentication_is_an_error(tmp_path: Path) -> None:

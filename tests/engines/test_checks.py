@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
 
 from counterfoil.engines import RunningEngine
 from counterfoil.engines.checks import Finding, Level, check
-from counterfoil.engines.checks.etcd import _ask
+from counterfoil.engines.checks.etcd import _Member
 from counterfoil.engines.checks.kafka import _judge
 from counterfoil.engines.checks.redis import _Connection
 
@@ -115,12 +115,12 @@ def test_a_redis_user_of_its_own_is_let_in(engine: Engine) -> None:
 
 def test_an_etcd_that_is_full_is_found(engine: Engine) -> None:
     etcd = engine("etcd")
-    alarm = {"alarm": "NOSPACE"}
-    _ask(etcd.address, "maintenance/alarm", {**alarm, "action": "ACTIVATE"})
+    member = _Member(etcd.address, "")
+    member.ask("maintenance/alarm", {"alarm": "NOSPACE", "action": "ACTIVATE"})
     try:
         assert "NOSPACE" in broken(etcd)["alarm"].found
     finally:
-        _ask(etcd.address, "maintenance/alarm", {**alarm, "action": "DEACTIVATE"})
+        member.ask("maintenance/alarm", {"alarm": "NOSPACE", "action": "DEACTIVATE"})
     assert broken(etcd) == {}
 
 

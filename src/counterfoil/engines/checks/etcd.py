@@ -3,11 +3,14 @@
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from counterfoil.engines.checks.finding import Finding, Level, unreachable
 
 SECONDS: Final = 3.0
+SAID: Final = 200
 OLDEST: Final = (3, 4)
 FULL: Final = 0.8
 """The share of the quota from which on a member is as good as full: compaction takes its time."""
@@ -19,19 +22,42 @@ def check(address: str, secret: str | None, now: float) -> list[Finding]:
     The clock is not asked for: leases and revisions don't depend on it. Whether compaction runs by
     itself is a member's flag, which it tells nobody.
     """
-    del secret, now
+    del now
     errors: list[str] = []
     for endpoint in address.split(","):
         try:
-            return _inspect(endpoint)
-        except (urllib.error.URLError, OSError, ValueError) as error:
+            return _inspect(_Member(endpoint, secret or ""))
+        except urllib.error.HTTPError as error:
+            said = f"{error.code} {error.read(SAID).decode(errors='replace').strip()}"
+            remedy = "give the user in the address (http://user@host) and ETCD_PASSWORD"
+            return unreachable("etcd", address, said, remedy)
+        except (OSError, ValueError) as error:
             errors.append(str(error))
     remedy = "start it, or correct [addresses] etcd"
     return unreachable("etcd", address, "; ".join(errors), remedy)
 
 
-def _inspect(endpoint: str) -> list[Finding]:
-    status = _ask(endpoint, "maintenance/status", {})
+class _Member:
+    """Asks one member by its JSON gateway, as the user in its address if there is one."""
+
+    def __init__(self, endpoint: str, password: str) -> None:
+        scheme, _, place = endpoint.rpartition("://")
+        user, _, host = place.rpartition("@")
+        self._base = f"{scheme or 'http'}://{host}"
+        self._headers: dict[str, str] = {}
+        if user:
+            credentials = {"name": unquote(user), "password": password}
+            self._headers["Authorization"] = self.ask("auth/authenticate", credentials)["token"]
+
+    def ask(self, call: str, question: Mapping[str, object]) -> dict[str, Any]:
+        content = json.dumps(question).encode()
+        request = urllib.request.Request(f"{self._base}/v3/{call}", content, self._headers)
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            return json.load(answer)
+
+
+def _inspect(member: _Member) -> list[Finding]:
+    status = member.ask("maintenance/status", {})
     findings: list[Finding] = []
 
     def say(level: Level, setting: str, found: str, needed: str, remedy: str) -> None:
@@ -52,14 +78,8 @@ def _inspect(endpoint: str) -> list[Finding]:
         found = f"{int(status['dbSize']) // 2**20} of {quota // 2**20} MiB"
         remedy = "--auto-compaction-retention, defragment, or a larger --quota-backend-bytes"
         say(Level.WEAKENS, "room", found, f"less than {FULL:.0%}", remedy)
-    members = len(_ask(endpoint, "cluster/member/list", {})["members"])
+    members = len(member.ask("cluster/member/list", {})["members"])
     if members < 3 or members % 2 == 0:
         remedy = "run 3 or 5 members on machines of their own"
         say(Level.WEAKENS, "members", str(members), "3 or 5", remedy)
     return findings
-
-
-def _ask(endpoint: str, call: str, question: dict[str, object]) -> dict[str, Any]:
-    request = urllib.request.Request(f"{endpoint}/v3/{call}", json.dumps(question).encode())
-    with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-        return json.load(answer)
