@@ -52,7 +52,8 @@ class BenchError(Exception):
 def run(engines: str, purchases: int, seed: int) -> dict[str, float]:
     """The figures of one run of the shop."""
     counterfoil = str(Path(sys.executable).with_name("counterfoil"))
-    command = [counterfoil, "prove", str(SHOP), "--json"]
+    # Whoever ends the bench ends what it started, too.
+    command = ["setpriv", "--pdeathsig", "TERM", counterfoil, "prove", str(SHOP), "--json"]
     command += ["--faults", "none", "--purchases", str(purchases), "--seed", str(seed)]
     command += ["--engines", engines] if engines else []
     before = os.times()
@@ -141,7 +142,7 @@ def table(found: list[Any]) -> Table:
 def main(
     *,
     rounds: Positive = 3,
-    purchases: Positive = 3_000,
+    purchases: Positive = 5_000,
     json_out: Path = HERE / "results" / "engines.json",
 ) -> int:
     """Measure the shop's throughput, latency and CPU time on each combination of engines.
