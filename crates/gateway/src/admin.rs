@@ -5,17 +5,17 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use counterfoil_policy::shared_gcra::SharedGcra;
-use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
+use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::shared::{BUCKETS, Shared};
 
 /// Answer `GET /metrics` and `GET /state`.
-pub fn serve(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
+pub fn serve(shared: &Shared, request: &Request<RequestBody>) -> Response<Body> {
     let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
     let wanted = format!("Bearer {}", shared.config.admin_credential);
     if !bool::from(given.ct_eq(wanted.as_bytes())) {

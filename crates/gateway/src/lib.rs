@@ -15,6 +15,7 @@ mod io;
 mod jwks;
 mod limit;
 mod proxy;
+mod request_body;
 mod respond;
 mod server;
 mod shared;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -19,6 +19,7 @@ use crate::client::{Client, UnderWay};
 use crate::config::LimitKey;
 use crate::headers::{self, Added, text};
 use crate::identity::{Bearer, Rejected, verify};
+use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::shared::{BUCKETS, Endpoint, Route, Shared, Upstream, now_us};
 use crate::upstream::{Failure, Outgoing, exchange};
@@ -52,7 +53,7 @@ struct Seen {
 pub async fn serve(
     shared: Arc<Shared>,
     client: Arc<Client>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     shared.requests.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +113,7 @@ pub async fn serve(
 
 /// See to what is left of a refused request's body: what comes soon is waited for, what comes later
 /// is thrown away while the client reads its answer, and what it only offers is not asked for.
-async fn refuse_rest(parts: &Parts, mut body: Incoming, mut answer: Response<Body>) -> Response<Body> {
+async fn refuse_rest(parts: &Parts, mut body: RequestBody, mut answer: Response<Body>) -> Response<Body> {
     let one_at_a_time = parts.version < Version::HTTP_2;
     let offered = parts.headers.contains_key(header::EXPECT);
     if one_at_a_time && !offered && drained(&mut body, DRAIN_LIMIT, DRAIN_TIMEOUT).await {
@@ -127,7 +128,7 @@ async fn refuse_rest(parts: &Parts, mut body: Incoming, mut answer: Response<Bod
 }
 
 /// Read what is left of a body. Whether all of it came: not more than `limit` bytes, in `timeout`.
-async fn drained(body: &mut Incoming, limit: usize, timeout: Duration) -> bool {
+async fn drained(body: &mut RequestBody, limit: usize, timeout: Duration) -> bool {
     let mut rest = Limited::new(body, limit);
     let whole = async {
         while let Some(frame) = rest.frame().await {
@@ -162,7 +163,7 @@ async fn pass_on(
     shared: &Shared,
     route: &Route,
     parts: &Parts,
-    body: &mut Incoming,
+    body: &mut RequestBody,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     if route.config.identity {
@@ -186,7 +187,7 @@ async fn pass_on(
     answer
 }
 
-async fn whole(body: &mut Incoming, limit: usize) -> Result<Bytes, Problem> {
+async fn whole(body: &mut RequestBody, limit: usize) -> Result<Bytes, Problem> {
     let too_large =
         || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"));
     if body.size_hint().lower() > limit as u64 {

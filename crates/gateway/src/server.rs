@@ -10,7 +10,6 @@ use std::task::{Poll, ready};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -24,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::client::{Client, Ending, HEADER_TIMEOUT};
 use crate::io::Together;
+use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
 use crate::{Error, admin, exchange, jwks, proxy};
@@ -157,7 +157,7 @@ async fn accept<S, F>(
     serve: S,
 ) -> io::Result<()>
 where
-    S: Fn(Arc<Shared>, Arc<Client>, Request<Incoming>) -> F + Copy + Send + 'static,
+    S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -200,7 +200,7 @@ where
 async fn connection<I, S, F>(shared: Arc<Shared>, client: Arc<Client>, io: I, last: Phase, serve: S)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    S: Fn(Arc<Shared>, Arc<Client>, Request<Incoming>) -> F + Copy + Send + 'static,
+    S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let _connected = shared.connected();
@@ -210,7 +210,9 @@ where
     builder.http2().max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(256);
     let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), last));
     let asked = Arc::clone(&client);
-    let service = service_fn(move |request| serve(Arc::clone(&shared), Arc::clone(&asked), request));
+    let service = service_fn(move |request: Request<_>| {
+        serve(Arc::clone(&shared), Arc::clone(&asked), request.map(RequestBody::Hyper))
+    });
     let serving = builder.serve_connection(io, service);
     tokio::pin!(serving);
     let mut ending = None;
