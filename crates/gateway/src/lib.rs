@@ -5,6 +5,8 @@
 
 mod access_log;
 mod admin;
+mod attempt;
+mod balance;
 mod client;
 mod config;
 mod exchange;
@@ -18,6 +20,7 @@ mod proxy;
 mod request_body;
 mod respond;
 mod server;
+mod service;
 mod shared;
 mod store;
 mod upstream;

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,19 +15,18 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use crate::access_log::Stub;
+use crate::attempt::attempt;
 use crate::client::{Client, UnderWay};
 use crate::config::LimitKey;
-use crate::headers::{self, Added, text};
+use crate::headers::{self, text};
 use crate::identity::{Bearer, Rejected, verify};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
-use crate::shared::{BUCKETS, Endpoint, Route, Shared, Upstream, now_us};
-use crate::upstream::{Failure, Outgoing, exchange};
+use crate::service::Endpoint;
+use crate::shared::{BUCKETS, Route, Shared, now_us};
 
 /// Client-chosen values that are logged are cut to this many bytes.
 const LOGGED_LIMIT: usize = 256;
-/// The longest pause between two attempts.
-const PAUSE_LIMIT: Duration = Duration::from_millis(200);
 /// How much of a refused request's body is read before its answer, and for how long, so that an
 /// HTTP/1.1 connection can serve the next request.
 const DRAIN_LIMIT: usize = 64 * 1024;
@@ -40,13 +39,13 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 const EFFECT: HeaderName = HeaderName::from_static("counterfoil-effect");
 
 /// What is known of a request by the time it is answered.
-struct Seen {
-    started: Instant,
-    under_way: UnderWay,
-    request_id: HeaderValue,
-    bearer: Option<Arc<Bearer>>,
-    endpoint: Option<Arc<Endpoint>>,
-    attempts: u32,
+pub struct Seen {
+    pub started: Instant,
+    pub under_way: UnderWay,
+    pub request_id: HeaderValue,
+    pub bearer: Option<Arc<Bearer>>,
+    pub endpoint: Option<Arc<Endpoint>>,
+    pub attempts: u32,
 }
 
 /// Answer one request, and leave its stub before the answer leaves.
@@ -201,101 +200,6 @@ async fn whole(body: &mut RequestBody, limit: usize) -> Result<Bytes, Problem> {
         }
     })?;
     Ok(read.to_bytes())
-}
-
-/// Try instances until one answers for good, as far as repeating is safe.
-async fn attempt(
-    shared: &Shared,
-    upstream: &Upstream,
-    parts: &Parts,
-    body: Bytes,
-    seen: &mut Seen,
-) -> Result<Response<Body>, Problem> {
-    let repeatable = parts.method.is_idempotent() || parts.headers.contains_key(headers::IDEMPOTENCY_KEY);
-    let mut last =
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there").retry_after(1);
-    for number in 1..=upstream.config.attempts.max(1) {
-        let now = if number == 1 && body.is_empty() { seen.started } else { Instant::now() };
-        let tried = seen.endpoint.as_deref();
-        let Some(endpoint) = choose(upstream, shared.nanoseconds(now), tried) else { break };
-        let probe = Probe(&endpoint);
-        let added = Added {
-            host: &endpoint.host,
-            client: &seen.under_way.client().address,
-            request_id: &seen.request_id,
-            bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
-        };
-        let request = Outgoing { parts, added, body: &body };
-        let outcome = exchange(&endpoint.address, &request, now.into(), upstream.attempt_timeout).await;
-        seen.attempts = number;
-        let reached = match outcome {
-            Ok(response) if !matches!(response.status().as_u16(), 502..=504) => {
-                probe.settle(|breaker| breaker.success());
-                seen.endpoint = Some(endpoint);
-                return Ok(response);
-            }
-            Ok(response) => {
-                // The instance itself says that it can't at the moment.
-                let retry = text(response.headers(), header::RETRY_AFTER).parse().unwrap_or(1);
-                last = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available")
-                    .retry_after(retry);
-                true
-            }
-            Err(Failure::Late) => {
-                last = Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
-                    .retry_after(1);
-                true
-            }
-            Err(failure) => {
-                last = Problem::new(StatusCode::BAD_GATEWAY, "the service can't be reached").retry_after(1);
-                failure == Failure::Unknown
-            }
-        };
-        probe.settle(|breaker| breaker.failure(shared.nanoseconds(Instant::now())));
-        seen.endpoint = Some(endpoint);
-        if reached && !repeatable {
-            break;
-        }
-        tokio::time::sleep(pause(number)).await;
-    }
-    Err(last)
-}
-
-/// The next instance in turn whose breaker admits a request, another than `tried` if there is one.
-fn choose(upstream: &Upstream, now_ns: u64, tried: Option<&Endpoint>) -> Option<Arc<Endpoint>> {
-    let endpoints = upstream.endpoints.load();
-    let first = upstream.next.fetch_add(1, Ordering::Relaxed);
-    let in_turn = || (0..endpoints.len()).map(|step| &endpoints[(first + step) % endpoints.len()]);
-    let is_tried = |each: &Endpoint| tried.is_some_and(|tried| tried.instance == each.instance);
-    let admits =
-        |each: &Arc<Endpoint>| each.breaker.lock().unwrap_or_else(PoisonError::into_inner).admit(now_ns);
-    in_turn()
-        .find(|each| !is_tried(each) && admits(each))
-        .or_else(|| in_turn().find(|each| is_tried(each) && admits(each)))
-        .cloned()
-}
-
-/// A breaker's admission, given back if the client hangs up before the outcome is known.
-struct Probe<'a>(&'a Endpoint);
-
-impl Probe<'_> {
-    fn settle(self, outcome: impl FnOnce(&mut counterfoil_policy::breaker::Breaker)) {
-        outcome(&mut self.0.breaker.lock().unwrap_or_else(PoisonError::into_inner));
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        self.0.breaker.lock().unwrap_or_else(PoisonError::into_inner).forget();
-    }
-}
-
-/// Full jitter over an exponential bound (Brooker, "Exponential backoff and jitter", 2015).
-fn pause(attempt: u32) -> Duration {
-    let bound = Duration::from_millis(10 << attempt.min(5)).min(PAUSE_LIMIT);
-    let jitter = f64::from(u32::try_from(now_us() % 1_000).unwrap_or(0)) / 1_000.0;
-    bound.mul_f64(jitter)
 }
 
 fn identify(shared: &Shared, authorization: &str) -> Result<Arc<Bearer>, Problem> {

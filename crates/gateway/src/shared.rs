@@ -4,18 +4,17 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use counterfoil_policy::breaker::Breaker;
-use hyper::header::HeaderValue;
 use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
-use crate::config::{Config, Service};
+use crate::config::Config;
 use crate::exchange::Link;
 use crate::identity::{Bearer, Key};
 use crate::limit::Limit;
+use crate::service::Upstream;
 use crate::{Error, config};
 
 /// Tokens whose signature was checked before. A full cache is emptied: simple, bounded, and the
@@ -38,40 +37,6 @@ pub const BUCKETS: [u64; 14] = [
     4_000_000,
     u64::MAX,
 ];
-
-pub struct Endpoint {
-    pub instance: String,
-    pub address: String,
-    /// The address, as the Host of a request.
-    pub host: HeaderValue,
-    pub breaker: Mutex<Breaker>,
-}
-
-pub struct Upstream {
-    pub config: Service,
-    pub attempt_timeout: Duration,
-    pub in_flight: AtomicUsize,
-    pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
-    pub next: AtomicUsize,
-}
-
-impl Upstream {
-    /// Take one more request, unless there are as many under way as there may be.
-    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
-        let permit = Permit(Arc::clone(self));
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        (before < self.config.concurrency).then_some(permit)
-    }
-}
-
-/// A request under way to a service, counted for as long as this lives.
-pub struct Permit(Arc<Upstream>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 pub struct Route {
     pub config: config::Route,
@@ -130,15 +95,7 @@ impl Shared {
             .services
             .iter()
             .map(|(name, service)| {
-                let attempt_timeout = Duration::try_from_secs_f64(service.attempt_timeout_seconds)
-                    .map_err(|error| Error::Config(format!("service {name}: attempt timeout: {error}")))?;
-                let upstream = Upstream {
-                    config: service.clone(),
-                    attempt_timeout,
-                    in_flight: AtomicUsize::new(0),
-                    endpoints: ArcSwap::default(),
-                    next: AtomicUsize::new(0),
-                };
+                let upstream = Upstream::new(name, service)?;
                 Ok((name.clone(), Arc::new(upstream)))
             })
             .collect::<Result<_, Error>>()?;
@@ -201,28 +158,10 @@ impl Shared {
     }
 
     pub fn set_endpoints(&self, service: &str, endpoints: Vec<(String, String)>) -> Result<(), Error> {
-        let upstream = self
-            .upstreams
+        self.upstreams
             .get(service)
-            .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?;
-        let known = upstream.endpoints.load_full();
-        let endpoints = endpoints
-            .into_iter()
-            .map(|(instance, address)| {
-                if let Some(same) =
-                    known.iter().find(|each| each.instance == instance && each.address == address)
-                {
-                    return Ok(Arc::clone(same));
-                }
-                let host = HeaderValue::from_str(&address)
-                    .map_err(|_| Error::Config(format!("instance {instance}: {address:?} is no address")))?;
-                let open_ns = (upstream.config.breaker_open_seconds * 1e9) as u64;
-                let breaker = Mutex::new(Breaker::new(upstream.config.breaker_failures, open_ns));
-                Ok(Arc::new(Endpoint { instance, address, host, breaker }))
-            })
-            .collect::<Result<_, Error>>()?;
-        upstream.endpoints.store(Arc::new(endpoints));
-        Ok(())
+            .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?
+            .set_endpoints(endpoints)
     }
 
     /// Nanoseconds of a monotonic clock: what policies are told.

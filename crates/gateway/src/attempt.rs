@@ -1,0 +1,102 @@
+//! The attempts of one request: which instance is asked, what its outcome says of it, and whether
+//! another may be asked after it.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use counterfoil_policy::breaker::Breaker;
+use hyper::http::request::Parts;
+use hyper::{Response, StatusCode, header};
+
+use crate::balance::choose;
+use crate::headers::{self, Added, text};
+use crate::proxy::Seen;
+use crate::respond::{Body, Problem};
+use crate::service::{Endpoint, Upstream};
+use crate::shared::{Shared, now_us};
+use crate::upstream::{Failure, Outgoing, exchange};
+
+/// The longest pause between two attempts.
+const PAUSE_LIMIT: Duration = Duration::from_millis(200);
+
+/// Try instances until one answers for good, as far as repeating is safe.
+pub async fn attempt(
+    shared: &Shared,
+    upstream: &Upstream,
+    parts: &Parts,
+    body: Bytes,
+    seen: &mut Seen,
+) -> Result<Response<Body>, Problem> {
+    let repeatable = parts.method.is_idempotent() || parts.headers.contains_key(headers::IDEMPOTENCY_KEY);
+    let mut last =
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there").retry_after(1);
+    for number in 1..=upstream.config.attempts.max(1) {
+        let now = if number == 1 && body.is_empty() { seen.started } else { Instant::now() };
+        let tried = seen.endpoint.as_deref();
+        let Some(endpoint) = choose(upstream, shared.nanoseconds(now), tried) else { break };
+        let probe = Probe(&endpoint);
+        let added = Added {
+            host: &endpoint.host,
+            client: &seen.under_way.client().address,
+            request_id: &seen.request_id,
+            bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
+        };
+        let request = Outgoing { parts, added, body: &body };
+        let outcome = exchange(&endpoint.address, &request, now.into(), upstream.attempt_timeout).await;
+        seen.attempts = number;
+        let reached = match outcome {
+            Ok(response) if !matches!(response.status().as_u16(), 502..=504) => {
+                probe.settle(|breaker| breaker.success());
+                seen.endpoint = Some(endpoint);
+                return Ok(response);
+            }
+            Ok(response) => {
+                // The instance itself says that it can't at the moment.
+                let retry = text(response.headers(), header::RETRY_AFTER).parse().unwrap_or(1);
+                last = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available")
+                    .retry_after(retry);
+                true
+            }
+            Err(Failure::Late) => {
+                last = Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
+                    .retry_after(1);
+                true
+            }
+            Err(failure) => {
+                last = Problem::new(StatusCode::BAD_GATEWAY, "the service can't be reached").retry_after(1);
+                failure == Failure::Unknown
+            }
+        };
+        probe.settle(|breaker| breaker.failure(shared.nanoseconds(Instant::now())));
+        seen.endpoint = Some(endpoint);
+        if reached && !repeatable {
+            break;
+        }
+        tokio::time::sleep(pause(number)).await;
+    }
+    Err(last)
+}
+
+/// A breaker's admission, given back if the client hangs up before the outcome is known.
+struct Probe<'a>(&'a Endpoint);
+
+impl Probe<'_> {
+    fn settle(self, outcome: impl FnOnce(&mut Breaker)) {
+        outcome(&mut self.0.breaker.lock().unwrap_or_else(PoisonError::into_inner));
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        self.0.breaker.lock().unwrap_or_else(PoisonError::into_inner).forget();
+    }
+}
+
+/// Full jitter over an exponential bound (Brooker, "Exponential backoff and jitter", 2015).
+fn pause(attempt: u32) -> Duration {
+    let bound = Duration::from_millis(10 << attempt.min(5)).min(PAUSE_LIMIT);
+    let jitter = f64::from(u32::try_from(now_us() % 1_000).unwrap_or(0)) / 1_000.0;
+    bound.mul_f64(jitter)
+}
