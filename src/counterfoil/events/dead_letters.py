@@ -6,19 +6,22 @@ would handle it a second time.
 """
 
 import json
+import traceback
 from builtins import list as List
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from counterfoil.events.errors import NoSuchDeadLetter
-from counterfoil.events.messages import Message
+from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
 
 _COLUMNS = (
     'id, pipeline, topic, partition, "offset", event_id, key, value, headers, error, traceback, '
     "tries, failed_us, replayed_us"
 )
+TRACEBACK_LIMIT: Final = 8_000
+"""Characters of a traceback that a dead letter keeps."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -93,6 +96,46 @@ class DeadLetters:
             self._store.send(
                 [Message(letter.event_id, again, letter.key, letter.value, headers, now_us)]
             )
+
+
+def bury(
+    store: PipelineStore,
+    pipeline: str,
+    record: Record,
+    error: Exception,
+    *,
+    tries: int,
+    now_us: int,
+) -> Message:
+    """Keep what could not be handled, in the caller's transaction.
+
+    Returns what tells of it on the dead-letter topic, for the caller to send with its commit.
+    """
+    trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]
+    said = f"{type(error).__name__}: {error}"
+    store.database.execute(
+        'INSERT INTO dead_letters (pipeline, topic, partition, "offset", event_id, key, value, '
+        "headers, error, traceback, tries, failed_us) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            pipeline,
+            record.topic,
+            record.partition,
+            record.offset,
+            record.event_id,
+            record.key,
+            record.value,
+            json.dumps(record.headers),
+            said,
+            trace,
+            tries,
+            now_us,
+        ),
+    )
+    headers = {**record.headers, "error": said}
+    return Message(
+        record.event_id, dead_letter_topic(pipeline), record.key, record.value, headers, now_us
+    )
 
 
 def retry_topic(pipeline: str) -> str:

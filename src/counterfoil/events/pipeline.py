@@ -5,8 +5,6 @@ savepoint of its own. What a handler did for an event that failed is undone; aft
 event becomes a dead letter in the same commit, and the partition goes on.
 """
 
-import json
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
@@ -14,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from counterfoil import faults
-from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
+from counterfoil.events.dead_letters import bury, dead_letter_topic, retry_topic
 from counterfoil.events.errors import Fenced, StoreUnavailable
 from counterfoil.events.ledger import Ledger
 from counterfoil.events.log import EventLog
@@ -24,8 +22,6 @@ from counterfoil.events.topics import AnyTopic, Topic
 
 T = TypeVar("T")
 BATCH: Final = 1_000
-TRACEBACK_LIMIT: Final = 8_000
-"""Characters of a traceback that a dead letter keeps."""
 
 
 @dataclass(frozen=True)
@@ -175,30 +171,5 @@ class PipelineRunner:
             except Exception as error:
                 undecodable = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
                 if undecodable or attempt == self._pipeline.tries:
-                    return [self._bury(record, error, attempt, now_us)]
-
-    def _bury(self, record: Record, error: Exception, tries: int, now_us: int) -> Message:
-        trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]
-        said = f"{type(error).__name__}: {error}"
-        self._store.database.execute(
-            'INSERT INTO dead_letters (pipeline, topic, partition, "offset", event_id, key, value, '
-            "headers, error, traceback, tries, failed_us) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                self._pipeline.name,
-                record.topic,
-                record.partition,
-                record.offset,
-                record.event_id,
-                record.key,
-                record.value,
-                json.dumps(record.headers),
-                said,
-                trace,
-                tries,
-                now_us,
-            ),
-        )
-        topic = dead_letter_topic(self._pipeline.name)
-        headers = {**record.headers, "error": said}
-        return Message(record.event_id, topic, record.key, record.value, headers, now_us)
+                    name = self._pipeline.name
+                    return [bury(self._store, name, record, error, tries=attempt, now_us=now_us)]
