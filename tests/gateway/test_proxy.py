@@ -1,121 +1,13 @@
 """The real data plane in front of a server that answers, byte by byte, as a test wants it to."""
 
-import http.client
-import io
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import httpx2
 import pytest
-
-from counterfoil.gateway.config import GatewayConfig, Route, Upstream
-from counterfoil.gateway.data_plane import DataPlane
-
-OK = b"HTTP/1.1 200 OK\r\n"
-LARGE = bytes(range(256)) * 8_192  # 2 MiB: more than is kept whole
-
-
-@dataclass
-class Asked:
-    """A request as the server got it."""
-
-    line: str
-    headers: dict[str, str]
-    body: bytes
-
-
-@dataclass
-class Server:
-    """Answers with what `answer` sends; closes the connection where that returns False."""
-
-    answer: Callable[[Asked, socket.socket], bool | None]
-    asked: list[Asked] = field(default_factory=list[Asked])
-    connections: list[socket.socket] = field(default_factory=list[socket.socket])
-    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
-
-    @property
-    def address(self) -> str:
-        host, port = self.listener.getsockname()
-        return f"{host}:{port}"
-
-    def accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections.append(connection)
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
-
-    def serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
-            while asked := read(lines):
-                self.asked.append(asked)
-                if self.answer(asked, connection) is False:
-                    connection.shutdown(socket.SHUT_RDWR)
-                    return
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-
-def read(lines: io.BufferedReader) -> Asked | None:
-    """The next request on a connection, or nothing at its end."""
-    try:
-        first = lines.readline().decode()
-        if not first:
-            return None
-        headers = http.client.parse_headers(lines)
-        body = lines.read(int(headers.get("content-length", "0")))
-    except OSError:
-        return None
-    return Asked(first.strip(), {name.lower(): value for name, value in headers.items()}, body)
-
-
-@contextmanager
-def gateway(
-    answer: Callable[[Asked, socket.socket], bool | None], **protection: object
-) -> Generator[tuple[httpx2.Client, Server, DataPlane], None, None]:
-    """A client of a gateway of a server."""
-    server = Server(answer)
-    threading.Thread(target=server.accept, daemon=True).start()
-    plane = DataPlane(
-        GatewayConfig(
-            listen="127.0.0.1:0",
-            admin="127.0.0.1:0",
-            tls="off",
-            request_body_limit=4_000_000,
-            routes=(
-                Route(path="/*", methods=("GET", "HEAD", "POST"), service="s", identity=False),
-            ),
-            services={"s": Upstream(**protection)},  # type: ignore[arg-type]
-        ),
-        access_log=None,
-        admin_credential="c",
-    )
-    plane.set_endpoints("s", [("s-1", server.address)])
-    with httpx2.Client(base_url=f"http://{plane.listen}", timeout=20) as client:
-        yield client, server, plane
-    plane.drain(5.0)
-    server.close()
-
-
-def sized(body: bytes) -> bytes:
-    return OK + b"content-length: %d\r\n\r\n%s" % (len(body), body)
-
-
-def chunked(*chunks: bytes) -> bytes:
-    framed = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
-    return OK + b"transfer-encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
-
-
-def until_close(body: bytes) -> bytes:
-    return OK + b"\r\n" + body
+from upstream import LARGE, OK, Asked, chunked, gateway, sized, until_close
 
 
 def test_one_connection_serves_answers_of_every_framing() -> None:

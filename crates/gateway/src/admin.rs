@@ -12,12 +12,14 @@ use subtle::ConstantTimeEq;
 
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
-use crate::shared::{BUCKETS, Shared};
+use crate::route::BUCKETS;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
 
 /// Answer `GET /metrics` and `GET /state`.
 pub fn serve(shared: &Shared, request: &Request<RequestBody>) -> Response<Body> {
     let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
-    let wanted = format!("Bearer {}", shared.config.admin_credential);
+    let wanted = format!("Bearer {}", shared.snapshot().config.admin_credential);
     if !bool::from(given.ct_eq(wanted.as_bytes())) {
         return Problem::new(StatusCode::UNAUTHORIZED, "the operators' credential is needed").into_response();
     }
@@ -37,7 +39,8 @@ pub fn serve(shared: &Shared, request: &Request<RequestBody>) -> Response<Body> 
 /// Limits, breakers and counts.
 pub fn state(shared: &Shared) -> Value {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let services: serde_json::Map<_, _> = shared
+    let snapshot = shared.snapshot();
+    let services: serde_json::Map<_, _> = snapshot
         .upstreams
         .iter()
         .map(|(name, upstream)| {
@@ -58,7 +61,7 @@ pub fn state(shared: &Shared) -> Value {
             (name.clone(), state)
         })
         .collect();
-    let limits: Vec<_> = shared
+    let limits: Vec<_> = snapshot
         .limits
         .iter()
         .map(|limit| {
@@ -69,25 +72,26 @@ pub fn state(shared: &Shared) -> Value {
         })
         .collect();
     let mut counts = [0u64; BUCKETS.len()];
-    for route in &shared.routes {
-        for (count, bucket) in counts.iter_mut().zip(&route.durations) {
+    for each in snapshot.counts.values() {
+        for (count, bucket) in counts.iter_mut().zip(&each.durations) {
             *count += load(bucket);
         }
     }
     json!({
         "services": services,
         "limits": limits,
-        "shared_limits": shared.link.as_ref().map(|link| link.state(waiting(shared))),
+        "shared_limits": shared.link.as_ref().map(|link| link.state(waiting(&snapshot))),
         "requests": load(&shared.requests),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
-        "jwks_failures": load(&shared.jwks_failures),
+        "jwks_failures": snapshot.verifier.as_ref().map_or(0, |verifier| load(&verifier.jwks_failures)),
+        "version": snapshot.version,
         "draining": shared.draining(),
     })
 }
 
 /// How many keys the shared store is still to be told of.
-fn waiting(shared: &Shared) -> usize {
-    shared.limits.iter().filter_map(|limit| limit.shared()).map(SharedGcra::waiting).sum()
+fn waiting(snapshot: &Snapshot) -> usize {
+    snapshot.limits.iter().filter_map(|limit| limit.shared()).map(SharedGcra::waiting).sum()
 }
 
 /// The upper bound of the bucket that holds the quantile.
@@ -107,24 +111,23 @@ fn quantile(counts: &[u64; BUCKETS.len()], quantile: f64) -> u64 {
 /// The Prometheus text format. Labels are routes and classes of status: their number is bounded
 /// by the configuration, whatever clients send.
 fn metrics(shared: &Shared) -> String {
+    let snapshot = shared.snapshot();
     let mut text = String::from("# TYPE counterfoil_gateway_requests_total counter\n");
-    for route in &shared.routes {
-        for (class, count) in route.answers.iter().enumerate() {
+    for (path, counts) in &snapshot.counts {
+        for (class, count) in counts.answers.iter().enumerate() {
             let count = count.load(Ordering::Relaxed);
             // Writing to a String can't fail.
             let _ = writeln!(
                 text,
-                "counterfoil_gateway_requests_total{{route=\"{}\",status=\"{}xx\"}} {count}",
-                route.config.path,
+                "counterfoil_gateway_requests_total{{route=\"{path}\",status=\"{}xx\"}} {count}",
                 class + 1
             );
         }
     }
     text.push_str("# TYPE counterfoil_gateway_request_duration_seconds histogram\n");
-    for route in &shared.routes {
-        let path = &route.config.path;
+    for (path, counts) in &snapshot.counts {
         let mut total = 0;
-        for (count, bound) in route.durations.iter().zip(BUCKETS) {
+        for (count, bound) in counts.durations.iter().zip(BUCKETS) {
             total += count.load(Ordering::Relaxed);
             let bound = if bound == u64::MAX { "+Inf".to_owned() } else { (bound as f64 / 1e6).to_string() };
             let _ = writeln!(
@@ -132,13 +135,13 @@ fn metrics(shared: &Shared) -> String {
                 "counterfoil_gateway_request_duration_seconds_bucket{{route=\"{path}\",le=\"{bound}\"}} {total}"
             );
         }
-        let sum = route.duration_sum_us.load(Ordering::Relaxed) as f64 / 1e6;
+        let sum = counts.duration_sum_us.load(Ordering::Relaxed) as f64 / 1e6;
         let _ = writeln!(text, "counterfoil_gateway_request_duration_seconds_sum{{route=\"{path}\"}} {sum}");
         let _ =
             writeln!(text, "counterfoil_gateway_request_duration_seconds_count{{route=\"{path}\"}} {total}");
     }
     if let Some(link) = &shared.link {
-        link.metrics(&mut text, waiting(shared));
+        link.metrics(&mut text, waiting(&snapshot));
     }
     text
 }

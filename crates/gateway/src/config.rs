@@ -24,8 +24,23 @@ pub struct Config {
     pub services: HashMap<String, Service>,
 }
 
+impl Config {
+    /// The first setting that differs in `next` and was settled when the gateway started.
+    pub fn fixed_at_start(&self, next: &Self) -> Option<&'static str> {
+        let settings = [
+            ("listen", self.listen == next.listen),
+            ("admin", self.admin == next.admin),
+            ("admin_credential", self.admin_credential == next.admin_credential),
+            ("tls", self.certificate == next.certificate && self.key == next.key),
+            ("threads", self.threads == next.threads),
+            ("the store of shared limits", self.shared_limits == next.shared_limits),
+        ];
+        settings.into_iter().find_map(|(setting, same)| (!same).then_some(setting))
+    }
+}
+
 /// Who vouches for clients.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     pub issuer: String,
@@ -36,7 +51,7 @@ pub struct Identity {
 }
 
 /// A rate for each key.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
     pub key: LimitKey,
@@ -56,7 +71,7 @@ pub enum Fallback {
 }
 
 /// The store of limits that hold over all gateways.
-#[derive(Deserialize)]
+#[derive(PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SharedLimits {
     pub url: String,
@@ -77,7 +92,7 @@ pub enum LimitKey {
 }
 
 /// Which requests go to which service. A path that ends in `*` is a prefix.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     pub path: String,
@@ -88,7 +103,7 @@ pub struct Route {
 }
 
 /// How a service is protected.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     pub concurrency: usize,
@@ -96,4 +111,12 @@ pub struct Service {
     pub attempts: u32,
     pub breaker_failures: u32,
     pub breaker_open_seconds: f64,
+}
+
+impl Service {
+    /// Whether breakers are the same in `other`.
+    pub fn same_breaker(&self, other: &Self) -> bool {
+        let settings = |each: &Self| (each.breaker_failures, each.breaker_open_seconds);
+        settings(self) == settings(other)
+    }
 }

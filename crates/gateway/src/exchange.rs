@@ -194,7 +194,8 @@ async fn until_lost(
 
 /// Tell all that was admitted since the last exchange, and take in what is owed; how many keys.
 async fn exchange(shared: &Shared, store: &mut Store<'_>) -> Result<usize, Trouble> {
-    let limits = shared.limits.iter().filter_map(|limit| Some((&*limit.name, limit.shared()?)));
+    let snapshot = shared.snapshot();
+    let limits = snapshot.limits.iter().filter_map(|limit| Some((&*limit.name, limit.shared()?)));
     let taken: Vec<_> = limits
         .flat_map(|(limit, cells)| {
             cells.take().into_iter().map(move |(key, advance)| Entry { limit, cells, key, advance })

@@ -1,6 +1,7 @@
 //! Keys of the issuer, fetched in the background and kept while the issuer is away.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,12 +16,15 @@ use tokio::net::TcpStream;
 
 use crate::identity::Key;
 use crate::shared::Shared;
+use crate::verifier::Verifier;
 
 /// Between two regular fetches.
 const REFRESH: Duration = Duration::from_secs(300);
 /// Between two fetches that unknown keys asked for: a client can't make the gateway hammer the
 /// issuer with made-up key ids. Also the pause after a failure.
 const FLOOR: Duration = Duration::from_secs(1);
+/// An issuer that takes longer is away.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// An issuer's answer is not read beyond this.
 const LIMIT: usize = 256 * 1024;
 
@@ -40,25 +44,46 @@ struct Entry {
     e: Option<String>,
 }
 
-/// Keep the keys fresh for as long as the gateway runs. One task does all fetches, so there is
-/// never more than one under way.
-pub async fn keep_fresh(shared: &Shared, url: &str) {
+/// Keep the keys fresh of whoever vouches for clients at the moment, for as long as the gateway
+/// runs. One task does all fetches, so there is never more than one under way.
+pub async fn keep_fresh(shared: &Shared) {
+    let mut version = shared.version();
     loop {
-        let pause = match tokio::time::timeout(Duration::from_secs(5), fetch(url)).await {
+        version.mark_unchanged();
+        let verifier = shared.snapshot().verifier.clone();
+        let same = |verifier: Option<&Arc<Verifier>>| verifier.map(Arc::as_ptr);
+        let replaced = async {
+            while version.changed().await.is_ok() {
+                if same(shared.snapshot().verifier.as_ref()) != same(verifier.as_ref()) {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = replaced => {}
+            () = refresh(verifier.as_deref()) => {}
+        }
+    }
+}
+
+async fn refresh(verifier: Option<&Verifier>) {
+    let Some(verifier) = verifier else { return std::future::pending().await };
+    loop {
+        let pause = match tokio::time::timeout(FETCH_TIMEOUT, fetch(&verifier.config.jwks_url)).await {
             Ok(Ok(keys)) => {
-                shared.keys.store(std::sync::Arc::new(keys));
+                verifier.keys.store(Arc::new(keys));
                 REFRESH
             }
             // Stale keys go on being served: the issuer's absence is no reason to refuse.
             Ok(Err(_)) | Err(_) => {
-                shared.jwks_failures.fetch_add(1, Ordering::Relaxed);
+                verifier.jwks_failures.fetch_add(1, Ordering::Relaxed);
                 FLOOR
             }
         };
         tokio::time::sleep(FLOOR).await;
         tokio::select! {
             () = tokio::time::sleep(pause.saturating_sub(FLOOR)) => {}
-            () = shared.unknown_key.notified() => {}
+            () = verifier.unknown_key.notified() => {}
         }
     }
 }

@@ -19,11 +19,14 @@ mod limit;
 mod proxy;
 mod request_body;
 mod respond;
+mod route;
 mod server;
 mod service;
 mod shared;
+mod snapshot;
 mod store;
 mod upstream;
+mod verifier;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -50,6 +53,11 @@ impl Error {
     }
 }
 
+fn parse(config_json: &str) -> Result<Config, Error> {
+    serde_json::from_str(config_json)
+        .map_err(|error| Error::Config(format!("gateway configuration: {error}")))
+}
+
 /// A running data plane; dropping it ends its threads.
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -63,11 +71,20 @@ impl Gateway {
     /// # Errors
     /// `Error::Config` for a configuration that can't be used, `Error::Io` for a port or a file.
     pub fn start(config_json: &str) -> Result<Self, Error> {
-        let config: Config = serde_json::from_str(config_json)
-            .map_err(|error| Error::Config(format!("gateway configuration: {error}")))?;
-        let shared = Arc::new(Shared::new(config)?);
+        let shared = Arc::new(Shared::new(parse(config_json)?)?);
         let server::Started { listen, admin, threads } = server::start(&shared)?;
         Ok(Self { shared, addresses: (listen, admin), threads })
+    }
+
+    /// Put another configuration into force, all of it or nothing; its version. What is under way
+    /// ends as it began. Limits, breakers, keys and counts that are configured as before go on.
+    ///
+    /// # Errors
+    /// `Error::Config` for a configuration that can't be used, or that changes what is settled at
+    /// the start (addresses, certificate, threads, the store of shared limits); `Error::Io` for the
+    /// access log.
+    pub fn reload(&self, config_json: &str) -> Result<u64, Error> {
+        self.shared.reload(parse(config_json)?)
     }
 
     /// Where clients and operators are listened to, as `host:port`.

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 
 use crate::access_log::Stub;
 use crate::attempt::attempt;
@@ -22,8 +22,10 @@ use crate::headers::{self, text};
 use crate::identity::{Bearer, Rejected, verify};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
+use crate::route::{Route, find};
 use crate::service::Endpoint;
-use crate::shared::{BUCKETS, Route, Shared, now_us};
+use crate::shared::{Shared, now_us};
+use crate::snapshot::Snapshot;
 
 /// Client-chosen values that are logged are cut to this many bytes.
 const LOGGED_LIMIT: usize = 256;
@@ -56,14 +58,15 @@ pub async fn serve(
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     shared.requests.fetch_add(1, Ordering::Relaxed);
+    let snapshot = shared.snapshot();
     let (parts, mut body) = request.into_parts();
     let path = parts.uri.path();
     let request_id = request_id(parts.headers.get(headers::REQUEST_ID));
     let under_way = client.begin();
     let mut seen = Seen { started, under_way, request_id, bearer: None, endpoint: None, attempts: 0 };
-    let route = find(&shared, &parts.method, path);
+    let route = find(&snapshot.routes, &parts.method, path);
     let answer = match &route {
-        Ok(route) => pass_on(&shared, route, &parts, &mut body, &mut seen).await,
+        Ok(route) => pass_on(&shared, &snapshot, route, &parts, &mut body, &mut seen).await,
         Err(missed) => {
             let status =
                 if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
@@ -77,9 +80,9 @@ pub async fn serve(
     }
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     if let Ok(route) = route {
-        count(route, response.status(), duration_us);
+        route.counts.add(response.status(), duration_us);
     }
-    if let Some(log) = &shared.access_log {
+    if let Some(log) = &snapshot.access_log {
         let (tenant, tier) = seen.bearer.as_ref().map_or(("", ""), |bearer| (&bearer.tenant, &bearer.tier));
         let written = log.write(&Stub {
             time_us: now_us().saturating_sub(duration_us),
@@ -140,33 +143,16 @@ async fn drained(body: &mut RequestBody, limit: usize, timeout: Duration) -> boo
     tokio::time::timeout(timeout, whole).await.unwrap_or(false)
 }
 
-/// The route of a request, or the methods that its path has (none if there is no such path).
-fn find<'a>(shared: &'a Shared, method: &Method, path: &str) -> Result<&'a Route, Vec<&'a str>> {
-    let mut methods = Vec::new();
-    for route in &shared.routes {
-        let matches = match route.config.path.strip_suffix('*') {
-            Some(prefix) => path.starts_with(prefix),
-            None => path == route.config.path,
-        };
-        if matches && route.config.methods.iter().any(|each| each == method.as_str()) {
-            return Ok(route);
-        }
-        if matches {
-            methods.extend(route.config.methods.iter().map(String::as_str));
-        }
-    }
-    Err(methods)
-}
-
 async fn pass_on(
     shared: &Shared,
+    snapshot: &Snapshot,
     route: &Route,
     parts: &Parts,
     body: &mut RequestBody,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     if route.config.identity {
-        seen.bearer = Some(identify(shared, text(&parts.headers, header::AUTHORIZATION))?);
+        seen.bearer = Some(identify(snapshot, text(&parts.headers, header::AUTHORIZATION))?);
     }
     limit(shared, route, seen)?;
     let upstream = &route.upstream;
@@ -177,7 +163,7 @@ async fn pass_on(
     let body = if body.is_end_stream() {
         Bytes::new()
     } else {
-        Box::pin(whole(body, shared.config.request_body_limit)).await?
+        Box::pin(whole(body, snapshot.config.request_body_limit)).await?
     };
     let mut answer = attempt(shared, upstream, parts, body, seen).await;
     if let Ok(Body::Rest(rest)) = answer.as_mut().map(Response::body_mut) {
@@ -202,30 +188,31 @@ async fn whole(body: &mut RequestBody, limit: usize) -> Result<Bytes, Problem> {
     Ok(read.to_bytes())
 }
 
-fn identify(shared: &Shared, authorization: &str) -> Result<Arc<Bearer>, Problem> {
-    let Some(identity) = &shared.config.identity else { return Err(unauthorized(Rejected::Missing)) };
+fn identify(snapshot: &Snapshot, authorization: &str) -> Result<Arc<Bearer>, Problem> {
+    let Some(verifier) = &snapshot.verifier else { return Err(unauthorized(Rejected::Missing)) };
     let token = match authorization.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
         _ => return Err(unauthorized(Rejected::Missing)),
     };
     let now = now_us() / 1_000_000;
-    if let Some(bearer) = shared.known_token(token, now) {
+    if let Some(bearer) = verifier.known_token(token, now) {
         return Ok(bearer);
     }
-    let bearer =
-        verify(identity, token, now, |kid| shared.keys.load().get(kid).cloned()).map_err(|rejected| {
+    let bearer = verify(&verifier.config, token, now, |kid| verifier.keys.load().get(kid).cloned()).map_err(
+        |rejected| {
             if rejected == Rejected::UnknownKey {
-                shared.unknown_key.notify_one();
+                verifier.unknown_key.notify_one();
             }
-            if shared.keys.load().is_empty() {
+            if verifier.keys.load().is_empty() {
                 // It is the gateway that can't tell, not the client that can't prove.
                 return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the issuer's keys are not here yet")
                     .retry_after(1);
             }
             unauthorized(rejected)
-        })?;
+        },
+    )?;
     let bearer = Arc::new(bearer);
-    shared.remember_token(token, &bearer);
+    verifier.remember_token(token, &bearer);
     Ok(bearer)
 }
 
@@ -261,14 +248,6 @@ fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     let digits: [u8; 32] =
         std::array::from_fn(|place| b"0123456789abcdef"[(number >> (4 * (31 - place))) as usize & 15]);
     HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("0"))
-}
-
-fn count(route: &Route, status: StatusCode, duration_us: u64) {
-    let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-    route.answers[class].fetch_add(1, Ordering::Relaxed);
-    let bucket = BUCKETS.partition_point(|bound| *bound < duration_us);
-    route.durations[bucket].fetch_add(1, Ordering::Relaxed);
-    route.duration_sum_us.fetch_add(duration_us, Ordering::Relaxed);
 }
 
 fn cut(text: &str) -> &str {

@@ -22,6 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::{Client, Ending, HEADER_TIMEOUT};
+use crate::config::Config;
 use crate::io::Together;
 use crate::request_body::RequestBody;
 use crate::respond::Body;
@@ -41,13 +42,15 @@ pub struct Started {
 
 /// Bind both ports and start all threads.
 pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
-    let tls = acceptor(shared)?;
-    let first = bind(&shared.config.listen)?;
+    let snapshot = shared.snapshot();
+    let config = &snapshot.config;
+    let tls = acceptor(config)?;
+    let first = bind(&config.listen)?;
     let listen = first.local_addr().map_err(Error::io("listen"))?;
-    let admin = bind(&shared.config.admin)?;
+    let admin = bind(&config.admin)?;
     let admin_address = admin.local_addr().map_err(Error::io("admin"))?;
     let mut listeners = vec![first];
-    for _ in 1..shared.config.threads.clamp(1, 64) {
+    for _ in 1..config.threads.clamp(1, 64) {
         listeners.push(bind(&listen.to_string())?);
     }
     let mut threads = Vec::new();
@@ -103,8 +106,8 @@ fn bind(address: &str) -> Result<TcpListener, Error> {
     bound().map_err(Error::io(format!("can't listen on {address}")))
 }
 
-fn acceptor(shared: &Shared) -> Result<Option<TlsAcceptor>, Error> {
-    let (Some(certificate), Some(key)) = (&shared.config.certificate, &shared.config.key) else {
+fn acceptor(config: &Config) -> Result<Option<TlsAcceptor>, Error> {
+    let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else {
         return Ok(None);
     };
     let wrong = |path: &str, error: &dyn std::fmt::Display| Error::Config(format!("{path}: {error}"));
@@ -113,14 +116,14 @@ fn acceptor(shared: &Shared) -> Result<Option<TlsAcceptor>, Error> {
         .map_err(|error| wrong(certificate, &error))?;
     let private = PrivateKeyDer::from_pem_file(Path::new(key)).map_err(|error| wrong(key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut tls = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| wrong(certificate, &error))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| wrong(certificate, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
 }
 
 fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
@@ -134,9 +137,9 @@ fn worker(
     leads: bool,
 ) -> io::Result<()> {
     run(async {
-        if leads && let Some(identity) = &shared.config.identity {
-            let (shared, url) = (Arc::clone(shared), identity.jwks_url.clone());
-            tokio::spawn(async move { jwks::keep_fresh(&shared, &url).await });
+        if leads {
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move { jwks::keep_fresh(&shared).await });
         }
         accept(shared, listener, tls, Phase::Draining, proxy::serve).await
     })

@@ -1,52 +1,17 @@
-//! What all workers share: configuration, keys, policies, counts.
+//! What lives as long as the gateway: who is connected, where it stands between its start and its
+//! end, its way to the shared store, and which snapshot of its configuration is in force.
 
-use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use crate::access_log::AccessLog;
+use crate::Error;
 use crate::config::Config;
 use crate::exchange::Link;
-use crate::identity::{Bearer, Key};
-use crate::limit::Limit;
-use crate::service::Upstream;
-use crate::{Error, config};
-
-/// Tokens whose signature was checked before. A full cache is emptied: simple, bounded, and the
-/// cost is one verification for each live token.
-const TOKENS: usize = 65_536;
-/// Upper bounds of the duration histogram, in microseconds.
-pub const BUCKETS: [u64; 14] = [
-    250,
-    500,
-    1_000,
-    2_000,
-    4_000,
-    8_000,
-    16_000,
-    32_000,
-    64_000,
-    128_000,
-    256_000,
-    1_000_000,
-    4_000_000,
-    u64::MAX,
-];
-
-pub struct Route {
-    pub config: config::Route,
-    pub limits: Vec<Arc<Limit>>,
-    pub upstream: Arc<Upstream>,
-    /// Answers by class of status, 1xx to 5xx.
-    pub answers: [AtomicU64; 5],
-    pub durations: [AtomicU64; BUCKETS.len()],
-    pub duration_sum_us: AtomicU64,
-}
+use crate::snapshot::Snapshot;
 
 /// Where a gateway stands between its start and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,17 +23,12 @@ pub enum Phase {
 }
 
 pub struct Shared {
-    pub config: Config,
-    pub keys: ArcSwap<HashMap<String, Key>>,
-    pub unknown_key: Notify,
-    pub jwks_failures: AtomicU64,
-    pub tokens: Mutex<HashMap<Box<str>, Arc<Bearer>>>,
-    pub routes: Vec<Route>,
-    pub limits: Vec<Arc<Limit>>,
     pub link: Option<Arc<Link>>,
-    pub upstreams: HashMap<String, Arc<Upstream>>,
-    pub access_log: Option<AccessLog>,
     pub requests: AtomicU64,
+    snapshot: ArcSwap<Snapshot>,
+    /// Held by who changes the snapshot, or the instances in it.
+    changing: Mutex<()>,
+    version: watch::Sender<u64>,
     connections: AtomicUsize,
     started: Instant,
     phase: watch::Sender<Phase>,
@@ -86,82 +46,55 @@ impl Drop for Connected {
 impl Shared {
     pub fn new(config: Config) -> Result<Self, Error> {
         let link = config.shared_limits.as_ref().map(Link::new).transpose()?.map(Arc::new);
-        let limits: HashMap<_, _> = config
-            .limits
-            .iter()
-            .map(|(name, limit)| Ok((name.clone(), Arc::new(Limit::new(name, limit, link.as_ref())?))))
-            .collect::<Result<_, Error>>()?;
-        let upstreams: HashMap<_, _> = config
-            .services
-            .iter()
-            .map(|(name, service)| {
-                let upstream = Upstream::new(name, service)?;
-                Ok((name.clone(), Arc::new(upstream)))
-            })
-            .collect::<Result<_, Error>>()?;
-        let routes = config
-            .routes
-            .iter()
-            .map(|route| {
-                let unknown = |what: &str, name: &str| {
-                    Error::Config(format!("route {}: unknown {what} {name}", route.path))
-                };
-                Ok(Route {
-                    limits: route
-                        .limits
-                        .iter()
-                        .map(|name| limits.get(name).cloned().ok_or_else(|| unknown("limit", name)))
-                        .collect::<Result<_, _>>()?,
-                    upstream: upstreams
-                        .get(&route.service)
-                        .cloned()
-                        .ok_or_else(|| unknown("service", &route.service))?,
-                    config: config::Route {
-                        path: route.path.clone(),
-                        methods: route.methods.clone(),
-                        service: route.service.clone(),
-                        identity: route.identity,
-                        limits: route.limits.clone(),
-                    },
-                    answers: Default::default(),
-                    durations: Default::default(),
-                    duration_sum_us: AtomicU64::new(0),
-                })
-            })
-            .collect::<Result<_, Error>>()?;
-        if config.identity.is_none() && config.routes.iter().any(|route| route.identity) {
-            return Err(Error::Config("a route asks for an identity, but no identity is configured".into()));
-        }
-        let access_log = config
-            .access_log
-            .as_ref()
-            .map(|path| AccessLog::open(Path::new(path)).map_err(Error::io(format!("access log {path}"))))
-            .transpose()?;
-        let mut limits: Vec<_> = limits.into_values().collect();
-        limits.sort_by(|left, right| left.name.cmp(&right.name));
+        let snapshot = Snapshot::new(config, link.as_ref(), None)?;
         Ok(Self {
-            keys: ArcSwap::default(),
-            unknown_key: Notify::new(),
-            jwks_failures: AtomicU64::new(0),
-            tokens: Mutex::default(),
-            routes,
-            limits,
             link,
-            upstreams,
-            access_log,
             requests: AtomicU64::new(0),
+            version: watch::Sender::new(snapshot.version),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            changing: Mutex::default(),
             connections: AtomicUsize::new(0),
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),
-            config,
         })
     }
 
+    /// What is in force. A request asks once, and goes by that until it is answered.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Put `config` into force, all of it or nothing; its version.
+    ///
+    /// # Errors
+    /// As for `Snapshot::new`, and `Error::Config` for a change that takes a new start.
+    pub fn reload(&self, config: Config) -> Result<u64, Error> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.snapshot();
+        if let Some(setting) = before.config.fixed_at_start(&config) {
+            let detail = "can't change while the gateway runs: leave it as it is, or start the gateway again";
+            return Err(Error::Config(format!("{setting} {detail}")));
+        }
+        let next = Snapshot::new(config, self.link.as_ref(), Some(&before))?;
+        let version = next.version;
+        self.snapshot.store(Arc::new(next));
+        self.version.send_replace(version);
+        Ok(version)
+    }
+
+    /// Replace the instances of a service.
     pub fn set_endpoints(&self, service: &str, endpoints: Vec<(String, String)>) -> Result<(), Error> {
-        self.upstreams
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.snapshot()
+            .upstreams
             .get(service)
             .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?
             .set_endpoints(endpoints)
+    }
+
+    /// The version in force, for who waits for the next.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
     }
 
     /// Nanoseconds of a monotonic clock: what policies are told.
@@ -200,19 +133,6 @@ impl Shared {
 
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
-    }
-
-    pub fn known_token(&self, token: &str, now: u64) -> Option<Arc<Bearer>> {
-        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.get(token).filter(|bearer| bearer.expires > now).cloned()
-    }
-
-    pub fn remember_token(&self, token: &str, bearer: &Arc<Bearer>) {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if tokens.len() >= TOKENS {
-            tokens.clear();
-        }
-        tokens.insert(token.into(), Arc::clone(bearer));
     }
 }
 

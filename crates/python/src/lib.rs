@@ -28,6 +28,10 @@ impl DataPlane {
         self.0.addresses()
     }
 
+    fn reload(&self, py: Python<'_>, config_json: &str) -> PyResult<u64> {
+        py.detach(|| self.0.reload(config_json)).map_err(raised)
+    }
+
     fn set_endpoints(&self, py: Python<'_>, service: &str, endpoints: Vec<(String, String)>) -> PyResult<()> {
         py.detach(|| self.0.set_endpoints(service, endpoints)).map_err(raised)
     }

@@ -13,7 +13,7 @@ from counterfoil.gateway.config import GatewayConfig, Upstream
 
 
 class GatewayError(CounterfoilError):
-    """The data plane did not start."""
+    """The data plane did not start, or refused a configuration; what served before still does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,7 @@ class DataPlane:
         key: Path | None = None,
         shared_limits: SharedLimits | None = None,
     ) -> None:
-        services = {route.service: Upstream() for route in config.routes} | config.services
-        document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
-        del document["tls"]
-        document |= {
+        self._surroundings = {
             "access_log": str(access_log) if access_log else None,
             "admin_credential": admin_credential,
             "certificate": str(certificate) if certificate else None,
@@ -64,10 +61,25 @@ class DataPlane:
             else None,
         }
         try:
-            self._native = _native.DataPlane(msgspec.json.encode(document).decode())
+            self._native = _native.DataPlane(self._document(config))
         except (ValueError, RuntimeError) as error:
             raise GatewayError(str(error)) from error
         self.listen, self.admin = self._native.addresses()
+
+    def reload(self, config: GatewayConfig) -> int:
+        """Put another configuration into force without losing a request; its version.
+
+        It is checked whole before anything changes. Limits, breakers, instances and counts that
+        are configured as before keep their state; requests under way end as they began.
+
+        Raises:
+            GatewayError: the configuration can't be used, or changes what is settled at the start
+                (`listen`, `admin`, `tls`, `threads`); the one before stays in force.
+        """
+        try:
+            return self._native.reload(self._document(config))
+        except (ValueError, RuntimeError) as error:
+            raise GatewayError(str(error)) from error
 
     def set_endpoints(self, service: str, endpoints: Iterable[tuple[str, str]]) -> None:
         """Replace the instances of a service by (instance, `host:port`) pairs."""
@@ -80,3 +92,10 @@ class DataPlane:
     def drain(self, timeout_seconds: float) -> None:
         """Refuse what is new, and wait for what is under way."""
         self._native.drain(timeout_seconds)
+
+    def _document(self, config: GatewayConfig) -> str:
+        """What the native side is told: the configuration, complete, and what is around it."""
+        services = {route.service: Upstream() for route in config.routes} | config.services
+        document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
+        del document["tls"]
+        return msgspec.json.encode(document | self._surroundings).decode()

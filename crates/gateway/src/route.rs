@@ -1,0 +1,73 @@
+//! Routes: which requests go where, and what became of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::{Method, StatusCode};
+
+use crate::config;
+use crate::limit::Limit;
+use crate::service::Upstream;
+
+/// Upper bounds of the duration histogram, in microseconds.
+pub const BUCKETS: [u64; 14] = [
+    250,
+    500,
+    1_000,
+    2_000,
+    4_000,
+    8_000,
+    16_000,
+    32_000,
+    64_000,
+    128_000,
+    256_000,
+    1_000_000,
+    4_000_000,
+    u64::MAX,
+];
+
+pub struct Route {
+    pub config: config::Route,
+    pub limits: Vec<Arc<Limit>>,
+    pub upstream: Arc<Upstream>,
+    /// Those of all routes with this path, in earlier configurations too.
+    pub counts: Arc<Counts>,
+}
+
+/// What became of the requests of one path.
+#[derive(Default)]
+pub struct Counts {
+    /// Answers by class of status, 1xx to 5xx.
+    pub answers: [AtomicU64; 5],
+    pub durations: [AtomicU64; BUCKETS.len()],
+    pub duration_sum_us: AtomicU64,
+}
+
+impl Counts {
+    pub fn add(&self, status: StatusCode, duration_us: u64) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.answers[class].fetch_add(1, Ordering::Relaxed);
+        let bucket = BUCKETS.partition_point(|bound| *bound < duration_us);
+        self.durations[bucket].fetch_add(1, Ordering::Relaxed);
+        self.duration_sum_us.fetch_add(duration_us, Ordering::Relaxed);
+    }
+}
+
+/// The route of a request, or the methods that its path has (none if there is no such path).
+pub fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Result<&'a Route, Vec<&'a str>> {
+    let mut methods = Vec::new();
+    for route in routes {
+        let matches = match route.config.path.strip_suffix('*') {
+            Some(prefix) => path.starts_with(prefix),
+            None => path == route.config.path,
+        };
+        if matches && route.config.methods.iter().any(|each| each == method.as_str()) {
+            return Ok(route);
+        }
+        if matches {
+            methods.extend(route.config.methods.iter().map(String::as_str));
+        }
+    }
+    Err(methods)
+}

@@ -1,0 +1,123 @@
+//! A configuration put into force: one value that a request looks at from its beginning to its end.
+//!
+//! A reload builds the next one beside it and swaps a pointer. So a request never sees half of a
+//! change, nothing waits for it, and a configuration with a fault in it is refused while the one
+//! before goes on. What both have in common is the same object in both: the cells of a limit, the
+//! instances of a service with their breakers and what is under way to them, the counts of a path,
+//! an issuer's keys. What a request holds of the one before lives until its answer is through.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::Error;
+use crate::access_log::AccessLog;
+use crate::config::Config;
+use crate::exchange::Link;
+use crate::limit::Limit;
+use crate::route::{Counts, Route};
+use crate::service::Upstream;
+use crate::verifier::Verifier;
+
+pub struct Snapshot {
+    pub config: Config,
+    /// 1 at the start, and one more with each reload.
+    pub version: u64,
+    pub routes: Vec<Route>,
+    /// What became of requests, by the path of their route.
+    pub counts: BTreeMap<String, Arc<Counts>>,
+    /// By name.
+    pub limits: Vec<Arc<Limit>>,
+    pub upstreams: HashMap<String, Arc<Upstream>>,
+    pub verifier: Option<Arc<Verifier>>,
+    /// Opened anew with each snapshot, so that a reload lets go of a file that was rotated.
+    pub access_log: Option<AccessLog>,
+}
+
+impl Snapshot {
+    /// Check the whole of `config`, and take over from `before` what it says the same of.
+    ///
+    /// # Errors
+    /// `Error::Config` for a configuration that can't be used, `Error::Io` for the access log.
+    pub fn new(config: Config, link: Option<&Arc<Link>>, before: Option<&Self>) -> Result<Self, Error> {
+        let limits = limits(&config, link, before)?;
+        let upstreams: HashMap<_, _> = config
+            .services
+            .iter()
+            .map(|(name, service)| {
+                let known = before.and_then(|before| before.upstreams.get(name));
+                Ok((name.clone(), Upstream::new(name, service, known)?))
+            })
+            .collect::<Result<_, Error>>()?;
+        let counts: BTreeMap<_, _> = config
+            .routes
+            .iter()
+            .map(|route| {
+                let known = before.and_then(|before| before.counts.get(&route.path));
+                (route.path.clone(), known.cloned().unwrap_or_default())
+            })
+            .collect();
+        let routes = routes(&config, &limits, &upstreams, &counts)?;
+        let known = before.and_then(|before| before.verifier.as_ref());
+        let verifier = config.identity.as_ref().map(|identity| Verifier::new(identity, known));
+        if verifier.is_none() && config.routes.iter().any(|route| route.identity) {
+            return Err(Error::Config("a route asks for an identity, but no identity is configured".into()));
+        }
+        let access_log = config
+            .access_log
+            .as_ref()
+            .map(|path| AccessLog::open(Path::new(path)).map_err(Error::io(format!("access log {path}"))))
+            .transpose()?;
+        let mut limits: Vec<_> = limits.into_values().collect();
+        limits.sort_by(|left, right| left.name.cmp(&right.name));
+        let version = before.map_or(1, |before| before.version + 1);
+        Ok(Self { config, version, routes, counts, limits, upstreams, verifier, access_log })
+    }
+}
+
+fn limits(
+    config: &Config,
+    link: Option<&Arc<Link>>,
+    before: Option<&Snapshot>,
+) -> Result<HashMap<String, Arc<Limit>>, Error> {
+    let built = config.limits.iter().map(|(name, limit)| {
+        let known = before.and_then(|before| before.limits.iter().find(|each| each.name == *name));
+        if let (Some(known), Some(before)) = (known, before)
+            && before.config.limits.get(name) == Some(limit)
+        {
+            return Ok((name.clone(), Arc::clone(known)));
+        }
+        let changed = Limit::new(name, limit, link)?;
+        if let Some(known) = known {
+            // Counts never go back, whatever becomes of the cells.
+            changed.allowed.store(known.allowed.load(Ordering::Relaxed), Ordering::Relaxed);
+            changed.refused.store(known.refused.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Ok((name.clone(), Arc::new(changed)))
+    });
+    built.collect()
+}
+
+fn routes(
+    config: &Config,
+    limits: &HashMap<String, Arc<Limit>>,
+    upstreams: &HashMap<String, Arc<Upstream>>,
+    counts: &BTreeMap<String, Arc<Counts>>,
+) -> Result<Vec<Route>, Error> {
+    let built = config.routes.iter().map(|route| {
+        let unknown =
+            |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
+        let found = |name: &String| limits.get(name).cloned().ok_or_else(|| unknown("limit", name));
+        Ok(Route {
+            limits: route.limits.iter().map(found).collect::<Result<_, _>>()?,
+            upstream: upstreams
+                .get(&route.service)
+                .cloned()
+                .ok_or_else(|| unknown("service", &route.service))?,
+            counts: counts.get(&route.path).cloned().unwrap_or_default(),
+            config: route.clone(),
+        })
+    });
+    built.collect()
+}

@@ -1,0 +1,204 @@
+"""Another configuration put into force while the data plane serves."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import msgspec
+import pytest
+from upstream import Asked, Server, gateway, sized
+
+from counterfoil.gateway.config import GatewayConfig, Limit, Route, Upstream
+from counterfoil.gateway.data_plane import DataPlane, GatewayError
+
+CHANGES = int(os.environ.get("COUNTERFOIL_CHANGES", "40"))
+"""Configurations put into force under load; 200 take some ten seconds."""
+
+
+def answer(asked: Asked, connection: socket.socket) -> None:
+    connection.sendall(sized(asked.line.split()[1].encode()))
+
+
+def config(**changes: object) -> GatewayConfig:
+    """One service behind `/a`, which everybody may ask."""
+    base = GatewayConfig(
+        listen="127.0.0.1:0",
+        admin="127.0.0.1:0",
+        tls="off",
+        routes=(Route(path="/a", methods=("GET",), service="s", identity=False),),
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+@contextmanager
+def serving(first: GatewayConfig, server: Server) -> Iterator[DataPlane]:
+    plane = DataPlane(first, access_log=None, admin_credential="c")
+    plane.set_endpoints("s", [("s-1", server.address)])
+    yield plane
+    plane.drain(5.0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(answer)
+    threading.Thread(target=server.accept, daemon=True).start()
+    yield server
+    server.close()
+
+
+@dataclass
+class Load:
+    """Asks without a pause until it is told to end; keeps what was not a 200."""
+
+    base: str
+    end: threading.Event = field(default_factory=threading.Event)
+    asked: int = 0
+    failed: list[object] = field(default_factory=list[object])
+
+    def run(self) -> None:
+        with httpx2.Client(base_url=self.base, timeout=20) as client:
+            while not self.end.is_set():
+                try:
+                    status = client.get("/a").status_code
+                except httpx2.TransportError as error:
+                    status = repr(error)
+                self.asked += 1
+                if status != 200:
+                    self.failed.append(status)
+
+
+def test_many_changes_under_load_lose_no_request(server: Server) -> None:
+    with serving(config(), server) as plane, ExitStack() as ending:
+        loads = [Load(f"http://{plane.listen}") for _ in range(2)]
+        for load in loads:
+            thread = threading.Thread(target=load.run)
+            thread.start()
+            ending.callback(thread.join)
+            ending.callback(load.end.set)
+        client = ending.enter_context(httpx2.Client(base_url=f"http://{plane.listen}", timeout=20))
+        for number in range(1, CHANGES + 1):
+            other = Route(path=f"/{number}", methods=("GET",), service="s", identity=False)
+            limit = Limit(key="address", rate=1e6 + number, burst=1_000_000)
+            first = Route(path="/a", methods=("GET",), service="s", identity=False, limits=("all",))
+            changed = config(
+                routes=(first, other) if number % 2 else (other, first),
+                limits={"all": limit},
+                services={"s": Upstream(concurrency=100 + number, breaker_failures=5 + number % 3)},
+            )
+            assert plane.reload(changed) == number + 1
+            assert client.get(f"/{number}").status_code == 200
+            assert client.get(f"/{number - 1}").status_code == 404
+        ending.close()
+        assert [load.failed for load in loads] == [[], []]
+        assert all(load.asked > CHANGES for load in loads)
+
+
+def test_a_request_under_way_ends_as_it_began() -> None:
+    answering = threading.Event()
+
+    def slow(_: Asked, connection: socket.socket) -> None:
+        assert answering.wait(20)
+        connection.sendall(sized(b"old"))
+
+    with gateway(slow, attempt_timeout_seconds=30.0) as (client, server, plane):
+        answers: list[httpx2.Response] = []
+        asking = threading.Thread(target=lambda: answers.append(client.get("/x")))
+        asking.start()
+        while not server.asked:
+            time.sleep(0.01)
+        before = config(
+            request_body_limit=4_000_000,
+            routes=(Route(path="/y", methods=("GET",), service="s", identity=False),),
+            services={"s": Upstream(concurrency=1, attempt_timeout_seconds=31.0)},
+        )
+        plane.reload(before)
+        assert plane.state()["services"]["s"]["in_flight"] == 1
+        assert httpx2.get(f"http://{plane.listen}/x").status_code == 404
+        refused = httpx2.get(f"http://{plane.listen}/y")
+        assert refused.status_code == 503, "what began before still counts"
+        answering.set()
+        asking.join(20)
+        assert answers[0].content == b"old"
+        assert httpx2.get(f"http://{plane.listen}/y").content == b"old"
+        assert plane.state()["services"]["s"]["in_flight"] == 0
+
+
+def test_what_is_configured_as_before_keeps_its_state(server: Server) -> None:
+    route = Route(path="/a", methods=("GET",), service="s", identity=False, limits=("few",))
+    few = Limit(key="address", rate=0.001, burst=2)
+    with serving(config(routes=(route,), limits={"few": few}), server) as plane:
+        base = f"http://{plane.listen}"
+        assert [httpx2.get(f"{base}/a").status_code for _ in range(3)] == [200, 200, 429]
+        more = Route(path="/b", methods=("GET",), service="s", identity=False)
+        plane.reload(config(routes=(more, route), limits={"few": few}))
+        assert httpx2.get(f"{base}/a").status_code == 429
+        assert httpx2.get(f"{base}/b").status_code == 200, "instances were told before the reload"
+        (limit,) = plane.state()["limits"]
+        assert (limit["allowed"], limit["refused"]) == (2, 2)
+        plane.reload(config(routes=(route,), limits={"few": msgspec.structs.replace(few, burst=3)}))
+        assert httpx2.get(f"{base}/a").status_code == 200, "a limit that changed begins anew"
+        (limit,) = plane.state()["limits"]
+        assert (limit["allowed"], limit["refused"]) == (3, 2), "but its counts do not"
+
+
+def test_an_open_breaker_stays_open_unless_its_settings_change() -> None:
+    def broken(_: Asked, __: socket.socket) -> bool:
+        return False
+
+    once = {"attempts": 1, "breaker_failures": 1, "breaker_open_seconds": 600.0}
+    with gateway(broken, **once) as (client, server, plane):
+        assert client.get("/x").status_code == 502
+
+        def breaker() -> str:
+            (endpoint,) = plane.state()["services"]["s"]["endpoints"]
+            return endpoint["breaker"]
+
+        everything = (Route(path="/*", methods=("GET",), service="s", identity=False),)
+        assert breaker() == "open"
+        stays = Upstream(attempts=1, breaker_failures=1, breaker_open_seconds=600.0, concurrency=9)
+        plane.reload(config(routes=everything, services={"s": stays}, request_body_limit=4_000_000))
+        assert breaker() == "open"
+        assert client.get("/x").status_code == 503
+        assert len(server.asked) == 1
+        plane.reload(config(routes=everything, services={"s": Upstream(breaker_failures=2)}))
+        assert breaker() == "closed"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"listen": "127.0.0.1:1"}, "listen can't change while the gateway runs"),
+        ({"threads": 2}, "threads can't change"),
+        ({"routes": (Route(path="/a", methods=("GET",), service="s"),)}, "asks for an identity"),
+        (
+            {"routes": (Route(path="/a", methods=(), service="s", identity=False, limits=("x",)),)},
+            "unknown limit x",
+        ),
+    ],
+)
+def test_a_configuration_with_a_fault_is_refused_whole(
+    server: Server, changed: dict[str, object], says: str
+) -> None:
+    with serving(config(), server) as plane:
+        with pytest.raises(GatewayError, match=says):
+            plane.reload(config(**changed))
+        assert plane.state()["version"] == 1
+        assert httpx2.get(f"http://{plane.listen}/a").status_code == 200
+
+
+def test_a_reload_lets_go_of_a_rotated_access_log(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "access.jsonl"
+    plane = DataPlane(config(), access_log=log, admin_credential="c")
+    plane.set_endpoints("s", [("s-1", server.address)])
+    httpx2.get(f"http://{plane.listen}/a")
+    log.rename(tmp_path / "rotated.jsonl")
+    plane.reload(config())
+    httpx2.get(f"http://{plane.listen}/a")
+    assert len(log.read_text().splitlines()) == 1
+    plane.drain(5.0)
