@@ -2,5 +2,6 @@
 //! nanoseconds of a monotonic clock.
 
 pub mod breaker;
+pub mod caching;
 pub mod gcra;
 pub mod shared_gcra;
