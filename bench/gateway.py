@@ -1,4 +1,4 @@
-"""The gateway beside nginx and Envoy, one core each: `python bench/gateway.py`.
+"""The gateway beside nginx, HAProxy and Envoy, one core each: `python bench/gateway.py`.
 
 What counts is the CPU time per request: unlike throughput it hardly depends on what else the
 machine does. Proxies run on one core, the load generator and the upstream on another; within a
@@ -25,9 +25,9 @@ from typing import Annotated, Any, Final, Literal
 import cyclopts
 import gateway_proxies as proxies
 from cyclopts import Parameter, validators
-from gateway_load import CONNECTIONS, Load, Measured
+from gateway_load import Http2Load, Load, Measured, Wrk
 from joserfc import jwt
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, RSAKey
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -36,8 +36,9 @@ TENANTS: Final = 40
 TOKENS_PER_TENANT: Final = 10
 WARM_UP_SECONDS: Final = 2
 IDLE_SECONDS: Final = 1.0
+COST: Final = "cpu_us_per_request"
 METRICS: Final = {
-    "cpu_us_per_request": "CPU us/request",
+    COST: "CPU us/request",
     "requests_per_second": "requests/s",
     "p50_us": "p50 us",
     "p99_us": "p99 us",
@@ -48,42 +49,67 @@ console = Console()
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One kind of work, who does it, and what we are to reach."""
+    """One kind of work, who does it, and what share of whose figure ours may be."""
 
     name: str
     start: tuple[Callable[[proxies.Setup], proxies.Server], ...]
-    with_tokens: bool
-    target: tuple[str, float]
+    targets: dict[str, float]
+    tokens: bool = False
+    http2: bool = False
 
 
 CASES: Final = {
-    "bare": Case(
-        "bare proxy", (proxies.counterfoil, proxies.nginx, proxies.envoy), False, ("nginx", 1.0)
-    ),
-    "jwt": Case("JWT and limit", (proxies.counterfoil, proxies.envoy), True, ("envoy", 0.5)),
+    each.name: each
+    for each in (
+        Case(
+            "bare",
+            (proxies.counterfoil, proxies.nginx, proxies.haproxy, proxies.envoy),
+            {"nginx": 0.85, "haproxy": 0.85, "envoy": 0.28},
+        ),
+        Case(
+            "policies",
+            (proxies.counterfoil, proxies.counterfoil_bare, proxies.envoy),
+            {proxies.BARE: 1.4, "envoy": 0.4},
+            tokens=True,
+        ),
+        Case(
+            "http2",
+            (proxies.counterfoil, proxies.nginx, proxies.haproxy, proxies.envoy),
+            {"envoy": 0.5},
+            http2=True,
+        ),
+    )
 }
 Rounds = list[dict[str, Measured]]
 
 
 class Issuer:
-    """Signs tokens (ES256), and tells the key that checks them."""
+    """Signs tokens (ES256 and RS256 in turn), and tells the keys that check them."""
 
     def __init__(self) -> None:
-        self._key = ECKey.generate_key("P-256", {"kid": "bench"}, private=True)
-        public = self._key.as_dict(private=False)
-        self.jwks: dict[str, Any] = {"keys": [{**public, "kid": "bench", "alg": "ES256"}]}
+        self._keys = (
+            ("ES256", ECKey.generate_key("P-256", {"kid": "bench-ec"}, private=True)),
+            ("RS256", RSAKey.generate_key(2048, {"kid": "bench-rsa"}, private=True)),
+        )
+        self.jwks: dict[str, Any] = {
+            "keys": [
+                {**key.as_dict(private=False), "kid": key.kid, "alg": algorithm}
+                for algorithm, key in self._keys
+            ]
+        }
 
     def token(self, number: int, tenants: int = TENANTS) -> str:
-        """The token with this number; tenants take turns."""
+        """The token with this number; tenants and algorithms take turns."""
         claims = {
             "iss": proxies.ISSUER,
             "aud": proxies.AUDIENCE,
             "sub": f"client-{number}",
             "tenant": f"tenant-{number % tenants}",
-            "tier": ("gold", "bronze")[number % 2],
+            "tier": ("gold", "bronze")[number // 2 % 2],
             "exp": int(time.time()) + 86_400,
         }
-        return jwt.encode({"alg": "ES256", "kid": "bench"}, claims, self._key)
+        algorithm, key = self._keys[number % len(self._keys)]
+        return jwt.encode({"alg": algorithm, "kid": key.kid}, claims, key)
 
 
 @contextlib.contextmanager
@@ -97,7 +123,8 @@ def running(case: Case, setup: proxies.Setup, good: str) -> Iterator[list[proxie
             servers.append(server)
         for server in servers:
             server.wait_until_right(good)
-            for bad in ("", Issuer().token(0), good[:-8] + "AAAAAAAA") if good else ():
+            checks_tokens = good and server.name != proxies.BARE
+            for bad in ("", Issuer().token(0), good[:-8] + "AAAAAAAA") if checks_tokens else ():
                 status, _ = server.status(token=bad)
                 if status != 401:
                     raise proxies.BenchError(f"{server.name} answers a bad token with {status}")
@@ -136,15 +163,14 @@ def entries(case: Case, rounds: Rounds, conditions: dict[str, Any]) -> list[dict
         medians = {name: statistics.median(one[name] for one in raw) for name in raw[0]}
         ours = medians.pop(OURS)
         entry = {
-            "name": f"{case.name}: {unit}",
-            "unit": unit.removeprefix("CPU "),
+            "name": case.name if metric == COST else f"{case.name}: {unit}",
+            "unit": unit,
             "ours": ours,
             "peers": medians,
             "ratio": {peer: round(ours / figure, 3) for peer, figure in medians.items()},
         }
-        if metric == "cpu_us_per_request":
-            peer, most = case.target
-            entry["target"] = {"peer": peer, "ratio_at_most": most}
+        if metric == COST:
+            entry["targets"] = case.targets
         found.append(entry | {"rounds": raw, "conditions": conditions})
     return found
 
@@ -160,8 +186,10 @@ def versions() -> dict[str, str]:
     return {
         "counterfoil": version("counterfoil"),
         "nginx": said("nginx", "-v"),
+        "haproxy": said("haproxy", "-v"),
         "envoy": said(proxies.envoy_binary(), "--version"),
         "wrk": said("wrk", "-v"),
+        "h2load": said("h2load", "--version"),
         "python": platform.python_version(),
         "kernel": platform.release(),
     }
@@ -173,9 +201,9 @@ def table(found: list[dict[str, Any]]) -> Table:
     for column in drawn.columns[1:]:
         column.justify = "right"
     for entry in found:
-        target = entry.get("target", {})
+        targets = entry.get("targets", {})
         for peer, figure in entry["peers"].items():
-            wanted = f"<= {target['ratio_at_most']}" if target.get("peer") == peer else ""
+            wanted = f"<= {targets[peer]}" if peer in targets else ""
             ratio = f"{entry['ratio'][peer]:.2f}"
             drawn.add_row(
                 entry["name"], f"{entry['ours']:,.1f}", peer, f"{figure:,.1f}", ratio, wanted
@@ -191,10 +219,10 @@ def main(
     rounds: Positive = 11,
     seconds: Positive = 2,
     json_out: Path = proxies.HERE / "results" / "gateway.json",
-    case: Literal["bare", "jwt"] | None = None,
+    case: Literal["bare", "policies", "http2"] | None = None,
     access_log: bool = False,
 ) -> int:
-    """Compare the gateway with nginx and Envoy: CPU per request, throughput and latency.
+    """Compare the gateway with nginx, HAProxy and Envoy: CPU per request, throughput and latency.
 
     Parameters
     ----------
@@ -207,8 +235,8 @@ def main(
     case
         Only this case.
     access_log
-        Let all proxies write a JSON line for each request: nginx and Envoy through their buffers,
-        ours unbuffered, as is its promise.
+        Let nginx, Envoy and ours write a JSON line for each request: the peers through their
+        buffers, ours unbuffered, as is its promise.
     """
     lacking = proxies.missing_programs()
     if (os.cpu_count() or 1) < 2:
@@ -224,15 +252,13 @@ def main(
         "cores": {"proxy": proxies.PROXY_CORE, "load and upstream": proxies.LOAD_CORE},
         "machine_cores": os.cpu_count(),
         "load_average_before": os.getloadavg()[0],
-        "connections": CONNECTIONS,
         "seconds": seconds,
         "rounds": rounds,
         "warm_up_seconds": WARM_UP_SECONDS,
         "idle_seconds": IDLE_SECONDS,
         "payload": f"GET /x without a body, answered with {len(proxies.BODY)} bytes of JSON",
-        "tls": "off for all",
-        "access_log": "JSON lines for all" if access_log else "off for all",
-        "load": "wrk, closed loop: the proxy's core is saturated, so latencies are those at full "
+        "access_log": "JSON lines" if access_log else "off for all",
+        "load": "closed loop: the proxy's core is saturated, so latencies are those at full "
         "load, and comparable only with each other",
         "settings": proxies.SETTINGS,
     }
@@ -240,25 +266,36 @@ def main(
     try:
         for each in [CASES[case]] if case else CASES.values():
             tokens = [issuer.token(n) for n in range(TENANTS * TOKENS_PER_TENANT)]
-            tokens = tokens if each.with_tokens else []
+            tokens = tokens if each.tokens else []
             with contextlib.ExitStack() as stack:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
                 upstream = proxies.upstream(folder, issuer.jwks)
                 stack.callback(upstream.stop)
                 upstream.wait_until_right()
-                jwks = issuer.jwks if tokens else None
-                setup = proxies.Setup(folder, upstream.address, jwks, access_log)
+                setup = proxies.Setup(
+                    folder,
+                    upstream.address,
+                    jwks=issuer.jwks if tokens else None,
+                    access_log=access_log,
+                    tls=proxies.certificate(folder) if each.http2 else None,
+                )
                 good = tokens[0] if tokens else ""
                 servers = stack.enter_context(running(each, setup, good))
-                measured = measure(each, servers, Load(folder, tokens), rounds, seconds)
-            more = {"tokens": len(tokens), "tenants": TENANTS, "algorithm": "ES256"}
-            found += entries(each, measured, conditions | (more if tokens else {}))
+                load: Load = Http2Load(folder) if each.http2 else Wrk(folder, tokens)
+                measured = measure(each, servers, load, rounds, seconds)
+            more = {"tls": "1.3, ECDSA P-256" if each.http2 else "off for all", **load.conditions}
+            if tokens:
+                more |= {"tokens": len(tokens), "tenants": TENANTS, "algorithms": "ES256, RS256"}
+            found += entries(each, measured, conditions | more)
     except proxies.BenchError as error:
         console.print(str(error), markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("interrupted; nothing was written")
         return 130
+    if case and json_out.exists():  # what was not measured anew stays
+        cases = json.loads(json_out.read_text())["cases"]
+        found = [*found, *(old for old in cases if old["name"].partition(":")[0] != case)]
     json_out.parent.mkdir(parents=True, exist_ok=True)
     json_out.write_text(json.dumps({"cases": found}, indent=2) + "\n")
     console.print(table(found))

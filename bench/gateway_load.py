@@ -1,12 +1,13 @@
-"""Load by wrk, and the CPU time that a process and its children took meanwhile."""
+"""Load by wrk and h2load, and the CPU time that a process and its children took meanwhile."""
 
 import contextlib
 import dataclasses
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from gateway_proxies import LOAD_CORE, BenchError
 
@@ -68,10 +69,22 @@ def cpu_seconds(process: int) -> float:
     return total / _TICKS
 
 
-class Load:
-    """The load of one case: as much as is answered, or with a pause before each request."""
+class Load(Protocol):
+    """The load of one case."""
+
+    conditions: dict[str, Any]
+    """What was sent, and how."""
+
+    def run(self, name: str, address: str, process: int, seconds: float) -> Measured:
+        """Send requests for `seconds`, and say what they cost `process`."""
+        ...
+
+
+class Wrk:
+    """HTTP/1.1: as much as is answered, or with a pause before each request."""
 
     def __init__(self, folder: Path, tokens: list[str], pause_ms: int = 0) -> None:
+        self.conditions = {"load": "wrk", "connections": CONNECTIONS}
         self._script = folder / "load.lua"
         self._script.write_text(f"pause = {pause_ms or 'nil'}\n{_SCRIPT}")
         self._arguments: list[str] = []
@@ -82,15 +95,11 @@ class Load:
 
     def run(self, name: str, address: str, process: int, seconds: float) -> Measured:
         """Send requests for `seconds`, and say what they cost `process`."""
-        command = ["taskset", "-c", str(LOAD_CORE), "wrk", "--threads", "1", "--latency"]
+        command = ["wrk", "--threads", "1", "--latency"]
         command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s"]
         command += ["--script", str(self._script), f"http://{address}/x", *self._arguments]
-        before = cpu_seconds(process)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        spent = cpu_seconds(process) - before
-        if done.returncode != 0:
-            raise BenchError(f"wrk failed: {done.stderr or done.stdout}")
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
+        output, spent = _sent(command, process)
+        answer = json.loads(output.strip().splitlines()[-1])
         if answer["errors"] or not answer["requests"]:
             raise BenchError(f"{name}: not every request was answered with success: {answer}")
         return Measured(
@@ -100,3 +109,55 @@ class Load:
             p99_us=answer["p99_us"],
             requests=answer["requests"],
         )
+
+
+class Http2Load:
+    """HTTP/2 over TLS: several streams on each connection, as much as is answered."""
+
+    CLIENTS: Final = 16
+    STREAMS: Final = 16
+
+    def __init__(self, folder: Path) -> None:
+        self.conditions = {
+            "load": "h2load",
+            "connections": self.CLIENTS,
+            "streams on each": self.STREAMS,
+        }
+        self._log = folder / "h2load.tsv"
+
+    def run(self, name: str, address: str, process: int, seconds: float) -> Measured:
+        """Send requests for `seconds`, and say what they cost `process`."""
+        self._log.unlink(missing_ok=True)
+        command = ["h2load", "--clients", str(self.CLIENTS), "--max-concurrent-streams"]
+        command += [str(self.STREAMS), "--duration", f"{seconds:.0f}"]
+        command += ["--log-file", str(self._log), f"https://{address}/x"]
+        output, spent = _sent(command, process)
+        requests = re.search(r"requests: .* (\d+) done, (\d+) succeeded, (\d+) failed", output)
+        if requests is None or "protocol: h2" not in output:
+            raise BenchError(f"{name}: h2load did not speak HTTP/2: {output}")
+        done, succeeded, failed = map(int, requests.groups())
+        if failed or not done or done != succeeded:
+            raise BenchError(f"{name}: not every request was answered with success: {output}")
+        # A line for each request: when it was sent, its status, and how long it took.
+        durations = sorted(
+            int(line.rpartition("\t")[2]) for line in self._log.read_text().splitlines()
+        )
+        return Measured(
+            cpu_us_per_request=spent * 1e6 / done,
+            requests_per_second=done / seconds,
+            p50_us=durations[len(durations) // 2],
+            p99_us=durations[len(durations) * 99 // 100],
+            requests=done,
+        )
+
+
+def _sent(command: list[str], process: int) -> tuple[str, float]:
+    """What a load generator said, and the CPU seconds that `process` spent meanwhile."""
+    before = cpu_seconds(process)
+    done = subprocess.run(
+        ["taskset", "-c", str(LOAD_CORE), *command], capture_output=True, text=True, check=False
+    )
+    spent = cpu_seconds(process) - before
+    if done.returncode != 0:
+        raise BenchError(f"{command[0]} failed: {done.stderr or done.stdout}")
+    return done.stdout, spent

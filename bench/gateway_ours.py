@@ -13,8 +13,13 @@ SERVICE = "upstream"
 
 
 def config(listen: str, identity: Identity | None) -> GatewayConfig:
-    """One route; with an identity also a limit per tenant that no load here uses up."""
-    limits = {"ample": Limit(key="tenant", rate=1e6, burst=1_000_000)} if identity else {}
+    """One route; with an identity also two limits that no load here uses up."""
+    ample = {"rate": 1e6, "burst": 1_000_000}
+    limits = (
+        {"tenant": Limit(key="tenant", **ample), "address": Limit(key="address", **ample)}
+        if identity
+        else {}
+    )
     route = Route(
         path="/x",
         methods=("GET",),
@@ -34,11 +39,12 @@ def config(listen: str, identity: Identity | None) -> GatewayConfig:
 
 
 def main(document: str) -> None:
-    """Serve what the document says: listen, upstream, access_log, identity, shared_limits."""
+    """Serve what the document says: listen, upstream, access_log, identity, tls, shared_limits."""
     asked = json.loads(document)
     # Blocked before the native threads start, so that the signal reaches `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     identity = Identity(**asked["identity"]) if asked["identity"] else None
+    certificate, key = map(Path, asked["tls"]) if asked["tls"] else (None, None)
     shared_limits = None
     if asked.get("shared_limits"):
         password = os.environ["REDIS_PASSWORD"]
@@ -47,6 +53,8 @@ def main(document: str) -> None:
         config(asked["listen"], identity),
         access_log=Path(asked["access_log"]) if asked["access_log"] else None,
         admin_credential="bench",
+        certificate=certificate,
+        key=key,
         shared_limits=shared_limits,
     )
     plane.set_endpoints(SERVICE, [("upstream-1", asked["upstream"])])

@@ -11,11 +11,15 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+
+from counterfoil.gateway.tls import development_certificate
 
 HERE: Final = Path(__file__).resolve().parent
 TOOLS: Final = HERE.parent / ".tools" / "bench"
@@ -26,10 +30,11 @@ ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "bench"
 BODY: Final = json.dumps({"id": 1, "status": "accepted", "note": "x" * 158})
 UNREACHED: Final = 1_000_000_000
+BARE: Final = "counterfoil bare"
 
 SETTINGS: Final = {
-    "all": "one worker; plain HTTP/1.1; keep-alive to clients and to the upstream without a limit "
-    "of requests; X-Forwarded-For set from the client's address",
+    "all": "one worker; plain HTTP/1.1 to the upstream; keep-alive to clients and to the upstream "
+    "without a limit of requests; X-Forwarded-For set from the client's address",
     "counterfoil": "threads 1; what it can't turn off stays on: request id, circuit breaker, "
     "concurrency limit, timeout and retries for each attempt, body read whole, duration histogram",
     "nginx": "worker_processes 1; upstream keepalive as its documentation recommends "
@@ -37,7 +42,10 @@ SETTINGS: Final = {
     "keepalive_requests raised from 1000, since the others have no such limit",
     "envoy": "--concurrency 1; as its benchmark guide says: circuit breaking, generate_request_id "
     "and dynamic_stats off; --disable-hot-restart, no admin port; use_remote_address (an edge)",
-    "envoy, JWT and limit": "jwt_authn with local JWKS and jwt_cache_config large enough for every "
+    "haproxy": "nbthread 1, mode http, option forwardfor, http-reuse always (its default, safe, "
+    "opens a connection for each client's first request), no limit on idle server connections",
+    "counterfoil, policies": "token, a limit by tenant and one by address, tiers",
+    "envoy, policies": "jwt_authn with local JWKS and jwt_cache_config large enough for every "
     "token; tenant and tier claims to headers and the token removed, as Counterfoil does; "
     "local_ratelimit with one bucket (Counterfoil counts for each tenant, which costs more)",
 }
@@ -53,8 +61,10 @@ class Setup:
 
     folder: Path
     upstream: str
-    jwks: dict[str, Any] | None
-    access_log: bool
+    jwks: dict[str, Any] | None = None
+    access_log: bool = False
+    tls: tuple[Path, Path] | None = None
+    """Certificate and key, where clients speak TLS."""
     shared_limits: str = ""
     """The address of the Redis that ours shares its limits by, if any."""
 
@@ -62,8 +72,17 @@ class Setup:
 class Server:
     """A started program with its log, ended by its own process id."""
 
-    def __init__(self, name: str, address: str, command: list[str], core: int, log: Path) -> None:
-        self.name, self.address, self._log = name, address, log
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        command: list[str],
+        *,
+        log: Path,
+        core: int = PROXY_CORE,
+        tls: bool = False,
+    ) -> None:
+        self.name, self.address, self._log, self._tls = name, address, log, tls
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 ["taskset", "-c", str(core), *command],
@@ -74,7 +93,11 @@ class Server:
 
     def status(self, path: str = "/x", token: str = "") -> tuple[int, str]:
         """The status and the body of one request."""
-        connection = http.client.HTTPConnection(self.address, timeout=5)
+        if self._tls:
+            trusting = ssl._create_unverified_context()  # the certificate was made a moment ago
+            connection = http.client.HTTPSConnection(self.address, timeout=5, context=trusting)
+        else:
+            connection = http.client.HTTPConnection(self.address, timeout=5)
         try:
             connection.request("GET", path, headers=bearer(token))
             response = connection.getresponse()
@@ -130,7 +153,13 @@ def missing_programs() -> list[str]:
     """For each program that isn't there, a line with the way to get it."""
     lines = [
         f"{program} is missing: apt-get install {package}"
-        for program, package in (("nginx", "nginx"), ("wrk", "wrk"), ("taskset", "util-linux"))
+        for program, package in (
+            ("nginx", "nginx"),
+            ("haproxy", "haproxy"),
+            ("wrk", "wrk"),
+            ("h2load", "nghttp2-client"),
+            ("taskset", "util-linux"),
+        )
         if shutil.which(program) is None
     ]
     if not envoy_binary():
@@ -141,7 +170,15 @@ def missing_programs() -> list[str]:
     return lines
 
 
-def _nginx(name: str, address: str, folder: Path, core: int, http: str) -> Server:
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost and its key (ECDSA P-256)."""
+    _, chain, key = development_certificate(folder / "tls", datetime.now(UTC))
+    return chain, key
+
+
+def _nginx(
+    name: str, address: str, folder: Path, http: str, *, core: int = PROXY_CORE, tls: bool = False
+) -> Server:
     home = folder / name
     home.mkdir()
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
@@ -161,7 +198,7 @@ http {{
 }}
 """)
     command = ["nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
-    return Server(name, address, command, core, folder / f"{name}.log")
+    return Server(name, address, command, core=core, log=folder / f"{name}.log", tls=tls)
 
 
 def upstream(folder: Path, jwks: dict[str, Any]) -> Server:
@@ -174,7 +211,7 @@ def upstream(folder: Path, jwks: dict[str, Any]) -> Server:
     location = /x {{ return 200 '{BODY}'; }}
     location = /jwks {{ return 200 '{json.dumps(jwks)}'; }}
   }}"""
-    return _nginx("upstream", address, folder, LOAD_CORE, http)
+    return _nginx("upstream", address, folder, http, core=LOAD_CORE)
 
 
 def nginx(setup: Setup) -> Server:
@@ -186,9 +223,10 @@ def nginx(setup: Setup) -> Server:
     log = f"{setup.folder / 'nginx-access.jsonl'} stub buffer=64k flush=1s"
     http = f"""  log_format stub escape=json '{{{form}}}';
   access_log {log if setup.access_log else "off"};
-  upstream service {{ server {setup.upstream}; keepalive 64; keepalive_requests {UNREACHED}; }}
+  upstream service {{ server {setup.upstream}; keepalive 256; keepalive_requests {UNREACHED}; }}
   server {{
-    listen {address} backlog=4096;
+    listen {address} {"ssl http2" if setup.tls else ""} backlog=4096;
+{_nginx_tls(setup)}
     location = /x {{
       proxy_pass http://service;
       proxy_http_version 1.1;
@@ -196,7 +234,47 @@ def nginx(setup: Setup) -> Server:
       proxy_set_header X-Forwarded-For $remote_addr;
     }}
   }}"""
-    return _nginx("nginx", address, setup.folder, PROXY_CORE, http)
+    return _nginx("nginx", address, setup.folder, http, tls=setup.tls is not None)
+
+
+def _nginx_tls(setup: Setup) -> str:
+    if setup.tls is None:
+        return ""
+    chain, key = setup.tls
+    return f"""    ssl_certificate {chain};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.3;"""
+
+
+def haproxy(setup: Setup) -> Server:
+    """HAProxy with one frontend and one backend."""
+    address, home = free_address(), setup.folder / "haproxy"
+    home.mkdir()
+    bind = ""
+    if setup.tls:
+        both = home / "both.pem"
+        both.write_bytes(b"".join(path.read_bytes() for path in setup.tls))
+        bind = f"ssl crt {both} alpn h2,http/1.1 ssl-min-ver TLSv1.3"
+    (home / "haproxy.cfg").write_text(f"""global
+  nbthread 1
+  maxconn 4096
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+  timeout http-keep-alive 1h
+  http-reuse always
+  option forwardfor
+frontend bench
+  bind {address} backlog 4096 {bind}
+  default_backend service
+backend service
+  server upstream {setup.upstream} pool-max-conn -1
+""")
+    command = ["haproxy", "-db", "-f", str(home / "haproxy.cfg")]
+    log, tls = setup.folder / "haproxy.log", setup.tls is not None
+    return Server("haproxy", address, command, log=log, tls=tls)
 
 
 def _socket_address(address: str) -> dict[str, Any]:
@@ -265,7 +343,7 @@ def envoy(setup: Setup) -> Server:
     manager = _typed(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        codec_type="HTTP1",
+        codec_type="AUTO",
         stat_prefix="bench",
         generate_request_id=False,
         use_remote_address=True,
@@ -284,17 +362,31 @@ def envoy(setup: Setup) -> Server:
     listener = {
         "name": "bench",
         "address": _socket_address(address),
-        "filter_chains": [{"filters": [manager]}],
+        "filter_chains": [{"filters": [manager], **_envoy_tls(setup)}],
     }
     document = {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
     path = setup.folder / "envoy.json"
     path.write_text(json.dumps(document))
     command = [envoy_binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart"]
     command += ["--log-level", "warning"]
-    return Server("envoy", address, command, PROXY_CORE, setup.folder / "envoy.log")
+    log, tls = setup.folder / "envoy.log", setup.tls is not None
+    return Server("envoy", address, command, log=log, tls=tls)
 
 
-def counterfoil(setup: Setup) -> Server:
+def _envoy_tls(setup: Setup) -> dict[str, Any]:
+    if setup.tls is None:
+        return {}
+    chain, key = ({"filename": str(path)} for path in setup.tls)
+    context = {
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [{"certificate_chain": chain, "private_key": key}],
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+    }
+    kind = "transport_sockets.tls.v3.DownstreamTlsContext"
+    return {"transport_socket": _typed("tls", kind, common_tls_context=context)}
+
+
+def counterfoil(setup: Setup, name: str = "counterfoil") -> Server:
     """Our data plane."""
     address = free_address()
     jwks_url = f"http://{setup.upstream}/jwks"
@@ -302,9 +394,16 @@ def counterfoil(setup: Setup) -> Server:
     document = {
         "listen": address,
         "upstream": setup.upstream,
-        "access_log": str(setup.folder / "ours.jsonl") if setup.access_log else None,
+        "access_log": str(setup.folder / f"{name}.jsonl") if setup.access_log else None,
         "identity": identity if setup.jwks else None,
+        "tls": [str(path) for path in setup.tls] if setup.tls else None,
         "shared_limits": setup.shared_limits,
     }
     command = [sys.executable, str(HERE / "gateway_ours.py"), json.dumps(document)]
-    return Server("counterfoil", address, command, PROXY_CORE, setup.folder / "ours.log")
+    log, tls = setup.folder / f"{name}.log", setup.tls is not None
+    return Server(name, address, command, log=log, tls=tls)
+
+
+def counterfoil_bare(setup: Setup) -> Server:
+    """Our data plane without any policy, to see what they cost."""
+    return counterfoil(dataclasses.replace(setup, jwks=None), BARE)

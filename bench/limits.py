@@ -27,7 +27,7 @@ from typing import Any, Final
 import cyclopts
 import gateway
 import gateway_proxies as proxies
-from gateway_load import CONNECTIONS, Load
+from gateway_load import CONNECTIONS, Wrk
 
 from counterfoil.engines import RunningEngine, start
 
@@ -51,7 +51,7 @@ def local(setup: proxies.Setup) -> proxies.Server:
     return server
 
 
-CASE: Final = gateway.Case("limit at 5,000/s", (shared, local), True, (LOCAL, 1.1))
+CASE: Final = gateway.Case("limit at 5,000/s", (shared, local), {LOCAL: 1.1}, tokens=True)
 
 
 def keys(redis: RunningEngine) -> int:
@@ -73,7 +73,7 @@ def redis_and_upstream(jwks: dict[str, Any]) -> Iterator[tuple[RunningEngine, pr
         upstream = proxies.upstream(folder, jwks)
         stack.callback(upstream.stop)
         upstream.wait_until_right()
-        yield redis, proxies.Setup(folder, upstream.address, jwks, False, redis.address)
+        yield redis, proxies.Setup(folder, upstream.address, jwks, shared_limits=redis.address)
 
 
 def limiter(rounds: int, under: dict[str, Any]) -> list[dict[str, Any]]:
@@ -166,12 +166,12 @@ def main(
             if time.monotonic() > deadline:
                 raise proxies.BenchError("nothing of the shared limit is in Redis")
             time.sleep(0.05)
-        load = Load(setup.folder, tokens, PAUSE_MS)
+        load = Wrk(setup.folder, tokens, PAUSE_MS)
         measured = gateway.measure(CASE, servers, load, rounds, seconds)
     found = gateway.entries(CASE, measured, under)
     gateway.console.print(gateway.table(found))
     for entry in found:
-        entry.pop("target", None)
+        entry.pop("targets", None)
         if entry["unit"] == "p99 us":
             entry["target"] = {"peer": LOCAL, "more_at_most": MORE_US}
     alone = limiter(rounds, under)
