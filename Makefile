@@ -52,6 +52,7 @@ browser:
 test: check browser
 	cd console && npm run --silent test
 	cargo test --quiet --workspace --exclude counterfoil-python
+	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
 	$(BIN)/pytest
 
 # Beside nginx and Envoy; says what is missing and how to get it.

@@ -4,20 +4,14 @@
 //! rate. A request is admitted if it is early by no more than the burst allows. So over any span
 //! `t` a key is admitted at most `rate * t + burst` times, whatever the arrivals.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Shards bound the contention between threads; a power of two so that a mask picks one.
-const SHARDS: usize = 16;
+use crate::Left;
+use crate::cells::{Cells, Kept};
 
 /// A rate per second and a burst, and at most `capacity` keys remembered.
 pub struct Gcra {
     interval_ns: u64,
     tolerance_ns: u64,
-    capacity_per_shard: usize,
-    hasher: RandomState,
-    shards: Vec<Mutex<HashMap<Box<str>, u64>>>,
+    cells: Cells,
 }
 
 /// What the limiter says to one request.
@@ -37,46 +31,44 @@ impl Gcra {
         Self {
             interval_ns,
             tolerance_ns: interval_ns.saturating_mul(u64::from(burst.max(1)) - 1),
-            capacity_per_shard: (capacity / SHARDS).max(1),
-            hasher: RandomState::new(),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            cells: Cells::new(capacity),
         }
     }
 
     /// Decide one request of `key` at `now_ns`.
     ///
-    /// When a shard is full, keys whose TAT has passed are forgotten, which changes nothing for
-    /// them; if every key is still in debt, the newcomer is refused for one interval, so that
-    /// memory stays bounded without ever admitting more than the rate.
+    /// A key whose TAT has passed is forgotten when its cell is needed, which changes nothing for
+    /// it; where every cell that a newcomer could have is in debt, it is refused for one interval, so
+    /// that memory stays bounded without ever admitting more than the rate.
     pub fn check(&self, key: &str, now_ns: u64) -> Decision {
-        let mut shard = self.shard(key);
-        if let Some(tat) = shard.get_mut(key) {
-            let due = (*tat).max(now_ns);
-            let early = due - now_ns;
-            if early > self.tolerance_ns {
-                return Decision::Refused { retry_after_ns: early - self.tolerance_ns };
+        let advanced = self.cells.update(self.cells.hash(key), now_ns, |tat| {
+            let due = tat.max(now_ns);
+            match (due - now_ns).checked_sub(self.tolerance_ns) {
+                None | Some(0) => Ok(due.saturating_add(self.interval_ns)),
+                Some(retry_after_ns) => Err(retry_after_ns),
             }
-            *tat = due + self.interval_ns;
-            return Decision::Allowed;
+        });
+        match advanced {
+            Ok(_) => Decision::Allowed,
+            Err(Kept::Refused(retry_after_ns)) => Decision::Refused { retry_after_ns },
+            Err(Kept::Full) => Decision::Refused { retry_after_ns: self.interval_ns },
         }
-        if shard.len() >= self.capacity_per_shard {
-            shard.retain(|_, tat| *tat > now_ns);
-            if shard.len() >= self.capacity_per_shard {
-                return Decision::Refused { retry_after_ns: self.interval_ns };
-            }
-        }
-        shard.insert(key.into(), now_ns + self.interval_ns);
-        Decision::Allowed
+    }
+
+    /// What `key` has left at `now_ns`.
+    #[must_use]
+    pub fn left(&self, key: &str, now_ns: u64) -> Left {
+        let debt_ns = self.cells.time(self.cells.hash(key)).saturating_sub(now_ns);
+        let free_ns = self.burst_ns().saturating_sub(debt_ns);
+        Left { requests: free_ns / self.interval_ns, reset_ns: debt_ns }
     }
 
     /// Let the TAT of `key` be `tat_ns` if it is earlier: the key spent elsewhere too.
     pub fn raise(&self, key: &str, tat_ns: u64, now_ns: u64) {
-        let mut shard = self.shard(key);
-        if let Some(tat) = shard.get_mut(key) {
-            *tat = (*tat).max(tat_ns);
-        } else if tat_ns > now_ns && shard.len() < self.capacity_per_shard {
-            shard.insert(key.into(), tat_ns);
-        }
+        // A TAT that is later already stays; a newcomer without a cell is limited here alone.
+        let _ = self.cells.update(self.cells.hash(key), now_ns, |tat| {
+            if tat_ns > tat.max(now_ns) { Ok(tat_ns) } else { Err(()) }
+        });
     }
 
     /// The time between two requests at the steady rate.
@@ -94,16 +86,11 @@ impl Gcra {
     /// How many keys are remembered.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
-    }
-
-    fn shard(&self, key: &str) -> MutexGuard<'_, HashMap<Box<str>, u64>> {
-        let index = self.hasher.hash_one(key) as usize & (SHARDS - 1);
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.cells.used()
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

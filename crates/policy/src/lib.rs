@@ -3,5 +3,19 @@
 
 pub mod breaker;
 pub mod caching;
+pub mod cells;
+pub mod fixed_window;
 pub mod gcra;
+pub mod keyed;
 pub mod shared_gcra;
+pub mod sliding_counter;
+pub mod sliding_log;
+
+/// What a key has left of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Requests that would pass at once.
+    pub requests: u64,
+    /// How long until all of the limit is there again, if nothing is asked for meanwhile.
+    pub reset_ns: u64,
+}
