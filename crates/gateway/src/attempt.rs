@@ -4,7 +4,6 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use counterfoil_policy::breaker::Breaker;
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode, header};
@@ -15,6 +14,7 @@ use crate::proxy::Seen;
 use crate::respond::{Body, Problem};
 use crate::service::{Endpoint, Upstream};
 use crate::shared::{Shared, now_us};
+use crate::upload::Upload;
 use crate::upstream::{Failure, Outgoing, exchange};
 
 /// The longest pause between two attempts.
@@ -25,10 +25,10 @@ pub async fn attempt(
     shared: &Shared,
     upstream: &Upstream,
     parts: &Parts,
-    body: Bytes,
+    body: &mut Upload,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
-    let repeatable = parts.method.is_idempotent() || parts.headers.contains_key(headers::IDEMPOTENCY_KEY);
+    let repeatable = is_repeatable(parts);
     let mut last =
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there").retry_after(1);
     for number in 1..=upstream.config.attempts.max(1) {
@@ -42,8 +42,8 @@ pub async fn attempt(
             request_id: &seen.request_id,
             bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
         };
-        let request = Outgoing { parts, added, body: &body };
-        let outcome = exchange(&endpoint.address, &request, now.into(), upstream.attempt_timeout).await;
+        let request = Outgoing { parts, added, body };
+        let outcome = exchange(&endpoint.address, request, now.into(), upstream.attempt_timeout).await;
         seen.attempts = number;
         let reached = match outcome {
             Ok(response) if !matches!(response.status().as_u16(), 502..=504) => {
@@ -58,6 +58,11 @@ pub async fn attempt(
                     .retry_after(retry);
                 true
             }
+            Err(Failure::Client(fault)) => {
+                drop(probe);
+                seen.endpoint = Some(endpoint);
+                return Err(fault.into());
+            }
             Err(Failure::Late) => {
                 last = Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
                     .retry_after(1);
@@ -70,12 +75,17 @@ pub async fn attempt(
         };
         probe.settle(|breaker| breaker.failure(shared.nanoseconds(Instant::now())));
         seen.endpoint = Some(endpoint);
-        if reached && !repeatable {
+        if reached && !repeatable || body.is_spent() {
             break;
         }
         tokio::time::sleep(pause(number)).await;
     }
     Err(last)
+}
+
+/// Whether a request that may have been carried out may be sent again.
+pub fn is_repeatable(parts: &Parts) -> bool {
+    parts.method.is_idempotent() || parts.headers.contains_key(headers::IDEMPOTENCY_KEY)
 }
 
 /// A breaker's admission, given back if the client hangs up before the outcome is known.

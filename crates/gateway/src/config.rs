@@ -15,7 +15,8 @@ pub struct Config {
     pub certificate: Option<String>,
     pub key: Option<String>,
     pub threads: usize,
-    pub request_body_limit: usize,
+    /// In bytes, 0 for none.
+    pub request_body_limit: u64,
     pub identity: Option<Identity>,
     pub limits: HashMap<String, Limit>,
     /// Where limits are shared with other gateways; without it they are this one's own.
@@ -100,6 +101,8 @@ pub struct Route {
     pub service: String,
     pub identity: bool,
     pub limits: Vec<String>,
+    /// In place of the gateway's.
+    pub request_body_limit: Option<u64>,
 }
 
 /// How a service is protected.

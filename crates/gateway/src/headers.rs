@@ -17,9 +17,18 @@ pub struct Added<'a> {
     pub bearer: Option<(&'a str, &'a str)>,
 }
 
+/// How the body of a request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// In bytes; unknown if the body goes in chunks until its end.
+    pub length: Option<u64>,
+    /// Whether the instance is asked first if it wants the body (RFC 9110, section 10.1.1).
+    pub offered: bool,
+}
+
 /// Write the headers that an instance gets to see: none of the client's connection, no credential,
 /// and of who asks only what the gateway has checked.
-pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Added<'_>, body_length: usize) {
+pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Added<'_>, sent: Sent) {
     line(out, "host", added.host.as_bytes());
     line(out, "x-forwarded-for", added.client.as_bytes());
     line(out, "x-request-id", added.request_id.as_bytes());
@@ -27,8 +36,17 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
         line(out, "x-counterfoil-tenant", tenant.as_bytes());
         line(out, "x-counterfoil-tier", tier.as_bytes());
     }
-    if body_length > 0 || matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
-        line(out, "content-length", body_length.to_string().as_bytes());
+    match sent.length {
+        Some(0) if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Some(length) => line(out, "content-length", length.to_string().as_bytes()),
+        None => line(out, "transfer-encoding", b"chunked"),
+    }
+    if sent.offered {
+        line(out, "expect", b"100-continue");
+    }
+    if wants_trailers(given) {
+        line(out, "te", b"trailers");
+        line(out, "connection", b"te");
     }
     let options: Vec<&str> = given
         .get_all(header::CONNECTION)
@@ -79,10 +97,54 @@ pub fn of_one_connection(name: &str) -> bool {
             | "proxy-authorization"
             | "proxy-connection"
             | "te"
-            | "trailer"
             | "transfer-encoding"
             | "upgrade"
     )
+}
+
+/// Whether a header may come after the body: not if it says where the message ends, where it goes,
+/// who sends it, or how the body is to be read (RFC 9110, section 6.5.1).
+pub fn may_trail(name: &str) -> bool {
+    let early = matches!(
+        name,
+        "authorization"
+            | "cache-control"
+            | "content-encoding"
+            | "content-length"
+            | "content-range"
+            | "content-type"
+            | "cookie"
+            | "expect"
+            | "host"
+            | "idempotency-key"
+            | "max-forwards"
+            | "set-cookie"
+            | "trailer"
+            | "x-forwarded-for"
+            | "x-request-id"
+    );
+    !early && !of_one_connection(name) && !name.starts_with(INTERNAL)
+}
+
+/// Write the end of a body in chunks, with the trailers that may go on.
+pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        if may_trail(name.as_str()) {
+            line(out, name.as_str(), value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether who asks can read trailers (RFC 9110, section 10.1.4).
+fn wants_trailers(given: &HeaderMap) -> bool {
+    given.get(header::TE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|each| each.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    })
 }
 
 /// The text of a header, empty if it is missing or no text.
@@ -105,7 +167,7 @@ mod tests {
         let (host, client, request_id) = (&value("10.0.0.1:80"), &value("192.0.2.1"), &value("id"));
         let mut out = Vec::new();
         let added = Added { host, client, request_id, bearer: Some(("t1", "gold")) };
-        write(&mut out, &Method::GET, &map, &added, 0);
+        write(&mut out, &Method::GET, &map, &added, Sent { length: Some(0), offered: false });
         String::from_utf8_lossy(&out)
             .lines()
             .filter_map(|line| line.split_once(": "))

@@ -9,14 +9,16 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::StatusCode;
+use hyper::body::Frame;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::headers::of_one_connection;
+use crate::headers::{may_trail, of_one_connection};
 
 const HEADERS: usize = 100;
 const HEAD_BYTES: usize = 32 * 1024;
-/// A chunk's size with its extensions, and each line of a trailer.
+/// A chunk's size with its extensions.
 const LINE_BYTES: usize = 1024;
+/// What stands between the last chunk and the end of a message.
 const TRAILER_BYTES: usize = 8 * 1024;
 
 /// The other side does not keep to the protocol.
@@ -135,8 +137,7 @@ pub enum Chunk {
     Size,
     Data(u64),
     End,
-    /// Bytes of it seen so far.
-    Trailer(usize),
+    Trailers,
 }
 
 impl Framing {
@@ -160,32 +161,35 @@ impl Framing {
         }
     }
 
-    /// Take the next part of a body from the front of `buffer`: nothing at its end, and nothing
-    /// if more must be read.
-    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
+    /// Take the next part of a body from the front of `buffer`, or its trailers: nothing at its end,
+    /// and nothing if more must be read.
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame<Bytes>>, Malformed> {
         loop {
             match self {
                 Self::Done => return Ok(None),
                 Self::UntilClose if buffer.is_empty() => return Ok(None),
-                Self::UntilClose => return Ok(Some(buffer.split().freeze())),
+                Self::UntilClose => return Ok(Some(Frame::data(buffer.split().freeze()))),
                 Self::Length(_) | Self::Chunked(Chunk::Data(_)) if buffer.is_empty() => return Ok(None),
                 Self::Length(left) => {
                     let part = part(buffer, left);
                     if *left == 0 {
                         *self = Self::Done;
                     }
-                    return Ok(Some(part));
+                    return Ok(Some(Frame::data(part)));
                 }
                 Self::Chunked(Chunk::Data(left)) => {
                     let part = part(buffer, left);
                     if *left == 0 {
                         *self = Self::Chunked(Chunk::End);
                     }
-                    return Ok(Some(part));
+                    return Ok(Some(Frame::data(part)));
                 }
                 Self::Chunked(chunk) => match chunk.pass(buffer)? {
                     Passed::On(next) => *chunk = next,
-                    Passed::Whole => *self = Self::Done,
+                    Passed::Whole(trailers) => {
+                        *self = Self::Done;
+                        return Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers)));
+                    }
                     Passed::NotYet => return Ok(None),
                 },
             }
@@ -202,7 +206,7 @@ fn part(buffer: &mut BytesMut, left: &mut u64) -> Bytes {
 /// Where the framing between two chunks led.
 enum Passed {
     On(Chunk),
-    Whole,
+    Whole(HeaderMap),
     NotYet,
 }
 
@@ -214,7 +218,7 @@ impl Chunk {
             Self::Size => match httparse::parse_chunk_size(buffer).map_err(|_| Malformed)? {
                 httparse::Status::Complete((length, size)) => {
                     buffer.advance(length);
-                    Ok(Passed::On(if size == 0 { Self::Trailer(0) } else { Self::Data(size) }))
+                    Ok(Passed::On(if size == 0 { Self::Trailers } else { Self::Data(size) }))
                 }
                 httparse::Status::Partial if buffer.len() < LINE_BYTES => Ok(Passed::NotYet),
                 httparse::Status::Partial => Err(Malformed),
@@ -225,20 +229,39 @@ impl Chunk {
                 Ok(Passed::On(Self::Size))
             }
             Self::End => Err(Malformed),
-            Self::Trailer(seen) => match buffer.iter().position(|byte| *byte == b'\n') {
-                Some(1) if buffer.starts_with(b"\r") => {
-                    buffer.advance(2);
-                    Ok(Passed::Whole)
+            Self::Trailers if buffer.starts_with(b"\r\n") => {
+                buffer.advance(2);
+                Ok(Passed::Whole(HeaderMap::new()))
+            }
+            Self::Trailers => match buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                Some(end) if end < TRAILER_BYTES => {
+                    let section = buffer.split_to(end + 4);
+                    trailers(&section).map(Passed::Whole)
                 }
-                Some(end) if seen + end < TRAILER_BYTES => {
-                    // A trailer concerns this connection's sender; it does not go on.
-                    buffer.advance(end + 1);
-                    Ok(Passed::On(Self::Trailer(seen + end + 1)))
-                }
-                None if buffer.len() < LINE_BYTES => Ok(Passed::NotYet),
+                None if buffer.len() < TRAILER_BYTES => Ok(Passed::NotYet),
                 _ => Err(Malformed),
             },
         }
+    }
+}
+
+/// The trailers of a section that ends with an empty line, without those that would change what
+/// has been read already (RFC 9110, section 6.5.1).
+fn trailers(section: &[u8]) -> Result<HeaderMap, Malformed> {
+    let mut slots = [httparse::EMPTY_HEADER; HEADERS];
+    match httparse::parse_headers(section, &mut slots) {
+        Ok(httparse::Status::Complete((length, found))) if length == section.len() => {
+            let mut trailers = HeaderMap::with_capacity(found.len());
+            for each in found {
+                let name = HeaderName::from_bytes(each.name.as_bytes()).map_err(|_| Malformed)?;
+                let value = HeaderValue::from_bytes(each.value).map_err(|_| Malformed)?;
+                if may_trail(name.as_str()) {
+                    trailers.append(name, value);
+                }
+            }
+            Ok(trailers)
+        }
+        _ => Err(Malformed),
     }
 }
 
@@ -249,21 +272,30 @@ mod tests {
 
     /// Read an answer that arrives in pieces; `None` if it isn't whole when the connection ends.
     fn read(pieces: &[&[u8]]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
+        Ok(read_all(pieces)?.map(|(head, body, _)| (head, body)))
+    }
+
+    /// The same, with its trailers.
+    fn read_all(pieces: &[&[u8]]) -> Result<Option<(Head, Vec<u8>, HeaderMap)>, Malformed> {
         let mut buffer = BytesMut::new();
         let mut answer: Option<(Head, Vec<u8>)> = None;
+        let mut trailers = HeaderMap::new();
         for piece in pieces {
             buffer.extend_from_slice(piece);
             if answer.is_none() {
                 answer = head(&mut buffer, false)?.map(|head| (head, Vec::new()));
             }
             if let Some((head, body)) = &mut answer {
-                while let Some(part) = head.framing.take(&mut buffer)? {
-                    body.extend_from_slice(&part);
+                while let Some(frame) = head.framing.take(&mut buffer)? {
+                    match frame.into_data() {
+                        Ok(part) => body.extend_from_slice(&part),
+                        Err(frame) => trailers = frame.into_trailers().unwrap(),
+                    }
                 }
             }
         }
         Ok(match answer {
-            Some((mut head, body)) => head.framing.close().is_ok().then_some((head, body)),
+            Some((mut head, body)) => head.framing.close().is_ok().then_some((head, body, trailers)),
             None => None,
         })
     }
@@ -297,6 +329,10 @@ mod tests {
         }
         let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(HEAD_BYTES));
         assert!(whole(endless.as_bytes()).is_err());
+        for trailer in ["x y: 1\r\n", " folded\r\n", "a: 1\n\nb: 2\r\n", "a\r\n"] {
+            let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{trailer}\r\n");
+            assert!(whole(answer.as_bytes()).is_err(), "{trailer}");
+        }
         let trailer = "x: y\r\n".repeat(TRAILER_BYTES);
         let endless = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{trailer}\r\n");
         assert!(whole(endless.as_bytes()).is_err());
@@ -327,6 +363,17 @@ mod tests {
         assert_eq!(names, ["x-app"]);
     }
 
+    #[test]
+    fn trailers_go_on_but_for_those_that_would_change_what_was_read() {
+        let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\
+            grpc-status: 0\r\ncontent-length: 9\r\nx-counterfoil-tenant: t\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n";
+        let (_, body, trailers) = read_all(&[answer]).unwrap().unwrap();
+        assert_eq!(body, b"a");
+        let found: Vec<_> =
+            trailers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(found, [("grpc-status", "0"), ("x-sum", "1"), ("x-sum", "2")]);
+    }
+
     proptest! {
         #[test]
         fn however_an_answer_is_cut_it_reads_the_same(
@@ -353,8 +400,9 @@ mod tests {
             places.extend([0, answer.len()]);
             places.sort_unstable();
             let pieces: Vec<&[u8]> = places.windows(2).map(|two| &answer[two[0]..two[1]]).collect();
-            let (head, read_body) = read(&pieces).unwrap().unwrap();
+            let (head, read_body, trailers) = read_all(&pieces).unwrap().unwrap();
             prop_assert_eq!(read_body, body);
+            prop_assert_eq!(trailers.contains_key("x-trailer"), framing == 1);
             prop_assert_eq!(head.headers.get("x-app"), Some(&HeaderValue::from_static("1")));
             if framing < 2 {
                 // Not a byte less will do.

@@ -25,6 +25,8 @@ mod service;
 mod shared;
 mod snapshot;
 mod store;
+mod timer;
+mod upload;
 mod upstream;
 mod verifier;
 

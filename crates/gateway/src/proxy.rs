@@ -5,17 +5,16 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 
 use crate::access_log::Stub;
-use crate::attempt::attempt;
+use crate::attempt::{attempt, is_repeatable};
 use crate::client::{Client, UnderWay};
 use crate::config::LimitKey;
 use crate::headers::{self, text};
@@ -26,17 +25,10 @@ use crate::route::{Route, find};
 use crate::service::Endpoint;
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
+use crate::upload::{Upload, discard, drain};
 
 /// Client-chosen values that are logged are cut to this many bytes.
 const LOGGED_LIMIT: usize = 256;
-/// How much of a refused request's body is read before its answer, and for how long, so that an
-/// HTTP/1.1 connection can serve the next request.
-const DRAIN_LIMIT: usize = 64 * 1024;
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// The same after the answer: a client that is cut off while it sends may never read what it was
-/// answered (curl 7.88 does not, if its stream is reset as RFC 9113 section 8.1 allows).
-const DISCARD_LIMIT: usize = 16 * 1024 * 1024;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a service says its answer brought about: the other half of the stub.
 const EFFECT: HeaderName = HeaderName::from_static("counterfoil-effect");
 
@@ -118,29 +110,15 @@ pub async fn serve(
 async fn refuse_rest(parts: &Parts, mut body: RequestBody, mut answer: Response<Body>) -> Response<Body> {
     let one_at_a_time = parts.version < Version::HTTP_2;
     let offered = parts.headers.contains_key(header::EXPECT);
-    if one_at_a_time && !offered && drained(&mut body, DRAIN_LIMIT, DRAIN_TIMEOUT).await {
+    if one_at_a_time && !offered && drain(&mut body).await {
         return answer;
     }
     if one_at_a_time {
         // What is still on its way would be taken for the next request, so this one is the last.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    tokio::spawn(async move { drained(&mut body, DISCARD_LIMIT, DISCARD_TIMEOUT).await });
+    tokio::spawn(async move { discard(&mut body).await });
     answer
-}
-
-/// Read what is left of a body. Whether all of it came: not more than `limit` bytes, in `timeout`.
-async fn drained(body: &mut RequestBody, limit: usize, timeout: Duration) -> bool {
-    let mut rest = Limited::new(body, limit);
-    let whole = async {
-        while let Some(frame) = rest.frame().await {
-            if frame.is_err() {
-                return false;
-            }
-        }
-        true
-    };
-    tokio::time::timeout(timeout, whole).await.unwrap_or(false)
 }
 
 async fn pass_on(
@@ -160,32 +138,19 @@ async fn pass_on(
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
             .retry_after(1)
     })?;
-    let body = if body.is_end_stream() {
-        Bytes::new()
+    let mut upload = if body.is_end_stream() {
+        Upload::Whole(Bytes::new())
     } else {
-        Box::pin(whole(body, snapshot.config.request_body_limit)).await?
+        let limit = route.config.request_body_limit.unwrap_or(snapshot.config.request_body_limit);
+        let offers = parts.headers.contains_key(header::EXPECT);
+        Box::pin(Upload::receive(body, limit, offers, is_repeatable(parts))).await?
     };
-    let mut answer = attempt(shared, upstream, parts, body, seen).await;
+    let mut answer = attempt(shared, upstream, parts, &mut upload, seen).await;
+    *body = upload.into_rest();
     if let Ok(Body::Rest(rest)) = answer.as_mut().map(Response::body_mut) {
         rest.keep(permit);
     }
     answer
-}
-
-async fn whole(body: &mut RequestBody, limit: usize) -> Result<Bytes, Problem> {
-    let too_large =
-        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"));
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
-    let read = Limited::new(body, limit).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            too_large()
-        } else {
-            Problem::new(StatusCode::BAD_REQUEST, "the body did not arrive whole")
-        }
-    })?;
-    Ok(read.to_bytes())
 }
 
 fn identify(snapshot: &Snapshot, authorization: &str) -> Result<Arc<Bearer>, Problem> {

@@ -13,6 +13,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 pub enum RequestBody {
     /// By HTTP/1.1 or HTTP/2.
     Hyper(Incoming),
+    /// Whoever took it sees to it.
+    Taken,
 }
 
 /// The body broke off, or its client does not keep to the protocol.
@@ -29,18 +31,21 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Broken::from),
+            Self::Taken => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Taken => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(body) => body.size_hint(),
+            Self::Taken => SizeHint::with_exact(0),
         }
     }
 }

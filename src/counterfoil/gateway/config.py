@@ -38,6 +38,12 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     service: str
     identity: bool = True
     limits: tuple[str, ...] = ()
+    request_body_limit: int | None = None
+    """In bytes, in place of the gateway's; 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        if self.request_body_limit is not None and self.request_body_limit < 0:
+            raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,11 +70,15 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tls: Literal["development", "off"] = "development"
     threads: int = 1
     request_body_limit: int = 1_048_576
+    """In bytes; 0 for no limit. Up to 64 KiB of a body are held, so that it can be sent again to
+    another instance; a larger one goes on as it comes, and is sent once."""
     identity: Identity | None = None
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
     routes: tuple[Route, ...] = ()
     services: dict[str, Upstream] = msgspec.field(default_factory=dict[str, Upstream])
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threads <= 64 or not 0 < self.request_body_limit <= 2**30:
-            raise ValueError("threads are 1 to 64, request_body_limit at most 1 GiB")
+        if not 1 <= self.threads <= 64:
+            raise ValueError("threads are 1 to 64")
+        if self.request_body_limit < 0:
+            raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
