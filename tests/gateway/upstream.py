@@ -24,6 +24,7 @@ class Asked:
     line: str
     headers: dict[str, str]
     body: bytes
+    trailers: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -68,16 +69,30 @@ def read(lines: io.BufferedReader) -> Asked | None:
         first = lines.readline().decode()
         if not first:
             return None
-        headers = http.client.parse_headers(lines)
-        body = lines.read(int(headers.get("content-length", "0")))
-    except OSError:
+        headers = fields(lines)
+        if headers.get("transfer-encoding") != "chunked":
+            body = lines.read(int(headers.get("content-length", "0")))
+            return Asked(first.strip(), headers, body)
+        body = b""
+        while size := int(lines.readline(), 16):
+            body += lines.read(size)
+            assert lines.readline() == b"\r\n"
+        return Asked(first.strip(), headers, body, fields(lines))
+    except (OSError, ValueError):
         return None
-    return Asked(first.strip(), {name.lower(): value for name, value in headers.items()}, body)
+
+
+def fields(lines: io.BufferedReader) -> dict[str, str]:
+    """Headers or trailers, with their names in small letters."""
+    return {name.lower(): value for name, value in http.client.parse_headers(lines).items()}
 
 
 @contextmanager
 def gateway(
-    answer: Callable[[Asked, socket.socket], bool | None], **protection: object
+    answer: Callable[[Asked, socket.socket], bool | None],
+    *,
+    request_body_limit: int = 4_000_000,
+    **protection: object,
 ) -> Generator[tuple[httpx2.Client, Server, DataPlane], None, None]:
     """A client of a gateway of a server."""
     server = Server(answer)
@@ -87,7 +102,7 @@ def gateway(
             listen="127.0.0.1:0",
             admin="127.0.0.1:0",
             tls="off",
-            request_body_limit=4_000_000,
+            request_body_limit=request_body_limit,
             routes=(
                 Route(path="/*", methods=("GET", "HEAD", "POST"), service="s", identity=False),
             ),
