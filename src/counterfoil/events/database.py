@@ -44,8 +44,8 @@ class Database(Protocol):
         """Run a statement."""
         ...
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run a statement once for each row of parameters."""
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        """Run a statement once for each row of parameters; returns the rows touched in all."""
         ...
 
     def transaction(self) -> AbstractContextManager[None]:

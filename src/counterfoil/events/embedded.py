@@ -1,14 +1,16 @@
 """The embedded log: topics in a SQLite file, beside the state of the pipelines.
 
 Any number of processes may open it; SQLite lets one write at a time, and a writer holds the lock
-from its first check to its commit.
+from its first check to its commit. Records are kept in batches (`record_batches.py`). What a batch
+row tells without being decoded is enough for reading from an offset, for looking from a time on,
+and for forgetting what is old.
 """
 
-import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Final
 
 from counterfoil import faults
+from counterfoil.events import record_batches
 from counterfoil.events.database import Database
 from counterfoil.events.errors import EventsError, Fenced
 from counterfoil.events.log import Positions
@@ -17,18 +19,18 @@ from counterfoil.events.topics import AnyTopic, partition_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS records (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
-    event_id INTEGER NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL,
-    timestamp_us INTEGER NOT NULL, PRIMARY KEY (topic, partition, offset)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS records_by_event ON records (event_id);
+CREATE TABLE IF NOT EXISTS record_batches (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, last INTEGER NOT NULL,
+    number INTEGER NOT NULL, newest_us INTEGER NOT NULL, records BLOB NOT NULL,
+    UNIQUE (topic, partition, last)) STRICT;
 CREATE TABLE IF NOT EXISTS ends (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (topic, partition)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sources (
     name TEXT PRIMARY KEY, position INTEGER NOT NULL, fencing_token INTEGER NOT NULL) STRICT;
 """
+EARLY_US: Final = 60_000_000
+"""How much earlier than an event's own time its record is looked for: clocks differ."""
 
 
 class EmbeddedLog:
@@ -80,49 +82,52 @@ class EmbeddedLog:
 
     def insert(self, messages: Iterable[Message]) -> None:
         """Give messages their places, inside the caller's transaction."""
-        ends: dict[tuple[str, int], int] = {}
-        rows: list[tuple[object, ...]] = []
+        places: dict[tuple[str, int], list[Message]] = {}
         for message in messages:
             partition = partition_of(message.key, self.partitions(message.topic))
-            place = (message.topic, partition)
-            if place not in ends:
-                ends[place] = self._end(*place)
-            rows.append(
-                (
-                    *place,
-                    ends[place],
-                    message.event_id,
-                    message.key,
-                    message.value,
-                    json.dumps(message.headers),
-                    message.timestamp_us,
-                )
-            )
-            ends[place] += 1
-        self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        self._database.executemany(
-            "INSERT OR REPLACE INTO ends VALUES (?, ?, ?)",
-            [(*place, end) for place, end in ends.items()],
-        )
+            places.setdefault((message.topic, partition), []).append(message)
+        rows: list[tuple[object, ...]] = []
+        ends: list[tuple[str, int, int]] = []
+        for place, found in places.items():
+            end = self._end(*place)
+            for portion in record_batches.split(found):
+                end += len(portion)
+                newest_us = max(each.timestamp_us for each in portion)
+                batch = record_batches.encode(portion)
+                rows.append((*place, end - 1, len(portion), newest_us, batch))
+            ends.append((*place, end))
+        self._database.executemany("INSERT INTO record_batches VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT OR REPLACE INTO ends VALUES (?, ?, ?)", ends)
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        """At most `limit` records from `offset` on."""
-        return [
-            _record(row)
-            for row in self._database.execute(
-                "SELECT * FROM records WHERE topic = ? AND partition = ? AND offset >= ? "
-                "ORDER BY offset LIMIT ?",
-                (topic, partition, offset, limit),
-            )
-        ]
+        """The records from `offset` on to the end of the batch in which the last of `limit` is.
+
+        So there may be more than `limit`, by less than a batch: they are decoded anyway.
+        """
+        found: list[Record] = []
+        for last, batch in self._database.execute(
+            "SELECT last, records FROM record_batches "
+            "WHERE topic = ? AND partition = ? AND last >= ? ORDER BY last",
+            (topic, partition, offset),
+        ):
+            records = record_batches.decode(topic, partition, last, batch)
+            found += records[max(offset - records[0].offset, 0) :]
+            if len(found) >= limit:
+                break
+        return found
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
-        """The first record of an event; the index needs no more than its id."""
-        row = self._database.execute(
-            "SELECT * FROM records WHERE event_id = ? AND topic = ? LIMIT 1",
-            (event_id, topic.name),
-        ).fetchone()
-        return None if row is None else _record(row)
+        """The first record of an event: its key tells the partition, its time where to begin."""
+        partition = partition_of(key, topic.partitions)
+        for last, batch in self._database.execute(
+            "SELECT last, records FROM record_batches "
+            "WHERE topic = ? AND partition = ? AND newest_us >= ? ORDER BY last",
+            (topic.name, partition, since_us - EARLY_US),
+        ):
+            for record in record_batches.decode(topic.name, partition, last, batch):
+                if record.event_id == event_id:
+                    return record
+        return None
 
     def sources(self) -> dict[str, int]:
         """Up to where each source has been appended."""
@@ -194,6 +199,8 @@ class EmbeddedReader:
         self._topics = topics
         self._positions = positions
         self._next: dict[str, dict[int, int]] = {}
+        self._decoded: dict[tuple[str, int], list[Record]] = {}
+        """What was decoded with the batches before, and comes next: less than a batch each."""
 
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` of each partition."""
@@ -204,7 +211,14 @@ class EmbeddedReader:
             following = self._next[topic.name]
             for partition in range(topic.partitions):
                 start = following.get(partition, 0)
-                if records := self._log.read(topic.name, partition, start, limit):
+                place = (topic.name, partition)
+                records = self._decoded.pop(place, None)
+                if records is None:
+                    records = self._log.read(topic.name, partition, start, limit)
+                if records:
+                    if len(records) > limit:
+                        self._decoded[place] = records[limit:]
+                        records = records[:limit]
                     batch = Batch(topic.name, partition, start, records)
                     following[partition] = batch.end
                     batches.append(batch)
@@ -213,11 +227,7 @@ class EmbeddedReader:
     def rewind(self) -> None:
         """Ask for the stored positions at the next fetch."""
         self._next.clear()
+        self._decoded.clear()
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    topic, partition, offset, event_id, key, value, headers, timestamp_us = row
-    return Record(topic, partition, offset, event_id, key, value, json.loads(headers), timestamp_us)

@@ -1,9 +1,12 @@
-"""What goes into a log and what comes out of it."""
+"""What goes into a log and what comes out of it.
+
+Messages and records are many and hold no cycles, so the garbage collector needn't look at them.
+"""
 
 import msgspec
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """An event before it has a place in the log."""
 
     event_id: int
@@ -14,7 +17,7 @@ class Message(msgspec.Struct, frozen=True):
     timestamp_us: int
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """An event with its place in the log."""
 
     topic: str

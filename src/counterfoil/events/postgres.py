@@ -50,10 +50,11 @@ class PostgresDatabase:
         with self._available() as connection:
             return connection.execute(_sql(sql), parameters)
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
         """Run a statement once for each row of parameters, in one exchange with the server."""
         with self._available() as connection, connection.cursor() as cursor:
             cursor.executemany(_sql(sql), rows)
+            return max(cursor.rowcount, 0)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:

@@ -33,10 +33,10 @@ class SqliteDatabase:
         with _available():
             return self._connection.execute(sql, parameters)
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run a statement once for each row of parameters."""
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        """Run a statement once for each row of parameters; returns the rows touched in all."""
         with _available():
-            self._connection.executemany(sql, rows)
+            return max(self._connection.executemany(sql, rows).rowcount, 0)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:

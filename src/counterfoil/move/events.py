@@ -16,7 +16,7 @@ from counterfoil.move.errors import MoveError
 Tell = Callable[[str], None]
 ROWS: Final = 10_000
 """Copied at once: some megabytes."""
-_LOG_TABLES: Final = frozenset({"topics", "records", "ends", "sources"})
+_LOG_TABLES: Final = frozenset({"topics", "record_batches", "ends", "sources"})
 
 
 def copy_events(

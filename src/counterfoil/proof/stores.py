@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, LiteralString, Protocol, cast
 
+import msgspec
+
 from counterfoil.application import Configuration, StateFolder
 from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor import last_addresses, secret
@@ -73,9 +75,11 @@ class EmbeddedStores:
         return _query(self.state.log, sql, parameters)
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
-        """The records of a topic."""
-        rows = self.pipelines("SELECT event_id, value FROM records WHERE topic = ?", topic)
-        return iter([(event_id, value) for event_id, value in rows])
+        """The records of a topic: rows of MessagePack, an array for each record."""
+        rows = self.pipelines("SELECT records FROM record_batches WHERE topic = ?", topic)
+        for (batch,) in rows:
+            for event_id, _, value, *_ in msgspec.msgpack.decode(batch):
+                yield event_id, value
 
     def described(self, service: str) -> str:
         """The name of the file."""

@@ -1,0 +1,55 @@
+"""How the embedded log keeps records: many in one row, as Kafka keeps them in record batches.
+
+A row for each record would cost more than all the rest of a pipeline's step: a key of three columns
+and an index entry each. A batch is MessagePack, an array for each record: `[event id, key, value,
+headers, time in microseconds]`. Topic and partition are the row's, and offsets follow from its last.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from counterfoil.events.messages import Message, Record
+
+BATCH_RECORDS: Final = 1_000
+"""What a pipeline takes at once by default: a reader that takes less decodes some for later."""
+BATCH_BYTES: Final = 1 << 20
+"""Of values; a batch is decoded as a whole, so that this bounds what one record costs to read."""
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(list[tuple[int, str, bytes, dict[str, str], int]])
+
+
+def encode(messages: Iterable[Message]) -> bytes:
+    """The messages of one partition as a batch."""
+    return _ENCODER.encode(
+        [
+            (each.event_id, each.key, each.value, each.headers, each.timestamp_us)
+            for each in messages
+        ]
+    )
+
+
+def decode(topic: str, partition: int, last: int, batch: bytes) -> list[Record]:
+    """The records of a batch whose last one is at the offset `last`.
+
+    Raises:
+        msgspec.DecodeError: the file is damaged.
+    """
+    found = _DECODER.decode(batch)
+    first = last - len(found) + 1
+    return [Record(topic, partition, offset, *each) for offset, each in enumerate(found, first)]
+
+
+def split(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Some messages of one partition in portions that a batch may have, in order."""
+    start, size = 0, 0
+    for number, message in enumerate(messages):
+        if number > start and (
+            number - start == BATCH_RECORDS or size + len(message.value) > BATCH_BYTES
+        ):
+            yield messages[start:number]
+            start, size = number, 0
+        size += len(message.value)
+    if start < len(messages):
+        yield messages[start:]
