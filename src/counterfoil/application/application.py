@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
@@ -20,6 +20,8 @@ Answer = TypeVar("Answer", bound=msgspec.Struct)
 Event = TypeVar("Event", bound=msgspec.Struct)
 
 Handler = Callable[[Any, Unit], msgspec.Struct]
+EachHandler = Callable[[Event, Context], None]
+BatchHandler = Callable[[list[tuple[Event, Context]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +126,49 @@ class Application:
         """Declare a topic of typed events, ordered by key."""
         return _declare(self.topics, name, Topic(name, event, partitions=partitions), "topic")
 
+    @overload
     def pipeline(
-        self, name: str, source: Topic[Event], *, tries: int = 3
-    ) -> Callable[[Callable[[Event, Context], None]], Callable[[Event, Context], None]]:
-        """Declare the handler of a pipeline; what it does happens once for each event."""
+        self,
+        name: str,
+        source: Topic[Event],
+        *,
+        tries: int = 3,
+        batch: Literal[False] = False,
+        commit_limit: int = 1_000,
+    ) -> Callable[[EachHandler[Event]], EachHandler[Event]]: ...
 
-        def declare(handler: Callable[[Event, Context], None]) -> Callable[[Event, Context], None]:
-            _declare(self.pipelines, name, Pipeline(name, source, handler, tries=tries), "pipeline")
+    @overload
+    def pipeline(
+        self,
+        name: str,
+        source: Topic[Event],
+        *,
+        tries: int = 3,
+        batch: Literal[True],
+        commit_limit: int = 1_000,
+    ) -> Callable[[BatchHandler[Event]], BatchHandler[Event]]: ...
+
+    def pipeline(
+        self,
+        name: str,
+        source: Topic[Event],
+        *,
+        tries: int = 3,
+        batch: bool = False,
+        commit_limit: int = 1_000,
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Declare the handler of a pipeline; what it does happens once for each event.
+
+        It gets an event and its context; with `batch`, a list of such pairs. At most
+        `commit_limit` events of each partition share a commit: fewer are sooner durable, more are
+        cheaper.
+        """
+
+        def declare(handler: Callable[..., None]) -> Callable[..., None]:
+            pipeline = Pipeline(
+                name, source, handler, tries=tries, batch=batch, commit_limit=commit_limit
+            )
+            _declare(self.pipelines, name, pipeline, "pipeline")
             return handler
 
         return declare

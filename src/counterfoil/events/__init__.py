@@ -2,6 +2,7 @@
 
 from counterfoil.events.database import Database
 from counterfoil.events.dead_letters import DeadLetter, DeadLetters
+from counterfoil.events.effects import Context
 from counterfoil.events.engine import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.events.errors import (
     EventsError,
@@ -18,7 +19,7 @@ from counterfoil.events.ledger import Ledger, rebuilt_balances, trial_balance
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Lag, Message, Record
 from counterfoil.events.outbox import OutboxReader
-from counterfoil.events.pipeline import Context, Pipeline, PipelineRunner
+from counterfoil.events.pipeline import Pipeline, PipelineRunner
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.relay import Relay
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema

@@ -111,8 +111,8 @@ def bury(
 
     Returns what tells of it on the dead-letter topic, for the caller to send with its commit.
     """
-    trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]
-    said = f"{type(error).__name__}: {error}"
+    trace = _storable("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:])
+    said = _storable(f"{type(error).__name__}: {error}")
     store.database.execute(
         'INSERT INTO dead_letters (pipeline, topic, partition, "offset", event_id, key, value, '
         "headers, error, traceback, tries, failed_us) "
@@ -146,6 +146,11 @@ def retry_topic(pipeline: str) -> str:
 def dead_letter_topic(pipeline: str) -> str:
     """The topic on which a pipeline's dead letters can be watched, by any tool."""
     return f"{pipeline}.dead-letters"
+
+
+def _storable(text: str) -> str:
+    """What every database keeps as text: a letter must be buried, whatever its error says."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:

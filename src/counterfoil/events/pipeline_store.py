@@ -8,6 +8,7 @@ commit: into the embedded log, which is in the same file, or through an outbox.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from counterfoil.events import ledger
 from counterfoil.events.database import Database
 from counterfoil.events.errors import Fenced
 from counterfoil.events.messages import Batch, Message
@@ -16,17 +17,11 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS offsets (
     consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
     next INTEGER NOT NULL, PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS commits (
+    consumer TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state (
     pipeline TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY (pipeline, key)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ledger_accounts (
-    name TEXT NOT NULL, currency TEXT NOT NULL, debits INTEGER NOT NULL, credits INTEGER NOT NULL,
-    PRIMARY KEY (name, currency)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ledger_transfers (
-    id INTEGER PRIMARY KEY, debit TEXT NOT NULL, credit TEXT NOT NULL,
-    amount INTEGER NOT NULL CHECK (amount >= 0), currency TEXT NOT NULL, code TEXT NOT NULL,
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, "offset" INTEGER NOT NULL,
-    posted_us INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline TEXT NOT NULL, topic TEXT NOT NULL,
     partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, event_id INTEGER NOT NULL,
@@ -42,7 +37,7 @@ class PipelineStore:
     def __init__(self, database: Database, send: Callable[[Iterable[Message]], None]) -> None:
         self.database = database
         self.send = send
-        database.create([_SCHEMA])
+        database.create([_SCHEMA, ledger.SCHEMA])
 
     def positions(self, consumer: str, topic: str) -> dict[int, int]:
         """The next offset of each partition that `consumer` has still to handle."""
@@ -60,18 +55,36 @@ class PipelineStore:
             Fenced: somebody else has handled them, or is about to; a twin waits here for the
                 other's commit.
         """
-        for batch in batches:
-            place = (consumer, batch.topic, batch.partition)
-            self.database.execute(
-                "INSERT INTO offsets VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", place
+        batches = list(batches)
+        moved = self.database.executemany(
+            "UPDATE offsets SET next = ? "
+            "WHERE consumer = ? AND topic = ? AND partition = ? AND next = ?",
+            [(each.end, consumer, each.topic, each.partition, each.start) for each in batches],
+        )
+        if moved != len(batches):
+            moved += self.database.executemany(
+                "INSERT INTO offsets VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [
+                    (consumer, each.topic, each.partition, each.end)
+                    for each in batches
+                    if each.start == 0
+                ],
             )
-            moved = self.database.execute(
-                "UPDATE offsets SET next = ? "
-                "WHERE consumer = ? AND topic = ? AND partition = ? AND next = ?",
-                (batch.end, *place, batch.start),
-            )
-            if moved.rowcount != 1:
-                raise Fenced(f"{consumer}: {batch.topic}/{batch.partition} was handled by a twin")
+        if moved != len(batches):
+            places = ", ".join(f"{each.topic}/{each.partition}" for each in batches)
+            raise Fenced(f"{consumer}: a twin has handled some of {places}")
+
+    def count_commit(self, consumer: str) -> int:
+        """Count a commit of `consumer`, first thing in its transaction; returns its number.
+
+        Twins get here one after the other. Whoever finds that the number is not the one after its
+        own last commit knows that somebody else has written meanwhile.
+        """
+        return self.database.execute(
+            "INSERT INTO commits VALUES (?, 1) ON CONFLICT (consumer) "
+            "DO UPDATE SET number = commits.number + 1 RETURNING number",
+            (consumer,),
+        ).fetchone()[0]
 
     def store_positions(self, consumer: str, topic: str, positions: Mapping[int, int]) -> None:
         """Note how far a consumer is whose truth is kept elsewhere, for those who ask."""

@@ -1,8 +1,9 @@
 """How the embedded log keeps records: many in one row, as Kafka keeps them in record batches.
 
-A row for each record would cost more than all the rest of a pipeline's step: a key of three columns
-and an index entry each. A batch is MessagePack, an array for each record: `[event id, key, value,
-headers, time in microseconds]`. Topic and partition are the row's, and offsets follow from its last.
+A row for each record would cost more than all the rest of a pipeline's step: a key of three
+columns and an index entry each. A batch is MessagePack, an array for each record: `[event id, key,
+value, headers, time in microseconds]`. Topic and partition are the row's, and the offsets follow
+from its last one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

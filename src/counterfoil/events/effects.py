@@ -1,0 +1,148 @@
+"""What the handlers of one commit do, held in memory until its end.
+
+State, transfers and messages are written together, each table with one statement. A handler that
+fails has only to be forgotten. A savepoint is opened for one that runs SQL of its own, once what
+handlers before it have done is written.
+
+If the database refuses what was written together, nobody knows whose it was. The commit is then
+undone and its events are handled again `alone`: each in a savepoint of its own that includes the
+writing, so that what is wrong is one event's failure.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from counterfoil.events.database import Cursor
+from counterfoil.events.ledger import Book, Ledger
+from counterfoil.events.messages import Message, Record
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.state import State
+from counterfoil.events.topics import Topic
+
+T = TypeVar("T")
+
+
+class Context:
+    """What a handler may use; all of it takes effect with the event's commit, or not at all."""
+
+    __slots__ = ("_effects", "now_us", "record", "state")
+
+    def __init__(self, effects: "Effects", record: Record, now_us: int) -> None:
+        self.record = record
+        self.state = effects.state
+        self._effects = effects
+        self.now_us = now_us
+        """When the commit began, in microseconds: the same for all of its events."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, which notes this event as the cause of what is posted."""
+        return Ledger(self._effects.book, self.record, self.now_us)
+
+    def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
+        """Send an event on to another topic; it carries the event id that caused it."""
+        record = self.record
+        headers = {**record.headers, "caused-by": str(record.event_id)}
+        content = topic.encode(value)
+        self._effects.send(Message(record.event_id, topic.name, key, content, headers, self.now_us))
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run a statement on tables of your own in the database of the pipelines.
+
+        It is SQL for both engines, as a service's is, and part of the event's commit. Events with
+        statements of their own take a savepoint each; state and ledger don't need one.
+
+        Raises:
+            StoreUnavailable: the database can't be used at the moment.
+        """
+        return self._effects.execute(sql, parameters)
+
+
+class Effects:
+    """State, transfers and messages of the commit at work; of one handler at a time."""
+
+    def __init__(self, store: PipelineStore, pipeline: str) -> None:
+        self.state = State(store.database, pipeline)
+        self.book = Book(store.database)
+        self._database = store.database
+        self._send: Callable[[Sequence[Message]], None] = store.send
+        self._alone = False
+        self._handler: list[Message] = []
+        self._commit: list[Message] = []
+        self._savepoint: AbstractContextManager[None] | None = None
+
+    def begin(self, *, alone: bool) -> None:
+        """A transaction has begun."""
+        self._alone = alone
+        self._handler.clear()
+        self._commit.clear()
+        self.book.begin(careful=alone)
+
+    def handle(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do the work of a handler; what it raises leaves nothing of it behind."""
+        try:
+            if self._alone:
+                self._open()
+            work(*arguments)
+            self._accept()
+        except BaseException as error:
+            self._undo(error)
+            raise
+
+    def send(self, message: Message) -> None:
+        """Send a message with the commit, if the handler at work comes to its end."""
+        self._handler.append(message)
+
+    def bury(self, message: Message) -> None:
+        """Send a message for an event that no handler could take."""
+        self._commit.append(message)
+        if self._alone:
+            self.flush()
+
+    def execute(self, sql: str, parameters: Sequence[object]) -> Cursor:
+        """Run a statement in the savepoint of the handler at work."""
+        if self._savepoint is None:
+            self.flush()
+            self._open()
+        return self._database.execute(sql, parameters)
+
+    def flush(self) -> None:
+        """Write what handlers have done that came to their ends."""
+        self.book.flush()
+        self.state.flush()
+        if self._commit:
+            self._send(self._commit)
+            self._commit = []
+
+    def forget(self) -> None:
+        """The transaction was rolled back, or somebody else has written."""
+        self.state.forget()
+
+    def _open(self) -> None:
+        savepoint = self._database.transaction()
+        savepoint.__enter__()
+        self._savepoint = savepoint
+
+    def _accept(self) -> None:
+        self.state.accept()
+        self.book.accept()
+        if self._handler:
+            self._commit += self._handler
+            self._handler.clear()
+        if self._savepoint is not None:
+            if self._alone:
+                self.flush()
+            savepoint, self._savepoint = self._savepoint, None
+            savepoint.__exit__(None, None, None)
+
+    def _undo(self, error: BaseException) -> None:
+        self.state.undo()
+        self.book.undo()
+        self._handler.clear()
+        if self._alone:  # what was written in the savepoint goes with it
+            self.begin(alone=True)
+            self.state.forget()
+        if self._savepoint is not None:
+            savepoint, self._savepoint = self._savepoint, None
+            savepoint.__exit__(type(error), error, error.__traceback__)

@@ -1,0 +1,95 @@
+"""A pipeline's keyed state: in memory within a commit, in the database with it.
+
+Three layers, looked through from the top: what the handler at work has changed (dropped if it
+fails), what the commit has changed so far (written at its end), and what was read or written
+before. The last survives commits, since only this pipeline's commits write its state and each of
+them is counted in the database: a count that is not this process's own means that a twin has
+written, and everything is forgotten (`PipelineStore.count_commit`).
+"""
+
+from typing import Final
+
+from counterfoil.events.database import Database
+from counterfoil.events.generations import Generations
+
+REMEMBERED_BYTES: Final = 32 * 1024 * 1024
+"""Of one generation: some hundred thousand keys, small beside a process that handles events."""
+_UNKNOWN: Final = object()
+
+
+class State:
+    """Bytes by key, committed with the events that changed it."""
+
+    def __init__(self, database: Database, pipeline: str) -> None:
+        self._database = database
+        self._pipeline = pipeline
+        self._handler: dict[str, bytes | None] = {}
+        self._commit: dict[str, bytes | None] = {}
+        self._known: Generations[str, bytes | object | None] = Generations(REMEMBERED_BYTES)
+
+    def get(self, key: str) -> bytes | None:
+        """The value under `key`, or None."""
+        if key in self._handler:
+            return self._handler[key]
+        if key in self._commit:
+            return self._commit[key]
+        known = self._known.get(key, _UNKNOWN)
+        if known is None or isinstance(known, bytes):
+            return known
+        row: tuple[bytes] | None = self._database.execute(
+            "SELECT value FROM state WHERE pipeline = ? AND key = ?", (self._pipeline, key)
+        ).fetchone()
+        value = None if row is None else row[0]
+        self._remember(key, value)
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set the value under `key`.
+
+        Raises:
+            TypeError: the value is not bytes.
+        """
+        if not isinstance(value, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"state keeps bytes, not {type(value).__name__}")
+        self._handler[key] = value
+
+    def delete(self, key: str) -> None:
+        """Forget `key`."""
+        self._handler[key] = None
+
+    def accept(self) -> None:
+        """The handler has come to its end."""
+        if self._handler:
+            self._commit.update(self._handler)
+            self._handler.clear()
+
+    def undo(self) -> None:
+        """The handler has failed."""
+        self._handler.clear()
+
+    def flush(self) -> None:
+        """Write what handlers have changed; keys in order, so that neighbours share a page."""
+        if not self._commit:
+            return
+        values = [(self._pipeline, key, value) for key, value in sorted(self._commit.items())]
+        self._database.executemany(
+            "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (pipeline, key) "
+            "DO UPDATE SET value = excluded.value",
+            [row for row in values if row[2] is not None],
+        )
+        self._database.executemany(
+            "DELETE FROM state WHERE pipeline = ? AND key = ?",
+            [row[:2] for row in values if row[2] is None],
+        )
+        for _, key, value in values:
+            self._remember(key, value)
+        self._commit.clear()
+
+    def forget(self) -> None:
+        """Believe only the database: the commit has failed, or somebody else has written."""
+        self._handler.clear()
+        self._commit.clear()
+        self._known.clear()
+
+    def _remember(self, key: str, value: bytes | None) -> None:
+        self._known.put(key, value, 0 if value is None else len(value))
