@@ -88,6 +88,17 @@ def fields(lines: io.BufferedReader) -> dict[str, str]:
 
 
 @contextmanager
+def serving(
+    answer: Callable[[Asked, socket.socket], bool | None],
+) -> Generator[Server, None, None]:
+    """A server alone."""
+    server = Server(answer)
+    threading.Thread(target=server.accept, daemon=True).start()
+    yield server
+    server.close()
+
+
+@contextmanager
 def gateway(
     answer: Callable[[Asked, socket.socket], bool | None],
     *,

@@ -38,7 +38,7 @@ pub async fn attempt(
         let probe = Probe(&endpoint);
         let added = Added {
             host: &endpoint.host,
-            client: &seen.under_way.client().address,
+            client: seen.way(),
             request_id: &seen.request_id,
             bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
         };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use hyper::header::HeaderName;
 use serde::Deserialize;
 
 /// All that the data plane needs to know. Holds secrets, so it can't be printed.
@@ -17,6 +18,10 @@ pub struct Config {
     pub threads: usize,
     /// In bytes, 0 for none.
     pub request_body_limit: u64,
+    /// Networks (CIDR) of proxies whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<String>,
+    /// Or how many proxies there are, whatever their addresses.
+    pub trusted_hops: usize,
     pub identity: Option<Identity>,
     pub limits: HashMap<String, Limit>,
     /// Where limits are shared with other gateways; without it they are this one's own.
@@ -49,16 +54,33 @@ pub struct Identity {
     pub jwks_url: String,
     pub tenant_claim: String,
     pub tier_claim: String,
+    /// Further claims that limits count by.
+    #[serde(skip)]
+    pub claims: Vec<String>,
 }
 
-/// A rate for each key.
+/// How much each key may ask for: a rate and a burst, or requests in a window.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
     pub key: LimitKey,
-    pub rate: f64,
-    pub burst: u32,
+    pub algorithm: Algorithm,
+    pub rate: Option<f64>,
+    pub burst: Option<u32>,
+    pub requests: Option<u32>,
+    pub window_seconds: Option<f64>,
     pub fallback: Fallback,
+    pub tell: bool,
+}
+
+/// How a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    Gcra,
+    SlidingCounter,
+    SlidingLog,
+    FixedWindow,
 }
 
 /// What a limit does while the store that it is shared by is away.
@@ -85,11 +107,32 @@ pub struct SharedLimits {
 }
 
 /// What a limit counts by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum LimitKey {
     Tenant,
     Address,
+    /// One account for all requests of a path.
+    Route,
+    Claim(String),
+    Header(HeaderName),
+}
+
+impl TryFrom<String> for LimitKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "tenant" => Ok(Self::Tenant),
+            None if text == "address" => Ok(Self::Address),
+            None if text == "route" => Ok(Self::Route),
+            Some(("claim", name)) if !name.is_empty() => Ok(Self::Claim(name.into())),
+            Some(("header", name)) => {
+                name.parse().map(Self::Header).map_err(|_| format!("{name:?} is no name of a header"))
+            }
+            _ => Err(format!("{text:?} is no key: tenant, address, route, claim:NAME or header:NAME")),
+        }
+    }
 }
 
 /// Which requests go to which service. A path that ends in `*` is a prefix.

@@ -28,7 +28,16 @@ pub enum Key {
 pub struct Bearer {
     pub tenant: String,
     pub tier: String,
+    /// Those further ones that limits count by.
+    pub claims: Vec<(String, String)>,
     pub expires: u64,
+}
+
+impl Bearer {
+    /// The text of a claim that was kept, empty if the token has none.
+    pub fn claim(&self, name: &str) -> &str {
+        self.claims.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
 }
 
 /// Why a token is no good; the text may be shown to the client.
@@ -129,7 +138,8 @@ fn claims(identity: &Identity, claims: &Map<String, Value>, now: u64) -> Result<
         "gold" => "gold",
         _ => "bronze",
     };
-    Ok(Bearer { tenant: tenant.to_owned(), tier: tier.to_owned(), expires })
+    let kept = identity.claims.iter().map(|name| (name.clone(), text(name).to_owned())).collect();
+    Ok(Bearer { tenant: tenant.to_owned(), tier: tier.to_owned(), claims: kept, expires })
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Result<T, Rejected> {

@@ -10,6 +10,7 @@ mod balance;
 mod client;
 mod config;
 mod exchange;
+mod forwarded;
 mod headers;
 mod http1;
 mod identity;

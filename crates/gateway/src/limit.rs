@@ -1,52 +1,79 @@
-//! A limit of a route: the cells that decide, and what is said while the shared store is away.
+//! A limit of a route: what it counts by, what decides, and what clients are told of it.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use counterfoil_policy::Left;
+use counterfoil_policy::fixed_window::FixedWindow;
 use counterfoil_policy::gcra::{Decision, Gcra};
+use counterfoil_policy::keyed::Keyed;
 use counterfoil_policy::shared_gcra::SharedGcra;
+use counterfoil_policy::sliding_counter::SlidingCounter;
+use counterfoil_policy::sliding_log::SlidingLog;
 use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 
 use crate::Error;
-use crate::config::{self, Fallback, LimitKey};
+use crate::config::{self, Algorithm, Fallback, LimitKey};
 use crate::exchange::Link;
+use crate::proxy::Seen;
 use crate::respond::Problem;
+use crate::route::Route;
 
-/// Keys that one limit remembers, at some 100 bytes each.
+/// Keys that one limit remembers: 16 bytes each by GCRA, some 100 where they are kept as text.
 const KEYS: usize = 1_000_000;
+/// Times of requests that the logs of one limit may hold, at 8 bytes each; many keys with long logs
+/// are fewer keys.
+const LOGGED: usize = 16_000_000;
+/// Keys are cut to this many bytes: what clients send must not decide what memory a key takes.
+const KEY_BYTES: usize = 128;
 
 enum Cells {
     Local(Gcra),
     Shared { cells: SharedGcra, link: Arc<Link>, fallback: Fallback },
+    FixedWindow(Keyed<FixedWindow>),
+    SlidingCounter(Keyed<SlidingCounter>),
+    SlidingLog(Keyed<SlidingLog>),
 }
 
 pub struct Limit {
     pub name: String,
     pub key: LimitKey,
+    /// Whether every answer says what is left, not refusals alone.
+    pub tell: bool,
     pub allowed: AtomicU64,
     pub refused: AtomicU64,
     cells: Cells,
+    /// Its name as a string, and then its policy, as RateLimit fields have them.
+    label: String,
+    policy: HeaderValue,
 }
 
 impl Limit {
     pub fn new(name: &str, config: &config::Limit, link: Option<&Arc<Link>>) -> Result<Self, Error> {
-        if !(config.rate.is_finite() && config.rate > 0.0) {
-            return Err(Error::Config(format!("limit {name}: the rate must be above 0")));
-        }
-        let cells = match link {
-            None => Cells::Local(Gcra::new(config.rate, config.burst, KEYS)),
-            Some(link) => Cells::Shared {
-                cells: SharedGcra::new(config.rate, config.burst, KEYS),
-                link: Arc::clone(link),
-                fallback: config.fallback,
-            },
-        };
+        let wrong = |what: &str| Error::Config(format!("limit {name}: {what}"));
+        let cells = cells(config, link).map_err(wrong)?;
+        let (quota, window_seconds) =
+            match (config.rate, config.burst, config.requests, config.window_seconds) {
+                (Some(rate), Some(burst), ..) => (burst, f64::from(burst) / rate),
+                (.., Some(requests), Some(seconds)) => (requests, seconds),
+                _ => return Err(wrong("a rate and a burst are needed, or requests and a window")),
+            };
+        let label = label(name);
+        let policy = format!("{label};q={quota};w={}", window_seconds.ceil().max(1.0) as u64);
+        let policy = HeaderValue::try_from(policy).map_err(|_| wrong("its name can't be told to clients"))?;
         Ok(Self {
             name: name.into(),
-            key: config.key,
+            key: config.key.clone(),
+            tell: config.tell,
             allowed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             cells,
+            label,
+            policy,
         })
     }
 
@@ -60,6 +87,9 @@ impl Limit {
                 return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1));
             }
             Cells::Shared { cells, .. } => cells.check(key, now_ns),
+            Cells::FixedWindow(keyed) => keyed.check(key, now_ns),
+            Cells::SlidingCounter(keyed) => keyed.check(key, now_ns),
+            Cells::SlidingLog(keyed) => keyed.check(key, now_ns),
         };
         match decision {
             Decision::Allowed => {
@@ -78,8 +108,8 @@ impl Limit {
     /// The cells that other gateways are told of.
     pub fn shared(&self) -> Option<&SharedGcra> {
         match &self.cells {
-            Cells::Local(_) => None,
             Cells::Shared { cells, .. } => Some(cells),
+            _ => None,
         }
     }
 
@@ -88,6 +118,112 @@ impl Limit {
         match &self.cells {
             Cells::Local(cells) => cells.keys(),
             Cells::Shared { cells, .. } => cells.keys(),
+            Cells::FixedWindow(keyed) => keyed.keys(),
+            Cells::SlidingCounter(keyed) => keyed.keys(),
+            Cells::SlidingLog(keyed) => keyed.keys(),
         }
     }
+
+    fn left(&self, key: &str, now_ns: u64) -> Left {
+        match &self.cells {
+            Cells::Local(cells) => cells.left(key, now_ns),
+            Cells::Shared { cells, .. } => cells.left(key, now_ns),
+            Cells::FixedWindow(keyed) => keyed.left(key, now_ns),
+            Cells::SlidingCounter(keyed) => keyed.left(key, now_ns),
+            Cells::SlidingLog(keyed) => keyed.left(key, now_ns),
+        }
+    }
+
+    /// What a request counts as. Who lacks what is counted by is counted with all others who do.
+    fn key<'a>(&self, route: &'a Route, parts: &'a Parts, seen: &'a Seen) -> &'a str {
+        let key = match &self.key {
+            LimitKey::Tenant => seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant),
+            LimitKey::Address => seen.address(),
+            LimitKey::Route => &route.config.path,
+            LimitKey::Claim(name) => seen.bearer.as_ref().map_or("", |bearer| bearer.claim(name)),
+            LimitKey::Header(name) => {
+                parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+            }
+        };
+        crate::headers::cut(key, KEY_BYTES)
+    }
+}
+
+/// Let a request pass all limits of its route.
+pub fn pass(route: &Route, parts: &Parts, seen: &Seen, now_ns: u64) -> Result<(), Problem> {
+    route.limits.iter().try_for_each(|limit| limit.pass(limit.key(route, parts, seen), now_ns))
+}
+
+/// Tell a client its limits and what is left of them (draft-ietf-httpapi-ratelimit-headers-10):
+/// all where it was refused, and else those that are to be told.
+pub fn tell(headers: &mut HeaderMap, route: &Route, parts: &Parts, seen: &Seen, refused: bool, now_ns: u64) {
+    let mut text = String::new();
+    for limit in route.limits.iter().filter(|limit| refused || limit.tell) {
+        let Left { requests, reset_ns } = limit.left(limit.key(route, parts, seen), now_ns);
+        text.clear();
+        // Writing to a String can't fail.
+        let _ = write!(text, "{};r={requests};t={}", limit.label, reset_ns.div_ceil(1_000_000_000));
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.append("ratelimit-policy", limit.policy.clone());
+            headers.append("ratelimit", value);
+        }
+    }
+}
+
+fn cells(config: &config::Limit, link: Option<&Arc<Link>>) -> Result<Cells, &'static str> {
+    if config.algorithm == Algorithm::Gcra {
+        let (Some(rate), Some(burst), None, None) =
+            (config.rate, config.burst, config.requests, config.window_seconds)
+        else {
+            return Err("gcra takes a rate and a burst, and no window");
+        };
+        if !(rate.is_finite() && rate > 0.0 && burst > 0) {
+            return Err("the rate must be above 0, the burst at least 1");
+        }
+        return Ok(match link {
+            None => Cells::Local(Gcra::new(rate, burst, KEYS)),
+            Some(link) => Cells::Shared {
+                cells: SharedGcra::new(rate, burst, KEYS),
+                link: Arc::clone(link),
+                fallback: config.fallback,
+            },
+        });
+    }
+    let (None, None, Some(requests), Some(seconds)) =
+        (config.rate, config.burst, config.requests, config.window_seconds)
+    else {
+        return Err("a window takes requests and window_seconds, and no rate");
+    };
+    if link.is_some() {
+        return Err("only gcra is shared by gateways: use it, or limits = \"local\"");
+    }
+    let window_ns = (seconds * 1e9) as u64;
+    if requests == 0 || window_ns == 0 {
+        return Err("requests start at 1, and a window has some length");
+    }
+    Ok(match config.algorithm {
+        Algorithm::SlidingLog => {
+            let keys = (LOGGED / requests as usize).min(KEYS);
+            Cells::SlidingLog(Keyed::new(SlidingLog { requests, window_ns }, keys))
+        }
+        Algorithm::SlidingCounter => {
+            Cells::SlidingCounter(Keyed::new(SlidingCounter { requests, window_ns }, KEYS))
+        }
+        Algorithm::FixedWindow | Algorithm::Gcra => {
+            Cells::FixedWindow(Keyed::new(FixedWindow { requests, window_ns }, KEYS))
+        }
+    })
+}
+
+/// A name as a string of structured fields (RFC 9651, section 3.3.3), which is ASCII.
+fn label(name: &str) -> String {
+    let escaped: String = name
+        .chars()
+        .map(|each| match each {
+            '"' | '\\' => Cow::Owned(format!("\\{each}")),
+            ' '..='~' => Cow::Owned(each.to_string()),
+            _ => Cow::Borrowed("_"),
+        })
+        .collect();
+    format!("\"{escaped}\"")
 }

@@ -16,9 +16,10 @@ use hyper::{Request, Response, StatusCode, Version};
 use crate::access_log::Stub;
 use crate::attempt::{attempt, is_repeatable};
 use crate::client::{Client, UnderWay};
-use crate::config::LimitKey;
-use crate::headers::{self, text};
+use crate::forwarded::Origin;
+use crate::headers::{self, cut, text};
 use crate::identity::{Bearer, Rejected, verify};
+use crate::limit;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::route::{Route, find};
@@ -38,8 +39,23 @@ pub struct Seen {
     pub under_way: UnderWay,
     pub request_id: HeaderValue,
     pub bearer: Option<Arc<Bearer>>,
+    /// Where the request comes from, if trusted proxies passed it on.
+    pub origin: Option<Box<Origin>>,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
+}
+
+impl Seen {
+    /// The address that the request comes from.
+    pub fn address(&self) -> &str {
+        let client = || self.under_way.client().address.to_str().unwrap_or_default();
+        self.origin.as_ref().map_or_else(client, |origin| &origin.address)
+    }
+
+    /// The addresses that instances are told it came by.
+    pub fn way(&self) -> &HeaderValue {
+        self.origin.as_ref().map_or(&self.under_way.client().address, |origin| &origin.way)
+    }
 }
 
 /// Answer one request, and leave its stub before the answer leaves.
@@ -55,7 +71,11 @@ pub async fn serve(
     let path = parts.uri.path();
     let request_id = request_id(parts.headers.get(headers::REQUEST_ID));
     let under_way = client.begin();
-    let mut seen = Seen { started, under_way, request_id, bearer: None, endpoint: None, attempts: 0 };
+    let origin = snapshot.trust.as_ref().and_then(|trust| {
+        let peer = under_way.client().address.to_str().unwrap_or_default();
+        trust.origin(peer, &parts.headers).map(Box::new)
+    });
+    let mut seen = Seen { started, under_way, request_id, bearer: None, origin, endpoint: None, attempts: 0 };
     let route = find(&snapshot.routes, &parts.method, path);
     let answer = match &route {
         Ok(route) => pass_on(&shared, &snapshot, route, &parts, &mut body, &mut seen).await,
@@ -66,7 +86,14 @@ pub async fn serve(
                 .allow(missed.join(", ")))
         }
     };
+    let limited = matches!(&answer, Err(problem) if problem.status == StatusCode::TOO_MANY_REQUESTS);
     let mut response = answer.unwrap_or_else(Problem::into_response);
+    if let Ok(route) = route
+        && (route.tells || limited)
+    {
+        let now_ns = shared.nanoseconds(Instant::now());
+        limit::tell(response.headers_mut(), route, &parts, &seen, limited, now_ns);
+    }
     if !body.is_end_stream() {
         response = Box::pin(refuse_rest(&parts, body, response)).await;
     }
@@ -80,7 +107,7 @@ pub async fn serve(
             time_us: now_us().saturating_sub(duration_us),
             request_id: seen.request_id.to_str().unwrap_or_default(),
             method: parts.method.as_str(),
-            path: cut(path),
+            path: cut(path, LOGGED_LIMIT),
             status: response.status().as_u16(),
             tenant,
             tier,
@@ -88,7 +115,7 @@ pub async fn serve(
             instance: seen.endpoint.as_ref().map_or("", |endpoint| &endpoint.instance),
             attempts: seen.attempts,
             duration_us,
-            idempotency_key: cut(text(&parts.headers, headers::IDEMPOTENCY_KEY)),
+            idempotency_key: cut(text(&parts.headers, headers::IDEMPOTENCY_KEY), LOGGED_LIMIT),
             effect: text(response.headers(), EFFECT),
         });
         if written.is_err() && response.status().is_success() {
@@ -132,7 +159,7 @@ async fn pass_on(
     if route.config.identity {
         seen.bearer = Some(identify(snapshot, text(&parts.headers, header::AUTHORIZATION))?);
     }
-    limit(shared, route, seen)?;
+    limit::pass(route, parts, seen, shared.nanoseconds(seen.started))?;
     let upstream = &route.upstream;
     let permit = upstream.admit().ok_or_else(|| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
@@ -185,17 +212,6 @@ fn unauthorized(rejected: Rejected) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, rejected.to_string())
 }
 
-fn limit(shared: &Shared, route: &Route, seen: &Seen) -> Result<(), Problem> {
-    for limit in &route.limits {
-        let key = match limit.key {
-            LimitKey::Tenant => seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant),
-            LimitKey::Address => seen.under_way.client().address.to_str().unwrap_or_default(),
-        };
-        limit.pass(key, shared.nanoseconds(seen.started))?;
-    }
-    Ok(())
-}
-
 /// The client's own id of its request if it is one, or a new one: a random beginning for each
 /// worker, and a number.
 fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
@@ -213,12 +229,4 @@ fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     let digits: [u8; 32] =
         std::array::from_fn(|place| b"0123456789abcdef"[(number >> (4 * (31 - place))) as usize & 15]);
     HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("0"))
-}
-
-fn cut(text: &str) -> &str {
-    let mut end = text.len().min(LOGGED_LIMIT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

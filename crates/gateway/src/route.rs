@@ -30,6 +30,8 @@ pub const BUCKETS: [u64; 14] = [
 pub struct Route {
     pub config: config::Route,
     pub limits: Vec<Arc<Limit>>,
+    /// Whether clients are told of a limit with every answer.
+    pub tells: bool,
     pub upstream: Arc<Upstream>,
     /// Those of all routes with this path, in earlier configurations too.
     pub counts: Arc<Counts>,

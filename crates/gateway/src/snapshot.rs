@@ -13,8 +13,9 @@ use std::sync::atomic::Ordering;
 
 use crate::Error;
 use crate::access_log::AccessLog;
-use crate::config::Config;
+use crate::config::{self, Config, LimitKey};
 use crate::exchange::Link;
+use crate::forwarded::Trust;
 use crate::limit::Limit;
 use crate::route::{Counts, Route};
 use crate::service::Upstream;
@@ -31,6 +32,7 @@ pub struct Snapshot {
     pub limits: Vec<Arc<Limit>>,
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub verifier: Option<Arc<Verifier>>,
+    pub trust: Option<Trust>,
     /// Opened anew with each snapshot, so that a reload lets go of a file that was rotated.
     pub access_log: Option<AccessLog>,
 }
@@ -40,7 +42,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// `Error::Config` for a configuration that can't be used, `Error::Io` for the access log.
-    pub fn new(config: Config, link: Option<&Arc<Link>>, before: Option<&Self>) -> Result<Self, Error> {
+    pub fn new(mut config: Config, link: Option<&Arc<Link>>, before: Option<&Self>) -> Result<Self, Error> {
+        if let Some(identity) = &mut config.identity {
+            identity.claims = claims(&config.limits);
+        }
+        let trust = Trust::new(&config)?;
         let limits = limits(&config, link, before)?;
         let upstreams: HashMap<_, _> = config
             .services
@@ -72,8 +78,20 @@ impl Snapshot {
         let mut limits: Vec<_> = limits.into_values().collect();
         limits.sort_by(|left, right| left.name.cmp(&right.name));
         let version = before.map_or(1, |before| before.version + 1);
-        Ok(Self { config, version, routes, counts, limits, upstreams, verifier, access_log })
+        Ok(Self { config, version, routes, counts, limits, upstreams, verifier, trust, access_log })
     }
+}
+
+/// The claims that limits count by.
+fn claims(limits: &HashMap<String, config::Limit>) -> Vec<String> {
+    let claim = |limit: &config::Limit| match &limit.key {
+        LimitKey::Claim(name) => Some(name.clone()),
+        _ => None,
+    };
+    let mut claims: Vec<_> = limits.values().filter_map(claim).collect();
+    claims.sort();
+    claims.dedup();
+    claims
 }
 
 fn limits(
@@ -109,8 +127,10 @@ fn routes(
         let unknown =
             |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
         let found = |name: &String| limits.get(name).cloned().ok_or_else(|| unknown("limit", name));
+        let limits: Vec<_> = route.limits.iter().map(found).collect::<Result<_, _>>()?;
         Ok(Route {
-            limits: route.limits.iter().map(found).collect::<Result<_, _>>()?,
+            tells: limits.iter().any(|limit| limit.tell),
+            limits,
             upstream: upstreams
                 .get(&route.service)
                 .cloned()

@@ -44,6 +44,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::Left;
 use crate::gcra::{Decision, Gcra};
 
 /// As in `gcra`.
@@ -120,6 +121,12 @@ impl SharedGcra {
             self.add(key, |untold| untold.then(Advance::admission(now_ns, self.gcra.interval_ns())));
         }
         decision
+    }
+
+    /// What `key` has left at `now_ns`, by what is known here.
+    #[must_use]
+    pub fn left(&self, key: &str, now_ns: u64) -> Left {
+        self.gcra.left(key, now_ns)
     }
 
     /// What was admitted since the last call, by key. Each must come back by `told` or `lost`.

@@ -152,6 +152,14 @@ def _chosen(engines: str) -> dict[str, str]:
 
 
 def _check_references(path: Path, text: str, configuration: Configuration) -> None:
+    for name, limit in configuration.gateway.limits.items():
+        if configuration.engines.limits == "redis" and limit.algorithm != "gcra":
+            where = f"$.gateway.limits.{name}"
+            raise ConfigurationError(
+                f"{path}, line {_line_of(text, where + '.algorithm')}: "
+                f"limit {name} counts by {limit.algorithm}, which gateways can't share",
+                hint='use gcra with a rate and a burst, or [engines] limits = "local"',
+            )
     for index, route in enumerate(configuration.gateway.routes):
         where = f"$.gateway.routes[{index}]"
         if route.service not in configuration.services:

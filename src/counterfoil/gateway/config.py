@@ -1,8 +1,13 @@
 """The gateway's part of `counterfoil.toml`; every setting has a default that is safe to keep."""
 
+import re
+from ipaddress import ip_network
 from typing import Literal
 
 import msgspec
+
+_LOG_LIMIT = 100_000
+"""Times that a sliding log may keep for one key, at 8 bytes each: larger limits need no log."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -16,18 +21,44 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A rate for each tenant or client address: `rate` per second, `burst` at once (GCRA)."""
+    """How much each key may ask for: `rate` and `burst`, or `requests` in a window."""
 
-    key: Literal["tenant", "address"]
-    rate: float
-    burst: int
+    key: str
+    """`tenant`, `address`, `route` (one account for all of a path), `claim:NAME` or `header:NAME`.
+    Requests without it share an account."""
+    algorithm: Literal["gcra", "sliding_counter", "sliding_log", "fixed_window"] = "gcra"
+    """`gcra` takes `rate` and `burst`, the others `requests` and `window_seconds`; what each lets
+    pass is in docs/limits.md."""
+    rate: float | None = None
+    """Requests a second, over a long time."""
+    burst: int | None = None
+    """Requests at once."""
+    requests: int | None = None
+    """Requests in a window."""
+    window_seconds: float | None = None
     fallback: Literal["local", "refuse"] = "local"
     """While the store that gateways share is away: `local`, each gateway limits alone; `refuse`,
     nothing passes (503). Without `[engines] limits = "redis"` it means nothing."""
+    tell: bool = False
+    """Say what is left in each answer (RateLimit fields); refusals always say it."""
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or not 1 <= self.burst <= 2**32 - 1:
-            raise ValueError("rate must be above 0 and burst at least 1")
+        if not re.fullmatch(r"tenant|address|route|claim:.+|header:[\w!#$%&'*+.^`|~-]+", self.key):
+            raise ValueError(
+                f"key {self.key!r}: use tenant, address, route, claim:NAME or header:NAME"
+            )
+        window = (self.requests, self.window_seconds)
+        if self.algorithm == "gcra":
+            if self.rate is None or self.burst is None or window != (None, None):
+                raise ValueError("gcra takes a rate and a burst, and no window: set both")
+            if not 0 < self.rate <= 1e9 or not 1 <= self.burst <= 2**32 - 1:
+                raise ValueError("rate must be above 0 and burst at least 1")
+            return
+        if self.requests is None or self.window_seconds is None or self.rate or self.burst:
+            raise ValueError(f"{self.algorithm} takes requests and window_seconds, and no rate")
+        most = _LOG_LIMIT if self.algorithm == "sliding_log" else 2**32 - 1
+        if not 1 <= self.requests <= most or not 0.001 <= self.window_seconds <= 31 * 86_400:
+            raise ValueError(f"requests are 1 to {most:,}, window_seconds 0.001 to 31 days")
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,6 +103,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     request_body_limit: int = 1_048_576
     """In bytes; 0 for no limit. Up to 64 KiB of a body are held, so that it can be sent again to
     another instance; a larger one goes on as it comes, and is sent once."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks (CIDR) of one's own proxies: what they say in X-Forwarded-For is believed."""
+    trusted_hops: int = 0
+    """Or how many proxies every request passes, whatever their addresses."""
     identity: Identity | None = None
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
     routes: tuple[Route, ...] = ()
@@ -82,3 +117,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("threads are 1 to 64")
         if self.request_body_limit < 0:
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
+        if self.trusted_proxies and self.trusted_hops:
+            raise ValueError("set trusted_proxies or trusted_hops, not both")
+        if not 0 <= self.trusted_hops <= 16:
+            raise ValueError("trusted_hops are 0 to 16")
+        for network in self.trusted_proxies:
+            ip_network(network)  # says itself what is wrong
