@@ -13,15 +13,19 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
+from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.faults import SABOTAGES
 
-app = cyclopts.App(name="counterfoil", help="One backbone, from request to report, exactly once.")
+app = cyclopts.App(
+    name="counterfoil",
+    help="One backbone, from request to report, exactly once.",
+    help_format="plaintext",  # keeps each example on a line of its own
+)
 events = cyclopts.App(name="events", help="Look into the event log and act on dead letters.")
-dead_letters = cyclopts.App(name="dlq", help="List, show and replay dead letters.")
 app.command(events)
 app.command(engine_commands)
-events.command(dead_letters)
+events.command(dead_letter_commands)
 out = Console()
 
 State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
@@ -314,34 +318,3 @@ def lag(
     from counterfoil.cli.inspection import events_of, print_lag  # noqa: PLC0415
 
     print_lag(events_of(path, _state(path, state)), as_json=as_json)
-
-
-@dead_letters.command(name="list")
-def list_dead_letters(
-    path: Path = Path(),
-    *,
-    pipeline: str | None = None,
-    limit: int = 100,
-    state: State = None,
-    as_json: Annotated[bool, Parameter("--json")] = False,
-) -> None:
-    """List dead letters, the newest first."""
-    from counterfoil.cli.inspection import events_of, print_dead_letters  # noqa: PLC0415
-
-    print_dead_letters(events_of(path, _state(path, state)), pipeline, limit, as_json=as_json)
-
-
-@dead_letters.command
-def show(number: int, path: Path = Path(), *, state: State = None) -> None:
-    """Show one dead letter with its error, its payload and where it came from."""
-    from counterfoil.cli.inspection import events_of, print_dead_letter  # noqa: PLC0415
-
-    print_dead_letter(events_of(path, _state(path, state)), number)
-
-
-@dead_letters.command
-def replay(number: int, path: Path = Path(), *, state: State = None) -> None:
-    """Hand one dead letter to its pipeline again, once."""
-    from counterfoil.cli.inspection import events_of, replay_dead_letter  # noqa: PLC0415
-
-    replay_dead_letter(events_of(path, _state(path, state)), number)

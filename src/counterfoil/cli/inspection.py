@@ -7,10 +7,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from counterfoil.application import StateFolder, load, load_application
-from counterfoil.events import DeadLetters, Events, lag
+from counterfoil.application import Application, StateFolder, load, load_application
+from counterfoil.events import Events, lag
 from counterfoil.supervisor import last_addresses, open_events
-from counterfoil.supervisor.host import now_us
 
 out = Console()
 
@@ -21,18 +20,32 @@ def events_of(folder: Path, state: Path) -> Events:
     Raises:
         CounterfoilError: it never ran there.
     """
+    return application_and_events(folder, state)[1]
+
+
+def application_and_events(folder: Path, state: Path) -> tuple[Application, Events]:
+    """The application in `folder`, and its events as they were last run in `state`.
+
+    Raises:
+        CounterfoilError: it never ran there.
+    """
     files = StateFolder(state)
     addresses = last_addresses(files)
     configuration = load(folder, engines=addresses.chosen)
     application = load_application(folder.resolve(), configuration.application.module)
-    return open_events(application.name, configuration, files, addresses)
+    return application, open_events(application.name, configuration, files, addresses)
+
+
+def write_json(document: object) -> None:
+    """Write a document to standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
 
 
 def print_lag(events: Events, *, as_json: bool) -> None:
     """Print a row for each consumer and partition."""
     rows = lag(events.log(), events.pipelines())
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n")
+        write_json(rows)
         return
     table = Table("consumer", "topic", "partition", "committed", "end", "lag", box=None)
     for row in rows:
@@ -45,36 +58,3 @@ def print_lag(events: Events, *, as_json: bool) -> None:
             str(row.lag),
         )
     out.print(table)
-
-
-def print_dead_letters(events: Events, pipeline: str | None, limit: int, *, as_json: bool) -> None:
-    """Print a row for each dead letter."""
-    letters = DeadLetters(events.pipelines()).list(pipeline=pipeline, limit=limit)
-    if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(letters)).decode() + "\n")
-        return
-    if not letters:
-        out.print("no dead letters")
-        return
-    table = Table("id", "pipeline", "source", "error", "replayed", box=None)
-    for letter in letters:
-        table.add_row(
-            str(letter.id),
-            letter.pipeline,
-            f"{letter.topic}/{letter.partition}@{letter.offset}",
-            letter.error,
-            "yes" if letter.replayed_us else "no",
-        )
-    out.print(table)
-
-
-def print_dead_letter(events: Events, number: int) -> None:
-    """Print all that is known of one dead letter, as JSON."""
-    letter = DeadLetters(events.pipelines()).show(number)
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(letter)).decode() + "\n")
-
-
-def replay_dead_letter(events: Events, number: int) -> None:
-    """Replay one dead letter."""
-    DeadLetters(events.pipelines()).replay(number, now_us())
-    out.print(f"dead letter {number} is in its pipeline's retry queue")

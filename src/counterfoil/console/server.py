@@ -12,8 +12,8 @@ import hmac
 import http.client
 import json
 import shlex
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -25,12 +25,13 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from counterfoil.application.web import problem
+from counterfoil.console.letters import Letters
 from counterfoil.console.way import NOTHING, Way
 from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
-    DeadLetter,
-    DeadLetters,
+    DeadLetterSettled,
+    InvalidReplacement,
     Lag,
     LogUnavailable,
     NoSuchDeadLetter,
@@ -40,16 +41,27 @@ from counterfoil.events import (
 from counterfoil.proof.stores import open_stores
 from counterfoil.proof.trace import trace
 from counterfoil.reports import published
-from counterfoil.supervisor.host import Host, now_us
+from counterfoil.supervisor.host import Host
 
 STATIC: Final = Path(__file__).parent / "static"
 COOKIE: Final = "counterfoil"
 DAYS_SHOWN: Final = 366
-LETTERS_SHOWN: Final = 500
 POLICY: Final = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
+_STATUS: Final[dict[type[Exception], HTTPStatus]] = {
+    msgspec.DecodeError: HTTPStatus.BAD_REQUEST,
+    InvalidReplacement: HTTPStatus.UNPROCESSABLE_ENTITY,
+    DeadLetterSettled: HTTPStatus.CONFLICT,
+    NoSuchDeadLetter: HTTPStatus.NOT_FOUND,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    OSError: HTTPStatus.SERVICE_UNAVAILABLE,
+    CounterfoilError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""What each error is answered with; the first kind that fits."""
 
 
 def console(host: Host) -> None:
@@ -69,6 +81,7 @@ class Console:
         self._read_only = host.configuration.console.read_only
         counterfoils = host.application.counterfoils
         self._events = host.events()
+        self._letters = Letters(host.application, self._events)
         self._stores = open_stores(host.application.name, host.configuration, host.state)
         self._way = Way(counterfoils, self._stores) if counterfoils is not None else None
 
@@ -77,7 +90,7 @@ class Console:
         readers = {
             "/api/overview": self.overview,
             "/api/trace/{identity:path}": self.trace,
-            "/api/dead-letters": self.dead_letters,
+            **self._letters.readers(),
             "/api/lag": self.lag,
             "/api/reports": self.reports,
             "/api/reports/{name}": self.report,
@@ -89,10 +102,9 @@ class Console:
             routes=[
                 Route("/api/session", self.session, methods=["POST"]),
                 *(Route(path, self._guarded(answer)) for path, answer in readers.items()),
-                Route(
-                    "/api/dead-letters/{number:int}/replay",
-                    self._guarded(self.replay),
-                    methods=["POST"],
+                *(
+                    Route(path, self._guarded(self._acting(act)), methods=["POST"])
+                    for path, act in self._letters.actions().items()
                 ),
                 Route("/reports/{name}/{file}", self._guarded(self.report_file)),
                 Route("/{path:path}", self.page),
@@ -109,12 +121,9 @@ class Console:
                 return refused
             try:
                 found = await answer(request)
-            except NoSuchDeadLetter as error:
-                return problem(HTTPStatus.CONFLICT, str(error))
-            except (Unavailable, StoreUnavailable, LogUnavailable, OSError) as error:
-                return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-            except CounterfoilError as error:
-                return problem(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            except tuple(_STATUS) as error:
+                kind = next(kind for kind in _STATUS if isinstance(error, kind))
+                return problem(_STATUS[kind], str(error))
             if isinstance(found, Response):
                 return found
             return Response(
@@ -124,6 +133,20 @@ class Console:
             )
 
         return guarded
+
+    def _acting(
+        self, act: Callable[[Request], Awaitable[object]]
+    ) -> Callable[[Request], Awaitable[object]]:
+        """Only where the console may do more than look."""
+
+        async def acting(request: Request) -> object:
+            if self._read_only:
+                return problem(
+                    HTTPStatus.FORBIDDEN, "this console is read-only: [console] read_only"
+                )
+            return await act(request)
+
+        return acting
 
     def _refused(self, request: Request) -> Response | None:
         given = request.cookies.get(COOKIE, "")
@@ -172,39 +195,6 @@ class Console:
         log = self._events.log()
         steps = await asyncio.to_thread(trace, self._host.application, self._stores, log, identity)
         return {"identity": identity, "steps": steps}
-
-    async def dead_letters(self, request: Request) -> object:
-        """The newest dead letters."""
-        asked = request.query_params.get("limit", "100")
-        limit = min(int(asked), LETTERS_SHOWN) if asked.isdecimal() else 100
-        pipeline = request.query_params.get("pipeline") or None
-
-        def ask() -> list[DeadLetter]:
-            with self._letters() as letters:
-                return letters.list(pipeline=pipeline, limit=limit)
-
-        return [
-            {
-                **msgspec.structs.asdict(letter),
-                "id": str(letter.id),
-                "event_id": str(letter.event_id),
-                "value": letter.value.decode(errors="replace"),
-            }
-            for letter in await asyncio.to_thread(ask)
-        ]
-
-    async def replay(self, request: Request) -> object:
-        """Hand one dead letter to its pipeline again."""
-        if self._read_only:
-            return problem(HTTPStatus.FORBIDDEN, "this console is read-only: [console] read_only")
-        number = request.path_params["number"]
-
-        def ask() -> None:
-            with self._letters() as letters:
-                letters.replay(number, now_us())
-
-        await asyncio.to_thread(ask)
-        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def lag(self, _: Request) -> object:
         """How far each consumer is behind."""
@@ -296,11 +286,6 @@ class Console:
             return problem(HTTPStatus.NOT_FOUND, "the console's page was not built: `make setup`")
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
         return FileResponse(path, headers=headers)
-
-    @contextmanager
-    def _letters(self) -> Generator[DeadLetters, None, None]:
-        with closing(self._events.pipelines()) as store:
-            yield DeadLetters(store)
 
     def _published(self, name: str) -> dict[str, Any]:
         return published(self._host.application.reports[name], self._host.state.reports / name)

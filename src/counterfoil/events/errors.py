@@ -32,4 +32,12 @@ class LogUnavailable(EventsError):
 
 
 class NoSuchDeadLetter(EventsError):
-    """There is no dead letter with this number, or it was replayed before."""
+    """There is no dead letter with this number."""
+
+
+class DeadLetterSettled(NoSuchDeadLetter):
+    """There is none that waits: it was replayed or discarded before."""
+
+
+class InvalidReplacement(EventsError):
+    """What a dead letter should be replaced with is not an event of its topic."""

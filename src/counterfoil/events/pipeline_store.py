@@ -27,7 +27,11 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, event_id INTEGER NOT NULL,
     key TEXT NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL, error TEXT NOT NULL,
     traceback TEXT NOT NULL, tries INTEGER NOT NULL, failed_us INTEGER NOT NULL,
-    replayed_us INTEGER) STRICT;
+    replayed_us INTEGER, discarded_us INTEGER) STRICT;
+CREATE TABLE IF NOT EXISTS dead_letter_audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, letter INTEGER NOT NULL, at_us INTEGER NOT NULL,
+    actor TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL, value BLOB) STRICT;
+CREATE INDEX IF NOT EXISTS dead_letter_audit_by_letter ON dead_letter_audit (letter);
 """
 
 

@@ -1,0 +1,189 @@
+"""`counterfoil events dlq`: what can be done to dead letters, as commands."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import Parameter
+
+app = cyclopts.App(name="dlq", help="Find, show, edit, replay and discard dead letters.")
+
+State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
+Json = Annotated[bool, Parameter("--json", help="Write JSON.")]
+Which = Annotated[str, Parameter(help="The number of a letter, or `all` that the filters select.")]
+PER_SECOND = 100.0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which letters are meant; all that is given must fit."""
+
+    pipeline: str | None = None
+    "Of this pipeline."
+    topic: str | None = None
+    "From this topic: the pipeline's source, or its retries."
+    key: str | None = None
+    "With this key."
+    error: str | None = None
+    "With this text in the error's line, in upper or lower case."
+    since: str | None = None
+    "Failed since then: 2026-03-01T12:30 (UTC), or an age such as 15m, 2h, 3d."
+    until: str | None = None
+    "Failed before then."
+
+
+@app.command(name="list")
+def list_letters(
+    path: Path = Path(),
+    filters: Filters = Filters(),
+    *,
+    status: Literal["waiting", "replayed", "discarded"] | None = None,
+    before: int | None = None,
+    limit: int = 100,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """List dead letters, the newest first.
+
+    Examples: counterfoil events dlq list examples/shop --status waiting --since 2h
+              counterfoil events dlq list examples/shop --error "holds USD" --json
+
+    Parameters
+    ----------
+    status
+        What became of them.
+    before
+        Only letters with a smaller number: the last one of the page before.
+    """
+    from counterfoil.cli import dead_letters  # noqa: PLC0415
+
+    with dead_letters.opened(path, state) as desk:
+        desk.list(desk.selection(filters, status), before, limit, as_json=as_json)
+
+
+@app.command
+def show(number: int, path: Path = Path(), *, state: State = None, as_json: Json = False) -> None:
+    """Show one dead letter: its value, where it came from, why it failed, what was done to it.
+
+    Example: counterfoil events dlq show 12 examples/shop
+    """
+    from counterfoil.cli import dead_letters  # noqa: PLC0415
+
+    with dead_letters.opened(path, state) as desk:
+        desk.show(number, as_json=as_json)
+
+
+@app.command
+def edit(
+    number: int,
+    path: Path = Path(),
+    *,
+    value: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    state: State = None,
+) -> None:
+    """Replace the value of a dead letter, if the new one is an event of its topic.
+
+    The original is kept; a replay hands over the newest replacement.
+
+    Examples: counterfoil events dlq edit 12 examples/shop --value '{"id": 7, "amount": 100}'
+              counterfoil events dlq show 12 --json | jq .value > event.json
+              counterfoil events dlq edit 12 --file event.json
+
+    Parameters
+    ----------
+    value
+        The replacement, as JSON.
+    file
+        Where to read it; `-` is standard input.
+    """
+    from counterfoil.cli import dead_letters  # noqa: PLC0415
+
+    replacement = dead_letters.replacement(value, file)
+    with dead_letters.opened(path, state) as desk:
+        desk.edit(number, replacement)
+
+
+@app.command
+def replay(
+    which: Which,
+    path: Path = Path(),
+    filters: Filters = Filters(),
+    *,
+    rate: float = PER_SECOND,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Hand dead letters to their pipelines again, each once, the oldest first.
+
+    They go to the retries of the pipeline that failed, so that no other sees them a second time.
+    With --json there is a line for each letter. Exit 1 if some could not be replayed.
+
+    Examples: counterfoil events dlq replay 12 examples/shop
+              counterfoil events dlq replay all examples/shop --error timeout --rate 20
+
+    Parameters
+    ----------
+    rate
+        How many a second at most; 0 is as fast as they go.
+    """
+    from counterfoil.cli import dead_letters  # noqa: PLC0415
+
+    with dead_letters.opened(path, state) as desk:
+        sys.exit(desk.replay(which, desk.selection(filters), rate, as_json=as_json))
+
+
+@app.command
+def discard(
+    which: Which,
+    path: Path = Path(),
+    filters: Filters = Filters(),
+    *,
+    reason: str,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Decide that dead letters are not to be handled; they stay, with the reason.
+
+    Example: counterfoil events dlq discard all examples/shop --key test --reason "a test"
+
+    Parameters
+    ----------
+    reason
+        Why, for the audit.
+    """
+    from counterfoil.cli import dead_letters  # noqa: PLC0415
+
+    with dead_letters.opened(path, state) as desk:
+        sys.exit(desk.discard(which, desk.selection(filters), reason, as_json=as_json))
+
+
+@app.command
+def audit(
+    path: Path = Path(),
+    *,
+    letter: int | None = None,
+    before: int | None = None,
+    limit: int = 100,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Show who did what to which letter, the newest first.
+
+    Examples: counterfoil events dlq audit examples/shop
+              counterfoil events dlq audit examples/shop --letter 12
+
+    Parameters
+    ----------
+    letter
+        Of the letter with this number alone.
+    before
+        Only entries with a smaller id: the last one of the page before.
+    """
+    from counterfoil.cli import dead_letters  # noqa: PLC0415
+
+    with dead_letters.opened(path, state) as desk:
+        desk.audit(letter, before, limit, as_json=as_json)

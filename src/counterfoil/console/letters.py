@@ -1,0 +1,221 @@
+"""The console's requests about dead letters: found, looked at, and acted upon.
+
+Ids are strings, since 64 bits don't fit a JavaScript number, and values are text, so that the page
+can show and edit them without parsing. A replay of many is done in parts, each shorter than a
+browser waits: the page asks for the next with what the last one answered.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing, contextmanager
+from http import HTTPStatus
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from counterfoil.application import Application
+from counterfoil.application.web import problem
+from counterfoil.events import (
+    PER_SECOND,
+    AuditEntry,
+    DeadLetter,
+    DeadLetters,
+    Events,
+    Outcome,
+    Pace,
+    Selection,
+    act_on_each,
+)
+from counterfoil.supervisor.host import now_us
+
+LETTERS_SHOWN: Final = 500
+BODY_LIMIT: Final = 1 << 20
+"""Bytes of a request: Kafka refuses larger events by default."""
+PART_SECONDS: Final = 3.0
+"""Of a replay of many, in one request."""
+ACTOR: Final = "console"
+"""Who acts, for the audit: whoever has the key, which is one for all operators."""
+Answer = Callable[[Request], Awaitable[object]]
+Number = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
+T = TypeVar("T")
+
+
+class Edit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A replacement, as text."""
+
+    value: str
+
+
+class Discard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a letter is not to be handled."""
+
+    reason: str
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a replay of many: which, and between which letters."""
+
+    selection: Selection
+    after: Number = "0"
+    last: Number | None = None
+
+
+class Letters:
+    """What the page asks for, a method for each address."""
+
+    def __init__(self, application: Application, events: Events) -> None:
+        self._topics = {topic.name: topic for topic in application.all_topics()}
+        self._events = events
+
+    def readers(self) -> dict[str, Answer]:
+        """What can be looked at."""
+        return {
+            "/api/dead-letters": self.list,
+            "/api/dead-letters/{number:int}": self.show,
+        }
+
+    def actions(self) -> dict[str, Answer]:
+        """What can be done, by POST."""
+        return {
+            "/api/dead-letters/replay": self.replay_some,
+            "/api/dead-letters/{number:int}/edit": self.edit,
+            "/api/dead-letters/{number:int}/replay": self.replay,
+            "/api/dead-letters/{number:int}/discard": self.discard,
+        }
+
+    async def list(self, request: Request) -> object:
+        """A page of letters, the newest first."""
+        asked = request.query_params
+        selection = msgspec.convert(
+            {name: asked[name] for name in Selection.__struct_fields__ if asked.get(name)},
+            Selection,
+            strict=False,
+        )
+        wanted = msgspec.convert(asked.get("limit") or "100", int, strict=False)
+        limit = min(max(wanted, 1), LETTERS_SHOWN)
+        before = msgspec.convert(asked.get("before") or None, int | None, strict=False)
+        found = await self._do(lambda letters: letters.list(selection, before=before, limit=limit))
+        return [_document(letter) for letter in found]
+
+    async def show(self, request: Request) -> object:
+        """One letter with what was done to it."""
+        number = request.path_params["number"]
+        letter, entries = await self._do(
+            lambda letters: (letters.show(number), letters.audit(number))
+        )
+        return {**_document(letter), "audit": [_entry(entry) for entry in entries]}
+
+    async def edit(self, request: Request) -> object:
+        """Replace the value of a letter, if the new one is an event of its topic."""
+        number = request.path_params["number"]
+        edit = msgspec.json.decode(await _body(request), type=Edit)
+
+        def act(letters: DeadLetters) -> Response:
+            topic = self._topics.get(letters.show(number).topic)
+            if topic is None:
+                return problem(
+                    HTTPStatus.UNPROCESSABLE_ENTITY, "its topic is not declared any more"
+                )
+            letters.edit(number, edit.value.encode(), topic, now_us())
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+
+        return await self._do(act)
+
+    async def discard(self, request: Request) -> object:
+        """Decide that a letter is not to be handled."""
+        number = request.path_params["number"]
+        reason = msgspec.json.decode(await _body(request), type=Discard).reason
+        if not reason.strip():
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a letter is discarded for a reason")
+        await self._do(lambda letters: letters.discard(number, reason, now_us()))
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def replay(self, request: Request) -> object:
+        """Hand one letter to its pipeline again."""
+        number = request.path_params["number"]
+        await self._do(lambda letters: letters.replay(number, now_us()))
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def replay_some(self, request: Request) -> object:
+        """A part of a replay of many, with the outcome for each letter."""
+        part = msgspec.json.decode(await _body(request), type=Part)
+        return await self._do(lambda letters: _replay_some(letters, part))
+
+    async def _do(self, ask: Callable[[DeadLetters], T]) -> T:
+        def asked() -> T:
+            with self._letters() as letters:
+                return ask(letters)
+
+        return await asyncio.to_thread(asked)
+
+    @contextmanager
+    def _letters(self) -> Generator[DeadLetters, None, None]:
+        with closing(self._events.pipelines()) as store:
+            yield DeadLetters(store, actor=ACTOR)
+
+
+def _replay_some(letters: DeadLetters, part: Part) -> dict[str, object]:
+    def act(letter: DeadLetter) -> str:
+        letters.replay(letter.id, now_us())
+        return f"in the retries of {letter.pipeline}"
+
+    waiting = msgspec.structs.replace(part.selection, state="waiting")
+    last = int(part.last) if part.last is not None else letters.count(waiting)[1]
+    after = int(part.after)
+    outcomes: list[Outcome] = []
+    end = time.monotonic() + PART_SECONDS
+    pace = Pace(PER_SECOND, time.monotonic, time.sleep)
+    ended = True
+    for outcome in act_on_each(letters, part.selection, act, pace, after=after, last=last):
+        outcomes.append(outcome)
+        after = outcome.letter
+        if time.monotonic() > end:
+            ended = False
+            break
+    return {
+        "outcomes": [
+            {**msgspec.structs.asdict(outcome), "letter": str(outcome.letter)}
+            for outcome in outcomes
+        ],
+        "after": str(after),
+        "last": str(last),
+        "ended": ended,
+    }
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        msgspec.DecodeError: it is too large.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise msgspec.DecodeError(f"more than {BODY_LIMIT} bytes")
+    return body
+
+
+def _document(letter: DeadLetter) -> dict[str, object]:
+    replacement = letter.replacement
+    return {
+        **msgspec.structs.asdict(letter),
+        "id": str(letter.id),
+        "event_id": str(letter.event_id),
+        "value": letter.value.decode(errors="replace"),
+        "replacement": None if replacement is None else replacement.decode(errors="replace"),
+    }
+
+
+def _entry(entry: AuditEntry) -> dict[str, object]:
+    value = None if entry.value is None else entry.value.decode(errors="replace")
+    return {
+        **msgspec.structs.asdict(entry),
+        "id": str(entry.id),
+        "letter": str(entry.letter),
+        "value": value,
+    }

@@ -1,0 +1,98 @@
+"""A dead letter as it is read."""
+
+import json
+from typing import Any, Literal
+
+import msgspec
+
+from counterfoil.events.messages import Record
+
+State = Literal["waiting", "replayed", "discarded"]
+COLUMNS = (
+    'd.id, d.pipeline, d.topic, d.partition, d."offset", d.event_id, d.key, d.value, d.headers, '
+    "d.error, d.traceback, d.tries, d.failed_us, d.replayed_us, d.discarded_us, "
+    "(SELECT e.value FROM dead_letter_audit AS e WHERE e.letter = d.id AND e.value IS NOT NULL "
+    "ORDER BY e.id DESC LIMIT 1)"
+)
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter with its error and where it came from; times in microseconds since 1970."""
+
+    id: int
+    pipeline: str
+    topic: str
+    partition: int
+    offset: int
+    event_id: int
+    key: str
+    value: bytes
+    """What came in; no edit changes it."""
+    headers: dict[str, str]
+    error: str
+    traceback: str
+    tries: int
+    failed_us: int
+    replayed_us: int | None
+    discarded_us: int | None = None
+    replacement: bytes | None = None
+    """What the last edit put in its place, if there was one."""
+
+    @property
+    def state(self) -> State:
+        """What became of it."""
+        if self.replayed_us is not None:
+            return "replayed"
+        return "waiting" if self.discarded_us is None else "discarded"
+
+    @property
+    def payload(self) -> bytes:
+        """What a replay hands over."""
+        return self.value if self.replacement is None else self.replacement
+
+    @property
+    def record(self) -> Record:
+        """The event as its handler is given it again, in the place where it failed."""
+        headers = {**self.headers, "dead-letter": str(self.id)}
+        return Record(
+            self.topic,
+            self.partition,
+            self.offset,
+            self.event_id,
+            self.key,
+            self.payload,
+            headers,
+            self.failed_us,
+        )
+
+
+def letter_of(row: tuple[Any, ...]) -> DeadLetter:
+    """A letter from a row of `COLUMNS`."""
+    values = list(row)
+    values[8] = json.loads(values[8])
+    return DeadLetter(*values)
+
+
+def readable(value: bytes) -> msgspec.Raw | str:
+    """A value for people and JSON documents: as it is if it is JSON, else as text.
+
+    Nothing is parsed, so that an integer of any size stays what it is; bytes that are no text
+    are written as `\\xNN`.
+    """
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+        text = value.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return value.decode(errors="backslashreplace")
+    return msgspec.Raw(text.encode())
+
+
+def document(letter: DeadLetter) -> dict[str, Any]:
+    """A letter as a JSON document: values as JSON where they are, and what became of it."""
+    replacement = letter.replacement
+    return {
+        **msgspec.structs.asdict(letter),
+        "value": readable(letter.value),
+        "replacement": None if replacement is None else readable(replacement),
+        "state": letter.state,
+    }
