@@ -1,0 +1,111 @@
+"""Lets random transactions run on a Kafka cluster and searches what they saw for anomalies."""
+
+import sys
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from counterfoil.engines import RunningEngine, start
+from counterfoil.proof.anomalies import KINDS, History, Verdict, check
+from counterfoil.proof.anomalies.kafka import run
+
+out = Console()
+SHOWN = 10
+
+
+def verify(
+    servers: str,
+    *,
+    clients: int,
+    transactions: int,
+    seed: int,
+    kill_every: float,
+    bug: str | None,
+    quiet: bool,
+) -> History:
+    """The history of a run; without `servers` on a broker of its own, which may be killed."""
+    with ExitStack() as stack:
+        if not servers:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="counterfoil-")))
+            kafka = stack.enter_context(start("kafka", folder))
+            servers = kafka.address
+            if kill_every:
+                stack.enter_context(_killed(kafka, kill_every))
+        progress = stack.enter_context(
+            Progress(
+                TextColumn("transactions"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                disable=quiet,
+            )
+        )
+        task = progress.add_task("", total=transactions)
+        return run(
+            servers,
+            clients=clients,
+            transactions=transactions,
+            seed=seed,
+            bug=bug,
+            progress=lambda number: progress.update(task, completed=number),
+        )
+
+
+@contextmanager
+def _killed(kafka: RunningEngine, every: float) -> Generator[None]:
+    """Kills the broker now and then, and starts it again."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(every):
+            kafka.kill()
+            kafka.start()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def report(history: History, *, as_json: bool) -> bool:
+    """Print what was found; whether it holds."""
+    verdict = check(history)
+    if as_json:
+        document = {"holds": verdict.holds, **msgspec.to_builtins(verdict)}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
+    else:
+        _print(verdict)
+    return verdict.holds
+
+
+def _print(verdict: Verdict) -> None:
+    ended = ", ".join(f"{number} {outcome}" for outcome, number in verdict.transactions.items())
+    out.print(f"transactions: {ended or 'none'}")
+    out.print(f"values: {verdict.values_sent} sent, {verdict.values_read} read")
+    if verdict.counts:
+        table = Table("anomaly", "times", "what it means", box=None)
+        for kind, number in verdict.counts.items():
+            table.add_row(kind, str(number), KINDS[kind])
+        out.print(table)
+    for anomaly in [each for each in verdict.anomalies if not each.allowed][:SHOWN]:
+        numbers = ", ".join(map(str, anomaly.transactions))
+        out.print(f"  {anomaly.kind}: {anomaly.what} (transactions {numbers})", highlight=False)
+    if verdict.holds:
+        allowed = sum(1 for each in verdict.anomalies if each.allowed)
+        more = f"; {allowed} cycles of writes, which the log allows" if allowed else ""
+        out.print(f"[green]holds[/]: no anomaly{more}")
+    elif verdict.anomalies:
+        out.print("[red]does not hold[/]")
+    else:
+        out.print("[red]nothing is known[/]: no transaction was committed and read")

@@ -1,0 +1,16 @@
+"""What may go wrong with transactions on a log, searched for in what clients saw."""
+
+from counterfoil.proof.anomalies.checker import KINDS, Anomaly, Verdict, check
+from counterfoil.proof.anomalies.history import History, Place, Poll, Send, Transaction
+
+__all__ = [
+    "KINDS",
+    "Anomaly",
+    "History",
+    "Place",
+    "Poll",
+    "Send",
+    "Transaction",
+    "Verdict",
+    "check",
+]

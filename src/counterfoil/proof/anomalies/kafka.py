@@ -1,0 +1,322 @@
+"""Random transactions on a real Kafka, by several clients at once, and what each of them saw.
+
+Only the plain client is used (confluent-kafka), the way that its documentation says: a consumer
+that reads what is committed, a transactional producer that is given up after an error whose outcome
+nobody knows. The next producer of the same transactional id settles what the last one left open
+(KIP-890). A client whose transaction did not take effect goes back to where the last one that did
+had ended, as a pipeline does.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from counterfoil.errors import CounterfoilError
+from counterfoil.proof.anomalies.history import History, Place, Poll, Send, Transaction
+
+SEEDED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "read-uncommitted": "consumers read what is not committed (G1a)",
+        "send-twice": "a client sends again what was committed (duplicate)",
+        "skip-polls": "a client moves on without what it was given (poll-skip)",
+        "rewind": "a client reads again without having gone back (nonmonotonic-poll)",
+        "claim-commit": "a client takes an aborted transaction for a committed one (lost-write)",
+    }
+)
+"""Bugs of a client that can be switched on, to see that the checker finds them."""
+PARTITIONS: Final = 3
+ACTIONS: Final = 4
+"""Of one transaction, at most."""
+ABORTED: Final = 0.15
+"""The share of transactions that are aborted on purpose."""
+BUGGY: Final = 0.5
+"""The share of occasions at which a seeded bug strikes."""
+POLLED: Final = 20
+"""Records of one poll, at most."""
+POLL_SECONDS: Final = 0.05
+CALL_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 60.0
+"""How long the cluster may take to answer after the last fault."""
+Outcome = Literal["committed", "aborted", "unknown"]
+
+
+def run(
+    servers: str,
+    *,
+    clients: int,
+    transactions: int,
+    seed: int,
+    bug: str | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> History:
+    """Let `clients` run so many transactions on a new topic, and read what is there then.
+
+    `progress` is told the number of transactions begun so far, from any thread.
+
+    Raises:
+        CounterfoilError: the cluster can't be reached, or does not come back after a fault.
+    """
+    topic = f"counterfoil.verify.{seed}.{time.time_ns()}"
+    _create(servers, topic)
+    numbers = _Numbers(transactions, progress)
+    all_clients = [
+        _Client(servers, topic, number, random.Random(f"{seed}/{number}"), numbers, bug=bug)
+        for number in range(clients)
+    ]
+
+    def work(client: _Client) -> list[Transaction]:
+        return client.run()
+
+    with ThreadPoolExecutor(clients) as pool:
+        done = list(pool.map(work, all_clients))
+    return History(tuple(seen for client in done for seen in client), _final(servers, topic))
+
+
+class _Numbers:
+    """Hands out transactions up to a number, and values, each once."""
+
+    def __init__(self, transactions: int, progress: Callable[[int], None]) -> None:
+        self._lock = threading.Lock()
+        self._progress = progress
+        self._limit = transactions
+        self._begun = 0
+        self._value = 0
+
+    def value(self) -> int:
+        with self._lock:
+            self._value += 1
+            return self._value
+
+    def transaction(self) -> bool:
+        """Whether there is another one to be run."""
+        with self._lock:
+            if self._begun == self._limit:
+                return False
+            self._begun += 1
+            begun = self._begun
+        self._progress(begun)
+        return True
+
+
+class _Client:
+    """One client: a producer with a transactional id of its own, and a consumer."""
+
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        number: int,
+        chance: random.Random,
+        numbers: _Numbers,
+        *,
+        bug: str | None,
+    ) -> None:
+        self._servers, self._topic, self._number = servers, topic, number
+        self._random = chance
+        self._numbers = numbers
+        self._bug = bug
+        self._consumer = Consumer(_reading(servers, uncommitted=bug == "read-uncommitted"))
+        self._producer: Producer | None = None
+        self._next = dict.fromkeys(range(PARTITIONS), 0)
+        self._committed = dict(self._next)
+        """Where the last transaction that took effect had ended."""
+        self._sent: list[tuple[int, int]] = []
+
+    def run(self) -> list[Transaction]:
+        """Transactions for as long as there are some, each begun once the one before is settled."""
+        seen: list[Transaction] = []
+        placed = True
+        with closing(self._consumer):
+            while self._numbers.transaction():
+                if placed:
+                    self._place()
+                transaction = self._transaction(placed=placed)
+                seen.append(transaction)
+                placed = transaction.outcome != "committed"
+                if placed:
+                    self._next = dict(self._committed)
+                else:
+                    self._committed = dict(self._next)
+            self._settled()
+        return seen
+
+    def _transaction(self, *, placed: bool) -> Transaction:
+        actions: list[Send | Poll] = []
+        acknowledged: dict[int, int] = {}
+        outcome: Outcome = "unknown"
+        producer = self._settled()
+        try:
+            producer.begin_transaction()
+            for _ in range(self._random.randint(1, ACTIONS)):
+                if self._random.random() < 0.5:
+                    actions.append(Poll(tuple(self._poll())))
+                else:
+                    actions.append(self._send(producer, acknowledged))
+            outcome = self._end(producer)
+        except KafkaException:
+            self._producer = None  # nobody knows what became of it; its successor will see to it
+        sends = [
+            Send(action.partition, action.value, acknowledged.get(action.value))
+            if isinstance(action, Send)
+            else action
+            for action in actions
+        ]
+        if outcome == "committed":
+            self._sent += [(send.partition, send.value) for send in sends if isinstance(send, Send)]
+        return Transaction(self._number, outcome, tuple(sends), placed)
+
+    def _send(self, producer: Producer, acknowledged: dict[int, int]) -> Send:
+        partition, value = self._random.randrange(PARTITIONS), self._numbers.value()
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            offset = message.offset()
+            if error is None and offset is not None:
+                acknowledged[value] = offset
+
+        producer.produce(
+            self._topic, str(value).encode(), partition=partition, on_delivery=delivered
+        )
+        if self._sent and self._strikes("send-twice"):
+            earlier, again = self._random.choice(self._sent)
+            producer.produce(self._topic, str(again).encode(), partition=earlier)
+        return Send(partition, value)
+
+    def _poll(self) -> list[Place]:
+        if self._strikes("skip-polls"):
+            self._took(self._consumer.consume(POLLED, POLL_SECONDS))
+        if self._strikes("rewind"):
+            for partition, following in self._next.items():
+                self._next[partition] = max(following - 5, 0)
+            self._place()
+        return self._took(self._consumer.consume(POLLED, POLL_SECONDS))
+
+    def _took(self, messages: list[Message]) -> list[Place]:
+        places: list[Place] = []
+        for message in messages:
+            if message.error() is not None:
+                continue  # the cluster is away: nothing was read
+            place = _place_of(message)
+            self._next[place.partition] = place.offset + 1
+            places.append(place)
+        return places
+
+    def _end(self, producer: Producer) -> Outcome:
+        if self._random.random() < ABORTED:
+            # What was sent must have arrived, or aborting it would show nothing.
+            producer.flush(CALL_SECONDS)
+            producer.abort_transaction(CALL_SECONDS)
+            return "committed" if self._strikes("claim-commit") else "aborted"
+        producer.commit_transaction(CALL_SECONDS)
+        return "committed"
+
+    def _place(self) -> None:
+        self._consumer.assign(
+            [
+                TopicPartition(self._topic, partition, following or OFFSET_BEGINNING)
+                for partition, following in self._next.items()
+            ]
+        )
+
+    def _settled(self) -> Producer:
+        """A producer with nothing open."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while self._producer is None:
+            producer = Producer(
+                {
+                    "bootstrap.servers": self._servers,
+                    "transactional.id": f"{self._topic}.{self._number}",
+                    "transaction.timeout.ms": 30_000,
+                    "linger.ms": 2,
+                    "log_level": 2,
+                    "error_cb": _unheard,
+                }
+            )
+            try:
+                producer.init_transactions(CALL_SECONDS)
+            except KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise _away(self._servers, error) from error
+            else:
+                self._producer = producer
+        return self._producer
+
+    def _strikes(self, bug: str) -> bool:
+        return self._bug == bug and self._random.random() < BUGGY
+
+
+def _reading(servers: str, *, uncommitted: bool = False) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": servers,
+        "group.id": "counterfoil.verify",
+        "isolation.level": "read_uncommitted" if uncommitted else "read_committed",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "error",
+        "reconnect.backoff.max.ms": 500,
+        "log_level": 2,
+        "error_cb": _unheard,
+    }
+
+
+def _unheard(error: KafkaError) -> None:
+    """What concerns a transaction is raised by the call that it spoils; the rest is retried."""
+
+
+def _create(servers: str, topic: str) -> None:
+    settings: dict[str, Any] = {"bootstrap.servers": servers, "error_cb": _unheard, "log_level": 2}
+    admin = AdminClient(settings)
+    creations = cast(
+        "dict[str, Future[None]]", admin.create_topics([NewTopic(topic, PARTITIONS, -1)])
+    )
+    try:
+        creations[topic].result(CALL_SECONDS)
+    except KafkaException as error:
+        raise _away(servers, error) from error
+
+
+def _final(servers: str, topic: str) -> tuple[Place, ...]:
+    """Everything that is committed, from the beginning to the end."""
+    places: list[Place] = []
+    waiting = set(range(PARTITIONS))
+    deadline = time.monotonic() + SETTLE_SECONDS
+    with closing(Consumer({**_reading(servers), "enable.partition.eof": True})) as consumer:
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in waiting])
+        while waiting:
+            if time.monotonic() > deadline:
+                raise _away(servers, f"partitions {waiting} were not read to their end")
+            for message in consumer.consume(1_000, POLL_SECONDS):
+                error = message.error()
+                if error is None:
+                    places.append(_place_of(message))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    waiting.discard(message.partition() or 0)
+    return tuple(places)
+
+
+def _place_of(message: Message) -> Place:
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None, "it was consumed"
+    assert offset is not None, "it was consumed"
+    return Place(partition, offset, int(message.value() or b"0"))
+
+
+def _away(servers: str, why: object) -> CounterfoilError:
+    return CounterfoilError(
+        f"Kafka at {servers}: {why}", hint="start one with `counterfoil engines up kafka`"
+    )
