@@ -5,6 +5,7 @@
 
 mod access_log;
 mod admin;
+mod ambiguity;
 mod attempt;
 mod balance;
 mod client;

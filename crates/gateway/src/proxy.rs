@@ -14,6 +14,7 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 
 use crate::access_log::Stub;
+use crate::ambiguity::checked_path;
 use crate::attempt::{attempt, is_repeatable};
 use crate::client::{Client, UnderWay};
 use crate::forwarded::Origin;
@@ -76,19 +77,21 @@ pub async fn serve(
         trust.origin(peer, &parts.headers).map(Box::new)
     });
     let mut seen = Seen { started, under_way, request_id, bearer: None, origin, endpoint: None, attempts: 0 };
-    let route = find(&snapshot.routes, &parts.method, path);
-    let answer = match &route {
-        Ok(route) => pass_on(&shared, &snapshot, route, &parts, &mut body, &mut seen).await,
-        Err(missed) => {
+    let found = checked_path(&parts).and_then(|path| {
+        find(&snapshot.routes, &parts.method, &path).map_err(|missed| {
             let status =
                 if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
-            Err(Problem::new(status, format!("there is no route for {} {path}", parts.method))
-                .allow(missed.join(", ")))
-        }
+            Problem::new(status, format!("there is no route for {} {path}", parts.method))
+                .allow(missed.join(", "))
+        })
+    });
+    let (route, answer) = match found {
+        Ok(route) => (Some(route), pass_on(&shared, &snapshot, route, &parts, &mut body, &mut seen).await),
+        Err(problem) => (None, Err(problem)),
     };
     let limited = matches!(&answer, Err(problem) if problem.status == StatusCode::TOO_MANY_REQUESTS);
     let mut response = answer.unwrap_or_else(Problem::into_response);
-    if let Ok(route) = route
+    if let Some(route) = route
         && (route.tells || limited)
     {
         let now_ns = shared.nanoseconds(Instant::now());
@@ -98,7 +101,7 @@ pub async fn serve(
         response = Box::pin(refuse_rest(&parts, body, response)).await;
     }
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    if let Ok(route) = route {
+    if let Some(route) = route {
         route.counts.add(response.status(), duration_us);
     }
     if let Some(log) = &snapshot.access_log {

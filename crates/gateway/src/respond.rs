@@ -56,11 +56,13 @@ pub struct Problem {
     pub retry_after_seconds: Option<u64>,
     /// The methods that the path has, for a 405.
     pub allow: String,
+    /// Whether nothing that follows on the connection (of HTTP/1.1) is to be read.
+    pub closes: bool,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), retry_after_seconds: None, allow: String::new() }
+        Self { status, detail: detail.into(), retry_after_seconds: None, allow: String::new(), closes: false }
     }
 
     pub fn retry_after(mut self, seconds: u64) -> Self {
@@ -70,6 +72,11 @@ impl Problem {
 
     pub fn allow(mut self, methods: String) -> Self {
         self.allow = methods;
+        self
+    }
+
+    pub fn close(mut self) -> Self {
+        self.closes = true;
         self
     }
 
@@ -85,6 +92,9 @@ impl Problem {
         headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert("retry-after", seconds.into());
+        }
+        if self.closes {
+            headers.insert("connection", HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert("www-authenticate", HeaderValue::from_static("Bearer error=\"invalid_token\""));

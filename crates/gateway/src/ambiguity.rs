@@ -1,0 +1,147 @@
+//! Requests that two readers might take differently: refused before anything is decided on them.
+//!
+//! The gateway decides by the path it reads and passes on a body that ends where it reads its end.
+//! An instance that reads either another way serves a request that nobody has checked. hyper refuses
+//! what is malformed, and hands over chunks without their framing; the rest is here.
+
+use std::borrow::Cow;
+
+use hyper::http::request::Parts;
+use hyper::{StatusCode, Version, header};
+
+use crate::respond::Problem;
+
+/// The path to choose a route by, or what is ambiguous in the request.
+pub fn checked_path(parts: &Parts) -> Result<Cow<'_, str>, Problem> {
+    if parts.version <= Version::HTTP_11 {
+        if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+            transfer_encoding(parts)?;
+        }
+        let mut hosts = parts.headers.get_all(header::HOST).iter();
+        // RFC 9112, section 3.2.
+        if hosts.next().is_none() && parts.version == Version::HTTP_11 || hosts.next().is_some() {
+            return Err(bad("a request has one Host").close());
+        }
+    }
+    let path = parts.uri.path();
+    if !path.bytes().any(|byte| matches!(byte, b'%' | b'\\')) && !path.contains("/.") {
+        return Ok(Cow::Borrowed(path));
+    }
+    let decoded = decoded(path, |_| true);
+    if climbs(&decoded) || decoded.contains(&0) {
+        return Err(bad("the path has a segment . or .. or a zero byte: ask for the path that is meant"));
+    }
+    Ok(normal(path))
+}
+
+/// Chunks are all that is understood, and once is all they can be meant.
+fn transfer_encoding(parts: &Parts) -> Result<(), Problem> {
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() {
+        return Ok(());
+    }
+    // RFC 9112, section 6.1.
+    Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "chunked is the one transfer coding that is understood")
+        .close())
+}
+
+fn bad(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// Whether there is a `.` or `..` in a writing that servers are known to resolve.
+fn climbs(decoded: &[u8]) -> bool {
+    decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| {
+        // Some servers take away what follows a semicolon first.
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        matches!(name, b"." | b"..")
+    })
+}
+
+/// The path with what needs no encoding decoded (RFC 3986, section 6.2.2.2): `/%61dmin` is the
+/// `/admin` that an instance takes it for.
+fn normal(path: &str) -> Cow<'_, str> {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    // Of what isn't ASCII nothing was decoded, and nothing taken apart.
+    String::from_utf8(decoded(path, unreserved)).map_or(Cow::Borrowed(path), Cow::Owned)
+}
+
+/// The bytes of a path, those decoded that `wanted` wants.
+fn decoded(path: &str, wanted: impl Fn(u8) -> bool) -> Vec<u8> {
+    let path = path.as_bytes();
+    let digit = |place: usize| path.get(place).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut place = 0;
+    while let Some(byte) = path.get(place) {
+        let meant = match (byte, digit(place + 1), digit(place + 2)) {
+            (b'%', Some(high), Some(low)) => Some((high * 16 + low) as u8).filter(|byte| wanted(*byte)),
+            _ => None,
+        };
+        decoded.push(meant.unwrap_or(*byte));
+        place += if meant.is_some() { 3 } else { 1 };
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(path: &str) -> Option<String> {
+        let request = Request::builder().uri(path).header("host", "h").body(()).unwrap();
+        checked_path(&request.into_parts().0).ok().map(Cow::into_owned)
+    }
+
+    #[test]
+    fn a_path_that_climbs_is_refused_in_whatever_writing() {
+        for climbing in [
+            "/a/../b",
+            "/a/..",
+            "/..",
+            "/./a",
+            "/a/.",
+            "/a/%2e%2e/b",
+            "/a/.%2E/b",
+            "/a/..%2fb",
+            "/a/..;x=1/b",
+            "/a/..%5cb",
+            "/a\\..\\b",
+            "/a%2f..%2fb",
+            "/a%00b",
+        ] {
+            assert_eq!(path(climbing), None, "{climbing}");
+        }
+        for plain in ["/", "/a", "/a/.b", "/a/..b", "/a/b..", "/a/...", "/a%20b", "/a%2fb", "/%", "/%2525"] {
+            assert_eq!(path(plain).as_deref(), Some(plain));
+        }
+        assert_eq!(path("/%61d%6Din/%7e").as_deref(), Some("/admin/~"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_is_taken_for_what_it_is_however_it_is_written(
+            segments in prop::collection::vec("[a-z]{1,3}", 1..6),
+            climbing in prop::option::of((0usize..6, prop::sample::select(vec![".", ".."]))),
+            encoded in prop::collection::vec(any::<bool>(), 32),
+        ) {
+            let mut segments = segments;
+            if let Some((place, dots)) = climbing {
+                segments.insert(place.min(segments.len()), dots.to_owned());
+            }
+            let meant = format!("/{}", segments.join("/"));
+            let written: String = meant
+                .chars()
+                .zip(encoded.iter().cycle())
+                .map(|(letter, encoded)| match letter {
+                    letter if *encoded && letter != '/' => format!("%{:02x}", letter as u32),
+                    letter => letter.to_string(),
+                })
+                .collect();
+            prop_assert_eq!(path(&written), climbing.is_none().then_some(meant));
+        }
+    }
+}
