@@ -2,6 +2,15 @@
 
 from counterfoil.application import Application, Counterfoils, Request
 from counterfoil.application.web import Refusal
-from counterfoil.events import Context, Unit
+from counterfoil.events import Context, StepContext, StepFailed, Unit
 
-__all__ = ["Application", "Context", "Counterfoils", "Refusal", "Request", "Unit"]
+__all__ = [
+    "Application",
+    "Context",
+    "Counterfoils",
+    "Refusal",
+    "Request",
+    "StepContext",
+    "StepFailed",
+    "Unit",
+]

@@ -1,4 +1,4 @@
-"""What a user declares: an `Application` and its services, topics, pipelines, tables, reports."""
+"""What a user declares: an `Application`, its services, topics, pipelines, sagas, reports."""
 
 import importlib
 import inspect
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, overload
 import msgspec
 
 from counterfoil.application.configuration import ConfigurationError
-from counterfoil.events import Context, Pipeline, Topic, Unit
+from counterfoil.events import Choreography, Context, Pipeline, Saga, Topic, Unit
 from counterfoil.reports import Report, Table
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -113,6 +113,8 @@ class Application:
         self.services: dict[str, Service] = {}
         self.topics: dict[str, Topic[Any]] = {}
         self.pipelines: dict[str, Pipeline[Any]] = {}
+        self.sagas: dict[str, Saga[Any]] = {}
+        self.choreographies: dict[str, Choreography] = {}
         self.stores: dict[str, tuple[Topic[Any], Table[Any]]] = {}
         self.reports: dict[str, Report] = {}
         self.counterfoils: Counterfoils | None = None
@@ -173,9 +175,36 @@ class Application:
 
         return declare
 
+    def saga(
+        self, name: str, source: Topic[Event], *, timeout_seconds: float | None = None
+    ) -> Saga[Event]:
+        """Declare a saga that each event of `source` begins; its steps are declared on it.
+
+        After `timeout_seconds` an instance that is not through takes back what it has done.
+        """
+        self._name_saga(name)
+        self.sagas[name] = Saga(name, source, timeout_seconds=timeout_seconds)
+        return self.sagas[name]
+
+    def choreography(
+        self, name: str, source: Topic[Any], *, timeout_seconds: float
+    ) -> Choreography:
+        """Declare a saga that pipelines dance by their events, so that it can be followed.
+
+        An instance that has not ended after `timeout_seconds` is shown as stuck.
+        """
+        self._name_saga(name)
+        self.choreographies[name] = Choreography(name, source, timeout_seconds=timeout_seconds)
+        return self.choreographies[name]
+
+    def _name_saga(self, name: str) -> None:
+        if name in self.sagas or name in self.choreographies:
+            raise ConfigurationError(f"the saga {name!r} is declared twice", hint="rename one")
+
     def all_topics(self) -> list[Topic[Any]]:
-        """The declared topics, and those that belong to pipelines."""
+        """The declared topics, and those that belong to pipelines and sagas."""
         own = [topic for each in self.pipelines.values() for topic in each.topics()[1:]]
+        own += [topic for each in self.sagas.values() for topic in each.own_topics()]
         return [*self.topics.values(), *own]
 
     def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
+from counterfoil.cli.sagas import saga, sagas
 from counterfoil.faults import SABOTAGES
 
 app = cyclopts.App(
@@ -26,6 +27,8 @@ events = cyclopts.App(name="events", help="Look into the event log and act on de
 app.command(events)
 app.command(engine_commands)
 events.command(dead_letter_commands)
+events.command(sagas)
+events.command(saga)
 out = Console()
 
 State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]

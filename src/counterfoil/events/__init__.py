@@ -1,4 +1,4 @@
-"""Exactly-once events, embedded or on Kafka: outbox, relay, pipelines, ledger, dead letters."""
+"""Exactly-once events, embedded or on Kafka: outbox, relay, pipelines, sagas, ledger."""
 
 from counterfoil.events.database import Database
 from counterfoil.events.dead_letters import (
@@ -26,6 +26,7 @@ from counterfoil.events.errors import (
     LedgerConflict,
     LogUnavailable,
     NoSuchDeadLetter,
+    NoSuchSaga,
     StoreUnavailable,
     TermOver,
 )
@@ -37,6 +38,17 @@ from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.pipeline import Pipeline, PipelineRunner
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.relay import Relay
+from counterfoil.events.sagas import (
+    Choreography,
+    ChoreographyTracer,
+    Happening,
+    Saga,
+    SagaCoordinator,
+    Sagas,
+    SagaView,
+    StepContext,
+    StepFailed,
+)
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
 from counterfoil.events.topics import Topic
 
@@ -45,6 +57,8 @@ __all__ = [
     "PER_SECOND",
     "AuditEntry",
     "Batch",
+    "Choreography",
+    "ChoreographyTracer",
     "Command",
     "Context",
     "Database",
@@ -56,6 +70,7 @@ __all__ = [
     "Events",
     "EventsError",
     "Fenced",
+    "Happening",
     "InvalidReplacement",
     "KafkaEvents",
     "KeyReused",
@@ -65,6 +80,7 @@ __all__ = [
     "LogUnavailable",
     "Message",
     "NoSuchDeadLetter",
+    "NoSuchSaga",
     "OutboxReader",
     "Outcome",
     "Pace",
@@ -74,8 +90,14 @@ __all__ = [
     "Record",
     "Relay",
     "Reply",
+    "Saga",
+    "SagaCoordinator",
+    "SagaView",
+    "Sagas",
     "Selection",
     "ServiceStore",
+    "StepContext",
+    "StepFailed",
     "StoreUnavailable",
     "TermOver",
     "Topic",

@@ -41,3 +41,7 @@ class DeadLetterSettled(NoSuchDeadLetter):
 
 class InvalidReplacement(EventsError):
     """What a dead letter should be replaced with is not an event of its topic."""
+
+
+class NoSuchSaga(EventsError):
+    """There is no saga with this id, or it ended longer ago than sagas are kept."""

@@ -109,6 +109,12 @@ def plan(application: Application, configuration: Configuration) -> list[Process
     processes += [
         ProcessPlan(f"pipeline-{name}", "pipeline", name) for name in application.pipelines
     ]
+    for name in application.sagas:
+        processes += [ProcessPlan(f"saga-{name}-{number}", "saga", name) for number in (1, 2)]
+    processes += [
+        ProcessPlan(f"choreography-{name}", "choreography", name)
+        for name in application.choreographies
+    ]
     if application.stores:
         processes.append(ProcessPlan("lake", "lake"))
     if application.reports:

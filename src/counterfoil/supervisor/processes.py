@@ -21,10 +21,12 @@ from counterfoil.coordination import (
 )
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
+    ChoreographyTracer,
     EventsError,
     LogUnavailable,
     PipelineRunner,
     Relay,
+    SagaCoordinator,
     ServiceStore,
     StoreUnavailable,
     TermOver,
@@ -126,25 +128,15 @@ def relay(host: Host) -> None:
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
-    leadership = Leadership(
-        host.coordination(), f"relay/{host.target}", host.name, ttl_seconds=LEASE_SECONDS
-    )
-    host.ready("candidate")
-    while not host.stop.is_set():
-        lease = leadership.campaign(host.stop)
-        if lease is None:
-            break
-        log.info("leads", token=lease.fencing_token)
-        try:
-            with (
-                closing(events.outbox(host.target)) as outbox,
-                closing(event_log.appender(host.target, lease.fencing_token)) as appender,
-            ):
-                _repeat(host, Relay(outbox, appender).step, while_=lease.held)
-        except (TermOver, LogUnavailable, StoreUnavailable) as error:
-            log.warning("term_ended", error=str(error))
-            host.stop.wait(RETRY_SECONDS)
-        lease.resign()
+
+    def lead(fencing_token: int, held: Callable[[], bool]) -> None:
+        with (
+            closing(events.outbox(host.target)) as outbox,
+            closing(event_log.appender(host.target, fencing_token)) as appender,
+        ):
+            _repeat(host, Relay(outbox, appender).step, while_=held)
+
+    _lead(host, f"relay/{host.target}", lead)
 
 
 def pipeline(host: Host) -> None:
@@ -157,6 +149,34 @@ def pipeline(host: Host) -> None:
     host.ready()
     _repeat(host, runner.step)
     runner.close()
+
+
+def saga(host: Host) -> None:
+    """A candidate for coordinating a saga; the token of the one that leads fences the others."""
+    events = host.events()
+    event_log, store = events.log(), events.pipelines()
+    event_log.declare(host.application.all_topics())
+    declared = host.application.sagas[host.target]
+
+    def lead(fencing_token: int, held: Callable[[], bool]) -> None:
+        with closing(
+            SagaCoordinator(event_log, store, declared, fencing_token=fencing_token, now_us=now_us)
+        ) as coordinator:
+            _repeat(host, coordinator.step, while_=held)
+
+    _lead(host, f"saga/{host.target}", lead)
+
+
+def choreography(host: Host) -> None:
+    """Follows a saga by its events."""
+    events = host.events()
+    event_log = events.log()
+    event_log.declare(host.application.all_topics())
+    declared = host.application.choreographies[host.target]
+    tracer = ChoreographyTracer(event_log, events.pipelines(), declared, now_us)
+    host.ready()
+    _repeat(host, tracer.step)
+    tracer.close()
 
 
 def lake(host: Host) -> None:
@@ -276,6 +296,23 @@ def gateway(host: Host) -> None:
     plane.drain(5.0)
 
 
+def _lead(host: Host, name: str, lead: Callable[[int, Callable[[], bool]], None]) -> None:
+    """Campaign for `name`, and call `lead` with each term's token and whether it is held."""
+    leadership = Leadership(host.coordination(), name, host.name, ttl_seconds=LEASE_SECONDS)
+    host.ready("candidate")
+    while not host.stop.is_set():
+        lease = leadership.campaign(host.stop)
+        if lease is None:
+            break
+        log.info("leads", token=lease.fencing_token)
+        try:
+            lead(lease.fencing_token, lease.held)
+        except (TermOver, LogUnavailable, StoreUnavailable) as error:
+            log.warning("term_ended", error=str(error))
+            host.stop.wait(RETRY_SECONDS)
+        lease.resign()
+
+
 def _repeat(
     host: Host,
     step: Callable[[], int],
@@ -306,6 +343,8 @@ KINDS: Final[Mapping[str, Callable[[Host], None]]] = MappingProxyType(
             service,
             relay,
             pipeline,
+            saga,
+            choreography,
             lake,
             reports,
             gateway,

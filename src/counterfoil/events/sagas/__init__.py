@@ -1,0 +1,20 @@
+"""Sagas in both styles: led by a coordinator, or by events alone and traced."""
+
+from counterfoil.events.sagas.choreography import Choreography, ChoreographyTracer
+from counterfoil.events.sagas.context import StepContext
+from counterfoil.events.sagas.coordinator import SagaCoordinator
+from counterfoil.events.sagas.saga import Saga, Step, StepFailed
+from counterfoil.events.sagas.timeline import Happening, Sagas, SagaView
+
+__all__ = [
+    "Choreography",
+    "ChoreographyTracer",
+    "Happening",
+    "Saga",
+    "SagaCoordinator",
+    "SagaView",
+    "Sagas",
+    "Step",
+    "StepContext",
+    "StepFailed",
+]

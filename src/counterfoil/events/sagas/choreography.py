@@ -1,0 +1,179 @@
+"""Choreography: a saga without a coordinator, followed by its events.
+
+Each participant is a pipeline: it handles an event, and emits the next one, or the one that makes
+its predecessors take back what they did. Every hop is exactly once already; what a coordinator
+would know is missing, namely where a saga stands and whether it has ended. A tracer finds that out
+from the events alone: those of one saga share its id, as `context.emit` keeps the id of the event
+that caused it.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from counterfoil.events.errors import EventsError, Fenced
+from counterfoil.events.log import EventLog
+from counterfoil.events.messages import Batch, Record
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.sagas.instances import Direction, Forgetting, Instance, Instances
+from counterfoil.events.sagas.saga import RETENTION_SECONDS
+from counterfoil.events.topics import AnyTopic
+
+BATCH: Final = 500
+End = Literal["completed", "compensated"]
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What an event of a topic says of its saga."""
+
+    step: str
+    direction: Direction
+    outcome: str
+    ends: End | None
+
+
+@dataclass
+class Choreography:
+    """A saga by events alone; each event of `source` begins one, whose id is the event's."""
+
+    name: str
+    source: AnyTopic
+    timeout_seconds: float = field(kw_only=True)
+    """An instance that has not ended after so long is stuck, until an event ends it after all."""
+    retention_seconds: float = field(default=RETENTION_SECONDS, kw_only=True)
+    signs: dict[AnyTopic, Sign] = field(default_factory=dict[AnyTopic, Sign], init=False)
+
+    def tells(
+        self,
+        topic: AnyTopic,
+        step: str,
+        outcome: Literal["done", "refused", "undone"] = "done",
+        *,
+        ends: End | None = None,
+    ) -> None:
+        """Declare what an event of `topic` tells: a step was done, refused, or taken back.
+
+        `ends` says that with this event the saga is over.
+        """
+        if topic in self.signs or topic == self.source:
+            raise EventsError(f"topic {topic.name} tells of two things", hint="use two topics")
+        undone = outcome == "undone"
+        self.signs[topic] = Sign(
+            step, "undo" if undone else "do", "done" if undone else outcome, ends
+        )
+
+    @property
+    def consumer(self) -> str:
+        """The name under which its positions are kept."""
+        return f"saga.{self.name}"
+
+
+class ChoreographyTracer:
+    """Writes the timeline of a choreography; a twin may run beside it."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        store: PipelineStore,
+        choreography: Choreography,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._choreography = choreography
+        self._now_us = now_us
+        self._instances = Instances(store.database)
+        self._signs = {topic.name: sign for topic, sign in choreography.signs.items()}
+        self._forgetting = Forgetting(
+            self._instances, choreography.name, choreography.retention_seconds
+        )
+        topics: list[Any] = [choreography.source, *choreography.signs]
+        log.declare(topics)
+        consumer = choreography.consumer
+        self._reader = log.reader(topics, lambda topic: store.positions(consumer, topic))
+
+    def step(self) -> int:
+        """Note what has come, and what has taken too long; returns how much that was.
+
+        Raises:
+            StoreUnavailable, LogUnavailable: nothing was noted; a later step may.
+        """
+        batches = self._reader.fetch(BATCH)
+        now_us = self._now_us()
+        if not batches and not self._instances.due(self._choreography.name, now_us, 1):
+            return self._forgetting.step(now_us)
+        try:
+            return self._commit(batches, now_us)
+        except Fenced:
+            self._reader.rewind()
+            return 0
+        except BaseException:
+            self._reader.rewind()
+            raise
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.close()
+
+    def _commit(self, batches: list[Batch], now_us: int) -> int:
+        with self._store.database.transaction():
+            self._store.advance(self._choreography.consumer, batches)
+            records = list(itertools.chain.from_iterable(batch.records for batch in batches))
+            for record in records:
+                self._note(record)
+            late = self._instances.due(self._choreography.name, now_us, BATCH)
+            for instance in late:
+                error = f"not ended in {self._choreography.timeout_seconds} s"
+                instance.status, instance.wake_us = "stuck", None
+                self._instances.note(instance, instance.step, "overdue", at_us=now_us, error=error)
+                self._instances.save(instance)
+        return len(records) + len(late)
+
+    def _note(self, record: Record) -> None:
+        """Topics are read side by side: a later event may come before that which began it all."""
+        number = int(record.headers.get("saga-id", record.event_id))
+        instance = self._instances.find(self._choreography.name, number)
+        if instance is None:
+            instance = self._new(number, record)
+            self._instances.add(instance)
+        sign = self._signs.get(record.topic)
+        if sign is None:
+            instance.key, instance.started_us = record.key, record.timestamp_us
+            sign = Sign(record.topic, "do", "begun", None)
+        self._instances.note(
+            instance, sign.step, sign.outcome, at_us=record.timestamp_us, direction=sign.direction
+        )
+        if sign.outcome != "begun":
+            instance.step = sign.step
+        if sign.ends is not None:
+            instance.status, instance.ended_us = sign.ends, record.timestamp_us
+            instance.wake_us = None
+        elif instance.ended_us is None and (sign.direction == "undo" or sign.outcome == "refused"):
+            instance.status = "compensating"
+        self._instances.save(instance)
+
+    def _new(self, number: int, record: Record) -> Instance:
+        timeout_us = int(self._choreography.timeout_seconds * 1_000_000)
+        return Instance(
+            saga=self._choreography.name,
+            id=number,
+            style="choreography",
+            status="running",
+            step=record.topic,
+            tries=0,
+            waiting=False,
+            wake_us=record.timestamp_us + timeout_us,
+            deadline_us=record.timestamp_us + timeout_us,
+            lines=0,
+            error="",
+            started_us=record.timestamp_us,
+            ended_us=None,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+            timestamp_us=record.timestamp_us,
+        )

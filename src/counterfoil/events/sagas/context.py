@@ -1,0 +1,99 @@
+"""What a step may use; all of it takes effect with the step's outcome, or not at all."""
+
+from typing import Any, TypeVar
+
+from counterfoil.events.effects import Context, Effects
+from counterfoil.events.errors import EventsError
+from counterfoil.events.messages import Message
+from counterfoil.events.sagas.instances import Direction, Instance, Instances
+from counterfoil.events.sagas.saga import Step, identity_of
+from counterfoil.events.topics import Topic
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class StepContext(Context):
+    """Of one try of one step, or of its compensation.
+
+    `record` is the event that began the saga; `state` is shared by all instances of the saga.
+    """
+
+    __slots__ = ("_instance", "_instances", "_parts", "_sent", "saga_id")
+
+    def __init__(
+        self,
+        effects: Effects,
+        instances: Instances,
+        instance: Instance,
+        step: str,
+        *,
+        direction: Direction,
+        now_us: int,
+    ) -> None:
+        super().__init__(effects, instance.record(), now_us)
+        self.saga_id = instance.id
+        self._instances = instances
+        self._instance = instance
+        self._parts = (instance.saga, instance.id, step, direction)
+        self._sent = 0
+
+    @property
+    def key(self) -> str:
+        """Names this effect: the same for each try, another for the compensation."""
+        return "/".join(str(part) for part in self._parts)
+
+    @property
+    def effect_id(self) -> int:
+        """The same as a number of 63 bits, such as the id of a ledger transfer."""
+        return identity_of(*self._parts)
+
+    def result_of(self, step: Step[Any, R]) -> R:
+        """What an earlier step has returned, or was answered.
+
+        Raises:
+            EventsError: that step was not done.
+        """
+        return self._instances.result(self._instance, step)
+
+    def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
+        """Send an event; its id follows from the saga, the step and its place among several."""
+        self._send(topic, value, key, identity_of(*self._parts, self._sent), {})
+        self._sent += 1
+
+    def ask(self, topic: Topic[T], value: T) -> None:
+        """Send the event that a step asks by, with the headers that its answer comes back with.
+
+        Raises:
+            EventsError: the handler has returned nothing to send.
+        """
+        _, _, step, direction = self._parts
+        if value is None:
+            raise EventsError(f"step {step} asks, but its handler returned nothing to send")
+        headers = answer_headers(self._instance, step, direction)
+        self._send(topic, value, self.record.key, self.effect_id, headers)
+
+    def _send(
+        self, topic: Topic[T], value: T, key: str, event_id: int, headers: dict[str, str]
+    ) -> None:
+        caused = {"caused-by": str(self.record.event_id)}
+        self._effects.send(
+            Message(
+                event_id,
+                topic.name,
+                key,
+                topic.encode(value),
+                {**self.record.headers, **caused, **headers},
+                self.now_us,
+            )
+        )
+
+
+def answer_headers(instance: Instance, step: str, direction: Direction) -> dict[str, str]:
+    """The headers by which an answer finds its saga."""
+    return {
+        "saga": instance.saga,
+        "saga-id": str(instance.id),
+        "saga-step": step,
+        "saga-direction": direction,
+    }

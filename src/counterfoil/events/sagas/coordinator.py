@@ -1,0 +1,345 @@
+"""Orchestration: one coordinator leads all instances of a saga, step by step.
+
+Each commit holds what a step did, the line that tells of it and what comes next, so a crash leaves
+either all three or none. Many instances share a commit, each in a savepoint of its own. Whoever
+runs a coordinator passes the fencing token of a lease: the newest token ever seen wins, and an old
+coordinator that wakes up commits nothing more. A handler runs inside of the commit and must be
+quick: what takes its time, or leaves this database, is asked for by an event.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from counterfoil import faults
+from counterfoil.events.dead_letters import bury, retry_topic
+from counterfoil.events.effects import Effects
+from counterfoil.events.errors import EventsError, Fenced, StoreUnavailable
+from counterfoil.events.log import EventLog
+from counterfoil.events.messages import Batch, Record
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.sagas.context import StepContext, answer_headers
+from counterfoil.events.sagas.instances import Direction, Forgetting, Instance, Instances
+from counterfoil.events.sagas.progress import AFTER, Outcome, Progress, begun
+from counterfoil.events.sagas.saga import Action, Saga, Step, StepFailed
+
+BATCH: Final = 500
+"""Instances begun, answered or led on in one commit."""
+log = structlog.get_logger()
+
+
+class SagaCoordinator:
+    """One term of leading a saga; make a new one for each term."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        store: PipelineStore,
+        saga: Saga[Any],
+        *,
+        fencing_token: int,
+        now_us: Callable[[], int],
+    ) -> None:
+        if not saga.steps:
+            raise EventsError(f"saga {saga.name} has no steps", hint="declare one with saga.step")
+        self._store = store
+        self._saga = saga
+        self._fencing_token = fencing_token
+        self._now_us = now_us
+        self._instances = Instances(store.database)
+        self._effects = Effects(store, saga.consumer)
+        self._retries = retry_topic(saga.consumer)
+        self._answers = {topic.name for topic in saga.answers()}
+        self._forgetting = Forgetting(self._instances, saga.name, saga.retention_seconds)
+        topics = [saga.source, *saga.own_topics()[:1], *saga.answers()]
+        event_log.declare([*topics, *saga.own_topics()[1:], *saga.requests()])
+        self._reader = event_log.reader(topics, lambda topic: store.positions(saga.consumer, topic))
+
+    def step(self) -> int:
+        """Take in what has come, and lead on what is due; returns how much that was.
+
+        Raises:
+            Fenced: a newer token was seen; this term is over.
+            StoreUnavailable, LogUnavailable: nothing was done; a later step may.
+        """
+        batches = self._reader.fetch(BATCH)
+        now_us = self._now_us()
+        if not batches and not self._instances.due(self._saga.name, now_us, 1):
+            return self._forgetting.step(now_us)
+        try:
+            return self._commit(batches, now_us)
+        except BaseException:
+            self._reader.rewind()
+            raise
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.close()
+
+    def _commit(self, batches: list[Batch], now_us: int) -> int:
+        try:
+            try:
+                moved = self._attempt(batches, now_us, alone=False)
+            except (Fenced, StoreUnavailable):
+                raise
+            except Exception as error:
+                log.info("steps_are_done_alone", saga=self._saga.name, why=str(error))
+                moved = self._attempt(batches, now_us, alone=True)
+        finally:
+            # Another term may write before this one does again.
+            self._effects.forget()
+        faults.point("saga.after-commit")
+        return moved
+
+    def _attempt(self, batches: list[Batch], now_us: int, *, alone: bool) -> int:
+        with self._store.database.transaction():
+            # First of all: a row that every coordinator writes, on which a twin waits.
+            if not self._instances.fence(self._saga.name, self._fencing_token):
+                raise Fenced(
+                    f"saga {self._saga.name}: token {self._fencing_token} is too old",
+                    hint="another coordinator leads; this one must campaign again",
+                )
+            if not self._taken_up(batches):
+                return 0
+            self._effects.forget()
+            self._effects.begin(alone=alone)
+            records = list(itertools.chain.from_iterable(batch.records for batch in batches))
+            for record in records:
+                self._take_in(record, now_us)
+            due = self._instances.due(self._saga.name, now_us, BATCH)
+            for instance in due:
+                self._lead(instance, now_us)
+            self._effects.flush()
+            faults.point("saga.before-commit")
+        return len(records) + len(due)
+
+    def _taken_up(self, batches: list[Batch]) -> bool:
+        try:
+            with self._store.database.transaction():
+                self._store.advance(self._saga.consumer, batches)
+        except Fenced:  # the term before this one has handled them, after they were read
+            self._reader.rewind()
+            return False
+        return True
+
+    def _take_in(self, record: Record, now_us: int) -> None:
+        headers = record.headers
+        ours = headers.get("saga") == self._saga.name and "saga-id" in headers
+        if record.topic in self._answers:
+            if ours:
+                self._answer(record, now_us)
+        elif record.topic == self._retries and ours:
+            self._resume(record, now_us)
+        else:
+            self._begin(record, now_us)
+
+    def _begin(self, record: Record, now_us: int) -> None:
+        try:
+            self._saga.source.decode(record.value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            name = self._saga.consumer
+            letter = bury(self._store, name, record, error, tries=1, now_us=now_us)
+            self._effects.bury(letter)
+            return
+        timeout = self._saga.timeout_seconds
+        start = begun(now_us)
+        instance = Instance(
+            saga=self._saga.name,
+            id=record.event_id,
+            style="orchestration",
+            status=start.status,
+            step=self._saga.steps[0].name,
+            tries=0,
+            waiting=False,
+            wake_us=start.due_us,
+            deadline_us=None if timeout is None else now_us + int(timeout * 1_000_000),
+            lines=0,
+            error="",
+            started_us=now_us,
+            ended_us=None,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+            timestamp_us=record.timestamp_us,
+        )
+        self._instances.add(instance)
+
+    def _answer(self, record: Record, now_us: int) -> None:
+        """Give an answer to the step that waits for it; one that nobody waits for is noted."""
+        instance = self._instances.find(self._saga.name, int(record.headers["saga-id"]))
+        if instance is None:
+            return  # forgotten: it ended longer ago than sagas are kept
+        name = record.headers.get("saga-step", "")
+        direction: Direction = "undo" if record.headers.get("saga-direction") == "undo" else "do"
+        going = "do" if instance.status == "running" else "undo"
+        if not instance.waiting or (instance.step, going) != (name, direction):
+            self._instances.note(instance, name, "late", at_us=now_us, direction=direction)
+            self._instances.save(instance)
+            return
+        try:
+            progress = instance.progress(self._saga.steps)
+        except EventsError as error:
+            self._stick(instance, error, now_us)
+        else:
+            self._judge(instance, progress, record.value, now_us)
+
+    def _judge(self, instance: Instance, progress: Progress, value: bytes, now_us: int) -> None:
+        """What an answer means; without a check of the step's own, that it was done."""
+        if progress.status == "compensating":
+            self._settle(instance, progress, "done", now_us)
+            return
+        step = self._saga.steps[progress.at]
+
+        def look() -> None:
+            context = self._context(instance, step, "do", now_us)
+            answer = msgspec.json.decode(value, type=step.result)
+            if step.check is not None:
+                step.check(self._saga.source.decode(instance.value), answer, context)
+
+        for attempt in range(1, step.do.tries + 1):
+            try:
+                self._effects.handle(look)
+            except StoreUnavailable:
+                raise  # not this answer's fault
+            except StepFailed as error:
+                self._settle(instance, progress, "refused", now_us, error=error)
+                return
+            except Exception as error:
+                if attempt == step.do.tries or isinstance(error, msgspec.DecodeError):
+                    self._settle(instance, progress, "unclear", now_us, error=error)
+                    return
+            else:
+                self._settle(instance, progress, "done", now_us, result=value)
+                return
+
+    def _resume(self, record: Record, now_us: int) -> None:
+        """A dead letter was replayed: go on with the compensation that it tells of."""
+        instance = self._instances.find(self._saga.name, int(record.headers["saga-id"]))
+        if instance is None or instance.status != "stuck":
+            return
+        direction: Direction = "undo" if record.headers.get("saga-direction") == "undo" else "do"
+        self._instances.note(instance, instance.step, "resumed", at_us=now_us, direction=direction)
+        instance.status = "running" if direction == "do" else "compensating"
+        instance.tries, instance.wake_us = 0, now_us
+        self._instances.save(instance)
+
+    def _lead(self, instance: Instance, now_us: int) -> None:
+        """Do what is due."""
+        try:
+            progress = instance.progress(self._saga.steps)
+        except EventsError as error:
+            self._stick(instance, error, now_us)
+            return
+        deadline = instance.deadline_us
+        if progress.status == "running" and deadline is not None and deadline <= now_us:
+            late = TimeoutError(f"the saga took more than {self._saga.timeout_seconds} s")
+            self._settle(instance, progress, "overdue", now_us, error=late)
+            return
+        action = progress.action(self._saga.steps)
+        if progress.waiting and action.ask is not None:
+            late = TimeoutError(f"no answer in {action.ask.timeout_seconds} s")
+            self._settle(instance, progress, "unanswered", now_us, error=late)
+            return
+        self._act(instance, progress, action, now_us)
+
+    def _act(self, instance: Instance, progress: Progress, action: Action, now_us: int) -> None:
+        step = self._saga.steps[progress.at]
+        direction: Direction = "do" if progress.status == "running" else "undo"
+        context = self._context(instance, step, direction, now_us)
+        results: list[bytes] = []
+
+        def act() -> None:
+            value = action.handler(self._saga.source.decode(instance.value), context)
+            faults.point(f"saga.{direction}.{step.name}")
+            if action.ask is not None:
+                context.ask(action.ask.request, value)
+            else:
+                results.append(msgspec.json.encode(value))
+
+        try:
+            self._effects.handle(act)
+        except StoreUnavailable:
+            raise  # not this step's fault
+        except StepFailed as error:
+            self._settle(instance, progress, "refused", now_us, error=error)
+        except Exception as error:
+            self._settle(instance, progress, "failed", now_us, error=error)
+        else:
+            if action.ask is not None:
+                self._settle(instance, progress, "asked", now_us)
+            else:
+                self._settle(instance, progress, "done", now_us, result=results[0])
+
+    def _settle(
+        self,
+        instance: Instance,
+        progress: Progress,
+        outcome: Outcome,
+        now_us: int,
+        *,
+        error: Exception | None = None,
+        result: bytes | None = None,
+    ) -> None:
+        """Note an outcome and what follows from it; a saga that is stuck leaves a dead letter."""
+        following = AFTER[outcome](self._saga.steps, progress, now_us)
+        self._instances.note(
+            instance,
+            self._saga.steps[progress.at].name,
+            outcome,
+            at_us=now_us,
+            direction="do" if progress.status == "running" else "undo",
+            attempt=progress.tries + 1,
+            error=f"{type(error).__name__}: {error}" if error else "",
+            result=result,
+        )
+        if following.status == "stuck":
+            reason = error or EventsError("the compensation was not answered")
+            self._stick(instance, reason, now_us)
+            return
+        instance.status = following.status
+        instance.step = self._saga.steps[following.at].name
+        instance.tries, instance.waiting = following.tries, following.waiting
+        instance.wake_us = following.due_us
+        if following.status == "running" and instance.deadline_us and following.due_us:
+            instance.wake_us = min(following.due_us, instance.deadline_us)
+        instance.ended_us = now_us if following.ended else None
+        self._instances.save(instance)
+
+    def _stick(self, instance: Instance, error: Exception, now_us: int) -> None:
+        """Leave an instance to a person, with a dead letter whose replay goes on with it."""
+        direction: Direction = "do" if instance.status == "running" else "undo"
+        self._instances.note(
+            instance,
+            instance.step,
+            "stuck",
+            at_us=now_us,
+            direction=direction,
+            attempt=instance.tries + 1,
+            error=f"{type(error).__name__}: {error}",
+        )
+        record = instance.record()
+        headers = {**record.headers, **answer_headers(instance, instance.step, direction)}
+        letter = bury(
+            self._store,
+            self._saga.consumer,
+            msgspec.structs.replace(record, headers=headers),
+            error,
+            tries=instance.tries + 1,
+            now_us=now_us,
+        )
+        instance.status, instance.waiting, instance.wake_us = "stuck", False, None
+        self._instances.save(instance)
+        self._effects.bury(letter)
+
+    def _context(
+        self, instance: Instance, step: Step[Any, Any], direction: Direction, now_us: int
+    ) -> StepContext:
+        return StepContext(
+            self._effects, self._instances, instance, step.name, direction=direction, now_us=now_us
+        )

@@ -1,0 +1,227 @@
+"""What a saga is made of: steps in order, each with what takes it back.
+
+A saga (Garcia-Molina and Salem, 1987) is a transaction over several owners that can't share one:
+each step commits by itself, and a step that fails is answered by the compensations of the steps
+before it, in reverse order. A step either runs here, in the commit that notes its outcome, or asks
+somebody else by an event and waits for the answer. The declaration starts nothing.
+"""
+
+import hashlib
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
+from counterfoil.events.errors import EventsError
+from counterfoil.events.topics import AnyTopic, Topic
+
+if TYPE_CHECKING:
+    from counterfoil.events.sagas.context import StepContext
+
+T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
+Handler = Callable[[T, "StepContext"], R]
+
+TRIES: Final = 5
+TRIES_LIMIT: Final = 100
+"""Each try is a line of the timeline, and a timeline is read by people."""
+BACKOFF_SECONDS: Final = 0.2
+BACKOFF_LIMIT_SECONDS: Final = 60.0
+RETENTION_SECONDS: Final = 30 * 86_400.0
+"""How long a saga that has ended can be looked at: a month's questions are about its last days."""
+
+
+class StepFailed(Exception):
+    """Raised by a step that can't be done, whatever is tried: the saga compensates at once."""
+
+
+@dataclass(frozen=True)
+class Ask(Generic[Q, R]):
+    """The event that asks somebody, the event that answers, and how long that may take."""
+
+    request: Topic[Q]
+    answer: Topic[R]
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Action:
+    """One direction of a step: a handler, how often it is tried, and whether it asks."""
+
+    handler: Callable[[Any, "StepContext"], Any]
+    tries: int
+    backoff_seconds: float
+    ask: Ask[Any, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tries <= TRIES_LIMIT:
+            raise EventsError(f"tries must be between 1 and {TRIES_LIMIT}, not {self.tries}")
+
+    def wait_us(self, tries: int) -> int:
+        """How long to wait after so many failed tries: doubled each time, up to a minute."""
+        doubled = self.backoff_seconds * 2.0 ** min(tries - 1, 32)
+        return int(min(doubled, BACKOFF_LIMIT_SECONDS) * 1_000_000)
+
+
+@dataclass
+class Step(Generic[T, R]):
+    """One step; `R` is what later steps may ask it for: its value, or the answer it was given."""
+
+    name: str
+    do: Action
+    result: Any
+    """The type of `R`, as it is kept."""
+    undo: Action | None = field(default=None, init=False)
+    check: "Callable[[T, R, StepContext], None] | None" = field(default=None, init=False)
+
+    def compensate(
+        self, *, tries: int = TRIES, backoff_seconds: float = BACKOFF_SECONDS
+    ) -> Callable[[Handler[T, None]], Handler[T, None]]:
+        """Declare what takes this step back.
+
+        It runs once for a step that was done. One that asked and heard nothing in time is taken
+        back as well: whether it was done isn't known, and its compensation must bear both.
+        """
+
+        def declare(handler: Handler[T, None]) -> Handler[T, None]:
+            self._take(Action(handler, tries, backoff_seconds))
+            return handler
+
+        return declare
+
+    def compensate_by_asking(
+        self,
+        request: Topic[Q],
+        answer: AnyTopic,
+        *,
+        timeout_seconds: float,
+        tries: int = TRIES,
+        backoff_seconds: float = BACKOFF_SECONDS,
+    ) -> Callable[[Handler[T, Q]], Handler[T, Q]]:
+        """Declare the event that takes this step back, and the one that says it is done.
+
+        Without an answer it is asked again, with the same event id, up to `tries` times.
+        """
+
+        def declare(handler: Handler[T, Q]) -> Handler[T, Q]:
+            asking = Ask(request, answer, timeout_seconds)
+            self._take(Action(handler, tries, backoff_seconds, asking))
+            return handler
+
+        return declare
+
+    def answered(
+        self, check: "Callable[[T, R, StepContext], None]"
+    ) -> "Callable[[T, R, StepContext], None]":
+        """Declare who looks at the answer; `StepFailed` says that nothing was done for us."""
+        if self.do.ask is None:
+            raise EventsError(f"step {self.name} asks nobody", hint="declare it with saga.ask")
+        self.check = check
+        return check
+
+    def _take(self, action: Action) -> None:
+        if self.undo is not None:
+            raise EventsError(f"step {self.name} has two compensations", hint="join them")
+        self.undo = action
+
+
+@dataclass
+class Saga(Generic[T]):
+    """A named saga; each event of `source` begins an instance, whose id is the event's."""
+
+    name: str
+    source: Topic[T]
+    timeout_seconds: float | None = field(default=None, kw_only=True)
+    """After so long an instance that isn't through compensates; None lets each step decide."""
+    retention_seconds: float = field(default=RETENTION_SECONDS, kw_only=True)
+    steps: list[Step[T, Any]] = field(default_factory=list[Step[T, Any]], init=False)
+
+    def step(
+        self, *, tries: int = TRIES, backoff_seconds: float = BACKOFF_SECONDS
+    ) -> Callable[[Handler[T, R]], Step[T, R]]:
+        """Declare a step that runs here, in the commit that notes its outcome.
+
+        What it returns (a `msgspec.Struct`, or None) is kept for later steps. An error is tried
+        again, later each time; after the last try, or at once after `StepFailed`, the saga
+        compensates.
+        """
+
+        def declare(handler: Handler[T, R]) -> Step[T, R]:
+            returned = typing.get_type_hints(handler).get("return", NoneType)
+            return self._add(
+                Step(_name(handler), Action(handler, tries, backoff_seconds), returned)
+            )
+
+        return declare
+
+    def ask(
+        self,
+        request: Topic[Q],
+        answer: Topic[R],
+        *,
+        timeout_seconds: float,
+        tries: int = TRIES,
+        backoff_seconds: float = BACKOFF_SECONDS,
+    ) -> Callable[[Handler[T, Q]], Step[T, R]]:
+        """Declare a step that sends an event and waits for the event that answers it.
+
+        The handler returns the event to send. Whoever handles it answers with `context.emit`,
+        which carries the headers by which the answer finds its saga. A log loses nothing, so
+        nothing is asked twice; without an answer in time the saga compensates.
+        """
+
+        def declare(handler: Handler[T, Q]) -> Step[T, R]:
+            asking = Ask(request, answer, timeout_seconds)
+            action = Action(handler, tries, backoff_seconds, asking)
+            return self._add(Step(_name(handler), action, answer.type))
+
+        return declare
+
+    @property
+    def consumer(self) -> str:
+        """The name under which its positions and dead letters are kept."""
+        return f"saga.{self.name}"
+
+    def answers(self) -> list[AnyTopic]:
+        """The topics on which its steps are answered."""
+        actions = [action for step in self.steps for action in (step.do, step.undo) if action]
+        return list({action.ask.answer: None for action in actions if action.ask})
+
+    def requests(self) -> list[AnyTopic]:
+        """The topics on which its steps ask."""
+        actions = [action for step in self.steps for action in (step.do, step.undo) if action]
+        return list({action.ask.request: None for action in actions if action.ask})
+
+    def own_topics(self) -> list[AnyTopic]:
+        """What belongs to this saga alone: its retries and its dead letters."""
+        event = self.source.type
+        return [
+            Topic(retry_topic(self.consumer), event, partitions=1),
+            Topic(dead_letter_topic(self.consumer), event, partitions=1),
+        ]
+
+    def _add(self, step: Step[T, R]) -> Step[T, R]:
+        if any(known.name == step.name for known in self.steps):
+            raise EventsError(
+                f"saga {self.name} has two steps {step.name!r}", hint="rename a handler"
+            )
+        self.steps.append(step)
+        return step
+
+
+def identity_of(*parts: object) -> int:
+    """An id that follows from `parts`, so that a repetition has the same: 63 bits of BLAKE2b.
+
+    Two of a thousand million ids are equal with a chance of 1 in 18; ids that are compared share a
+    topic or a ledger, where equal ids with another content are refused and not mixed up.
+    """
+    text = "\0".join(str(part) for part in parts)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def _name(handler: Callable[..., object]) -> str:
+    return getattr(handler, "__name__", type(handler).__name__)

@@ -1,0 +1,113 @@
+"""What can be seen of sagas: where each stands, and what happened when."""
+
+from typing import Final
+
+import msgspec
+
+from counterfoil.events.errors import NoSuchSaga
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.sagas.instances import COLUMNS, Instance, Instances, Style, instance_of
+from counterfoil.events.sagas.progress import Status
+
+SHOWN: Final = 100
+
+
+class Happening(msgspec.Struct, frozen=True):
+    """A line of a timeline."""
+
+    step: str
+    direction: str
+    """`do`, or `undo` for a compensation."""
+    outcome: str
+    attempt: int
+    error: str
+    at_us: int
+
+
+class SagaView(msgspec.Struct, frozen=True):
+    """An instance; `step` is the one that it stands at, or ended with."""
+
+    saga: str
+    id: int
+    style: Style
+    status: Status
+    step: str
+    key: str
+    error: str
+    """The last error, whatever became of it."""
+    started_us: int
+    ended_us: int | None
+    timeline: list[Happening]
+    """Empty in a list of sagas."""
+
+
+class Sagas:
+    """The sagas of all names in a store, of both styles."""
+
+    def __init__(self, store: PipelineStore) -> None:
+        self._database = store.database
+        Instances(store.database)
+
+    def counts(self) -> dict[str, dict[Status, int]]:
+        """How many instances of each saga have each status."""
+        found: dict[str, dict[Status, int]] = {}
+        for saga, status, number in self._database.execute(
+            "SELECT saga, status, count(*) FROM saga_instances GROUP BY saga, status ORDER BY 1, 2"
+        ):
+            found.setdefault(saga, {})[status] = number
+        return found
+
+    def newest(
+        self, *, saga: str | None = None, status: str | None = None, limit: int = SHOWN
+    ) -> list[SagaView]:
+        """The newest instances, of one saga or of all, with one status or any."""
+        given = {"saga": saga, "status": status}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        where = " AND ".join(["1 = 1", *(f"{name} = ?" for name in wanted)])
+        return [
+            _view(instance_of(row), [])
+            for row in self._database.execute(
+                f"SELECT {COLUMNS} FROM saga_instances WHERE {where} "  # noqa: S608
+                "ORDER BY started_us DESC, id DESC LIMIT ?",
+                (*wanted.values(), limit),
+            )
+        ]
+
+    def show(self, number: int) -> list[SagaView]:
+        """The instances with this id, with their timelines: an event may begin several sagas.
+
+        Raises:
+            NoSuchSaga: no event with this id has begun one, or it was forgotten.
+        """
+        rows = self._database.execute(
+            f"SELECT {COLUMNS} FROM saga_instances WHERE id = ? ORDER BY saga",  # noqa: S608
+            (number,),
+        ).fetchall()
+        if not rows:
+            raise NoSuchSaga(f"there is no saga {number}", hint="see `counterfoil events sagas`")
+        return [_view(found, self._timeline(found)) for found in map(instance_of, rows)]
+
+    def _timeline(self, instance: Instance) -> list[Happening]:
+        return [
+            Happening(*row)
+            for row in self._database.execute(
+                "SELECT step, direction, outcome, attempt, error, at_us FROM saga_lines "
+                "WHERE saga = ? AND id = ? ORDER BY at_us, number",
+                (instance.saga, instance.id),
+            )
+        ]
+
+
+def _view(instance: Instance, timeline: list[Happening]) -> SagaView:
+    return SagaView(
+        saga=instance.saga,
+        id=instance.id,
+        style=instance.style,
+        status=instance.status,
+        step=instance.step,
+        key=instance.key,
+        error=instance.error,
+        started_us=instance.started_us,
+        ended_us=instance.ended_us,
+        timeline=timeline,
+    )

@@ -1,0 +1,62 @@
+"""A declared saga is led by the process tree, and seen from the command line."""
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import COUNTERFOIL
+
+from counterfoil.events import EmbeddedEvents, Message, Topic
+
+PAGE = Path(__file__).parents[2] / "docs" / "sagas.md"
+DANCE = """
+dance = app.choreography("charging", charges, timeout_seconds=3600)
+dance.tells(charged, "charge", ends="completed")
+"""
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+def application(tmp_path: Path) -> Iterator[Path]:
+    """The example of docs/sagas.md, running."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "orders.py").write_text(example + DANCE)
+    (tmp_path / "counterfoil.toml").write_text('[application]\nmodule = "orders:app"\n[services]\n')
+    process = subprocess.Popen(
+        [COUNTERFOIL, "up", str(tmp_path), "--free-ports"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("console"):
+            break
+    yield tmp_path
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+def ask(application: Path, *command: str) -> list[dict[str, Any]]:
+    asked = [COUNTERFOIL, "events", *command, str(application), "--json"]
+    return json.loads(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
+
+
+def test_both_styles_run_and_show_their_timelines(application: Path) -> None:
+    log = EmbeddedEvents(application / ".counterfoil").log()
+    log.declare([Topic("orders", dict)])
+    content = b'{"id":7,"customer":"ada","amount":500}'
+    log.appender("clients", 1).append([Message(7, "orders", "ada", content, {}, 1)], 1)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while [each["status"] for each in ask(application, "sagas")] != ["completed"] * 2:
+        assert time.monotonic() < deadline, ask(application, "sagas")
+    shown = {each["style"]: each["timeline"] for each in ask(application, "saga", "7")}
+    assert [line["outcome"] for line in shown["orchestration"]] == ["done", "asked", "done"]
+    assert [line["outcome"] for line in shown["choreography"]] == ["begun", "done"]
+    plain = [COUNTERFOIL, "events", "saga", "7", str(application)]
+    table = subprocess.run(plain, check=True, capture_output=True, text=True).stdout
+    assert "completed" in table
+    assert "reserve" in table
