@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines clean
+.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-timing clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -70,6 +70,11 @@ bench-limits: setup
 # The whole shop on every combination of engines.
 bench-engines: extras
 	$(BIN)/python bench/engines.py
+
+# Whether comparing a secret tells by its duration how much of a guess was right.
+bench-timing:
+	CARGO_PROFILE_RELEASE_LTO=off cargo test --quiet --release -p counterfoil-gateway --lib secret:: -- \
+		--ignored --nocapture
 
 clean:
 	rm -rf .venv .tools target console/node_modules $(dir $(PAGE))

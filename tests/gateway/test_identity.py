@@ -1,28 +1,36 @@
 """The real data plane in front of a real server: tokens of every kind, limits and bodies."""
 
+import base64
+import hmac
 import http.server
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 import pytest
 from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey
+from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route
 from counterfoil.gateway.data_plane import DataPlane
 
+pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
 KEY = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
+ED25519 = OKPKey.generate_key("Ed25519", {"kid": "ed"}, private=True)
+RSA = RSAKey.generate_key(2048, {"kid": "rsa"}, private=True)
+CLIENT = httpx2.Client(timeout=20)
+PUBLISHED = [key.as_dict(private=False) for key in (KEY, ED25519, RSA)]
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.answer({"keys": [{**KEY.as_dict(private=False), "kid": "k1"}]})
+        self.answer({"keys": PUBLISHED})
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", "0")))
@@ -39,7 +47,13 @@ class Upstream(http.server.BaseHTTPRequestHandler):
         """Keep the tests' output quiet."""
 
 
-def token(key: object = KEY, alg: str = "ES256", kid: str = "k1", **changes: object) -> str:
+def token(
+    key: object = KEY,
+    alg: str = "ES256",
+    kid: str = "k1",
+    header: Mapping[str, object] = MappingProxyType({}),
+    **changes: object,
+) -> str:
     now = int(time.time())
     claims = {
         "iss": "me",
@@ -49,7 +63,20 @@ def token(key: object = KEY, alg: str = "ES256", kid: str = "k1", **changes: obj
         "exp": now + 60,
         **changes,
     }
-    return jwt.encode({"alg": alg, "kid": kid}, claims, key, algorithms=[alg])  # type: ignore[arg-type]
+    return jwt.encode({"alg": alg, "kid": kid, **header}, claims, key, algorithms=[alg])  # type: ignore[arg-type]
+
+
+def forged(header: dict[str, object], key: bytes, claims: str) -> str:
+    """A token whose MAC (HS256) is by `key`, whatever its header says."""
+    head = base64.urlsafe_b64encode(json.dumps(header).encode()).rstrip(b"=").decode()
+    signed = f"{head}.{claims}"
+    mac = hmac.digest(key, signed.encode(), "sha256")
+    return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+
+def confused(header: dict[str, object], key: ECKey | RSAKey) -> str:
+    """The public key taken for a shared secret: what an attacker can make of it."""
+    return forged(header, key.as_pem(private=False), token().split(".")[1])
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +112,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
 def post(base: str, bearer: str, path: str = "/pay", **more: object) -> httpx2.Response:
     headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
-    return httpx2.post(base + path, headers=headers, **more)  # type: ignore[arg-type]
+    return CLIENT.post(base + path, headers=headers, **more)  # type: ignore[arg-type]
 
 
 def test_a_good_token_passes_and_its_claims_reach_the_service(gateway: tuple[str, Path]) -> None:
@@ -94,6 +121,26 @@ def test_a_good_token_passes_and_its_claims_reach_the_service(gateway: tuple[str
     seen = {name.lower(): value for name, value in answer.json().items()}
     assert (seen["x-counterfoil-tenant"], seen["x-counterfoil-tier"]) == ("t1", "gold")
     assert "authorization" not in seen
+
+
+@pytest.mark.parametrize(
+    "bearer",
+    [
+        lambda: token(key=ED25519, alg="EdDSA", kid="ed"),
+        lambda: token(key=ED25519, alg="Ed25519", kid="ed"),
+        lambda: token(key=RSA, alg="RS256", kid="rsa"),
+        lambda: token(header={"typ": "JWT"}),
+        lambda: token(header={"typ": "at+jwt"}),
+        lambda: token(header={"typ": "application/at+JWT"}),
+        lambda: token(aud=["else", "shop"]),
+        lambda: token(exp=int(time.time()) - 5),
+        lambda: token(nbf=int(time.time()) + 5),
+    ],
+)
+def test_good_tokens_of_every_kind_pass(
+    gateway: tuple[str, Path], bearer: Callable[[], str]
+) -> None:
+    assert [post(gateway[0], bearer()).status_code for _ in range(2)] == [200, 200]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +157,30 @@ def test_a_good_token_passes_and_its_claims_reach_the_service(gateway: tuple[str
         (lambda: token(key=ECKey.generate_key("P-256")), "signature"),
         (lambda: token(key=OctKey.import_key("x" * 32), alg="HS256"), "algorithm"),
         (lambda: "eyJhbGciOiJub25lIn0.e30.", "algorithm"),
+        (lambda: confused({"alg": "HS256", "kid": "k1"}, KEY), "algorithm"),
+        (lambda: confused({"alg": "HS256", "kid": "rsa"}, RSA), "algorithm"),
+        (lambda: confused({"alg": "RS256", "kid": "rsa"}, RSA), "signature"),
+        (lambda: confused({"alg": "RS256", "kid": "k1"}, KEY), "algorithm"),
+        (lambda: confused({"alg": "EdDSA", "kid": "k1"}, KEY), "algorithm"),
+        (lambda: token(key=ED25519, alg="EdDSA", kid="k1"), "algorithm"),
+        (lambda: token(key=OKPKey.generate_key("Ed25519"), alg="EdDSA", kid="ed"), "signature"),
+        (lambda: token(key=RSAKey.generate_key(2048), alg="RS256", kid="rsa"), "signature"),
+        (lambda: token(header={"typ": "logout+jwt"}), "another type"),
+        (lambda: token(header={"typ": "dpop+jwt"}), "another type"),
+        (
+            lambda: forged({"alg": "ES256", "kid": "k1", "crit": ["x"], "x": 1}, b"k", "e30"),
+            "not a",
+        ),
+        (lambda: forged({"alg": "ES256", "kid": "k1", "crit": []}, b"k", "e30"), "not a"),
+        (lambda: token() + "=", "not a JSON Web Token"),
+        (lambda: token()[:-6], "signature"),
+        (lambda: token(nbf="soon"), "not a JSON Web Token"),
+        (lambda: token(exp="later"), "expired"),
+        (lambda: token(exp=-1), "expired"),
+        (lambda: token(aud=["a", "b"]), "another audience"),
+        (lambda: token(tenant="a b"), "no tenant"),
+        (lambda: token(tenant="a\r\nx-counterfoil-tier: gold"), "no tenant"),
+        (lambda: token(pad="x" * 8192), "not a JSON Web Token"),
     ],
 )
 def test_a_bad_token_is_a_401_that_says_why(

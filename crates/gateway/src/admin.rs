@@ -8,7 +8,6 @@ use counterfoil_policy::shared_gcra::SharedGcra;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
 
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
@@ -19,8 +18,8 @@ use crate::snapshot::Snapshot;
 /// Answer `GET /metrics` and `GET /state`.
 pub fn serve(shared: &Shared, request: &Request<RequestBody>) -> Response<Body> {
     let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
-    let wanted = format!("Bearer {}", shared.snapshot().config.admin_credential);
-    if !bool::from(given.ct_eq(wanted.as_bytes())) {
+    let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+    if !shared.snapshot().config.admin_credential.matches(given) {
         return Problem::new(StatusCode::UNAUTHORIZED, "the operators' credential is needed").into_response();
     }
     let (kind, content) = match request.uri().path() {
@@ -77,13 +76,14 @@ pub fn state(shared: &Shared) -> Value {
             *count += load(bucket);
         }
     }
+    let issuers = snapshot.verifier.iter().flat_map(|verifier| &verifier.issuers);
     json!({
         "services": services,
         "limits": limits,
         "shared_limits": shared.link.as_ref().map(|link| link.state(waiting(&snapshot))),
         "requests": load(&shared.requests),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
-        "jwks_failures": snapshot.verifier.as_ref().map_or(0, |verifier| load(&verifier.jwks_failures)),
+        "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
         "version": snapshot.version,
         "draining": shared.draining(),
     })

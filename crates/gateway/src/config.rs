@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use hyper::header::HeaderName;
 use serde::Deserialize;
 
+use crate::secret::Secret;
+
 /// All that the data plane needs to know. Holds secrets, so it can't be printed.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub listen: String,
     pub admin: String,
-    pub admin_credential: String,
+    pub admin_credential: Secret,
     pub access_log: Option<String>,
     pub certificate: Option<String>,
     pub key: Option<String>,
@@ -22,7 +24,8 @@ pub struct Config {
     pub trusted_proxies: Vec<String>,
     /// Or how many proxies there are, whatever their addresses.
     pub trusted_hops: usize,
-    pub identity: Option<Identity>,
+    /// Who vouches for clients by tokens.
+    pub identity: Vec<Issuer>,
     pub limits: HashMap<String, Limit>,
     /// Where limits are shared with other gateways; without it they are this one's own.
     pub shared_limits: Option<SharedLimits>,
@@ -45,13 +48,16 @@ impl Config {
     }
 }
 
-/// Who vouches for clients.
+/// An issuer of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+pub struct Issuer {
     pub issuer: String,
     pub audience: String,
+    /// Empty: where the issuer says that its keys are.
     pub jwks_url: String,
+    /// Authorities that vouch for the issuer's certificate, in PEM; without it, this machine's.
+    pub ca_file: Option<String>,
     pub tenant_claim: String,
     pub tier_claim: String,
     /// Further claims that limits count by.
@@ -99,7 +105,7 @@ pub enum Fallback {
 pub struct SharedLimits {
     pub url: String,
     /// Empty for none.
-    pub password: String,
+    pub password: Secret,
     /// Before the name of every key.
     pub prefix: String,
     /// Between two exchanges.

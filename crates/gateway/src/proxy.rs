@@ -19,7 +19,7 @@ use crate::attempt::{attempt, is_repeatable};
 use crate::client::{Client, UnderWay};
 use crate::forwarded::Origin;
 use crate::headers::{self, cut, text};
-use crate::identity::{Bearer, Rejected, verify};
+use crate::identity::{Bearer, Rejected};
 use crate::limit;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
@@ -160,7 +160,7 @@ async fn pass_on(
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     if route.config.identity {
-        seen.bearer = Some(identify(snapshot, text(&parts.headers, header::AUTHORIZATION))?);
+        seen.bearer = Some(identify(snapshot, parts)?);
     }
     limit::pass(route, parts, seen, shared.nanoseconds(seen.started))?;
     let upstream = &route.upstream;
@@ -183,36 +183,9 @@ async fn pass_on(
     answer
 }
 
-fn identify(snapshot: &Snapshot, authorization: &str) -> Result<Arc<Bearer>, Problem> {
-    let Some(verifier) = &snapshot.verifier else { return Err(unauthorized(Rejected::Missing)) };
-    let token = match authorization.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-        _ => return Err(unauthorized(Rejected::Missing)),
-    };
-    let now = now_us() / 1_000_000;
-    if let Some(bearer) = verifier.known_token(token, now) {
-        return Ok(bearer);
-    }
-    let bearer = verify(&verifier.config, token, now, |kid| verifier.keys.load().get(kid).cloned()).map_err(
-        |rejected| {
-            if rejected == Rejected::UnknownKey {
-                verifier.unknown_key.notify_one();
-            }
-            if verifier.keys.load().is_empty() {
-                // It is the gateway that can't tell, not the client that can't prove.
-                return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the issuer's keys are not here yet")
-                    .retry_after(1);
-            }
-            unauthorized(rejected)
-        },
-    )?;
-    let bearer = Arc::new(bearer);
-    verifier.remember_token(token, &bearer);
-    Ok(bearer)
-}
-
-fn unauthorized(rejected: Rejected) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, rejected.to_string())
+fn identify(snapshot: &Snapshot, parts: &Parts) -> Result<Arc<Bearer>, Problem> {
+    let verifier = snapshot.verifier.as_ref().ok_or(Rejected::Missing)?;
+    Ok(verifier.identify(parts, now_us() / 1_000_000)?)
 }
 
 /// The client's own id of its request if it is one, or a new one: a random beginning for each

@@ -27,7 +27,7 @@ use crate::io::Together;
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
-use crate::{Error, admin, exchange, jwks, proxy};
+use crate::{Error, admin, exchange, identity, proxy};
 
 const BACKLOG: i32 = 4096;
 const HEADERS_LIMIT: usize = 100;
@@ -56,8 +56,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let mut threads = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
         let (shared, tls) = (Arc::clone(shared), tls.clone());
-        let leads = number == 0;
-        threads.push(thread(format!("gateway-{number}"), move || worker(&shared, listener, tls, leads))?);
+        threads.push(thread(format!("gateway-{number}"), move || worker(&shared, listener, tls))?);
     }
     let operators = Arc::clone(shared);
     threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin))?);
@@ -130,24 +129,18 @@ fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-fn worker(
-    shared: &Arc<Shared>,
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    leads: bool,
-) -> io::Result<()> {
-    run(async {
-        if leads {
-            let shared = Arc::clone(shared);
-            tokio::spawn(async move { jwks::keep_fresh(&shared).await });
-        }
-        accept(shared, listener, tls, Phase::Draining, proxy::serve).await
-    })
+fn worker(shared: &Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>) -> io::Result<()> {
+    run(async { accept(shared, listener, tls, Phase::Draining, proxy::serve).await })
 }
 
 fn admin_worker(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
     let serve = |shared: Arc<Shared>, _, request| async move { Ok(admin::serve(&shared, &request)) };
-    run(accept(shared, listener, None, Phase::Ended, serve))
+    run(async {
+        // Here it takes no time from clients.
+        let kept = Arc::clone(shared);
+        tokio::spawn(async move { identity::keep_fresh(&kept).await });
+        accept(shared, listener, None, Phase::Ended, serve).await
+    })
 }
 
 /// Accept until the phase `last`, and stay for whoever is still connected until the gateway ends.

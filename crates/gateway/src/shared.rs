@@ -67,7 +67,7 @@ impl Shared {
     /// Put `config` into force, all of it or nothing; its version.
     ///
     /// # Errors
-    /// As for `Snapshot::new`, and `Error::Config` for a change that takes a new start.
+    /// As for `Snapshot::new` and `Snapshot::ready`, and `Error::Config` for a change that takes a new start.
     pub fn reload(&self, config: Config) -> Result<u64, Error> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();
@@ -76,6 +76,7 @@ impl Shared {
             return Err(Error::Config(format!("{setting} {detail}")));
         }
         let next = Snapshot::new(config, self.link.as_ref(), Some(&before))?;
+        runtime().and_then(|runtime| runtime.block_on(next.ready()))?;
         let version = next.version;
         self.snapshot.store(Arc::new(next));
         self.version.send_replace(version);
@@ -134,6 +135,11 @@ impl Shared {
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
+}
+
+/// For waiting on a thread that serves nobody.
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io("runtime"))
 }
 
 /// Microseconds since 1970.

@@ -16,10 +16,10 @@ use crate::access_log::AccessLog;
 use crate::config::{self, Config, LimitKey};
 use crate::exchange::Link;
 use crate::forwarded::Trust;
+use crate::identity::Verifier;
 use crate::limit::Limit;
 use crate::route::{Counts, Route};
 use crate::service::Upstream;
-use crate::verifier::Verifier;
 
 pub struct Snapshot {
     pub config: Config,
@@ -31,7 +31,7 @@ pub struct Snapshot {
     /// By name.
     pub limits: Vec<Arc<Limit>>,
     pub upstreams: HashMap<String, Arc<Upstream>>,
-    pub verifier: Option<Arc<Verifier>>,
+    pub verifier: Option<Verifier>,
     pub trust: Option<Trust>,
     /// Opened anew with each snapshot, so that a reload lets go of a file that was rotated.
     pub access_log: Option<AccessLog>,
@@ -43,8 +43,9 @@ impl Snapshot {
     /// # Errors
     /// `Error::Config` for a configuration that can't be used, `Error::Io` for the access log.
     pub fn new(mut config: Config, link: Option<&Arc<Link>>, before: Option<&Self>) -> Result<Self, Error> {
-        if let Some(identity) = &mut config.identity {
-            identity.claims = claims(&config.limits);
+        let claims = claims(&config.limits);
+        for issuer in &mut config.identity {
+            issuer.claims.clone_from(&claims);
         }
         let trust = Trust::new(&config)?;
         let limits = limits(&config, link, before)?;
@@ -66,9 +67,11 @@ impl Snapshot {
             .collect();
         let routes = routes(&config, &limits, &upstreams, &counts)?;
         let known = before.and_then(|before| before.verifier.as_ref());
-        let verifier = config.identity.as_ref().map(|identity| Verifier::new(identity, known));
+        let verifier = Verifier::new(&config, known)?;
         if verifier.is_none() && config.routes.iter().any(|route| route.identity) {
-            return Err(Error::Config("a route asks for an identity, but no identity is configured".into()));
+            return Err(Error::Config(
+                "a route asks for an identity, but none is configured: set [gateway.identity]".into(),
+            ));
         }
         let access_log = config
             .access_log
@@ -79,6 +82,17 @@ impl Snapshot {
         limits.sort_by(|left, right| left.name.cmp(&right.name));
         let version = before.map_or(1, |before| before.version + 1);
         Ok(Self { config, version, routes, counts, limits, upstreams, verifier, trust, access_log })
+    }
+
+    /// See that it can serve as soon as it is in force: that each issuer's keys are here.
+    ///
+    /// # Errors
+    /// `Error::Config`: which issuer's are not, and why.
+    pub async fn ready(&self) -> Result<(), Error> {
+        for issuer in self.verifier.iter().flat_map(|verifier| &verifier.issuers) {
+            issuer.ready().await.map_err(Error::Config)?;
+        }
+        Ok(())
     }
 }
 

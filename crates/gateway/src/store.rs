@@ -83,7 +83,10 @@ impl Place {
         };
         let mut info = settings.url.as_str().into_connection_info().map_err(wrong)?;
         if !settings.password.is_empty() {
-            let redis = info.redis_settings().clone().set_password(&settings.password);
+            let redis = info
+                .redis_settings()
+                .clone()
+                .set_password(String::from_utf8_lossy(settings.password.expose()));
             info = info.set_redis_settings(redis);
         }
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
@@ -166,6 +169,7 @@ impl Store<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     #[test]
     fn a_server_that_is_too_old_or_that_evicts_is_told_apart() {
@@ -183,7 +187,7 @@ mod tests {
     #[test]
     fn a_password_is_in_no_error_and_in_no_address() {
         let at = |url: &str| {
-            let password = "s3cret".to_owned();
+            let password = Secret::from("s3cret".to_owned());
             Place::new(&SharedLimits { url: url.into(), password, prefix: String::new(), interval_ms: 50 })
         };
         assert_eq!(at("redis://me@localhost:1/0").unwrap().address, "localhost:1");

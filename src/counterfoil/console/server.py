@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from counterfoil import secret
 from counterfoil.application.web import problem
 from counterfoil.console.letters import Letters
 from counterfoil.console.way import NOTHING, Way
@@ -150,7 +151,7 @@ class Console:
 
     def _refused(self, request: Request) -> Response | None:
         given = request.cookies.get(COOKIE, "")
-        if not hmac.compare_digest(given.encode(), self._cookie.encode()):
+        if not secret.matches(given, self._cookie):
             return problem(
                 HTTPStatus.UNAUTHORIZED, "open the address that `counterfoil up` printed"
             )
@@ -166,7 +167,7 @@ class Console:
             key = str(json.loads(await request.body())["key"])
         except (ValueError, KeyError, TypeError):
             return problem(HTTPStatus.BAD_REQUEST, 'send {"key": "..."}')
-        if not hmac.compare_digest(key.encode(), self._credential.encode()):
+        if not secret.matches(key, self._credential):
             return problem(HTTPStatus.UNAUTHORIZED, "this is not the key of this application")
         response = Response(status_code=HTTPStatus.NO_CONTENT)
         response.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict", path="/")

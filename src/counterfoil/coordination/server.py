@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hmac
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from counterfoil import secret
 from counterfoil.coordination.node import Node
 
 EXPIRY_SECONDS: Final = 0.1
@@ -62,7 +62,7 @@ def application(path: Path, credential: str) -> Starlette:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             given = request.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {credential}".encode()):
+            if not secret.matches(given, f"Bearer {credential}"):
                 return Response(status_code=401)
             found = await verb(msgspec.json.decode(await request.body()))
             return Response(msgspec.json.encode(found), media_type="application/json")

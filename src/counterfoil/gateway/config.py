@@ -14,10 +14,22 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Who vouches for clients (OpenID Connect), and which claims matter."""
 
     issuer: str
+    """As the tokens' `iss` names it."""
     audience: str
+    """What the tokens' `aud` must hold."""
     jwks_url: str = ""
+    """Where its keys are, by `http://` or `https://`; empty: where its discovery document says."""
+    ca_file: str = ""
+    """Authorities (PEM) that vouch for its certificate, in place of those this machine trusts."""
     tenant_claim: str = "tenant"
     tier_claim: str = "tier"
+
+    def __post_init__(self) -> None:
+        for name, url in (("issuer", self.issuer), ("jwks_url", self.jwks_url)):
+            is_url = url.startswith(("http://", "https://"))
+            needed = bool(url) if name == "jwks_url" else not self.jwks_url
+            if needed and not is_url:
+                raise ValueError(f"{name} must begin with http:// or https://, not {url!r}")
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,7 +119,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Networks (CIDR) of one's own proxies: what they say in X-Forwarded-For is believed."""
     trusted_hops: int = 0
     """Or how many proxies every request passes, whatever their addresses."""
-    identity: Identity | None = None
+    identity: Identity | tuple[Identity, ...] | None = None
+    """One issuer (`[gateway.identity]`), or several (`[[gateway.identity]]`)."""
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
     routes: tuple[Route, ...] = ()
     services: dict[str, Upstream] = msgspec.field(default_factory=dict[str, Upstream])
@@ -123,3 +136,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("trusted_hops are 0 to 16")
         for network in self.trusted_proxies:
             ip_network(network)  # says itself what is wrong
+
+    @property
+    def issuers(self) -> tuple[Identity, ...]:
+        """All issuers of tokens."""
+        if self.identity is None:
+            return ()
+        return self.identity if isinstance(self.identity, tuple) else (self.identity,)

@@ -98,4 +98,8 @@ class DataPlane:
         services = {route.service: Upstream() for route in config.routes} | config.services
         document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
         del document["tls"]
+        document["identity"] = [
+            msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
+            for issuer in config.issuers
+        ]
         return msgspec.json.encode(document | self._surroundings).decode()

@@ -65,8 +65,8 @@ def development_issuer(host: Host):
     """The issuer with this application's key; whoever may read the key may make tokens."""
     from counterfoil.gateway.issuer import DevelopmentIssuer  # noqa: PLC0415
 
-    identity = host.configuration.gateway.identity
-    audience = identity.audience if identity else host.application.name
+    issuers = host.configuration.gateway.issuers
+    audience = issuers[0].audience if issuers else host.application.name
     return DevelopmentIssuer(
         f"http://{host.addresses.issuer}", audience, host.state.root / "issuer.key"
     )
@@ -249,15 +249,16 @@ def gateway(host: Host) -> None:
     from counterfoil.gateway.tls import development_certificate  # noqa: PLC0415
 
     configuration = host.configuration.gateway
-    identity = configuration.identity
-    if identity is not None and host.configuration.issuer is not None:
+    issuers = configuration.issuers
+    if issuers and host.configuration.issuer is not None:
         base = f"http://{host.addresses.issuer}"
-        identity = msgspec.structs.replace(identity, issuer=base, jwks_url=f"{base}/jwks.json")
+        first = msgspec.structs.replace(issuers[0], issuer=base, jwks_url=f"{base}/jwks.json")
+        issuers = (first, *issuers[1:])
     configuration = msgspec.structs.replace(
         configuration,
         listen=host.addresses.gateway,
         admin=host.addresses.admin,
-        identity=identity,
+        identity=issuers,
     )
     certificate = key = None
     if configuration.tls == "development":

@@ -1,0 +1,224 @@
+//! An issuer of tokens: its keys, fetched in the background and kept while it is away.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::identity::keys::{Key, parse};
+use crate::identity::token::Token;
+use crate::identity::{Bearer, Rejected};
+use crate::shared::Shared;
+use crate::{config, own_request};
+
+/// Between two regular fetches.
+const REFRESH: Duration = Duration::from_secs(300);
+/// Between two fetches that unknown keys asked for: a client can't make the gateway hammer the
+/// issuer with made-up key ids. Also the pause after a failure.
+const FLOOR: Duration = Duration::from_secs(1);
+/// An issuer's answer is not read beyond this.
+const LIMIT: usize = 256 * 1024;
+
+/// Keys, and a number that no other set of keys in this process has.
+struct Keys {
+    generation: u64,
+    by_id: HashMap<String, Key>,
+}
+
+impl Keys {
+    fn new(by_id: HashMap<String, Key>) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self { generation: LAST.fetch_add(1, Ordering::Relaxed) + 1, by_id }
+    }
+}
+
+pub struct Issuer {
+    pub config: config::Issuer,
+    keys: ArcSwap<Keys>,
+    /// A token named a key that isn't here.
+    unknown_key: Notify,
+    failures: AtomicU64,
+    fetched: Mutex<Option<Instant>>,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Issuer {
+    /// The one of `before` with the same settings; else one that knows no keys yet, unless another
+    /// has fetched them from the same place.
+    pub fn new(config: &config::Issuer, before: &[Arc<Self>]) -> Arc<Self> {
+        if let Some(same) = before.iter().find(|each| each.config == *config) {
+            return Arc::clone(same);
+        }
+        let place = |issuer: &config::Issuer| (issuer.issuer.clone(), issuer.jwks_url.clone());
+        let known = before.iter().find(|each| place(&each.config) == place(config));
+        let keys = known.map(|known| known.keys.load().by_id.clone()).unwrap_or_default();
+        Arc::new(Self {
+            config: config.clone(),
+            keys: ArcSwap::from_pointee(Keys::new(keys)),
+            unknown_key: Notify::new(),
+            failures: AtomicU64::new(0),
+            fetched: Mutex::default(),
+            trouble: Mutex::default(),
+        })
+    }
+
+    /// What a token that claims to be from this issuer proves, and the generation of the keys.
+    pub fn check(&self, token: &Token<'_>, now: u64) -> Result<(Bearer, u64), Rejected> {
+        let keys = self.keys.load();
+        match keys.by_id.get(token.key_id()) {
+            Some(key) => Ok((token.verify(key, &self.config, now)?, keys.generation)),
+            None => {
+                self.unknown_key.notify_one();
+                Err(if keys.by_id.is_empty() { Rejected::NoKeys } else { Rejected::UnknownKey })
+            }
+        }
+    }
+
+    /// Changes when a key was withdrawn or replaced: what it proved is to be proved again.
+    pub fn generation(&self) -> u64 {
+        self.keys.load().generation
+    }
+
+    /// For operators.
+    pub fn state(&self) -> Value {
+        let fetched = *self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        json!({
+            "issuer": self.config.issuer,
+            "keys": self.keys.load().by_id.len(),
+            "fetched_seconds_ago": fetched.map(|fetched| fetched.elapsed().as_secs_f64()),
+            "failures": self.failures(),
+            "trouble": *trouble,
+        })
+    }
+
+    /// Fetches that failed.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Fetch the keys if there are none yet.
+    ///
+    /// # Errors
+    /// What went wrong, and what to look at.
+    pub async fn ready(&self) -> Result<(), String> {
+        if !self.keys.load().by_id.is_empty() {
+            return Ok(());
+        }
+        self.fetch().await.map_err(|error| {
+            let issuer = &self.config.issuer;
+            format!("issuer {issuer}: its keys can't be had ({error}): see whether its jwks_url answers")
+        })
+    }
+
+    async fn fetch(&self) -> Result<(), own_request::Error> {
+        let url = match self.config.jwks_url.as_str() {
+            "" => self.discover().await?,
+            url => url.to_owned(),
+        };
+        let fetched = parse(&self.get(&url).await?)?;
+        let keys = self.keys.load();
+        let none_is_gone = keys.by_id.iter().all(|(id, key)| fetched.get(id) == Some(key));
+        let generation = if none_is_gone { Some(keys.generation) } else { None };
+        let fetched = Keys::new(fetched);
+        let generation = generation.unwrap_or(fetched.generation);
+        self.keys.store(Arc::new(Keys { generation, ..fetched }));
+        *self.fetched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Where the issuer says that its keys are (OpenID Connect Discovery 1.0, section 4).
+    async fn discover(&self) -> Result<String, own_request::Error> {
+        #[derive(Deserialize)]
+        struct Discovery {
+            issuer: String,
+            jwks_uri: String,
+        }
+        let issuer = &self.config.issuer;
+        let place = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+        let found: Discovery = serde_json::from_slice(&self.get(&place).await?)?;
+        if found.issuer != *issuer {
+            return Err(format!("{place} is of another issuer: {}", found.issuer).into());
+        }
+        Ok(found.jwks_uri)
+    }
+
+    async fn get(&self, url: &str) -> Result<Bytes, own_request::Error> {
+        let authorities = self.config.ca_file.as_deref().map(Path::new);
+        own_request::send(Request::get(url).body(Full::default())?, authorities, LIMIT).await
+    }
+
+    /// Keep the keys fresh. Nothing else fetches them, so there is never more than one fetch under
+    /// way, however many tokens with unknown keys come.
+    async fn refresh(&self) {
+        loop {
+            let outcome = self.fetch().await;
+            let pause = if outcome.is_ok() { REFRESH } else { FLOOR };
+            // Stale keys go on being served: the issuer's absence is no reason to refuse.
+            self.say(outcome.err().map(|error| error.to_string()));
+            tokio::time::sleep(FLOOR).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause.saturating_sub(FLOOR)) => {}
+                () = self.unknown_key.notified() => {}
+            }
+        }
+    }
+
+    /// Keep what is to be said of the last fetch, and log it if it is news.
+    fn say(&self, trouble: Option<String>) {
+        self.failures.fetch_add(u64::from(trouble.is_some()), Ordering::Relaxed);
+        let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said == trouble {
+            return;
+        }
+        let line = match &trouble {
+            Some(error) => json!({"level": "warning", "event": "issuer_lost", "issuer": self.config.issuer,
+                "error": error, "hint": "the keys that are here go on being used"}),
+            None => json!({"level": "info", "event": "issuer_back", "issuer": self.config.issuer}),
+        };
+        eprintln!("{line}");
+        *said = trouble;
+    }
+}
+
+/// Keep the keys fresh of whoever vouches for clients at the moment, for as long as the gateway
+/// runs.
+pub async fn keep_fresh(shared: &Shared) {
+    let mut version = shared.version();
+    let mut refreshing = JoinSet::new();
+    let mut known = Vec::new();
+    loop {
+        version.mark_unchanged();
+        let snapshot = shared.snapshot();
+        let issuers = snapshot.verifier.as_ref().map_or(&[][..], |verifier| &verifier.issuers);
+        known.retain(|(issuer, task): &(Arc<Issuer>, tokio::task::AbortHandle)| {
+            let stays = issuers.iter().any(|each| Arc::ptr_eq(each, issuer));
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for issuer in issuers {
+            if !known.iter().any(|(each, _)| Arc::ptr_eq(each, issuer)) {
+                let kept = Arc::clone(issuer);
+                let task = refreshing.spawn(async move { kept.refresh().await });
+                known.push((Arc::clone(issuer), task));
+            }
+        }
+        drop(snapshot);
+        while refreshing.try_join_next().is_some() {}
+        if version.changed().await.is_err() {
+            return; // the gateway is gone
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Validates JSON Web Tokens (RFC 7519, RFC 8725): ES256, RS256 and EdDSA (Ed25519,
+//! which RFC 9864 calls by that name), and nothing that the token itself proposes beyond that.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::config;
+use crate::identity::keys::Key;
+use crate::identity::{Bearer, Rejected};
+
+/// Leeway for clocks that differ, in seconds (RFC 8725 suggests no more than a few minutes).
+const LEEWAY_SECONDS: u64 = 30;
+/// A token longer than this is not looked at.
+const TOKEN_LIMIT: usize = 8 * 1024;
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    typ: Option<String>,
+    crit: Option<Value>,
+}
+
+/// A token taken apart; nothing in it is to be believed yet.
+pub struct Token<'a> {
+    header: Header,
+    claims: Map<String, Value>,
+    signed: &'a [u8],
+    signature: Vec<u8>,
+}
+
+impl<'a> Token<'a> {
+    /// Take `text` apart.
+    pub fn parse(text: &'a str) -> Result<Self, Rejected> {
+        if text.len() > TOKEN_LIMIT {
+            return Err(Rejected::Malformed);
+        }
+        let (signed, signature) = text.rsplit_once('.').ok_or(Rejected::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(Rejected::Malformed)?;
+        let header: Header = decode(header)?;
+        // Whoever says that something is critical asks to be refused by who doesn't know it.
+        if header.crit.is_some() {
+            return Err(Rejected::Malformed);
+        }
+        // A token for another purpose, of the same issuer, is no access token (RFC 8725, 3.11).
+        let kind = header.typ.as_deref().unwrap_or("JWT");
+        let kind = kind
+            .get(..12)
+            .filter(|start| start.eq_ignore_ascii_case("application/"))
+            .map_or(kind, |_| &kind[12..]);
+        if !["JWT", "at+jwt"].iter().any(|accepted| kind.eq_ignore_ascii_case(accepted)) {
+            return Err(Rejected::Type);
+        }
+        if !matches!(header.alg.as_str(), "ES256" | "RS256" | "EdDSA" | "Ed25519") {
+            return Err(Rejected::Algorithm);
+        }
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Rejected::Malformed)?;
+        Ok(Self { header, claims: decode(payload)?, signed: signed.as_bytes(), signature })
+    }
+
+    /// Whether it claims to be from `issuer`.
+    pub fn is_from(&self, issuer: &str) -> bool {
+        self.text("iss") == issuer
+    }
+
+    /// The name of its key, empty if it has none.
+    pub fn key_id(&self) -> &str {
+        self.header.kid.as_deref().unwrap_or_default()
+    }
+
+    /// What it proves at `now` (seconds since 1970) if `key` is its issuer's.
+    pub fn verify(&self, key: &Key, issuer: &config::Issuer, now: u64) -> Result<Bearer, Rejected> {
+        // The key decides which algorithm is right; a token that claims another is refused, so a
+        // public key can't be passed off as a shared secret.
+        match (key, self.header.alg.as_str()) {
+            (Key::Es256(point), "ES256") => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point[..])
+                .verify(self.signed, &self.signature),
+            (Key::Ed25519(point), "EdDSA" | "Ed25519") => {
+                UnparsedPublicKey::new(&ED25519, &point[..]).verify(self.signed, &self.signature)
+            }
+            (Key::Rs256 { n, e }, "RS256") => RsaPublicKeyComponents { n, e }.verify(
+                &RSA_PKCS1_2048_8192_SHA256,
+                self.signed,
+                &self.signature,
+            ),
+            _ => return Err(Rejected::Algorithm),
+        }
+        .map_err(|_| Rejected::Signature)?;
+        self.bearer(issuer, now)
+    }
+
+    fn bearer(&self, issuer: &config::Issuer, now: u64) -> Result<Bearer, Rejected> {
+        let audience = match self.claims.get("aud") {
+            Some(Value::String(one)) => *one == issuer.audience,
+            Some(Value::Array(many)) => many.iter().any(|one| one == &issuer.audience),
+            _ => false,
+        };
+        if !audience {
+            return Err(Rejected::Audience);
+        }
+        let expires = self.claims.get("exp").and_then(Value::as_u64).ok_or(Rejected::Expired)?;
+        if expires.saturating_add(LEEWAY_SECONDS) <= now {
+            return Err(Rejected::Expired);
+        }
+        match self.claims.get("nbf").map(Value::as_u64) {
+            Some(Some(start)) if start > now + LEEWAY_SECONDS => return Err(Rejected::NotYet),
+            Some(None) => return Err(Rejected::Malformed),
+            _ => {}
+        }
+        let tenant = self.text(&issuer.tenant_claim);
+        if tenant.is_empty() || tenant.len() > 128 || !tenant.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Rejected::NoTenant);
+        }
+        let tier = match self.text(&issuer.tier_claim) {
+            "gold" => "gold",
+            _ => "bronze",
+        };
+        let claims = issuer.claims.iter().map(|name| (name.clone(), self.text(name).to_owned())).collect();
+        Ok(Bearer { tenant: tenant.to_owned(), tier: tier.to_owned(), claims, expires })
+    }
+
+    fn text(&self, claim: &str) -> &str {
+        self.claims.get(claim).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Result<T, Rejected> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejected::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_| Rejected::Malformed)
+}

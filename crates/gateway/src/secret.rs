@@ -1,0 +1,122 @@
+//! Secrets of this gateway, and the one way to compare something with them.
+//!
+//! A comparison that ends at the first byte which differs tells by its duration how much of a guess
+//! was right. So a secret is of a type that has no other comparison than one in constant time (of
+//! the bytes; the length is not secret), and that can't be printed. A lint keeps the comparison
+//! itself out of every other file (`clippy.toml`), and `tests/application/test_tidy.py` keeps
+//! secrets in this type. Whether it is constant in fact is measured by `make bench-timing`.
+
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+/// Bytes that only the right party knows.
+#[derive(Clone, Default, Deserialize)]
+#[serde(from = "String")]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Whether `given` is the secret, in a time that depends on its length alone.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place for it")]
+    pub fn matches(&self, given: &[u8]) -> bool {
+        self.0.ct_eq(given).into()
+    }
+
+    /// For whoever has to show it, or to sign with it.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text.into_bytes().into())
+    }
+}
+
+impl From<&[u8]> for Secret {
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.matches(&other.0)
+    }
+}
+
+impl Eq for Secret {}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn only_the_whole_secret_matches() {
+        let secret = Secret::from("correct horse".to_owned());
+        assert!(secret.matches(b"correct horse"));
+        for wrong in ["", "correct", "correct hors!", "correct horse ", "Correct horse"] {
+            assert!(!secret.matches(wrong.as_bytes()));
+        }
+    }
+
+    const SECRET: [u8; 64] = [0x5a; 64];
+
+    /// Student's t after Welch of the durations of `compare` for guesses of which nothing is right,
+    /// and for guesses of which all but the last byte is: beyond 10, they differ (Reparaz, Balasch,
+    /// Verbauwhede, "Dude, is my code constant time?", 2017, where 4.5 is a hint and 10 is proof).
+    fn leakage(compare: impl Fn(&[u8], &[u8]) -> bool) -> f64 {
+        const ROUNDS: usize = 400_000;
+        /// Comparisons timed at once: a clock is coarser than one.
+        const AT_ONCE: u32 = 8;
+        let mut first = SECRET;
+        first[0] = 0;
+        let mut last = SECRET;
+        last[63] = 0;
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut durations: [Vec<f64>; 2] = Default::default();
+        for _ in 0..ROUNDS {
+            // Which of the two comes next must not be foreseeable by the branch predictor.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let class = usize::from(random & 1 == 1);
+            let guess = if class == 0 { &first } else { &last };
+            let began = Instant::now();
+            for _ in 0..AT_ONCE {
+                black_box(compare(black_box(&SECRET), black_box(guess)));
+            }
+            durations[class].push(began.elapsed().as_nanos() as f64);
+        }
+        let [left, right] = durations.map(|mut durations| {
+            // The slowest tenth is what else this machine did.
+            durations.sort_by(f64::total_cmp);
+            durations.truncate(durations.len() * 9 / 10);
+            let count = durations.len() as f64;
+            let mean = durations.iter().sum::<f64>() / count;
+            let variance = durations.iter().map(|each| (each - mean).powi(2)).sum::<f64>() / (count - 1.0);
+            (mean, variance / count)
+        });
+        (left.0 - right.0).abs() / (left.1 + right.1).sqrt()
+    }
+
+    #[test]
+    #[ignore = "measures time: `make bench-timing`"]
+    fn a_comparison_takes_as_long_whatever_part_of_a_guess_is_right() {
+        let naive = leakage(|secret, guess| {
+            secret.iter().zip(guess).all(|(left, right)| black_box(left) == black_box(right))
+        });
+        let kept = Secret::from(&SECRET[..]);
+        let ours = leakage(|_, guess| kept.matches(guess));
+        println!("|t| of a naive comparison {naive:.1}, of ours {ours:.1}; beyond 10 it leaks");
+        assert!(naive > 10.0, "the measurement finds no leak where there is one: {naive}");
+        assert!(ours < 10.0, "the duration tells how much of a guess was right: {ours}");
+    }
+}
