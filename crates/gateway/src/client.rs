@@ -15,7 +15,7 @@ use crate::shared::Phase;
 /// A client has this long to make its first request, or to end one that it began to send.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After once to twice this time without a request, a connection ends.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Its counts are written by one thread, and read by the same.
 pub struct Client {

@@ -17,6 +17,8 @@ pub struct Config {
     pub access_log: Option<String>,
     pub certificate: Option<String>,
     pub key: Option<String>,
+    /// HTTP/3 as well, on the same port of UDP.
+    pub http3: bool,
     pub threads: usize,
     /// In bytes, 0 for none.
     pub request_body_limit: u64,
@@ -41,6 +43,7 @@ impl Config {
             ("admin", self.admin == next.admin),
             ("admin_credential", self.admin_credential == next.admin_credential),
             ("tls", self.certificate == next.certificate && self.key == next.key),
+            ("http3", self.http3 == next.http3),
             ("threads", self.threads == next.threads),
             ("the store of shared limits", self.shared_limits == next.shared_limits),
         ];

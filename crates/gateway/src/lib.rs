@@ -14,6 +14,7 @@ mod exchange;
 mod forwarded;
 mod headers;
 mod http1;
+mod http3;
 mod identity;
 mod io;
 mod limit;
@@ -29,6 +30,7 @@ mod shared;
 mod snapshot;
 mod store;
 mod timer;
+mod tls;
 mod upload;
 mod upstream;
 

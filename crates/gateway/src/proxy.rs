@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use crate::access_log::Stub;
 use crate::ambiguity::checked_path;
@@ -22,7 +22,7 @@ use crate::headers::{self, cut, text};
 use crate::identity::{Bearer, Rejected};
 use crate::limit;
 use crate::request_body::RequestBody;
-use crate::respond::{Body, Problem};
+use crate::respond::{Body, Problem, head_only};
 use crate::route::{Route, find};
 use crate::service::Endpoint;
 use crate::shared::{Shared, now_us};
@@ -127,6 +127,9 @@ pub async fn serve(
                 .retry_after(1)
                 .into_response();
         }
+    }
+    if parts.method == Method::HEAD {
+        head_only(&mut response);
     }
     response.headers_mut().insert(headers::REQUEST_ID, seen.request_id);
     if let Body::Rest(rest) = response.body_mut() {

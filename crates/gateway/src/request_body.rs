@@ -15,6 +15,8 @@ pub enum RequestBody {
     Hyper(Incoming),
     /// Whoever took it sees to it.
     Taken,
+    /// By HTTP/3.
+    Quic(Pin<Box<dyn Body<Data = Bytes, Error = Broken> + Send>>),
 }
 
 /// The body broke off, or its client does not keep to the protocol.
@@ -22,6 +24,10 @@ pub enum RequestBody {
 pub enum Broken {
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
+    #[error("the client gave up the request")]
+    GivenUp,
+    #[error("the body is longer or shorter than its content-length")]
+    Length,
 }
 
 impl Body for RequestBody {
@@ -32,6 +38,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Broken::from),
             Self::Taken => Poll::Ready(None),
+            Self::Quic(body) => body.as_mut().poll_frame(cx),
         }
     }
 
@@ -39,6 +46,7 @@ impl Body for RequestBody {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
             Self::Taken => true,
+            Self::Quic(body) => body.is_end_stream(),
         }
     }
 
@@ -46,6 +54,7 @@ impl Body for RequestBody {
         match self {
             Self::Hyper(body) => body.size_hint(),
             Self::Taken => SizeHint::with_exact(0),
+            Self::Quic(body) => body.size_hint(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use hyper::header::HeaderValue;
+use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::upstream::Rest;
@@ -45,6 +45,17 @@ impl hyper::body::Body for Body {
             Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
             Self::Rest(rest) => rest.size_hint(),
         }
+    }
+}
+
+/// What is left of an answer where only its head was asked for (RFC 9110, section 9.3.2). Servers
+/// of HTTP/1.1 see to it themselves; hyper's of HTTP/2 sends what it is given.
+pub fn head_only(response: &mut Response<Body>) {
+    if let Body::Whole(whole) = response.body_mut()
+        && !whole.is_empty()
+    {
+        let length = std::mem::take(whole).len();
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
 }
 

@@ -3,35 +3,37 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::{Client, Ending, HEADER_TIMEOUT};
-use crate::config::Config;
 use crate::io::Together;
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
-use crate::{Error, admin, exchange, identity, proxy};
+use crate::{Error, admin, exchange, http3, identity, proxy, tls};
 
 const BACKLOG: i32 = 4096;
-const HEADERS_LIMIT: usize = 100;
-const HEADER_BYTES: usize = 32 * 1024;
+/// Headers of a request: three times what a browser sends.
+pub const HEADERS_LIMIT: usize = 100;
+/// Their size in all: four times the cookies that a browser keeps for one name.
+pub const HEADER_BYTES: usize = 32 * 1024;
+/// Requests of a client at a time, in the protocols that have more than one: a page of many
+/// pictures fits (RFC 9113, section 6.5.2, asks for 100 at least).
+pub const STREAMS: u32 = 256;
+/// For how long clients may remember that there is HTTP/3 here, in seconds.
+const REMEMBERED: u32 = 86_400;
 
 /// What `start` bound, and the threads that serve it.
 pub struct Started {
@@ -44,7 +46,7 @@ pub struct Started {
 pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let snapshot = shared.snapshot();
     let config = &snapshot.config;
-    let tls = acceptor(config)?;
+    let tls = tls::load(config)?;
     let first = bind(&config.listen)?;
     let listen = first.local_addr().map_err(Error::io("listen"))?;
     let admin = bind(&config.admin)?;
@@ -53,10 +55,29 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     for _ in 1..config.threads.clamp(1, 64) {
         listeners.push(bind(&listen.to_string())?);
     }
+    let workers = listeners.len() as u8;
+    let mut alternative = None;
+    let mut sockets = Vec::new();
+    let quic = match (&tls, config.http3) {
+        (_, false) => None,
+        (None, true) => return Err(Error::Config("http3 needs TLS: set tls, or leave http3 out".into())),
+        (Some(tls), true) => {
+            let taken = format!("can't listen on {listen}, UDP");
+            sockets = http3::bind(listen, listeners.len()).map_err(Error::io(taken))?;
+            let header = format!("h3=\":{}\"; ma={REMEMBERED}", listen.port());
+            alternative = HeaderValue::from_str(&header).ok();
+            Some(http3::config(tls::speaking(tls, &["h3"]))?)
+        }
+    };
+    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls::speaking(&tls, &["h2", "http/1.1"]))));
+    let door = Arc::new(Door { tls, alternative, last: Phase::Draining });
+    let mut sockets = sockets.into_iter();
     let mut threads = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
-        let (shared, tls) = (Arc::clone(shared), tls.clone());
-        threads.push(thread(format!("gateway-{number}"), move || worker(&shared, listener, tls))?);
+        let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
+        let quic = quic.clone().zip(sockets.next());
+        let worker = move || worker(&shared, listener, door, quic, number as u8, workers);
+        threads.push(thread(format!("gateway-{number}"), worker)?);
     }
     let operators = Arc::clone(shared);
     threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin))?);
@@ -105,51 +126,56 @@ fn bind(address: &str) -> Result<TcpListener, Error> {
     bound().map_err(Error::io(format!("can't listen on {address}")))
 }
 
-fn acceptor(config: &Config) -> Result<Option<TlsAcceptor>, Error> {
-    let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else {
-        return Ok(None);
-    };
-    let wrong = |path: &str, error: &dyn std::fmt::Display| Error::Config(format!("{path}: {error}"));
-    let chain = CertificateDer::pem_file_iter(Path::new(certificate))
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(certificate, &error))?;
-    let private = PrivateKeyDer::from_pem_file(Path::new(key)).map_err(|error| wrong(key, &error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| wrong(certificate, &error))?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|error| wrong(certificate, &error))?;
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(tls))))
-}
-
 fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-fn worker(shared: &Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>) -> io::Result<()> {
-    run(async { accept(shared, listener, tls, Phase::Draining, proxy::serve).await })
+/// What the connections of a port have in common.
+struct Door {
+    tls: Option<TlsAcceptor>,
+    /// Where else the same is served (RFC 7838), for the answers.
+    alternative: Option<HeaderValue>,
+    /// The phase in which nobody new is let in.
+    last: Phase,
+}
+
+fn worker(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    door: Arc<Door>,
+    quic: Option<(quinn::ServerConfig, UdpSocket)>,
+    number: u8,
+    workers: u8,
+) -> io::Result<()> {
+    run(async {
+        let streams = accept(shared, listener, door, proxy::serve);
+        match quic {
+            None => streams.await,
+            Some((config, socket)) => {
+                let datagrams = http3::listen(Arc::clone(shared), socket, config, number, workers);
+                tokio::try_join!(streams, datagrams).map(|_| ())
+            }
+        }
+    })
 }
 
 fn admin_worker(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
     let serve = |shared: Arc<Shared>, _, request| async move { Ok(admin::serve(&shared, &request)) };
+    let door = Arc::new(Door { tls: None, alternative: None, last: Phase::Ended });
     run(async {
         // Here it takes no time from clients.
         let kept = Arc::clone(shared);
         tokio::spawn(async move { identity::keep_fresh(&kept).await });
-        accept(shared, listener, None, Phase::Ended, serve).await
+        accept(shared, listener, door, serve).await
     })
 }
 
-/// Accept until the phase `last`, and stay for whoever is still connected until the gateway ends.
+/// Accept until the door's last phase, and stay for whoever is still connected until the gateway ends.
 /// A failed accept (no descriptors left) pauses, and goes on.
 async fn accept<S, F>(
     shared: &Arc<Shared>,
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    last: Phase,
+    door: Arc<Door>,
     serve: S,
 ) -> io::Result<()>
 where
@@ -161,7 +187,7 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase >= last) => break,
+            _ = phase.wait_for(|phase| *phase >= door.last) => break,
         };
         let Ok((stream, address)) = accepted else {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -172,16 +198,16 @@ where
         if stream.set_nodelay(true).is_err() {
             continue; // the client is gone already
         }
-        let (shared, tls) = (Arc::clone(shared), tls.clone());
+        let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
         tokio::spawn(async move {
-            match tls {
+            match &door.tls {
                 None => {
                     let io = Together::new(TokioIo::new(stream));
-                    connection(shared, client, io, last, serve).await;
+                    connection(shared, client, io, &door, serve).await;
                 }
                 Some(tls) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-                        connection(shared, client, TokioIo::new(stream), last, serve).await;
+                        connection(shared, client, TokioIo::new(stream), &door, serve).await;
                     }
                 }
             }
@@ -193,7 +219,7 @@ where
     Ok(())
 }
 
-async fn connection<I, S, F>(shared: Arc<Shared>, client: Arc<Client>, io: I, last: Phase, serve: S)
+async fn connection<I, S, F>(shared: Arc<Shared>, client: Arc<Client>, io: I, door: &Door, serve: S)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
@@ -203,11 +229,20 @@ where
     let mut builder = Builder::new(TokioExecutor::new());
     // Clients that are slow or idle are watched for below, in either protocol.
     builder.http1().header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
-    builder.http2().max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(256);
-    let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), last));
+    builder.http2().max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(STREAMS);
+    let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), door.last));
     let asked = Arc::clone(&client);
+    let alternative = door.alternative.clone();
     let service = service_fn(move |request: Request<_>| {
-        serve(Arc::clone(&shared), Arc::clone(&asked), request.map(RequestBody::Hyper))
+        let answer = serve(Arc::clone(&shared), Arc::clone(&asked), request.map(RequestBody::Hyper));
+        let alternative = alternative.clone();
+        async move {
+            let Ok(mut answer) = answer.await;
+            if let Some(alternative) = alternative {
+                answer.headers_mut().insert(header::ALT_SVC, alternative);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let serving = builder.serve_connection(io, service);
     tokio::pin!(serving);

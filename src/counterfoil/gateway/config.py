@@ -111,6 +111,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     listen: str = "127.0.0.1:8443"
     admin: str = "127.0.0.1:8444"
     tls: Literal["development", "off"] = "development"
+    http3: bool = False
+    """HTTP/3 (QUIC) as well, on the UDP port of the same number: clients learn of it by the Alt-Svc
+    header of their answers. Needs TLS, and a firewall that lets UDP through."""
     threads: int = 1
     request_body_limit: int = 1_048_576
     """In bytes; 0 for no limit. Up to 64 KiB of a body are held, so that it can be sent again to
@@ -136,6 +139,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("trusted_hops are 0 to 16")
         for network in self.trusted_proxies:
             ip_network(network)  # says itself what is wrong
+        if self.http3 and self.tls == "off":
+            raise ValueError('http3 needs TLS: set tls = "development", or leave http3 out')
 
     @property
     def issuers(self) -> tuple[Identity, ...]:

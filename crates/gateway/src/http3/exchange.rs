@@ -1,0 +1,133 @@
+//! One request and its answer on a stream of HTTP/3.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::time::timeout;
+
+use super::received::Received;
+use super::{Answer, Arrived, Code, Exchange, Gone, Load, Receive};
+use crate::client::{Client, HEADER_TIMEOUT};
+use crate::proxy;
+use crate::request_body::RequestBody;
+use crate::respond::{Body, Problem};
+use crate::server::HEADERS_LIMIT;
+use crate::shared::Shared;
+
+/// Serve one request, and count what became of it.
+pub async fn serve<E: Exchange>(shared: Arc<Shared>, client: Arc<Client>, load: Arc<Load>, exchange: E) {
+    if let Ok(Ok(arrived)) = timeout(HEADER_TIMEOUT, exchange.arrive()).await
+        && respond(shared, client, arrived).await == Ok(())
+    {
+        load.answered.fetch_add(1, Ordering::Relaxed);
+    } else {
+        load.given_up.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn respond<R: Receive, A: Answer>(
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    arrived: Arrived<R, A>,
+) -> Result<(), Gone> {
+    let Arrived { request, mut answer, mut settled } = arrived;
+    let (parts, receive) = request.into_parts();
+    let asked_for_head = parts.method == Method::HEAD;
+    let Ok(declared) = declared_length(&parts.headers) else {
+        answer.abort(Code::MessageError);
+        return Err(Gone);
+    };
+    let sending = async {
+        let response = if parts.headers.len() > HEADERS_LIMIT {
+            let detail = format!("a request has at most {HEADERS_LIMIT} headers");
+            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail).into_response()
+        } else {
+            let body = RequestBody::Quic(Box::pin(Received::new(receive, declared).await));
+            let Ok(response) = proxy::serve(shared, client, Request::from_parts(parts, body)).await;
+            response
+        };
+        send(&mut answer, asked_for_head, response).await
+    };
+    tokio::select! {
+        biased;
+        sent = sending => sent?,
+        _ = &mut settled => return Err(Gone),
+    }
+    // A connection may end only after its answers have arrived.
+    if settled.await { Ok(()) } else { Err(Gone) }
+}
+
+/// The length that a request says its body has.
+///
+/// # Errors
+/// The head is malformed: it has fields of a connection, of which HTTP/3 has none (RFC 9114, section
+/// 4.2), or a length that isn't one.
+fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Gone> {
+    let forbidden = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+    let other_te = headers.get(header::TE).is_some_and(|te| te != "trailers");
+    if other_te || forbidden.iter().any(|name| headers.contains_key(*name)) {
+        return Err(Gone);
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(None) };
+    let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match (digits.and_then(|digits| digits.parse().ok()), lengths.next()) {
+        (Some(length), None) => Ok(Some(length)),
+        _ => Err(Gone),
+    }
+}
+
+async fn send<A: Answer>(answer: &mut A, asked_for_head: bool, response: Response<Body>) -> Result<(), Gone> {
+    let (mut parts, mut body) = response.into_parts();
+    // What hyper adds to an answer in the other protocols.
+    if !parts.headers.contains_key(header::DATE) {
+        parts.headers.insert(header::DATE, date());
+    }
+    let bodiless = parts.status.is_informational() || matches!(parts.status.as_u16(), 204 | 304);
+    if !bodiless
+        && !parts.headers.contains_key(header::CONTENT_LENGTH)
+        && let Some(length) = body.size_hint().exact()
+        // Nobody knows the length of what a HEAD request did not get.
+        && !(asked_for_head && length == 0)
+    {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    answer.head(Response::from_parts(parts, ())).await?;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            answer.abort(Code::InternalError);
+            return Err(Gone);
+        };
+        match frame.into_data() {
+            Ok(part) => answer.part(part).await?,
+            Err(frame) => {
+                if let Ok(trailer) = frame.into_trailers() {
+                    answer.trailer(trailer).await?;
+                }
+            }
+        }
+    }
+    answer.finish().await
+}
+
+/// The time of day for an answer's `Date`, written anew once a second.
+fn date() -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    LAST.with_borrow_mut(|(at, value)| {
+        if *at != second {
+            let written = HeaderValue::from_str(&httpdate::fmt_http_date(now));
+            (*at, *value) = (second, written.unwrap_or(HeaderValue::from_static("")));
+        }
+        value.clone()
+    })
+}
