@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -11,23 +12,31 @@ from hypothesis import strategies as st
 
 from counterfoil.events import (
     AuditEntry,
+    Context,
     DeadLetter,
     DeadLetters,
     DeadLetterSettled,
+    EventLog,
     Events,
     EventsError,
+    HandlerFailed,
     InvalidReplacement,
     Message,
     NoSuchDeadLetter,
     Outcome,
     Pace,
+    Pipeline,
+    PipelineRunner,
     PipelineStore,
     Record,
     Selection,
     StoreUnavailable,
     Topic,
     act_on_each,
+    handle,
+    in_order,
     readable,
+    rehearse,
 )
 from counterfoil.events.dead_letters import bury
 
@@ -60,6 +69,35 @@ def fill(
             bury(store, pipeline, each, RuntimeError(error), tries=3, now_us=failed_us)
 
 
+SEEN = Topic("seen", Paid)
+
+
+def post(event: Paid, context: Context) -> None:
+    """Does one of each: a transfer, an event, state, a row of its own; fails on 666."""
+    balance = int(context.state.get("balance") or b"0") + event.amount
+    context.state.put("balance", str(balance).encode())
+    context.ledger.transfer(
+        id=event.id, debit="a", credit="shop", amount=event.amount, currency="USD", code="p"
+    )
+    context.emit(SEEN, event, key="k")
+    context.execute("INSERT INTO notes VALUES (?)", (event.id,))
+    if event.amount == 666:
+        raise RuntimeError("poison")
+
+
+LEDGER = Pipeline("ledger", TOPIC, post)
+DONE = {
+    "transfers": [
+        {"id": 7, "debit": "a", "credit": "shop", "amount": 5, "currency": "USD", "code": "p"}
+    ],
+    "emitted": [{"topic": "seen", "key": "k", "value": {"id": 7, "amount": 5}}],
+    "state": [{"key": "balance", "value": 5}],
+    "written": [{"statement": "INSERT INTO", "table": "notes", "rows": 1}],
+    "error": None,
+    "traceback": "",
+}
+
+
 class Desk:
     """A store with what its letters have sent, and the letters."""
 
@@ -68,6 +106,13 @@ class Desk:
         self.sent: list[Message] = []
         self.store.send = self.sent.extend
         self.letters = DeadLetters(self.store, actor="ada")
+        self.store.database.create(["CREATE TABLE IF NOT EXISTS notes (id INTEGER NOT NULL)"])
+
+    def left(self) -> tuple[object, ...]:
+        """All that handlers have left behind, but for what was sent."""
+        read = self.store.database.execute
+        tables = ("ledger_transfers", "ledger_accounts", "notes", "state", "commits")
+        return tuple(read(f"SELECT * FROM {table}").fetchall() for table in tables)
 
 
 @pytest.fixture
@@ -211,8 +256,7 @@ def test_a_replay_of_many_tells_of_each_and_takes_up_nothing_new(desk: Desk) -> 
     told: list[Outcome] = []
     slept: list[float] = []
     for outcome in act_on_each(
-        desk.letters,
-        Selection(pipeline="ledger"),
+        in_order(desk.letters, Selection(pipeline="ledger", state="waiting")),
         lambda letter: again(desk, letter),
         Pace(10, clock=lambda: 0.0, sleep=slept.append),
     ):
@@ -246,7 +290,9 @@ def test_a_replay_stops_when_the_engine_is_away(desk: Desk) -> None:
             raise StoreUnavailable("gone")
         return ""
 
-    told = act_on_each(desk.letters, Selection(), act, Pace(0, clock=lambda: 0.0, sleep=[].append))
+    told = act_on_each(
+        in_order(desk.letters, Selection()), act, Pace(0, clock=lambda: 0.0, sleep=[].append)
+    )
     assert next(told).result == "done"
     with pytest.raises(StoreUnavailable):
         next(told)
@@ -282,3 +328,108 @@ def test_a_value_is_shown_as_it_is() -> None:
     assert msgspec.json.encode(readable(large)) == large
     assert readable(b"{poison") == "{poison"
     assert readable(b"\xff\x00") == "\\xff\x00"
+
+
+def bury_payment(desk: Desk, amount: int) -> DeadLetter:
+    fill(desk.store, [record(1, value=TOPIC.encode(Paid(7, amount)))])
+    return desk.letters.list(limit=1)[0]
+
+
+def test_a_rehearsal_says_what_the_handler_would_do_and_leaves_nothing(desk: Desk) -> None:
+    letter = bury_payment(desk, 5)
+    before = desk.left()
+    for _ in range(2):
+        found = rehearse(desk.letters, letter.id, LEDGER, 50)
+        assert msgspec.json.decode(msgspec.json.encode(found)) == {"letter": letter.id, **DONE}
+    assert desk.left() == before
+    assert desk.sent == []
+    assert desk.letters.show(letter.id) == letter
+    assert desk.letters.audit() == []
+
+
+def test_a_rehearsal_says_why_the_handler_would_fail_again(desk: Desk) -> None:
+    letter = bury_payment(desk, 666)
+    before = desk.left()
+    found = rehearse(desk.letters, letter.id, LEDGER, 50)
+    assert found.error == "RuntimeError: poison"
+    assert 'raise RuntimeError("poison")' in found.traceback
+    assert (found.transfers, found.emitted, found.state, found.written) == ([], [], [], [])
+    fill(desk.store, [record(2)])
+    undecodable = desk.letters.list(limit=1)[0]
+    assert "DecodeError" in str(rehearse(desk.letters, undecodable.id, LEDGER, 50))
+    assert desk.left() == before
+
+
+def test_an_edited_letter_is_rehearsed_as_edited(desk: Desk) -> None:
+    letter = bury_payment(desk, 666)
+    desk.letters.edit(letter.id, TOPIC.encode(Paid(7, 5)), TOPIC, 40)
+    assert str(rehearse(desk.letters, letter.id, LEDGER, 50)) == (
+        "1 transfer, 1 event, 1 change of state, 1 row of its own"
+    )
+
+
+def test_a_letter_handed_to_its_handler_is_done_in_one_commit_with_its_mark(desk: Desk) -> None:
+    letter = bury_payment(desk, 5)
+    done = handle(desk.letters, letter.id, LEDGER, 50)
+    assert msgspec.json.decode(msgspec.json.encode(done)) == {"letter": letter.id, **DONE}
+    transfers, accounts, notes, state, _ = desk.left()
+    assert [row[:6] for row in transfers] == [(7, "a", "shop", 5, "USD", "p")]
+    assert sorted(accounts) == [("a", "USD", 5, 0), ("shop", "USD", 0, 5)]
+    assert (notes, state) == ([(7,)], [("ledger", "balance", b"5")])
+    assert [message.topic for message in desk.sent] == ["seen"]
+    assert desk.letters.show(letter.id).replayed_us == 50
+    (entry,) = desk.letters.audit()
+    assert (entry.action, entry.actor) == ("handle", "ada")
+    with pytest.raises(DeadLetterSettled, match="replayed before"):
+        handle(desk.letters, letter.id, LEDGER, 60)
+    assert len(desk.sent) == 1
+
+
+def test_a_letter_that_its_handler_fails_on_waits_as_before(desk: Desk) -> None:
+    letter = bury_payment(desk, 666)
+    before = desk.left()
+    with pytest.raises(HandlerFailed, match="poison"):
+        handle(desk.letters, letter.id, LEDGER, 50)
+    assert desk.left() == before
+    assert desk.sent == []
+    assert desk.letters.show(letter.id) == letter
+    assert desk.letters.audit() == []
+
+
+def test_a_transfer_that_was_posted_before_is_not_posted_again(desk: Desk) -> None:
+    first, second = bury_payment(desk, 5), bury_payment(desk, 5)
+    handle(desk.letters, first.id, LEDGER, 50)
+    assert rehearse(desk.letters, second.id, LEDGER, 60).transfers == []
+    other = bury_payment(desk, 6)
+    assert "LedgerConflict" in str(rehearse(desk.letters, other.id, LEDGER, 60))
+
+
+def test_a_running_pipeline_sees_what_a_letter_has_changed(events: Events) -> None:
+    """It remembers its state, and must not believe its memory after somebody else's commit."""
+    desk = Desk(events)
+    store = events.pipelines()
+    store.send = lambda _: None
+    log = events.log()
+    running = PipelineRunner(log, store, LEDGER, lambda: 1)
+    feed(log, [Paid(1, 10)])
+    step(running)
+    fill(desk.store, [record(1, value=TOPIC.encode(Paid(7, 5)))])
+    handle(desk.letters, desk.letters.list()[0].id, LEDGER, 50)
+    feed(log, [Paid(2, 100)])
+    step(running)
+    running.close()
+    assert desk.left()[3] == [("ledger", "balance", b"115")]
+
+
+def feed(log: EventLog, events: Sequence[Paid]) -> None:
+    log.declare([TOPIC])
+    appender = log.appender("test", 1)
+    messages = [Message(each.id, "paid", "k", TOPIC.encode(each), {}, 5) for each in events]
+    appender.append(messages, appender.position + 1)
+    appender.close()
+
+
+def step(running: PipelineRunner) -> None:
+    deadline = time.monotonic() + 30
+    while not running.step():
+        assert time.monotonic() < deadline

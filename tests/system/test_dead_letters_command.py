@@ -42,6 +42,11 @@ class Shop:
         batches = reader.fetch(100)
         return [record.value.decode() for batch in batches for record in batch.records]
 
+    def transfers(self) -> list[tuple[int, int]]:
+        """The ledger."""
+        database = self.events.pipelines().database
+        return database.execute("SELECT id, amount FROM ledger_transfers").fetchall()
+
     def _retry_topic(self):
         topics = load_application(SHOP, "shop:app").all_topics()
         return next(topic for topic in topics if topic.name == "ledger.retries")
@@ -121,3 +126,22 @@ def test_all_that_fit_are_replayed_and_each_is_told_of(shop: Shop) -> None:
     ]
     assert all("command line" in entry["actor"] for entry in audit)
     assert "a test" in shop.dlq("audit", str(SHOP), "--letter", "1")
+
+
+def test_a_letter_is_tried_then_handled_here_and_now(shop: Shop) -> None:
+    assert "Expected `int`, got `str`" in shop.dlq("try", "3", str(SHOP), code=1)
+    shop.dlq("edit", "3", str(SHOP), "--value", (WRONG % 3).replace('"7"', "7"))
+    said = shop.dlq("try", "3", str(SHOP))
+    assert "customer/c to tenant/aurora: 7 USD (minor units), payment" in said
+    assert shop.transfers() == []
+    told = shop.dlq("replay", "all", str(SHOP), "--via", "handler", "--json", code=1)
+    outcomes = {each["letter"]: each for each in map(json.loads, told.splitlines())}
+    assert {number: each["result"] for number, each in outcomes.items()} == {
+        1: "failed",
+        2: "failed",
+        3: "done",
+        4: "failed",
+    }
+    assert outcomes[3]["detail"] == "1 transfer"
+    assert shop.transfers() == [(3, 7)]
+    assert shop.retries() == []

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
@@ -22,12 +23,17 @@ from counterfoil.events import (
     AuditEntry,
     DeadLetter,
     DeadLetters,
+    Handled,
+    NoHandler,
     Outcome,
     Pace,
+    Pipeline,
     Selection,
     act_on_each,
-    outcome_of,
+    handle,
+    in_order,
     readable,
+    rehearse,
 )
 from counterfoil.events.dead_letters import State, document
 from counterfoil.events.topics import AnyTopic
@@ -144,13 +150,31 @@ class Desk:
         self._letters.edit(number, replacement, topic, now_us())
         out.print(f"dead letter {number} is edited; try it, or replay it", highlight=False)
 
-    def replay(self, which: str, selection: Selection, rate: float, *, as_json: bool) -> int:
+    def rehearse(self, which: str, selection: Selection, *, as_json: bool) -> int:
+        """Try letters, and print what their handlers would do; returns the exit code."""
+        failed = False
+        for letter in self._letters_of(which, selection):
+            handled = rehearse(self._letters, letter.id, self._pipeline(letter), now_us())
+            failed = failed or handled.error is not None
+            if as_json:
+                sys.stdout.write(msgspec.json.encode(handled).decode() + "\n")
+            else:
+                _print_handled(handled)
+        return 1 if failed else 0
+
+    def replay(
+        self, which: str, selection: Selection, via: str, rate: float, *, as_json: bool
+    ) -> int:
         """Replay letters; returns the exit code."""
 
-        def act(letter: DeadLetter) -> str:
+        def by_topic(letter: DeadLetter) -> str:
             self._letters.replay(letter.id, now_us())
             return f"in the retries of {letter.pipeline}"
 
+        def by_handler(letter: DeadLetter) -> str:
+            return str(handle(self._letters, letter.id, self._pipeline(letter), now_us()))
+
+        act = by_handler if via == "handler" else by_topic
         return self._each("replaying", which, selection, act, rate, as_json=as_json)
 
     def discard(self, which: str, selection: Selection, reason: str, *, as_json: bool) -> int:
@@ -183,6 +207,26 @@ class Desk:
             hint="what its events are is not known: replay or discard the letter as it is",
         )
 
+    def _pipeline(self, letter: DeadLetter) -> Pipeline[Any]:
+        found = self._application.pipelines.get(letter.pipeline)
+        if found is None:
+            raise NoHandler(
+                f"{self._application.name} declares no pipeline {letter.pipeline!r}",
+                hint="what is no pipeline, such as a saga, is replayed by its retries",
+            )
+        return found
+
+    def _letters_of(self, which: str, selection: Selection) -> Iterator[DeadLetter]:
+        """The letter of a number, or all that wait and are selected, the oldest first."""
+        if which == "all":
+            return in_order(self._letters, msgspec.structs.replace(selection, state="waiting"))
+        if which.isdecimal() and selection.is_everything:
+            return iter([self._letters.show(int(which))])
+        raise CounterfoilError(
+            f"which letters are {which!r}?",
+            hint="give the number of one, or `all` with filters such as --pipeline",
+        )
+
     def _each(
         self,
         title: str,
@@ -194,17 +238,11 @@ class Desk:
         as_json: bool,
     ) -> int:
         """Act on one letter, or on all that are selected, and tell of each."""
+        number = 1
         if which == "all":
             number, _ = self._letters.count(msgspec.structs.replace(selection, state="waiting"))
-            pace = Pace(rate, time.monotonic, time.sleep)
-            outcomes = act_on_each(self._letters, selection, act, pace)
-        elif which.isdecimal() and selection.is_everything:
-            number, outcomes = 1, iter([outcome_of(self._letters.show(int(which)), act)])
-        else:
-            raise CounterfoilError(
-                f"which letters are {which!r}?",
-                hint="give the number of one, or `all` with filters such as --pipeline",
-            )
+        pace = Pace(rate, time.monotonic, time.sleep)
+        outcomes = act_on_each(self._letters_of(which, selection), act, pace)
         found = list(_told(outcomes, title, number, as_json=as_json))
         if not as_json:
             done = sum(outcome.result == "done" for outcome in found)
@@ -230,6 +268,33 @@ def _told(
             out.print(line, outcome.detail, highlight=False, sep="")
             progress.advance(task)
             yield outcome
+
+
+def _print_handled(handled: Handled) -> None:
+    out.print(f"[bold]dead letter {handled.letter}[/]", highlight=False)
+    if handled.error is not None:
+        out.print(f"  [red]fails again[/]  {escape(handled.error)}", highlight=False)
+        return
+    for transfer in handled.transfers:
+        amount = f"{transfer.amount} {transfer.currency} (minor units), {transfer.code}"
+        _print_deed("transfer", f"{transfer.debit} to {transfer.credit}: {amount}")
+    for event in handled.emitted:
+        _print_deed("event", f"{event.topic}, key {event.key}: {_text(event.value)}")
+    for change in handled.state:
+        after = "deleted" if change.value is None else _text(change.value)
+        _print_deed("state", f"{change.key}: {after}")
+    for written in handled.written:
+        _print_deed("rows", f"{written.statement} {written.table}: {written.rows}")
+    if str(handled) == "no effect":
+        _print_deed("nothing", "its handler has no effect on this event")
+
+
+def _print_deed(kind: str, text: str) -> None:
+    out.print(f"  {kind:<9}", text, highlight=False, markup=False, sep="", soft_wrap=True)
+
+
+def _text(value: msgspec.Raw | str) -> str:
+    return value if isinstance(value, str) else bytes(value).decode()
 
 
 def _entry(entry: AuditEntry) -> dict[str, Any]:

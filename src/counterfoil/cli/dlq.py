@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import Parameter
 
-app = cyclopts.App(name="dlq", help="Find, show, edit, replay and discard dead letters.")
+app = cyclopts.App(name="dlq", help="Find, show, edit, try, replay and discard dead letters.")
 
 State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
 Json = Annotated[bool, Parameter("--json", help="Write JSON.")]
@@ -107,33 +107,61 @@ def edit(
         desk.edit(number, replacement)
 
 
+@app.command(name="try")
+def try_letters(
+    which: Which,
+    path: Path = Path(),
+    filters: Filters = Filters(),
+    *,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Run the handler on dead letters, say what it would do or why it fails again, undo it all.
+
+    What it does outside of its context, such as a call to another service, can't be undone.
+    With --json there is a line for each letter. Exit 1 if some would fail again.
+
+    Examples: counterfoil events dlq try 12 examples/shop
+              counterfoil events dlq try all examples/shop --pipeline ledger --json
+    """
+    from counterfoil.cli import dead_letters  # noqa: PLC0415
+
+    with dead_letters.opened(path, state) as desk:
+        sys.exit(desk.rehearse(which, desk.selection(filters), as_json=as_json))
+
+
 @app.command
 def replay(
     which: Which,
     path: Path = Path(),
     filters: Filters = Filters(),
     *,
+    via: Literal["retries", "handler"] = "retries",
     rate: float = PER_SECOND,
     state: State = None,
     as_json: Json = False,
 ) -> None:
     """Hand dead letters to their pipelines again, each once, the oldest first.
 
-    They go to the retries of the pipeline that failed, so that no other sees them a second time.
+    No other pipeline sees them a second time.
     With --json there is a line for each letter. Exit 1 if some could not be replayed.
 
     Examples: counterfoil events dlq replay 12 examples/shop
               counterfoil events dlq replay all examples/shop --error timeout --rate 20
+              counterfoil events dlq replay all examples/shop --via handler
 
     Parameters
     ----------
+    via
+        By the retry topic of the pipeline, which handles them when it comes to them; or by its
+        handler in this very process: a letter that it fails on still waits.
     rate
         How many a second at most; 0 is as fast as they go.
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 
     with dead_letters.opened(path, state) as desk:
-        sys.exit(desk.replay(which, desk.selection(filters), rate, as_json=as_json))
+        sys.exit(desk.replay(which, desk.selection(filters), via, rate, as_json=as_json))
 
 
 @app.command

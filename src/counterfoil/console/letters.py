@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing, contextmanager
 from http import HTTPStatus
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -24,10 +24,15 @@ from counterfoil.events import (
     DeadLetter,
     DeadLetters,
     Events,
-    Outcome,
+    InvalidReplacement,
+    NoHandler,
     Pace,
+    Pipeline,
     Selection,
     act_on_each,
+    handle,
+    in_order,
+    rehearse,
 )
 from counterfoil.supervisor.host import now_us
 
@@ -40,6 +45,7 @@ ACTOR: Final = "console"
 """Who acts, for the audit: whoever has the key, which is one for all operators."""
 Answer = Callable[[Request], Awaitable[object]]
 Number = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
+Via = Literal["retries", "handler"]
 T = TypeVar("T")
 
 
@@ -55,10 +61,17 @@ class Discard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
+class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a letter is replayed: by the retry topic, or by the handler in this process."""
+
+    via: Via = "retries"
+
+
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a replay of many: which, and between which letters."""
 
     selection: Selection
+    via: Via = "retries"
     after: Number = "0"
     last: Number | None = None
 
@@ -67,6 +80,7 @@ class Letters:
     """What the page asks for, a method for each address."""
 
     def __init__(self, application: Application, events: Events) -> None:
+        self._pipelines = application.pipelines
         self._topics = {topic.name: topic for topic in application.all_topics()}
         self._events = events
 
@@ -74,6 +88,7 @@ class Letters:
         """What can be looked at."""
         return {
             "/api/dead-letters": self.list,
+            "/api/dead-letters/waiting": self.waiting,
             "/api/dead-letters/{number:int}": self.show,
         }
 
@@ -82,6 +97,7 @@ class Letters:
         return {
             "/api/dead-letters/replay": self.replay_some,
             "/api/dead-letters/{number:int}/edit": self.edit,
+            "/api/dead-letters/{number:int}/try": self.rehearse,
             "/api/dead-letters/{number:int}/replay": self.replay,
             "/api/dead-letters/{number:int}/discard": self.discard,
         }
@@ -100,6 +116,10 @@ class Letters:
         found = await self._do(lambda letters: letters.list(selection, before=before, limit=limit))
         return [_document(letter) for letter in found]
 
+    async def waiting(self, _: Request) -> object:
+        """How many letters wait for a decision, of each pipeline that has some."""
+        return await self._do(lambda letters: letters.waiting())
+
     async def show(self, request: Request) -> object:
         """One letter with what was done to it."""
         number = request.path_params["number"]
@@ -113,16 +133,14 @@ class Letters:
         number = request.path_params["number"]
         edit = msgspec.json.decode(await _body(request), type=Edit)
 
-        def act(letters: DeadLetters) -> Response:
-            topic = self._topics.get(letters.show(number).topic)
-            if topic is None:
-                return problem(
-                    HTTPStatus.UNPROCESSABLE_ENTITY, "its topic is not declared any more"
-                )
-            letters.edit(number, edit.value.encode(), topic, now_us())
-            return Response(status_code=HTTPStatus.NO_CONTENT)
+        def act(letters: DeadLetters) -> None:
+            name = letters.show(number).topic
+            if name not in self._topics:
+                raise InvalidReplacement(f"no topic {name!r} is declared any more")
+            letters.edit(number, edit.value.encode(), self._topics[name], now_us())
 
-        return await self._do(act)
+        await self._do(act)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def discard(self, request: Request) -> object:
         """Decide that a letter is not to be handled."""
@@ -133,16 +151,80 @@ class Letters:
         await self._do(lambda letters: letters.discard(number, reason, now_us()))
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
+    async def rehearse(self, request: Request) -> object:
+        """Run the handler on a letter, tell what it would do, and undo it."""
+        number = request.path_params["number"]
+
+        def act(letters: DeadLetters) -> dict[str, object]:
+            pipeline = self._pipeline(letters.show(number))
+            handled = rehearse(letters, number, pipeline, now_us())
+            return {
+                "said": str(handled),
+                "error": handled.error,
+                "traceback": handled.traceback,
+                "transfers": [
+                    {**msgspec.structs.asdict(each), "id": str(each.id)}
+                    for each in handled.transfers
+                ],
+                "emitted": [
+                    {**msgspec.structs.asdict(each), "value": _text(each.value)}
+                    for each in handled.emitted
+                ],
+                "state": [
+                    {"key": each.key, "value": None if each.value is None else _text(each.value)}
+                    for each in handled.state
+                ],
+                "written": handled.written,
+            }
+
+        return await self._do(act)
+
     async def replay(self, request: Request) -> object:
         """Hand one letter to its pipeline again."""
         number = request.path_params["number"]
-        await self._do(lambda letters: letters.replay(number, now_us()))
-        return Response(status_code=HTTPStatus.NO_CONTENT)
+        body = await _body(request)
+        via = msgspec.json.decode(body, type=Replay).via if body else "retries"
+        said = await self._do(lambda letters: self._replay(letters, letters.show(number), via))
+        return {"said": said}
 
     async def replay_some(self, request: Request) -> object:
         """A part of a replay of many, with the outcome for each letter."""
         part = msgspec.json.decode(await _body(request), type=Part)
-        return await self._do(lambda letters: _replay_some(letters, part))
+        return await self._do(lambda letters: self._replay_some(letters, part))
+
+    def _replay(self, letters: DeadLetters, letter: DeadLetter, via: Via) -> str:
+        if via == "handler":
+            return str(handle(letters, letter.id, self._pipeline(letter), now_us()))
+        letters.replay(letter.id, now_us())
+        return f"in the retries of {letter.pipeline}"
+
+    def _pipeline(self, letter: DeadLetter) -> Pipeline[Any]:
+        found = self._pipelines.get(letter.pipeline)
+        if found is None:
+            raise NoHandler(
+                f"no pipeline {letter.pipeline!r} is declared",
+                hint="what is no pipeline, such as a saga, is replayed by its retries",
+            )
+        return found
+
+    def _replay_some(self, letters: DeadLetters, part: Part) -> dict[str, object]:
+        waiting = msgspec.structs.replace(part.selection, state="waiting")
+        last = int(part.last) if part.last is not None else letters.count(waiting)[1]
+        after = int(part.after)
+        outcomes: list[dict[str, object]] = []
+        end = time.monotonic() + PART_SECONDS
+        ended = True
+        for outcome in act_on_each(
+            in_order(letters, waiting, after=after, last=last),
+            lambda letter: self._replay(letters, letter, part.via),
+            Pace(PER_SECOND, time.monotonic, time.sleep),
+        ):
+            after = outcome.letter
+            outcomes.append({**msgspec.structs.asdict(outcome), "letter": str(after)})
+            if time.monotonic() > end:
+                ended = False
+                break
+        return {"outcomes": outcomes, "after": str(after), "last": str(last), "ended": ended}
 
     async def _do(self, ask: Callable[[DeadLetters], T]) -> T:
         def asked() -> T:
@@ -157,35 +239,6 @@ class Letters:
             yield DeadLetters(store, actor=ACTOR)
 
 
-def _replay_some(letters: DeadLetters, part: Part) -> dict[str, object]:
-    def act(letter: DeadLetter) -> str:
-        letters.replay(letter.id, now_us())
-        return f"in the retries of {letter.pipeline}"
-
-    waiting = msgspec.structs.replace(part.selection, state="waiting")
-    last = int(part.last) if part.last is not None else letters.count(waiting)[1]
-    after = int(part.after)
-    outcomes: list[Outcome] = []
-    end = time.monotonic() + PART_SECONDS
-    pace = Pace(PER_SECOND, time.monotonic, time.sleep)
-    ended = True
-    for outcome in act_on_each(letters, part.selection, act, pace, after=after, last=last):
-        outcomes.append(outcome)
-        after = outcome.letter
-        if time.monotonic() > end:
-            ended = False
-            break
-    return {
-        "outcomes": [
-            {**msgspec.structs.asdict(outcome), "letter": str(outcome.letter)}
-            for outcome in outcomes
-        ],
-        "after": str(after),
-        "last": str(last),
-        "ended": ended,
-    }
-
-
 async def _body(request: Request) -> bytes:
     """The body of a request.
 
@@ -198,6 +251,10 @@ async def _body(request: Request) -> bytes:
         if len(body) > BODY_LIMIT:
             raise msgspec.DecodeError(f"more than {BODY_LIMIT} bytes")
     return body
+
+
+def _text(value: msgspec.Raw | str) -> str:
+    return value if isinstance(value, str) else bytes(value).decode()
 
 
 def _document(letter: DeadLetter) -> dict[str, object]:

@@ -32,9 +32,11 @@ from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     DeadLetterSettled,
+    HandlerFailed,
     InvalidReplacement,
     Lag,
     LogUnavailable,
+    NoHandler,
     NoSuchDeadLetter,
     StoreUnavailable,
     lag,
@@ -54,6 +56,8 @@ POLICY: Final = (
 _STATUS: Final[dict[type[Exception], HTTPStatus]] = {
     msgspec.DecodeError: HTTPStatus.BAD_REQUEST,
     InvalidReplacement: HTTPStatus.UNPROCESSABLE_ENTITY,
+    HandlerFailed: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NoHandler: HTTPStatus.UNPROCESSABLE_ENTITY,
     DeadLetterSettled: HTTPStatus.CONFLICT,
     NoSuchDeadLetter: HTTPStatus.NOT_FOUND,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -39,6 +39,14 @@ class DeadLetterSettled(NoSuchDeadLetter):
     """There is none that waits: it was replayed or discarded before."""
 
 
+class HandlerFailed(EventsError):
+    """A handler has failed on a dead letter again; nothing of what it did stays."""
+
+
+class NoHandler(EventsError):
+    """A dead letter's pipeline is not declared any more, or never was one."""
+
+
 class InvalidReplacement(EventsError):
     """What a dead letter should be replaced with is not an event of its topic."""
 

@@ -12,6 +12,7 @@ had no trouble with it would handle it a second time.
 
 from counterfoil.events.dead_letters.audit import AuditEntry
 from counterfoil.events.dead_letters.burial import bury, dead_letter_topic, retry_topic
+from counterfoil.events.dead_letters.handler import Handled, handle, rehearse
 from counterfoil.events.dead_letters.letter import DeadLetter, State, document, readable
 from counterfoil.events.dead_letters.letters import DeadLetters, Waiting
 from counterfoil.events.dead_letters.replays import (
@@ -19,7 +20,7 @@ from counterfoil.events.dead_letters.replays import (
     Outcome,
     Pace,
     act_on_each,
-    outcome_of,
+    in_order,
 )
 from counterfoil.events.dead_letters.selection import ALL, Selection
 
@@ -29,6 +30,7 @@ __all__ = [
     "AuditEntry",
     "DeadLetter",
     "DeadLetters",
+    "Handled",
     "Outcome",
     "Pace",
     "Selection",
@@ -38,7 +40,9 @@ __all__ = [
     "bury",
     "dead_letter_topic",
     "document",
-    "outcome_of",
+    "handle",
+    "in_order",
     "readable",
+    "rehearse",
     "retry_topic",
 ]

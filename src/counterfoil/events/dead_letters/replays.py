@@ -5,7 +5,7 @@ second one goes on with the rest. Letters that are buried while it runs, perhaps
 again, are not taken up.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -53,40 +53,37 @@ class Pace:
         self._next = max(self._next, now) + self._between
 
 
+def in_order(
+    letters: DeadLetters, selection: Selection, *, after: int = 0, last: int | None = None
+) -> Iterator[DeadLetter]:
+    """The letters of a selection, the oldest first, up to the newest one of now.
+
+    A part of a replay names the letter that the part before came to (`after`), and the newest one
+    when the first part began (`last`).
+    """
+    if last is None:
+        _, last = letters.count(selection)
+    while page := letters.in_order(selection, after=after, last=last, limit=PAGE):
+        yield from page
+        after = page[-1].id
+
+
 def act_on_each(
-    letters: DeadLetters,
-    selection: Selection,
-    act: Callable[[DeadLetter], str],
-    pace: Pace,
-    *,
-    after: int = 0,
-    last: int | None = None,
+    letters: Iterable[DeadLetter], act: Callable[[DeadLetter], str], pace: Pace
 ) -> Iterator[Outcome]:
-    """Call `act` for every waiting letter of a selection, the oldest first.
+    """Call `act` for every letter, at its pace.
 
     `act` returns what to say of the letter, and raises an `EventsError` if it could do nothing.
-    A part of a replay names the letter that the part before came to (`after`) and the newest one
-    when the first part began (`last`).
 
     Raises:
         StoreUnavailable, LogUnavailable: the engine went away; what was told until then is done.
     """
-    waiting = msgspec.structs.replace(selection, state="waiting")
-    if last is None:
-        _, last = letters.count(waiting)
-    while page := letters.in_order(waiting, after=after, last=last, limit=PAGE):
-        for letter in page:
-            pace.wait()
-            yield outcome_of(letter, act)
-        after = page[-1].id
+    for letter in letters:
+        pace.wait()
+        yield _outcome(letter, act)
 
 
-def outcome_of(letter: DeadLetter, act: Callable[[DeadLetter], str]) -> Outcome:
-    """Act on one letter.
-
-    Raises:
-        StoreUnavailable, LogUnavailable: the engine is away, and nothing was done.
-    """
+def _outcome(letter: DeadLetter, act: Callable[[DeadLetter], str]) -> Outcome:
     try:
         return Outcome(letter.id, "done", act(letter))
     except (StoreUnavailable, LogUnavailable):

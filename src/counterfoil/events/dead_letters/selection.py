@@ -13,7 +13,7 @@ _STATES: Final[dict[State, str]] = {
 }
 
 
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Some dead letters; what is None is not asked for."""
 
     pipeline: str | None = None

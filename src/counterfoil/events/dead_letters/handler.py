@@ -1,0 +1,237 @@
+"""One letter through its handler: for good, or in a transaction that is rolled back.
+
+Both take the same way as the pipeline's own commits and are counted with them, so that they wait
+for one that is under way, and the process that runs the pipeline believes its memory of the state
+no longer (`PipelineStore.count_commit`). What the handler did is read from what it had written, at
+the database port: state, transfers and whatever else there is or will be, on either engine.
+
+A rehearsal can't take back what a handler does outside of its context, such as a call to another
+service, and holds its locks (in SQLite, the one write lock) for as long as the handler runs.
+"""
+
+import copy
+import re
+import traceback
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from counterfoil.events.database import Cursor, Database
+from counterfoil.events.dead_letters.letter import readable
+from counterfoil.events.dead_letters.letters import DeadLetters
+from counterfoil.events.effects import Context, Effects
+from counterfoil.events.errors import HandlerFailed, StoreUnavailable
+from counterfoil.events.messages import Message, Record
+from counterfoil.events.pipeline_store import PipelineStore
+
+if TYPE_CHECKING:
+    from counterfoil.events.pipeline import Pipeline
+
+_WRITE: Final = re.compile(r"\s*(INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
+_OWN: Final = frozenset({"commits", "ledger_accounts", "ledger_transfers", "outbox", "state"})
+"""Tables that are told of in other words, or follow from what is told."""
+_PLURALS: Final = {"change of state": "changes of state", "row of its own": "rows of its own"}
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """A transfer that was posted; the amount in minor units."""
+
+    id: int
+    debit: str
+    credit: str
+    amount: int
+    currency: str
+    code: str
+
+
+class Emitted(msgspec.Struct, frozen=True):
+    """An event that was sent on."""
+
+    topic: str
+    key: str
+    value: msgspec.Raw | str
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A key of the pipeline's state with its new value; None if it was deleted."""
+
+    key: str
+    value: msgspec.Raw | str | None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """Rows of another table that the handler has written by SQL of its own."""
+
+    statement: str
+    table: str
+    rows: int
+
+
+class Handled(msgspec.Struct, frozen=True):
+    """What a handler did with a letter, or would do; or why it fails again."""
+
+    letter: int
+    transfers: list[Transfer] = msgspec.field(default_factory=list[Transfer])
+    emitted: list[Emitted] = msgspec.field(default_factory=list[Emitted])
+    state: list[Changed] = msgspec.field(default_factory=list[Changed])
+    written: list[Written] = msgspec.field(default_factory=list[Written])
+    error: str | None = None
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return self.error
+        numbers = (
+            (len(self.transfers), "transfer"),
+            (len(self.emitted), "event"),
+            (len(self.state), "change of state"),
+            (sum(each.rows for each in self.written), "row of its own"),
+        )
+        told = [
+            f"{number} {what if number == 1 else _PLURALS.get(what, what + 's')}"
+            for number, what in numbers
+            if number
+        ]
+        return ", ".join(told) or "no effect"
+
+
+def rehearse(letters: DeadLetters, number: int, pipeline: "Pipeline[Any]", now_us: int) -> Handled:
+    """Say what the handler would do with a letter, or that it would fail again; nothing stays.
+
+    Raises:
+        NoSuchDeadLetter: there is none with this number.
+        StoreUnavailable: the database is away.
+    """
+    record = letters.show(number).record
+    try:
+        with _rolled_back(letters.store.database):
+            return _handle(letters.store, number, pipeline, record, now_us=now_us)
+    except HandlerFailed as error:
+        cause = error.__cause__
+        trace = "".join(traceback.format_exception(cause)) if cause is not None else ""
+        return Handled(number, error=str(error), traceback=trace)
+
+
+def handle(letters: DeadLetters, number: int, pipeline: "Pipeline[Any]", now_us: int) -> Handled:
+    """Hand a letter to the handler at once: what it does, the letter's mark, one commit.
+
+    Raises:
+        NoSuchDeadLetter: there is none with this number.
+        DeadLetterSettled: it was replayed or discarded before.
+        HandlerFailed: it failed again; nothing was done, and the letter waits.
+        StoreUnavailable: nothing was done; it may be tried again.
+    """
+    store = letters.store
+    with store.database.transaction():
+        letters.mark_replayed(number, now_us)
+        record = letters.show(number).record
+        done = _handle(store, number, pipeline, record, now_us=now_us, send=store.send)
+        letters.note_handled(number, now_us, str(done))
+    return done
+
+
+@contextmanager
+def _rolled_back(database: Database) -> Generator[None, None, None]:
+    """A transaction of which nothing stays."""
+    with suppress(_NothingStays), database.transaction():
+        yield
+        raise _NothingStays
+
+
+class _NothingStays(Exception):
+    """Ends a transaction that has gone well."""
+
+
+def _handle(
+    store: PipelineStore,
+    number: int,
+    pipeline: "Pipeline[Any]",
+    record: Record,
+    *,
+    now_us: int,
+    send: Callable[[Iterable[Message]], None] = lambda _: None,
+) -> Handled:
+    """Run the handler in the caller's transaction, once."""
+    observed = _Observed(store.database)
+    sent: list[Message] = []
+
+    def send_on(messages: Iterable[Message]) -> None:
+        messages = list(messages)
+        sent.extend(messages)
+        send(messages)
+
+    watched = copy.copy(store)
+    watched.database, watched.send = observed, send_on
+    watched.count_commit(pipeline.name)
+    effects = Effects(watched, pipeline.name)
+    effects.begin(alone=True)
+    context = Context(effects, record, now_us)
+    try:
+        event = pipeline.source.decode(record.value)
+        arguments = ([(event, context)],) if pipeline.batch else (event, context)
+        effects.handle(pipeline.handler, *arguments)
+        effects.flush()
+    except StoreUnavailable:
+        raise  # not this event's fault
+    except Exception as error:
+        raise HandlerFailed(f"{type(error).__name__}: {error}") from error
+    return observed.handled(number, sent)
+
+
+class _Observed:
+    """A database that notes what is written through it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writes: list[tuple[str, str, list[Sequence[Any]]]] = []
+
+    def create(self, statements: Iterable[str]) -> None:
+        self._database.create(statements)
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        found = self._database.execute(sql, parameters)
+        if (write := _WRITE.match(sql)) and found.rowcount > 0:
+            self._writes.append((write[1], write[2], [parameters] * found.rowcount))
+        return found
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        rows = list(rows)
+        if (write := _WRITE.match(sql)) and rows:
+            self._writes.append((write[1], write[2], rows))
+        return self._database.executemany(sql, rows)
+
+    def transaction(self) -> AbstractContextManager[None]:
+        return self._database.transaction()
+
+    def exclusive(self, name: str) -> None:
+        self._database.exclusive(name)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def handled(self, letter: int, sent: Iterable[Message]) -> Handled:
+        state = [
+            Changed(row[1], None if statement.upper().startswith("DELETE") else readable(row[2]))
+            for statement, row in self._rows("state")
+        ]
+        return Handled(
+            letter,
+            transfers=[Transfer(*row[:6]) for _, row in self._rows("ledger_transfers")],
+            emitted=[Emitted(each.topic, each.key, readable(each.value)) for each in sent],
+            state=state,
+            written=[
+                Written(" ".join(statement.upper().split()), table, len(rows))
+                for statement, table, rows in self._writes
+                if table not in _OWN
+            ],
+        )
+
+    def _rows(self, table: str) -> list[tuple[str, Sequence[Any]]]:
+        return [
+            (statement, row)
+            for statement, found, rows in self._writes
+            if found == table
+            for row in rows
+        ]

@@ -1,0 +1,146 @@
+"""What the console answers about dead letters, without the processes around it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from conftest import SHOP
+
+from counterfoil.application import StateFolder, load, load_application
+from counterfoil.console.server import Console
+from counterfoil.events import Record
+from counterfoil.events.dead_letters import bury
+from counterfoil.supervisor.host import Host
+from counterfoil.supervisor.plan import Addresses
+
+PAYMENT = (
+    '{"id":%d,"tenant":"aurora","customer":"c","day":"1997-03-01",'
+    '"amount":%s,"currency":"USD","discs":1}'
+)
+LARGE = 9_007_199_254_740_993
+
+
+class Page:
+    """Asks as the page does, of a console whose shop has left three dead letters."""
+
+    def __init__(self, folder: Path, *, read_only: bool) -> None:
+        configuration = load(SHOP)
+        settings = msgspec.structs.replace(configuration.console, read_only=read_only)
+        host = Host(
+            name="console",
+            target="",
+            folder=SHOP,
+            application=load_application(SHOP, configuration.application.module),
+            configuration=msgspec.structs.replace(configuration, console=settings),
+            state=StateFolder(folder),
+            addresses=Addresses("", "", "", ""),
+        )
+        self.events = host.events()
+        self.events.log().declare(host.application.all_topics())
+        store = self.events.pipelines()
+        with store.database.transaction():
+            for number in (LARGE, 2, 3):
+                value = (PAYMENT % (number, '"7"')).encode()
+                record = Record("payments", 0, number % 9, number, "c", value, {}, 0)
+                bury(store, "ledger", record, ValueError("text"), tries=3, now_us=number)
+        store.close()
+        self._application = Console(host).application()
+        self._key = host.state.credential()
+        self._cookies = httpx2.Cookies()
+        assert self.post("/api/session", {"key": self._key}).status_code == 204
+
+    def get(self, path: str) -> Any:
+        """The document behind an address."""
+        answer = self._send("GET", path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: object = None) -> httpx2.Response:
+        """The answer to an action."""
+        return self._send("POST", path, body)
+
+    def _send(self, method: str, path: str, body: object = None) -> httpx2.Response:
+        async def send() -> httpx2.Response:
+            transport = httpx2.ASGITransport(app=self._application)
+            async with httpx2.AsyncClient(
+                transport=transport, base_url="http://console", cookies=self._cookies
+            ) as client:
+                answer = await client.request(method, path, json=body)
+                self._cookies = client.cookies
+                return answer
+
+        return asyncio.run(send())
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    return Page(tmp_path, read_only=False)
+
+
+def test_letters_are_found_and_paged(page: Page) -> None:
+    found = page.get("/api/dead-letters?error=TEXT&key=c&state=waiting&limit=2")
+    assert [each["id"] for each in found] == ["3", "2"]
+    rest = page.get("/api/dead-letters?error=TEXT&before=2")
+    assert [each["event_id"] for each in rest] == [str(LARGE)], "as a string: it is too large"
+    assert page.get("/api/dead-letters?pipeline=mail") == []
+    assert [each["letters"] for each in page.get("/api/dead-letters/waiting")] == [3]
+    assert page._send("GET", "/api/dead-letters?limit=many").status_code == 400
+    assert page._send("GET", "/api/dead-letters/99").status_code == 404
+
+
+def test_a_letter_is_edited_tried_and_handled(page: Page) -> None:
+    refused = page.post("/api/dead-letters/1/edit", {"value": PAYMENT % (LARGE, '"7"')})
+    assert refused.status_code == 422
+    assert "Expected `int`, got `str` - at `$.amount`" in refused.json()["detail"]
+    assert "Expected" in page.post("/api/dead-letters/1/try").json()["error"]
+    edit = {"value": PAYMENT % (LARGE, "7")}
+    assert page.post("/api/dead-letters/1/edit", edit).status_code == 204
+    tried = page.post("/api/dead-letters/1/try").json()
+    assert (tried["said"], tried["error"]) == ("1 transfer", None)
+    assert tried["transfers"][0]["id"] == str(LARGE)
+    handled = page.post("/api/dead-letters/1/replay", {"via": "handler"})
+    assert handled.json() == {"said": "1 transfer"}
+    shown = page.get("/api/dead-letters/1")
+    assert [entry["action"] for entry in shown["audit"]] == ["handle", "edit"]
+    assert {entry["actor"] for entry in shown["audit"]} == {"console"}
+    again = page.post("/api/dead-letters/1/replay")
+    assert (again.status_code, again.headers["content-type"]) == (409, "application/problem+json")
+    failed = page.post("/api/dead-letters/2/replay", {"via": "handler"})
+    assert failed.status_code == 422
+    assert page.get("/api/dead-letters/2")["replayed_us"] is None
+
+
+def test_a_replay_of_many_tells_of_each_and_says_where_it_ended(page: Page) -> None:
+    assert page.post("/api/dead-letters/2/discard", {"reason": " "}).status_code == 422
+    assert page.post("/api/dead-letters/2/discard", {"reason": "a test"}).status_code == 204
+    part = {"selection": {"pipeline": "ledger"}, "via": "retries"}
+    told = page.post("/api/dead-letters/replay", part).json()
+    assert [(each["letter"], each["result"]) for each in told["outcomes"]] == [
+        ("1", "done"),
+        ("3", "done"),
+    ]
+    assert (told["after"], told["last"], told["ended"]) == ("3", "3", True)
+    assert page.get("/api/dead-letters/waiting") == []
+    wrong = page.post("/api/dead-letters/replay", {"selection": {"pipelines": "ledger"}})
+    assert wrong.status_code == 400, "a filter that is misspelt must not mean all"
+
+
+def test_a_console_that_is_read_only_refuses_every_action(tmp_path: Path) -> None:
+    page = Page(tmp_path, read_only=True)
+    for path, body in (
+        ("1/edit", {"value": PAYMENT % (1, "7")}),
+        ("1/try", None),
+        ("1/replay", None),
+        ("1/discard", {"reason": "a test"}),
+        ("replay", {"selection": {}}),
+    ):
+        assert page.post(f"/api/dead-letters/{path}", body).status_code == 403
+    assert [each["letters"] for each in page.get("/api/dead-letters/waiting")] == [3]
+
+
+def test_a_request_that_is_too_large_is_refused(page: Page) -> None:
+    huge = page.post("/api/dead-letters/1/edit", {"value": "x" * (1 << 20)})
+    assert huge.status_code == 400
