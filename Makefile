@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-timing clean
+.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-sourcing bench-timing clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -62,6 +62,10 @@ bench-gateway: setup
 # Both engines, and etcd's JSON gateway.
 bench-coordination: setup
 	$(BIN)/python bench/coordination.py
+
+# Aggregates loaded after a thousand events and after a million.
+bench-sourcing: setup
+	$(BIN)/python bench/sourcing.py
 
 # Limits shared by Redis beside limits of one gateway alone.
 bench-limits: setup

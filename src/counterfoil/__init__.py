@@ -2,9 +2,19 @@
 
 from counterfoil.application import Application, Counterfoils, Request
 from counterfoil.application.web import Refusal
-from counterfoil.events import Context, StepContext, StepFailed, Unit
+from counterfoil.events import (
+    AGGREGATE_SCHEMA,
+    Aggregate,
+    Context,
+    StepContext,
+    StepFailed,
+    Unit,
+    VersionConflict,
+)
 
 __all__ = [
+    "AGGREGATE_SCHEMA",
+    "Aggregate",
     "Application",
     "Context",
     "Counterfoils",
@@ -13,4 +23,5 @@ __all__ = [
     "StepContext",
     "StepFailed",
     "Unit",
+    "VersionConflict",
 ]

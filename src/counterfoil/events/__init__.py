@@ -32,8 +32,10 @@ from counterfoil.events.errors import (
     NoHandler,
     NoSuchDeadLetter,
     NoSuchSaga,
+    SnapshotMismatch,
     StoreUnavailable,
     TermOver,
+    VersionConflict,
 )
 from counterfoil.events.inspection import lag
 from counterfoil.events.ledger import Ledger, rebuilt_balances, trial_balance
@@ -55,17 +57,22 @@ from counterfoil.events.sagas import (
     StepFailed,
 )
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
+from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
+from counterfoil.events.sourcing import Aggregate, Current
 from counterfoil.events.topics import Topic
 
 __all__ = [
+    "AGGREGATE_SCHEMA",
     "ALL",
     "PER_SECOND",
+    "Aggregate",
     "AuditEntry",
     "Batch",
     "Choreography",
     "ChoreographyTracer",
     "Command",
     "Context",
+    "Current",
     "Database",
     "DeadLetter",
     "DeadLetterSettled",
@@ -104,12 +111,14 @@ __all__ = [
     "Sagas",
     "Selection",
     "ServiceStore",
+    "SnapshotMismatch",
     "StepContext",
     "StepFailed",
     "StoreUnavailable",
     "TermOver",
     "Topic",
     "Unit",
+    "VersionConflict",
     "Waiting",
     "act_on_each",
     "handle",

@@ -53,3 +53,11 @@ class InvalidReplacement(EventsError):
 
 class NoSuchSaga(EventsError):
     """There is no saga with this id, or it ended longer ago than sagas are kept."""
+
+
+class VersionConflict(EventsError):
+    """An aggregate was changed by somebody else since it was loaded."""
+
+
+class SnapshotMismatch(EventsError):
+    """A snapshot and the events that it stands for lead to different states."""

@@ -70,6 +70,11 @@ class Unit:
         return self._next_id()
 
     @property
+    def now_us(self) -> int:
+        """When the commit began, in microseconds: the same for all of its commands."""
+        return self._now_us
+
+    @property
     def day(self) -> str:
         """The day (UTC) on which this command runs, such as 2026-01-31."""
         return datetime.fromtimestamp(self._now_us // 1_000_000, UTC).date().isoformat()

@@ -1,0 +1,6 @@
+"""Event sourcing: aggregates whose state is what their events make of it."""
+
+from counterfoil.events.sourcing.aggregate import Aggregate, Current
+from counterfoil.events.sourcing.streams import SCHEMA, Session
+
+__all__ = ["SCHEMA", "Aggregate", "Current", "Session"]

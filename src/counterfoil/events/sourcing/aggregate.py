@@ -1,0 +1,232 @@
+"""Aggregates: decide on what has happened, store what happens, and nothing else.
+
+The state of an aggregate is its events, applied in order. A snapshot saves applying them all again,
+so that loading takes as long for a history of millions as for one of hundreds; it is a cache and
+never the truth. It is used if it was made for the state's type and `schema_version` of today, and
+can be compared with a full replay at any time.
+"""
+
+import contextlib
+import hashlib
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from counterfoil.events.errors import EventsError, SnapshotMismatch, VersionConflict
+from counterfoil.events.sourcing.streams import Session, Snapshot, StoredEvent, Stream
+from counterfoil.events.sourcing.vocabulary import Kind, Upcast, Vocabulary
+
+S = TypeVar("S")
+E = TypeVar("E")
+SNAPSHOT_EVERY: Final = 100
+"""Applying so many events takes about as long as reading the rows of a snapshot."""
+APPEND_LIMIT: Final = 1_000
+"""Events of one append: a decision that makes more is a loop."""
+TRIES: Final = 10
+
+
+class Current(msgspec.Struct, Generic[S], frozen=True):
+    """An aggregate as one transaction has seen it."""
+
+    id: str
+    state: S
+    version: int
+    """How many events have made it; 0 before the first."""
+    snapshot_version: int
+    """Up to which of them a snapshot is kept; 0 without one."""
+    snapshot_us: int
+
+
+class Aggregate(Generic[S]):
+    """A kind of aggregate; its tables (`SCHEMA`) are in the database of whoever uses it."""
+
+    def __init__(
+        self,
+        name: str,
+        state: type[S],
+        *,
+        initial: Callable[[], S] | None = None,
+        snapshot_every: int = SNAPSHOT_EVERY,
+        snapshot_seconds: float | None = None,
+        schema_version: int = 1,
+    ) -> None:
+        """`state` is what msgspec can read and write; `initial` makes the one before all events.
+
+        A snapshot is taken by the append that comes `snapshot_every` events, or
+        `snapshot_seconds`, after the last one. Change `schema_version` whenever events are applied
+        in another way; a change of the state's fields is noticed by itself.
+
+        Raises:
+            EventsError: `snapshot_every` is not above 0.
+        """
+        if snapshot_every < 1:
+            raise EventsError(f"snapshot_every must be at least 1, not {snapshot_every}")
+        self.name = name
+        self._state = state
+        self._initial = state if initial is None else initial
+        self._snapshot_every = snapshot_every
+        self._snapshot_us = None if snapshot_seconds is None else int(snapshot_seconds * 1_000_000)
+        self._schema = f"{schema_version}/{_fingerprint(state)}"
+        self._vocabulary = Vocabulary(name)
+        self._apply: dict[type, Callable[[S, Any], S]] = {}
+
+    def when(
+        self, *, version: int = 1, name: str | None = None
+    ) -> Callable[[Callable[[S, E], S]], Callable[[S, E], S]]:
+        """Declare how an event changes the state; the second parameter's type is the event's.
+
+        The function must do nothing else: it runs again whenever the aggregate is loaded.
+
+        Raises:
+            EventsError: the type is not annotated, or its event is declared already.
+        """
+
+        def declare(apply: Callable[[S, E], S]) -> Callable[[S, E], S]:
+            hints = list(typing.get_type_hints(apply).items())
+            event = hints[1][1] if len(hints) > 1 else None
+            if not isinstance(event, type):
+                raise EventsError(
+                    f"{apply.__name__}: the event's parameter has no type",
+                    hint="annotate it: def deposited(account: Account, event: Deposited)",
+                )
+            self._vocabulary.add(Kind(name or event.__name__, version, event))
+            self._apply[event] = apply
+            return apply
+
+        return declare
+
+    def upcast(self, name: str, version: int) -> Callable[[Upcast], Upcast]:
+        """Declare how the JSON object of a stored event of `version` becomes that of the next."""
+
+        def declare(upcast: Upcast) -> Upcast:
+            self._vocabulary.add_upcast(name, version, upcast)
+            return upcast
+
+        return declare
+
+    def apply(self, state: S, event: object) -> S:
+        """The state after an event.
+
+        Raises:
+            EventsError: the event's type is not declared.
+        """
+        change = self._apply.get(type(event))
+        if change is None:
+            raise EventsError(f"{self.name} has no event {type(event).__name__}")
+        return change(state, event)
+
+    def load(self, session: Session, identity: str, *, as_of: int | None = None) -> Current[S]:
+        """The aggregate as it is, or as it was after `as_of` events.
+
+        Raises:
+            EventsError: an event can't be read any more.
+        """
+        stream = Stream(session, self.name, identity)
+        version = stream.version()
+        end = version if as_of is None else min(as_of, version)
+        snapshot = stream.snapshot()
+        if snapshot is None or snapshot.state_schema != self._schema or snapshot.version > end:
+            return self._replay(stream, identity, end)
+        state = msgspec.json.decode(snapshot.content, type=self._state)
+        state = self._fold(state, stream, snapshot.version, end)
+        return Current(identity, state, end, snapshot.version, snapshot.at_us)
+
+    def append(self, session: Session, current: Current[S], events: Sequence[object]) -> Current[S]:
+        """Store what has happened to the aggregate that was seen as `current`.
+
+        Raises:
+            VersionConflict: something else has happened to it since; nothing was stored.
+            EventsError: an event's type is not declared, or there are too many.
+        """
+        if len(events) > APPEND_LIMIT:
+            raise EventsError(f"{len(events)} events at once; the limit is {APPEND_LIMIT}")
+        if not events:
+            return current
+        stored: list[StoredEvent] = []
+        state = current.state
+        for number, event in enumerate(events, start=current.version + 1):
+            kind, content = self._vocabulary.encode(event)
+            state = self.apply(state, event)
+            stored.append(StoredEvent(number, kind.name, kind.version, content, session.now_us))
+        stream = Stream(session, self.name, current.id)
+        version = stored[-1].version
+        if not stream.advance(current.version, version):
+            raise VersionConflict(
+                f"{self.name} {current.id} is not at version {current.version} any more",
+                hint="load it again and decide anew, or use decide()",
+            )
+        for event in stored:
+            stream.add(event)
+        following = msgspec.structs.replace(current, state=state, version=version)
+        return self._snapshot(stream, following, session.now_us)
+
+    def decide(
+        self,
+        session: Session,
+        identity: str,
+        decision: Callable[[S], Sequence[object]],
+        *,
+        tries: int = TRIES,
+    ) -> Current[S]:
+        """Load, let `decision` say what happens, store it; again if another was faster.
+
+        The decision sees a state and returns events; what it raises leaves nothing behind.
+
+        Raises:
+            VersionConflict: another was faster `tries` times.
+        """
+        for _ in range(tries - 1):
+            with contextlib.suppress(VersionConflict):
+                return self._decide_once(session, identity, decision)
+        return self._decide_once(session, identity, decision)
+
+    def verify(self, session: Session, identity: str) -> Current[S]:
+        """The aggregate by a full replay, after comparing it with snapshot and later events.
+
+        Raises:
+            SnapshotMismatch: they differ: `apply` was changed without `schema_version`.
+        """
+        current = self.load(session, identity)
+        replayed = self._replay(Stream(session, self.name, identity), identity, current.version)
+        if replayed.state != current.state:
+            raise SnapshotMismatch(
+                f"{self.name} {identity}: the snapshot at {current.snapshot_version} leads to "
+                f"{current.state!r}, all {current.version} events to {replayed.state!r}",
+                hint="give the aggregate another schema_version: old snapshots are left aside",
+            )
+        return replayed
+
+    def _decide_once(
+        self, session: Session, identity: str, decision: Callable[[S], Sequence[object]]
+    ) -> Current[S]:
+        current = self.load(session, identity)
+        return self.append(session, current, decision(current.state))
+
+    def _replay(self, stream: Stream, identity: str, end: int) -> Current[S]:
+        return Current(identity, self._fold(self._initial(), stream, 0, end), end, 0, 0)
+
+    def _fold(self, state: S, stream: Stream, after: int, end: int) -> S:
+        decode = self._vocabulary.decode
+        for stored in stream.read(after, end):
+            state = self.apply(state, decode(stored.kind, stored.kind_version, stored.content))
+        return state
+
+    def _snapshot(self, stream: Stream, current: Current[S], now_us: int) -> Current[S]:
+        old = now_us - current.snapshot_us
+        if current.version - current.snapshot_version < self._snapshot_every and not (
+            self._snapshot_us is not None and old >= self._snapshot_us
+        ):
+            return current
+        content = msgspec.json.encode(current.state)
+        stream.keep(Snapshot(current.version, self._schema, content, now_us))
+        return msgspec.structs.replace(
+            current, snapshot_version=current.version, snapshot_us=now_us
+        )
+
+
+def _fingerprint(state: type) -> str:
+    """Tells states of other fields apart: a digest of the type's JSON Schema."""
+    schema = msgspec.json.encode(msgspec.json.schema(state), order="deterministic")
+    return hashlib.blake2b(schema, digest_size=8).hexdigest()
