@@ -238,6 +238,7 @@ class Http3(QuicConnectionProtocol):
         self.h3 = HeadAware(self._quic)
         self.answers: dict[int, Answer] = {}
         self.ended: ConnectionTerminated | None = None
+        self.last = Answer()
 
     @classmethod
     @asynccontextmanager

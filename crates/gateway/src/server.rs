@@ -203,11 +203,16 @@ where
             match &door.tls {
                 None => {
                     let io = Together::new(TokioIo::new(stream));
-                    connection(shared, client, io, &door, serve).await;
+                    connection(shared, client, io, builder(), &door, serve).await;
                 }
                 Some(tls) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-                        connection(shared, client, TokioIo::new(stream), &door, serve).await;
+                        // What was agreed on is spoken, and nothing that looks otherwise.
+                        let builder = match stream.get_ref().1.alpn_protocol() {
+                            Some(b"h2") => builder().http2_only(),
+                            _ => builder().http1_only(),
+                        };
+                        connection(shared, client, TokioIo::new(stream), builder, &door, serve).await;
                     }
                 }
             }
@@ -219,17 +224,28 @@ where
     Ok(())
 }
 
-async fn connection<I, S, F>(shared: Arc<Shared>, client: Arc<Client>, io: I, door: &Door, serve: S)
-where
+/// How hyper speaks either protocol.
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    // Clients that are slow or idle are watched for by `Client`, in either protocol.
+    builder.http1().header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
+    builder.http2().max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(STREAMS);
+    builder
+}
+
+async fn connection<I, S, F>(
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    io: I,
+    builder: Builder<TokioExecutor>,
+    door: &Door,
+    serve: S,
+) where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let _connected = shared.connected();
-    let mut builder = Builder::new(TokioExecutor::new());
-    // Clients that are slow or idle are watched for below, in either protocol.
-    builder.http1().header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
-    builder.http2().max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(STREAMS);
     let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), door.last));
     let asked = Arc::clone(&client);
     let alternative = door.alternative.clone();

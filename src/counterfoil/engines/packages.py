@@ -76,6 +76,22 @@ def jars(name: str, dependencies: Sequence[str], tell: Tell) -> Path:
     return home() / name
 
 
+def go(name: str, package: str, tell: Tell) -> Path:
+    """The program that a Go package (`path@version`) builds.
+
+    Raises:
+        NotInstalled: there is no Go, or it could not fetch or build it.
+    """
+    with new_folder(name) as folder:
+        if folder is not None:
+            if not shutil.which("go"):
+                raise NotInstalled("go is missing", hint="apt-get install golang")
+            tell(f"building {package}")
+            run(["go", "install", package], environment={**os.environ, "GOBIN": str(folder)})
+    program = package.partition("@")[0].rpartition("/")[2]
+    return home() / name / program
+
+
 def run(command: Sequence[str], *, environment: dict[str, str] | None = None) -> None:
     """Run a package manager.
 
