@@ -28,6 +28,8 @@ pub struct Config {
     pub trusted_hops: usize,
     /// Who vouches for clients by tokens.
     pub identity: Vec<Issuer>,
+    pub api_keys: HashMap<String, ApiKey>,
+    pub signing_keys: HashMap<String, SigningKey>,
     pub limits: HashMap<String, Limit>,
     /// Where limits are shared with other gateways; without it they are this one's own.
     pub shared_limits: Option<SharedLimits>,
@@ -66,6 +68,25 @@ pub struct Issuer {
     /// Further claims that limits count by.
     #[serde(skip)]
     pub claims: Vec<String>,
+}
+
+/// Who may show a key, of which only the digest is known here.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// Of the whole key, in hex.
+    pub sha256: String,
+    pub tenant: String,
+    pub tier: String,
+}
+
+/// Who may sign requests, and by which secret.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigningKey {
+    pub secret: Secret,
+    pub tenant: String,
+    pub tier: String,
 }
 
 /// How much each key may ask for: a rate and a burst, or requests in a window.

@@ -4,6 +4,7 @@ use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Headers of this kind are the gateway's to set, and nobody else's.
 const INTERNAL: &str = "x-counterfoil-";
@@ -58,9 +59,8 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
     for (name, value) in given {
         let name = name.as_str();
         let passes = match name {
-            "authorization" | "content-length" | "expect" | "host" | "x-forwarded-for" | "x-request-id" => {
-                false
-            }
+            "authorization" | "x-api-key" | "content-length" | "expect" | "host" | "x-forwarded-for"
+            | "x-request-id" => false,
             "cookie" => {
                 cookies = true;
                 false
@@ -108,6 +108,7 @@ pub fn may_trail(name: &str) -> bool {
     let early = matches!(
         name,
         "authorization"
+            | "x-api-key"
             | "cache-control"
             | "content-encoding"
             | "content-length"

@@ -19,7 +19,7 @@ use crate::attempt::{attempt, is_repeatable};
 use crate::client::{Client, UnderWay};
 use crate::forwarded::Origin;
 use crate::headers::{self, cut, text};
-use crate::identity::{Bearer, Rejected};
+use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::limit;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
@@ -162,8 +162,10 @@ async fn pass_on(
     body: &mut RequestBody,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
+    let mut signed_body = None;
     if route.config.identity {
-        seen.bearer = Some(identify(snapshot, parts)?);
+        let (bearer, digest) = identify(snapshot, parts, !body.is_end_stream())?;
+        (seen.bearer, signed_body) = (Some(bearer), digest);
     }
     limit::pass(route, parts, seen, shared.nanoseconds(seen.started))?;
     let upstream = &route.upstream;
@@ -171,10 +173,12 @@ async fn pass_on(
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
             .retry_after(1)
     })?;
-    let mut upload = if body.is_end_stream() {
+    let limit = route.config.request_body_limit.unwrap_or(snapshot.config.request_body_limit);
+    let mut upload = if let Some(digest) = signed_body {
+        Upload::Whole(Box::pin(digest.receive(body, limit)).await?)
+    } else if body.is_end_stream() {
         Upload::Whole(Bytes::new())
     } else {
-        let limit = route.config.request_body_limit.unwrap_or(snapshot.config.request_body_limit);
         let offers = parts.headers.contains_key(header::EXPECT);
         Box::pin(Upload::receive(body, limit, offers, is_repeatable(parts))).await?
     };
@@ -186,9 +190,13 @@ async fn pass_on(
     answer
 }
 
-fn identify(snapshot: &Snapshot, parts: &Parts) -> Result<Arc<Bearer>, Problem> {
+fn identify(
+    snapshot: &Snapshot,
+    parts: &Parts,
+    has_body: bool,
+) -> Result<(Arc<Bearer>, Option<BodyDigest>), Problem> {
     let verifier = snapshot.verifier.as_ref().ok_or(Rejected::Missing)?;
-    Ok(verifier.identify(parts, now_us() / 1_000_000)?)
+    Ok(verifier.identify(parts, has_body, now_us() / 1_000_000)?)
 }
 
 /// The client's own id of its request if it is one, or a new one: a random beginning for each

@@ -7,6 +7,7 @@ pub mod cells;
 pub mod fixed_window;
 pub mod gcra;
 pub mod keyed;
+pub mod replay;
 pub mod shared_gcra;
 pub mod sliding_counter;
 pub mod sliding_log;

@@ -32,6 +32,38 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ValueError(f"{name} must begin with http:// or https://, not {url!r}")
 
 
+class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may show a key in `X-Api-Key`; `counterfoil gateway key` makes one, and its entry."""
+
+    sha256: str
+    """Of the whole key, in hex: the key itself is its holder's alone."""
+    tenant: str
+    tier: str = "bronze"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError("sha256 must be 64 hex digits: `counterfoil gateway key NAME`")
+        _check_tenant(self.tenant)
+
+
+class SigningKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may sign requests (RFC 9421, hmac-sha256) with a secret that client and gateway share."""
+
+    secret_file: str
+    """Holds the secret, at least 32 bytes; relative to the configuration's folder. Read at the
+    start and at each reload."""
+    tenant: str
+    tier: str = "bronze"
+
+    def __post_init__(self) -> None:
+        _check_tenant(self.tenant)
+
+
+def _check_tenant(tenant: str) -> None:
+    if not re.fullmatch(r"[!-~]{1,128}", tenant):
+        raise ValueError("tenant must be 1 to 128 visible ASCII characters")
+
+
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much each key may ask for: `rate` and `burst`, or `requests` in a window."""
 
@@ -124,6 +156,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Or how many proxies every request passes, whatever their addresses."""
     identity: Identity | tuple[Identity, ...] | None = None
     """One issuer (`[gateway.identity]`), or several (`[[gateway.identity]]`)."""
+    api_keys: dict[str, ApiKey] = msgspec.field(default_factory=dict[str, ApiKey])
+    signing_keys: dict[str, SigningKey] = msgspec.field(default_factory=dict[str, SigningKey])
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
     routes: tuple[Route, ...] = ()
     services: dict[str, Upstream] = msgspec.field(default_factory=dict[str, Upstream])

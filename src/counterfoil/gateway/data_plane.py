@@ -45,7 +45,9 @@ class DataPlane:
         certificate: Path | None = None,
         key: Path | None = None,
         shared_limits: SharedLimits | None = None,
+        folder: Path = Path(),
     ) -> None:
+        self._folder = folder
         self._surroundings = {
             "access_log": str(access_log) if access_log else None,
             "admin_credential": admin_credential,
@@ -102,4 +104,14 @@ class DataPlane:
             msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
             for issuer in config.issuers
         ]
+        document["signing_keys"] = {
+            name: {"secret": self._secret(key.secret_file), "tenant": key.tenant, "tier": key.tier}
+            for name, key in config.signing_keys.items()
+        }
         return msgspec.json.encode(document | self._surroundings).decode()
+
+    def _secret(self, file: str) -> str:
+        try:
+            return (self._folder / file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise GatewayError(f"a signing key's secret can't be read: {error}") from error

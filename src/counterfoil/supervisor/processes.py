@@ -277,6 +277,7 @@ def gateway(host: Host) -> None:
         certificate=certificate,
         key=key,
         shared_limits=shared_limits,
+        folder=host.folder,
     )
     names = set(host.configuration.services)
 

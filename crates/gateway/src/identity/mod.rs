@@ -3,9 +3,11 @@
 //! A verifier belongs to one snapshot of the configuration. What is costly or must not be forgotten
 //! outlives it: an issuer goes on with its keys for as long as its settings stay.
 
+mod api_key;
 mod issuer;
 mod keys;
 mod known;
+mod signature;
 mod token;
 
 use std::sync::Arc;
@@ -15,10 +17,13 @@ use hyper::header;
 use hyper::http::request::Parts;
 
 pub use issuer::{Issuer, keep_fresh};
+pub use signature::BodyDigest;
 
 use crate::Error;
 use crate::config::Config;
-use crate::headers::text;
+use crate::headers::{API_KEY, text};
+use crate::identity::api_key::ApiKeys;
+use crate::identity::signature::SigningKeys;
 use crate::identity::token::Token;
 use crate::respond::Problem;
 
@@ -34,6 +39,12 @@ pub struct Bearer {
 }
 
 impl Bearer {
+    /// Who a key of the configuration belongs to: as long as it is configured.
+    fn of_key(tenant: &str, tier: &str) -> Arc<Self> {
+        let (tenant, tier) = (tenant.to_owned(), tier.to_owned());
+        Arc::new(Self { tenant, tier, claims: Vec::new(), expires: u64::MAX })
+    }
+
     /// The text of a claim that was kept, empty if the credential has none.
     pub fn claim(&self, name: &str) -> &str {
         self.claims.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
@@ -43,7 +54,7 @@ impl Bearer {
 /// Why a credential is no good; the text may be shown to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    #[error("a bearer token is needed")]
+    #[error("a bearer token, an API key or a signature is needed")]
     Missing,
     #[error("the token is not a JSON Web Token")]
     Malformed,
@@ -65,6 +76,12 @@ pub enum Rejected {
     NotYet,
     #[error("the token names no tenant")]
     NoTenant,
+    #[error("the API key is not known")]
+    ApiKey,
+    #[error("the request's signature {0}")]
+    Signed(&'static str),
+    #[error("there are more signed requests than can be told apart at the moment")]
+    TooManySigned,
     /// It is the gateway that can't tell, not the client that can't prove.
     #[error("the issuer's keys are not here yet")]
     NoKeys,
@@ -73,7 +90,7 @@ pub enum Rejected {
 impl From<Rejected> for Problem {
     fn from(rejected: Rejected) -> Self {
         match rejected {
-            Rejected::NoKeys => {
+            Rejected::NoKeys | Rejected::TooManySigned => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, rejected.to_string()).retry_after(1)
             }
             _ => Self::new(StatusCode::UNAUTHORIZED, rejected.to_string()),
@@ -84,6 +101,8 @@ impl From<Rejected> for Problem {
 /// All that vouches for clients in one configuration.
 pub struct Verifier {
     pub issuers: Vec<Arc<Issuer>>,
+    api_keys: ApiKeys,
+    signing_keys: SigningKeys,
 }
 
 impl Verifier {
@@ -91,7 +110,7 @@ impl Verifier {
     /// if it says nothing.
     ///
     /// # Errors
-    /// `Error::Config` for two issuers of one name.
+    /// `Error::Config` for two issuers of one name, and for keys that are none.
     pub fn new(config: &Config, before: Option<&Self>) -> Result<Option<Self>, Error> {
         let mut issuers: Vec<Arc<Issuer>> = Vec::new();
         for issuer in &config.identity {
@@ -100,17 +119,35 @@ impl Verifier {
             }
             issuers.push(Issuer::new(issuer, before.map_or(&[], |before| &before.issuers)));
         }
-        Ok((!issuers.is_empty()).then_some(Self { issuers }))
+        let api_keys = ApiKeys::new(&config.api_keys)?;
+        let replays = before.map(|before| before.signing_keys.replays());
+        let signing_keys = SigningKeys::new(&config.signing_keys, replays)?;
+        let nobody = issuers.is_empty() && api_keys.is_empty() && signing_keys.is_empty();
+        Ok((!nobody).then_some(Self { issuers, api_keys, signing_keys }))
     }
 
-    /// Who sent a request, at `now` (seconds since 1970).
+    /// Who sent a request, at `now` (seconds since 1970), and, if it is signed, what its body has to
+    /// be. The first credential that it shows decides: a token, a signature, an API key.
     ///
     /// # Errors
     /// Why its credential is no good.
-    pub fn identify(&self, parts: &Parts, now: u64) -> Result<Arc<Bearer>, Rejected> {
-        let authorization = text(&parts.headers, header::AUTHORIZATION);
-        match authorization.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => self.token(token.trim(), now),
+    pub fn identify(
+        &self,
+        parts: &Parts,
+        has_body: bool,
+        now: u64,
+    ) -> Result<(Arc<Bearer>, Option<BodyDigest>), Rejected> {
+        let headers = &parts.headers;
+        match text(headers, header::AUTHORIZATION).split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                Ok((self.token(token.trim(), now)?, None))
+            }
+            _ if !self.signing_keys.is_empty() && headers.contains_key(signature::SIGNATURE_INPUT) => {
+                self.signing_keys.check(parts, has_body, now)
+            }
+            _ if !self.api_keys.is_empty() && headers.contains_key(API_KEY) => {
+                Ok((self.api_keys.check(text(headers, API_KEY))?, None))
+            }
             _ => Err(Rejected::Missing),
         }
     }
