@@ -11,6 +11,7 @@ from counterfoil.events import (
     Unit,
     VersionConflict,
 )
+from counterfoil.gateway.hooks import HookRequest, Pass, Refuse
 
 __all__ = [
     "AGGREGATE_SCHEMA",
@@ -18,7 +19,10 @@ __all__ = [
     "Application",
     "Context",
     "Counterfoils",
+    "HookRequest",
+    "Pass",
     "Refusal",
+    "Refuse",
     "Request",
     "StepContext",
     "StepFailed",

@@ -46,6 +46,7 @@ def test_a_good_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("instances = 2", "instnaces = 2", 5, "instnaces"),
         ('service = "payments"', 'service = "payment"', 15, "unknown service"),
         ('limits = ["tenant"]', 'limits = ["tenants"]', 16, "unknown limit"),
+        ('limits = ["tenant"]', 'hooks = ["fraud"]', 16, "unknown hook"),
         ('key = "tenant"', 'key = "planet"', 8, "planet"),
     ],
 )

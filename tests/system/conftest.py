@@ -39,11 +39,12 @@ class RunningShop:
     console: str
     key: str
     state: StateFolder
+    folder: Path = SHOP
 
     @cache  # noqa: B019 - one shop a session
     def token(self, tenant: str = "aurora", tier: str = "gold") -> str:
         """A token of the development issuer."""
-        command = [COUNTERFOIL, "token", SHOP, "--tenant", tenant, "--tier", tier]
+        command = [COUNTERFOIL, "token", self.folder, "--tenant", tenant, "--tier", tier]
         command += ["--state", str(self.state.root)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -75,11 +76,10 @@ class RunningShop:
         return httpx2.Client(base_url=self.gateway, verify=self.trust(), **arguments)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShop]:
-    """A shop that is up for the whole session; tests may send to it, but not break it."""
-    state = tmp_path_factory.mktemp("shop") / "state"
-    command = [COUNTERFOIL, "up", str(SHOP), "--state", str(state), "--free-ports"]
+@contextmanager
+def running(folder: Path, state: Path) -> Generator[RunningShop, None, None]:
+    """An application that is up, with its state in `state`."""
+    command = [COUNTERFOIL, "up", str(folder), "--state", str(state), "--free-ports"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     found: dict[str, str] = {}
@@ -94,6 +94,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShop]:
         f"http://{console.netloc}",
         console.fragment.removeprefix("key="),
         StateFolder(state),
+        folder,
     )
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShop]:
+    """A shop that is up for the whole session; tests may send to it, but not break it."""
+    with running(SHOP, tmp_path_factory.mktemp("shop") / "state") as shop:
+        yield shop

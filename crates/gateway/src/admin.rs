@@ -81,6 +81,7 @@ pub fn state(shared: &Shared) -> Value {
         "services": services,
         "limits": limits,
         "shared_limits": shared.link.as_ref().map(|link| link.state(waiting(&snapshot))),
+        "hooks": snapshot.hooks.values().map(|hook| hook.state()).collect::<Vec<_>>(),
         "requests": load(&shared.requests),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),

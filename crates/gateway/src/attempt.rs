@@ -41,6 +41,7 @@ pub async fn attempt(
             client: seen.way(),
             request_id: &seen.request_id,
             bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
+            hooked: &seen.hooked,
         };
         let request = Outgoing { parts, added, body };
         let outcome = exchange(&endpoint.address, request, now.into(), upstream.attempt_timeout).await;

@@ -33,6 +33,7 @@ pub struct Config {
     pub limits: HashMap<String, Limit>,
     /// Where limits are shared with other gateways; without it they are this one's own.
     pub shared_limits: Option<SharedLimits>,
+    pub hooks: HashMap<String, Hook>,
     pub routes: Vec<Route>,
     pub services: HashMap<String, Service>,
 }
@@ -165,6 +166,25 @@ impl TryFrom<String> for LimitKey {
     }
 }
 
+/// Processes that are asked about requests.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    pub addresses: Vec<String>,
+    pub deadline_ms: u64,
+    /// Requests that may wait for an answer at once.
+    pub queue: usize,
+    pub failure: OnFailure,
+}
+
+/// What becomes of a request that a hook has said nothing about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    Pass,
+    Refuse,
+}
+
 /// Which requests go to which service. A path that ends in `*` is a prefix.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,6 +194,7 @@ pub struct Route {
     pub service: String,
     pub identity: bool,
     pub limits: Vec<String>,
+    pub hooks: Vec<String>,
     /// In place of the gateway's.
     pub request_body_limit: Option<u64>,
 }

@@ -16,6 +16,8 @@ pub struct Added<'a> {
     pub request_id: &'a HeaderValue,
     /// Tenant and tier, where the gateway has checked them.
     pub bearer: Option<(&'a str, &'a str)>,
+    /// What hooks say, in place of what the client does.
+    pub hooked: &'a [(HeaderName, HeaderValue)],
 }
 
 /// How the body of a request is sent.
@@ -55,17 +57,20 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(str::trim))
         .collect();
+    for (name, value) in added.hooked {
+        line(out, name.as_str(), value.as_bytes());
+    }
     let mut cookies = false;
     for (name, value) in given {
         let name = name.as_str();
         let passes = match name {
-            "authorization" | "x-api-key" | "content-length" | "expect" | "host" | "x-forwarded-for"
-            | "x-request-id" => false,
+            name if added.hooked.iter().any(|(hooked, _)| hooked == name) => false,
+            "authorization" | "x-api-key" | "content-length" | "expect" => false,
             "cookie" => {
                 cookies = true;
                 false
             }
-            name if name.starts_with(INTERNAL) => false,
+            name if set_by_gateway(name) => false,
             name => !of_one_connection(name) && !options.iter().any(|each| each.eq_ignore_ascii_case(name)),
         };
         if passes {
@@ -85,6 +90,11 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a header is the gateway's to set towards instances, and nobody else's.
+pub fn set_by_gateway(name: &str) -> bool {
+    matches!(name, "host" | "x-forwarded-for" | "x-request-id") || name.starts_with(INTERNAL)
 }
 
 /// Whether a header belongs to one connection, and not to the message (RFC 9110, section 7.6.1).
@@ -176,7 +186,7 @@ mod tests {
         let value = HeaderValue::from_static;
         let (host, client, request_id) = (&value("10.0.0.1:80"), &value("192.0.2.1"), &value("id"));
         let mut out = Vec::new();
-        let added = Added { host, client, request_id, bearer: Some(("t1", "gold")) };
+        let added = Added { host, client, request_id, bearer: Some(("t1", "gold")), hooked: &[] };
         write(&mut out, &Method::GET, &map, &added, Sent { length: Some(0), offered: false });
         String::from_utf8_lossy(&out)
             .lines()

@@ -13,6 +13,7 @@ mod config;
 mod exchange;
 mod forwarded;
 mod headers;
+mod hook;
 mod http1;
 mod http3;
 mod identity;

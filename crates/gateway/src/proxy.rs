@@ -1,4 +1,4 @@
-//! The way of one request: route, identity, limits, concurrency, attempts, stub, answer.
+//! The way of one request: route, identity, limits, hooks, concurrency, attempts, stub, answer.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -20,7 +20,6 @@ use crate::client::{Client, UnderWay};
 use crate::forwarded::Origin;
 use crate::headers::{self, cut, text};
 use crate::identity::{Bearer, BodyDigest, Rejected};
-use crate::limit;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
 use crate::route::{Route, find};
@@ -28,6 +27,7 @@ use crate::service::Endpoint;
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
 use crate::upload::{Upload, discard, drain};
+use crate::{hook, limit};
 
 /// Client-chosen values that are logged are cut to this many bytes.
 const LOGGED_LIMIT: usize = 256;
@@ -44,6 +44,8 @@ pub struct Seen {
     pub origin: Option<Box<Origin>>,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
+    /// What hooks add to the request on its way to an instance.
+    pub hooked: hook::Headers,
 }
 
 impl Seen {
@@ -76,7 +78,16 @@ pub async fn serve(
         let peer = under_way.client().address.to_str().unwrap_or_default();
         trust.origin(peer, &parts.headers).map(Box::new)
     });
-    let mut seen = Seen { started, under_way, request_id, bearer: None, origin, endpoint: None, attempts: 0 };
+    let mut seen = Seen {
+        started,
+        under_way,
+        request_id,
+        bearer: None,
+        origin,
+        endpoint: None,
+        attempts: 0,
+        hooked: Vec::new(),
+    };
     let found = checked_path(&parts).and_then(|path| {
         find(&snapshot.routes, &parts.method, &path).map_err(|missed| {
             let status =
@@ -168,6 +179,9 @@ async fn pass_on(
         (seen.bearer, signed_body) = (Some(bearer), digest);
     }
     limit::pass(route, parts, seen, shared.nanoseconds(seen.started))?;
+    if !route.hooks.is_empty() {
+        seen.hooked = Box::pin(hook::ask(&route.hooks, parts, seen)).await?;
+    }
     let upstream = &route.upstream;
     let permit = upstream.admit().ok_or_else(|| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hyper::{Method, StatusCode};
 
 use crate::config;
+use crate::hook::Hook;
 use crate::limit::Limit;
 use crate::service::Upstream;
 
@@ -30,6 +31,7 @@ pub const BUCKETS: [u64; 14] = [
 pub struct Route {
     pub config: config::Route,
     pub limits: Vec<Arc<Limit>>,
+    pub hooks: Vec<Arc<Hook>>,
     /// Whether clients are told of a limit with every answer.
     pub tells: bool,
     pub upstream: Arc<Upstream>,

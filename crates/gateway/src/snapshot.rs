@@ -16,6 +16,7 @@ use crate::access_log::AccessLog;
 use crate::config::{self, Config, LimitKey};
 use crate::exchange::Link;
 use crate::forwarded::Trust;
+use crate::hook::Hook;
 use crate::identity::Verifier;
 use crate::limit::Limit;
 use crate::route::{Counts, Route};
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub counts: BTreeMap<String, Arc<Counts>>,
     /// By name.
     pub limits: Vec<Arc<Limit>>,
+    /// By name.
+    pub hooks: BTreeMap<String, Arc<Hook>>,
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub verifier: Option<Verifier>,
     pub trust: Option<Trust>,
@@ -49,6 +52,7 @@ impl Snapshot {
         }
         let trust = Trust::new(&config)?;
         let limits = limits(&config, link, before)?;
+        let hooks = hooks(&config, before)?;
         let upstreams: HashMap<_, _> = config
             .services
             .iter()
@@ -65,7 +69,7 @@ impl Snapshot {
                 (route.path.clone(), known.cloned().unwrap_or_default())
             })
             .collect();
-        let routes = routes(&config, &limits, &upstreams, &counts)?;
+        let routes = routes(&config, &limits, &hooks, &upstreams, &counts)?;
         let known = before.and_then(|before| before.verifier.as_ref());
         let verifier = Verifier::new(&config, known)?;
         if verifier.is_none() && config.routes.iter().any(|route| route.identity) {
@@ -81,7 +85,7 @@ impl Snapshot {
         let mut limits: Vec<_> = limits.into_values().collect();
         limits.sort_by(|left, right| left.name.cmp(&right.name));
         let version = before.map_or(1, |before| before.version + 1);
-        Ok(Self { config, version, routes, counts, limits, upstreams, verifier, trust, access_log })
+        Ok(Self { config, version, routes, counts, limits, hooks, upstreams, verifier, trust, access_log })
     }
 
     /// See that it can serve as soon as it is in force: that each issuer's keys are here.
@@ -131,9 +135,22 @@ fn limits(
     built.collect()
 }
 
+fn hooks(config: &Config, before: Option<&Snapshot>) -> Result<BTreeMap<String, Arc<Hook>>, Error> {
+    let built = config.hooks.iter().map(|(name, hook)| {
+        let known = before.and_then(|before| before.hooks.get(name));
+        let hook = match known.filter(|known| known.config == *hook) {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(Hook::new(name, hook)?),
+        };
+        Ok((name.clone(), hook))
+    });
+    built.collect()
+}
+
 fn routes(
     config: &Config,
     limits: &HashMap<String, Arc<Limit>>,
+    hooks: &BTreeMap<String, Arc<Hook>>,
     upstreams: &HashMap<String, Arc<Upstream>>,
     counts: &BTreeMap<String, Arc<Counts>>,
 ) -> Result<Vec<Route>, Error> {
@@ -142,7 +159,9 @@ fn routes(
             |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
         let found = |name: &String| limits.get(name).cloned().ok_or_else(|| unknown("limit", name));
         let limits: Vec<_> = route.limits.iter().map(found).collect::<Result<_, _>>()?;
+        let found = |name: &String| hooks.get(name).cloned().ok_or_else(|| unknown("hook", name));
         Ok(Route {
+            hooks: route.hooks.iter().map(found).collect::<Result<_, _>>()?,
             tells: limits.iter().any(|limit| limit.tell),
             limits,
             upstream: upstreams

@@ -13,6 +13,7 @@ import msgspec
 
 from counterfoil.application.configuration import ConfigurationError
 from counterfoil.events import Choreography, Context, Pipeline, Saga, Topic, Unit
+from counterfoil.gateway.hooks import Hook
 from counterfoil.reports import Report, Table
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -117,6 +118,7 @@ class Application:
         self.choreographies: dict[str, Choreography] = {}
         self.stores: dict[str, tuple[Topic[Any], Table[Any]]] = {}
         self.reports: dict[str, Report] = {}
+        self.hooks: dict[str, Hook] = {}
         self.counterfoils: Counterfoils | None = None
         self.make_workload: Workload | None = None
 
@@ -212,6 +214,17 @@ class Application:
         table = Table(source.name, source.type, day=day)
         _declare(self.stores, source.name, (source, table), "table")
         return table
+
+    def hook(self, name: str) -> Callable[[Hook], Hook]:
+        """Declare a hook: what it says of a request counts before a service gets it.
+
+        It is asked on the routes that name it, and set up as `[gateway.hooks.NAME]`.
+        """
+
+        def declare(hook: Hook) -> Hook:
+            return _declare(self.hooks, name, hook, "hook")
+
+        return declare
 
     def report(
         self,

@@ -176,6 +176,13 @@ def _check_references(path: Path, text: str, configuration: Configuration) -> No
                     f"route {route.path} names the unknown limit {limit!r}",
                     hint=f"declare it as [gateway.limits.{limit}]",
                 )
+        for hook in route.hooks:
+            if hook not in configuration.gateway.hooks:
+                raise ConfigurationError(
+                    f"{path}, line {_line_of(text, where + '.hooks')}: "
+                    f"route {route.path} names the unknown hook {hook!r}",
+                    hint=f"declare it as [gateway.hooks.{hook}]",
+                )
 
 
 def _line_of(text: str, location: str, message: str = "") -> int:

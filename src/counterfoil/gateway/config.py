@@ -105,6 +105,22 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError(f"requests are 1 to {most:,}, window_seconds 0.001 to 31 days")
 
 
+class HookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a hook (`@app.hook(NAME)`) is run and asked."""
+
+    processes: int = 2
+    deadline_ms: int = 50
+    """For its answer, the wait for a free process included."""
+    queue: int = 256
+    """Requests that may wait for it at once; what comes on top gets no answer."""
+    failure: Literal["refuse", "pass"] = "refuse"
+    """Without an answer: `refuse`, 503 with Retry-After; `pass`, as if it had nothing to say."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.processes <= 64 or not 1 <= self.deadline_ms <= 60_000 or self.queue < 1:
+            raise ValueError("processes are 1 to 64, deadline_ms 1 to 60,000, queue at least 1")
+
+
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which requests go to which service; a path that ends in `*` is a prefix."""
 
@@ -113,6 +129,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     service: str
     identity: bool = True
     limits: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    """Asked in this order, once the identity is known and the limits have let the request pass."""
     request_body_limit: int | None = None
     """In bytes, in place of the gateway's; 0 for no limit."""
 
@@ -159,6 +177,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     api_keys: dict[str, ApiKey] = msgspec.field(default_factory=dict[str, ApiKey])
     signing_keys: dict[str, SigningKey] = msgspec.field(default_factory=dict[str, SigningKey])
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
+    hooks: dict[str, HookSettings] = msgspec.field(default_factory=dict[str, HookSettings])
     routes: tuple[Route, ...] = ()
     services: dict[str, Upstream] = msgspec.field(default_factory=dict[str, Upstream])
 

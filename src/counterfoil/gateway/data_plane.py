@@ -1,6 +1,6 @@
 """The native data plane as Python sees it: start, tell it where instances are, read, drain."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class SharedLimits:
 class DataPlane:
     """Serves on native threads from construction on; they never take the interpreter's lock.
 
+    `hooks` tells the `host:port` of each process of each hook (`counterfoil.gateway.hooks`).
+
     Raises:
         GatewayError: a port is taken, a certificate can't be read, or the configuration is wrong.
     """
@@ -46,8 +48,10 @@ class DataPlane:
         key: Path | None = None,
         shared_limits: SharedLimits | None = None,
         folder: Path = Path(),
+        hooks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._folder = folder
+        self._hooks = hooks or {}
         self._surroundings = {
             "access_log": str(access_log) if access_log else None,
             "admin_credential": admin_credential,
@@ -100,6 +104,9 @@ class DataPlane:
         services = {route.service: Upstream() for route in config.routes} | config.services
         document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
         del document["tls"]
+        for name, hook in document["hooks"].items():
+            del hook["processes"]
+            hook["addresses"] = list(self._hooks.get(name, ()))
         document["identity"] = [
             msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
             for issuer in config.issuers

@@ -5,7 +5,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from counterfoil.application import Application, Configuration, StateFolder
+from counterfoil.application import (
+    Application,
+    Configuration,
+    ConfigurationError,
+    StateFolder,
+)
 from counterfoil.engines import ENGINES, free_port, server
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import KafkaEvents
@@ -42,6 +47,7 @@ class Addresses(msgspec.Struct, frozen=True):
     console: str
     issuer: str = ""
     services: dict[str, str] = field(default_factory=dict[str, str])
+    """Of each process of a service or a hook."""
     chosen: str = ""
     """The engines that the command line chose in place of the configuration's."""
     engines: dict[str, str] = field(default_factory=dict[str, str])
@@ -84,7 +90,21 @@ def configured_engines(configuration: Configuration) -> dict[str, str]:
 
 
 def plan(application: Application, configuration: Configuration) -> list[ProcessPlan]:
-    """The processes in the order of starting; they stop in the reverse order."""
+    """The processes in the order of starting; they stop in the reverse order.
+
+    Raises:
+        ConfigurationError: the configuration names what the application doesn't declare.
+    """
+    for kind, configured, declared in (
+        ("service", configuration.services, application.services),
+        ("hook", configuration.gateway.hooks, application.hooks),
+    ):
+        for name in configured:
+            if name not in declared:
+                raise ConfigurationError(
+                    f"the application {application.name} declares no {kind} {name!r}",
+                    hint=f"declare it with app.{kind}({name!r}), or take it out of the file",
+                )
     processes = [
         ProcessPlan(kind if kinds.count(kind) == 1 else f"{kind}-{number}", kind, engine=engine)
         for engine in real_engines(configuration)
@@ -119,9 +139,20 @@ def plan(application: Application, configuration: Configuration) -> list[Process
         processes.append(ProcessPlan("lake", "lake"))
     if application.reports:
         processes.append(ProcessPlan("reports", "reports"))
+    processes += [
+        ProcessPlan(name, "hook", hook)
+        for hook in configuration.gateway.hooks
+        for name in hook_processes(configuration, hook)
+    ]
     processes.append(ProcessPlan("console", "console", module="counterfoil.console"))
     processes.append(ProcessPlan("gateway", "gateway"))
     return processes
+
+
+def hook_processes(configuration: Configuration, hook: str) -> list[str]:
+    """The names of a hook's processes."""
+    number = configuration.gateway.hooks[hook].processes
+    return [f"hook-{hook}-{each}" for each in range(1, number + 1)]
 
 
 def assign_addresses(
@@ -160,7 +191,7 @@ def assign_addresses(
         services={
             process.name: _bindable(process.name, "127.0.0.1", 0)
             for process in processes
-            if process.kind == "service"
+            if process.kind in {"service", "hook"}
         },
         chosen=chosen,
         engines=engines,

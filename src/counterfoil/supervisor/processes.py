@@ -35,6 +35,7 @@ from counterfoil.events.topics import AnyTopic
 from counterfoil.reports import Table
 from counterfoil.supervisor.engines import secret
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
+from counterfoil.supervisor.plan import hook_processes
 
 IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
@@ -241,6 +242,29 @@ def reports(host: Host) -> None:
     _repeat(host, step, every=REPORT_SECONDS)
 
 
+def hook(host: Host) -> None:
+    """One process of a hook."""
+    import asyncio  # noqa: PLC0415 - only the processes that listen need a loop
+
+    from counterfoil.gateway.hooks import serve_hook  # noqa: PLC0415
+
+    address = host.addresses.services[host.name]
+
+    async def main() -> None:
+        stopped = asyncio.Event()
+        serving = asyncio.create_task(
+            serve_hook(
+                host.application.hooks[host.target], address, stopped, lambda: host.ready(address)
+            )
+        )
+        stopping = asyncio.create_task(asyncio.to_thread(host.stop.wait))
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.set()
+        await serving
+
+    asyncio.run(main())
+
+
 def gateway(host: Host) -> None:
     """The native data plane, told by coordination where the instances are."""
     import msgspec  # noqa: PLC0415
@@ -278,6 +302,13 @@ def gateway(host: Host) -> None:
         key=key,
         shared_limits=shared_limits,
         folder=host.folder,
+        hooks={
+            name: [
+                host.addresses.services[process]
+                for process in hook_processes(host.configuration, name)
+            ]
+            for name in configuration.hooks
+        },
     )
     names = set(host.configuration.services)
 
@@ -349,6 +380,7 @@ KINDS: Final[Mapping[str, Callable[[Host], None]]] = MappingProxyType(
             choreography,
             lake,
             reports,
+            hook,
             gateway,
         )
     }

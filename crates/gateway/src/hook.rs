@@ -1,0 +1,287 @@
+//! Hooks: what a user's own Python says of a request, asked of processes that do nothing else.
+//!
+//! Python must not be able to slow what doesn't ask for it, so it never runs in this process. A
+//! route with a hook asks one of the hook's processes, the one with the fewest questions before it,
+//! over a connection that each worker keeps for itself. At most so many requests wait for a hook at
+//! once, each for at most so long; beyond that, and whenever a hook can't be asked or fails, its
+//! configuration says whether requests pass or are refused. A route without hooks pays a look at an
+//! empty list.
+//!
+//! A question and its answer are JSON documents, each after its length in four bytes (big endian).
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{StatusCode, header};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::Error;
+use crate::config::{self, OnFailure};
+use crate::headers::{of_one_connection, set_by_gateway};
+use crate::proxy::Seen;
+use crate::respond::Problem;
+
+/// Idle connections that a worker keeps to one process: what waits for it at once, mostly.
+const IDLE: usize = 16;
+/// An answer is a few headers or a sentence.
+const ANSWER_LIMIT: u32 = 64 * 1024;
+
+thread_local! {
+    static POOL: RefCell<FxHashMap<String, Vec<TcpStream>>> = RefCell::default();
+}
+
+/// Headers that hooks add to a request on its way.
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
+
+pub struct Hook {
+    pub name: String,
+    pub config: config::Hook,
+    deadline: Duration,
+    processes: Vec<Process>,
+    waiting: Arc<AtomicUsize>,
+    counts: Counts,
+}
+
+struct Process {
+    address: String,
+    asked: Arc<AtomicUsize>,
+}
+
+/// What became of questions.
+#[derive(Default)]
+struct Counts {
+    passed: AtomicU64,
+    refused: AtomicU64,
+    /// Not asked: too many were waiting.
+    full: AtomicU64,
+    late: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// One of a number, for as long as this lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(number: &Arc<AtomicUsize>) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(number))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Serialize)]
+struct Question<'a> {
+    method: &'a str,
+    path: &'a str,
+    query: &'a str,
+    headers: Vec<(&'a str, Cow<'a, str>)>,
+    address: &'a str,
+    tenant: &'a str,
+    tier: &'a str,
+    request_id: &'a str,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+enum Answer {
+    Pass(Vec<(String, String)>),
+    Refuse {
+        status: u16,
+        detail: String,
+        retry_after_seconds: Option<u64>,
+    },
+    /// The hook raised an error; its process has said which.
+    Failed,
+}
+
+/// Ask the hooks of a route in their order: the headers that they add, or the first refusal.
+pub async fn ask(hooks: &[Arc<Hook>], parts: &Parts, seen: &Seen) -> Result<Headers, Problem> {
+    let question = serde_json::to_vec(&Question::of(parts, seen))
+        .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request can't be shown to a hook"))?;
+    let mut added = Headers::new();
+    for hook in hooks {
+        added.append(&mut hook.ask(&question).await?);
+    }
+    Ok(added)
+}
+
+impl<'a> Question<'a> {
+    fn of(parts: &'a Parts, seen: &'a Seen) -> Self {
+        let (tenant, tier) = seen.bearer.as_ref().map_or(("", ""), |bearer| (&bearer.tenant, &bearer.tier));
+        Self {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            query: parts.uri.query().unwrap_or_default(),
+            headers: parts
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
+                .collect(),
+            address: seen.address(),
+            tenant,
+            tier,
+            request_id: seen.request_id.to_str().unwrap_or_default(),
+        }
+    }
+}
+
+impl Hook {
+    pub fn new(name: &str, config: &config::Hook) -> Result<Self, Error> {
+        if config.addresses.is_empty() {
+            return Err(Error::Config(format!(
+                "hook {name} has no process that could be asked: start the gateway anew"
+            )));
+        }
+        let process = |address: &String| Process { address: address.clone(), asked: Arc::default() };
+        Ok(Self {
+            name: name.into(),
+            config: config.clone(),
+            deadline: Duration::from_millis(config.deadline_ms),
+            processes: config.addresses.iter().map(process).collect(),
+            waiting: Arc::default(),
+            counts: Counts::default(),
+        })
+    }
+
+    async fn ask(&self, question: &[u8]) -> Result<Headers, Problem> {
+        if self.waiting.load(Ordering::Relaxed) >= self.config.queue {
+            return self.without(&self.counts.full, "as many requests wait for it as may");
+        }
+        let _waiting = Counted::new(&self.waiting);
+        match timeout(self.deadline, self.exchange(question)).await {
+            Ok(Ok(answer)) => self.settle(answer),
+            Ok(Err(_)) => self.without(&self.counts.failed, "it can't be reached"),
+            Err(_) => self.without(&self.counts.late, "it did not answer in time"),
+        }
+    }
+
+    fn settle(&self, answer: Answer) -> Result<Headers, Problem> {
+        match answer {
+            Answer::Pass(headers) => {
+                let Some(headers) = checked(headers) else {
+                    return self.without(&self.counts.failed, "it set a header that it can't set");
+                };
+                self.counts.passed.fetch_add(1, Ordering::Relaxed);
+                Ok(headers)
+            }
+            Answer::Refuse { status, detail, retry_after_seconds } => {
+                let Some(status) = StatusCode::from_u16(status)
+                    .ok()
+                    .filter(|status| status.is_client_error() || status.is_server_error())
+                else {
+                    return self.without(&self.counts.failed, "it refused with a status that is no error");
+                };
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                let problem = Problem::new(status, detail);
+                Err(match retry_after_seconds {
+                    Some(seconds) => problem.retry_after(seconds),
+                    None => problem,
+                })
+            }
+            Answer::Failed => self.without(&self.counts.failed, "it failed"),
+        }
+    }
+
+    /// What becomes of a request that the hook has said nothing about.
+    fn without(&self, count: &AtomicU64, why: &str) -> Result<Headers, Problem> {
+        count.fetch_add(1, Ordering::Relaxed);
+        match self.config.failure {
+            OnFailure::Pass => Ok(Headers::new()),
+            OnFailure::Refuse => {
+                let detail = format!("hook {} has not decided: {why}", self.name);
+                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1))
+            }
+        }
+    }
+
+    /// Ask one process. A connection goes back to the pool only after a whole answer, so that nobody
+    /// is given the answer to a question that was given up.
+    async fn exchange(&self, question: &[u8]) -> io::Result<Answer> {
+        let Some(process) = self.processes.iter().min_by_key(|each| each.asked.load(Ordering::Relaxed))
+        else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let _asked = Counted::new(&process.asked);
+        if let Some(mut pooled) = pooled(&process.address)
+            && let Ok(answer) = talk(&mut pooled, question).await
+        {
+            give_back(&process.address, pooled);
+            return Ok(answer);
+        }
+        // None was idle, or its process has been replaced since: a hook decides and changes nothing,
+        // so that it may be asked twice.
+        let mut stream = TcpStream::connect(&process.address).await?;
+        stream.set_nodelay(true)?;
+        let answer = talk(&mut stream, question).await?;
+        give_back(&process.address, stream);
+        Ok(answer)
+    }
+
+    /// Counts, for people.
+    pub fn state(&self) -> Value {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counts { passed, refused, full, late, failed } = &self.counts;
+        json!({
+            "name": self.name, "waiting": self.waiting.load(Ordering::Relaxed),
+            "passed": load(passed), "refused": load(refused), "full": load(full), "late": load(late),
+            "failed": load(failed),
+        })
+    }
+}
+
+async fn talk(stream: &mut TcpStream, question: &[u8]) -> io::Result<Answer> {
+    let length = u32::try_from(question.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut message = Vec::with_capacity(question.len() + 4);
+    message.extend_from_slice(&length.to_be_bytes());
+    message.extend_from_slice(question);
+    stream.write_all(&message).await?;
+    let length = stream.read_u32().await?;
+    if length > ANSWER_LIMIT {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut answer = vec![0; length as usize];
+    stream.read_exact(&mut answer).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// The headers of an answer, unless one is not the hook's to set.
+fn checked(headers: Vec<(String, String)>) -> Option<Headers> {
+    let header = |(name, value): (String, String)| {
+        let name: HeaderName = name.parse().ok()?;
+        let kept = of_one_connection(name.as_str())
+            || set_by_gateway(name.as_str())
+            || [header::CONTENT_LENGTH, header::EXPECT].contains(&name);
+        (!kept).then_some((name, value.parse().ok()?))
+    };
+    headers.into_iter().map(header).collect()
+}
+
+fn pooled(address: &str) -> Option<TcpStream> {
+    POOL.with_borrow_mut(|pool| pool.get_mut(address)?.pop())
+}
+
+fn give_back(address: &str, stream: TcpStream) {
+    POOL.with_borrow_mut(|pool| match pool.get_mut(address) {
+        Some(idle) if idle.len() < IDLE => idle.push(stream),
+        Some(_) => {}
+        None => {
+            pool.insert(address.to_owned(), vec![stream]);
+        }
+    });
+}
