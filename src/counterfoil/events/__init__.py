@@ -42,7 +42,9 @@ from counterfoil.events.ledger import Ledger, rebuilt_balances, trial_balance
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Lag, Message, Record
 from counterfoil.events.outbox import OutboxReader
-from counterfoil.events.pipeline import Pipeline, PipelineRunner
+from counterfoil.events.outgoing import StatelessContext
+from counterfoil.events.pipeline import Pipeline
+from counterfoil.events.pipeline_runner import PipelineRunner
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.relay import Relay
 from counterfoil.events.sagas import (
@@ -112,6 +114,7 @@ __all__ = [
     "Selection",
     "ServiceStore",
     "SnapshotMismatch",
+    "StatelessContext",
     "StepContext",
     "StepFailed",
     "StoreUnavailable",

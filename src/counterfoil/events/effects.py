@@ -11,41 +11,30 @@ writing, so that what is wrong is one event's failure.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
 
 from counterfoil.events.database import Cursor
 from counterfoil.events.ledger import Book, Ledger
 from counterfoil.events.messages import Message, Record
+from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.state import State
-from counterfoil.events.topics import Topic
-
-T = TypeVar("T")
 
 
-class Context:
+class Context(StatelessContext):
     """What a handler may use; all of it takes effect with the event's commit, or not at all."""
 
-    __slots__ = ("_effects", "now_us", "record", "state")
+    __slots__ = ("_effects", "state")
 
     def __init__(self, effects: "Effects", record: Record, now_us: int) -> None:
-        self.record = record
+        super().__init__(effects, record, now_us)
         self.state = effects.state
         self._effects = effects
-        self.now_us = now_us
-        """When the commit began, in microseconds: the same for all of its events."""
 
     @property
     def ledger(self) -> Ledger:
         """The ledger, which notes this event as the cause of what is posted."""
         return Ledger(self._effects.book, self.record, self.now_us)
-
-    def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
-        """Send an event on to another topic; it carries the event id that caused it."""
-        record = self.record
-        headers = {**record.headers, "caused-by": str(record.event_id)}
-        content = topic.encode(value)
-        self._effects.send(Message(record.event_id, topic.name, key, content, headers, self.now_us))
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run a statement on tables of your own in the database of the pipelines.
@@ -59,17 +48,16 @@ class Context:
         return self._effects.execute(sql, parameters)
 
 
-class Effects:
+class Effects(Outgoing):
     """State, transfers and messages of the commit at work; of one handler at a time."""
 
     def __init__(self, store: PipelineStore, pipeline: str) -> None:
+        super().__init__()
         self.state = State(store.database, pipeline)
         self.book = Book(store.database)
         self._database = store.database
         self._send: Callable[[Sequence[Message]], None] = store.send
         self._alone = False
-        self._handler: list[Message] = []
-        self._commit: list[Message] = []
         self._savepoint: AbstractContextManager[None] | None = None
 
     def begin(self, *, alone: bool) -> None:
@@ -90,13 +78,9 @@ class Effects:
             self._undo(error)
             raise
 
-    def send(self, message: Message) -> None:
-        """Send a message with the commit, if the handler at work comes to its end."""
-        self._handler.append(message)
-
     def bury(self, message: Message) -> None:
         """Send a message for an event that no handler could take."""
-        self._commit.append(message)
+        super().bury(message)
         if self._alone:
             self.flush()
 
@@ -112,8 +96,7 @@ class Effects:
         self.book.flush()
         self.state.flush()
         if self._commit:
-            self._send(self._commit)
-            self._commit = []
+            self._send(self.take())
 
     def forget(self) -> None:
         """The transaction was rolled back, or somebody else has written."""

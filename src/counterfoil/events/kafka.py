@@ -18,31 +18,34 @@ from contextlib import closing
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import structlog
-
 from counterfoil import faults
-from counterfoil.events.errors import EventsError, Fenced, LogUnavailable, TermOver
+from counterfoil.events.errors import EventsError, LogUnavailable, TermOver
+from counterfoil.events.kafka_client import (
+    CALL_SECONDS,
+    FETCH_SECONDS,
+    SENDING,
+    TRANSACTION_MS,
+    Reported,
+    looker,
+    produce,
+    reader_settings,
+    record_of,
+    say,
+    until_end,
+)
+from counterfoil.events.kafka_reader import KafkaReader
 from counterfoil.events.log import Positions
-from counterfoil.events.messages import Batch, Message, Record
+from counterfoil.events.messages import Message, Record
 from counterfoil.events.topics import AnyTopic, partition_of
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Producer, TopicPartition
-    from confluent_kafka import Message as KafkaMessage
+    from confluent_kafka import Consumer, TopicPartition
 
-CALL_SECONDS: Final = 10.0
-TRANSACTION_MS: Final = 30_000
-"""Longer than a commit waits; what a dead relay left open is aborted by the next term at once."""
 COPY_SECONDS: Final = 60.0
-FETCH_SECONDS: Final = 0.1
 EARLY_MS: Final = 60_000
 """How much earlier than an event's own time its record is looked for: clocks differ."""
-_ID: Final = "counterfoil-event-id"
-_TIME: Final = "counterfoil-time-us"
 _TOPIC: Final = MappingProxyType({"message.timestamp.type": "LogAppendTime"})
 """Retention counts from when a record came in: an event may be older than that, after a move."""
-_SENDING: Final = MappingProxyType({"compression.type": "lz4", "linger.ms": 5})
-log = structlog.get_logger()
 
 
 class KafkaLog:
@@ -52,7 +55,7 @@ class KafkaLog:
         self._application = application
         self._connection: dict[str, Any] = {
             "bootstrap.servers": servers,
-            "error_cb": _say,
+            "error_cb": say,
             "log_level": 2,  # the callback says what goes wrong; the rest would be standard error
             "reconnect.backoff.max.ms": 1_000,
         }
@@ -86,18 +89,18 @@ class KafkaLog:
     def reader(self, topics: Sequence[AnyTopic], positions: Positions) -> "KafkaReader":
         """Read `topics`, all their partitions."""
         names = {self._named(topic.name): topic for topic in topics}
-        return KafkaReader(_reader_settings(self._connection), names, positions)
+        return KafkaReader(reader_settings(self._connection), names, positions)
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
         """The first record of an event: its key tells the partition, its time where to begin."""
         from confluent_kafka import TopicPartition  # noqa: PLC0415 - an extra
 
         name, partition = self._named(topic.name), partition_of(key, topic.partitions)
-        with closing(_looker(self._connection)) as consumer, _Reported():
+        with closing(looker(self._connection)) as consumer, Reported():
             since = TopicPartition(name, partition, max(since_us // 1_000 - EARLY_MS, 0))
             consumer.assign(consumer.offsets_for_times([since], timeout=CALL_SECONDS))
-            for message in _until_end(consumer):
-                record = _record(message, topic.name)
+            for message in until_end(consumer):
+                record = record_of(message, topic.name)
                 if record.event_id == event_id:
                     return record
         return None
@@ -107,7 +110,7 @@ class KafkaLog:
         from confluent_kafka import TopicPartition  # noqa: PLC0415
 
         name = self._named(topic)
-        with closing(_looker(self._connection)) as consumer, _Reported():
+        with closing(looker(self._connection)) as consumer, Reported():
             known = consumer.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions
             return {number: _end(consumer, TopicPartition(name, number)) for number in known}
 
@@ -121,10 +124,10 @@ class KafkaLog:
         """
         from confluent_kafka import Producer  # noqa: PLC0415 - an extra
 
-        producer = Producer({**self._connection, **_SENDING, "enable.idempotence": True})
+        producer = Producer({**self._connection, **SENDING, "enable.idempotence": True})
         number = 0
         for record in records:
-            _produce(producer, self._named(topic.name), record.partition, record)
+            produce(producer, self._named(topic.name), record.partition, record)
             producer.poll(0)
             number += 1
         left = producer.flush(COPY_SECONDS)
@@ -150,7 +153,7 @@ class KafkaLog:
         from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415
 
         admin = AdminClient(self._connection)
-        with _Reported():
+        with Reported():
             found = admin.list_topics(timeout=CALL_SECONDS).topics
             missing = [
                 NewTopic(name, num_partitions=number, replication_factor=-1, config=dict(settings))
@@ -194,12 +197,12 @@ class KafkaAppender:
         self._producer = Producer(
             {
                 **connection,
-                **_SENDING,
+                **SENDING,
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": TRANSACTION_MS,
             }
         )
-        with _Reported():
+        with Reported():
             self._producer.init_transactions(CALL_SECONDS)
         self.position = _last_position(connection, positions_topic)
 
@@ -211,10 +214,10 @@ class KafkaAppender:
             TermOver: the outcome is unknown, or nothing was appended.
         """
         producer = self._producer
-        with _Reported(TermOver):
+        with Reported(TermOver):
             producer.begin_transaction()
             for message in messages:
-                _produce(producer, *self._place(message), message)
+                produce(producer, *self._place(message), message)
             moved = json.dumps({"position": position}).encode()
             producer.produce(self._positions_topic, partition=0, key=b"position", value=moved)
             producer.commit_transaction(CALL_SECONDS)
@@ -226,71 +229,16 @@ class KafkaAppender:
         self._producer.close()
 
 
-class KafkaReader:
-    """Reads every partition from the position that its owner keeps.
+def _last_position(connection: dict[str, Any], topic: str) -> int:
+    """The newest position in a source's own topic, which nobody else writes to."""
+    from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
 
-    It joins no consumer group: who may handle what is decided where the positions are, and a group
-    would add nothing but its own ways to lose a member when a broker dies.
-    """
-
-    def __init__(
-        self, settings: dict[str, Any], topics: Mapping[str, AnyTopic], positions: Positions
-    ) -> None:
-        from confluent_kafka import Consumer  # noqa: PLC0415 - an extra
-
-        self._topics = topics
-        self._positions = positions
-        self._next: dict[tuple[str, int], int] = {}
-        self._placed = False
-        self._consumer = Consumer(settings)
-
-    def fetch(self, limit: int) -> list[Batch]:
-        """The next records, at most `limit` in all; none when there are none yet.
-
-        Raises:
-            LogUnavailable: the cluster does not answer, or retention has deleted what comes next.
-        """
-        if not self._placed:
-            self._place()
-        records: dict[tuple[str, int], list[Record]] = {}
-        try:
-            with _Reported():
-                for message in self._consumer.consume(limit, FETCH_SECONDS):
-                    _raise_for(message)
-                    record = _record(message, self._topics[message.topic() or ""].name)
-                    records.setdefault((record.topic, record.partition), []).append(record)
-        except BaseException:
-            self._placed = False  # what was read before the error would be passed over
-            raise
-        batches: list[Batch] = []
-        for place, found in records.items():
-            batch = Batch(*place, self._next[place], found)
-            self._next[place] = batch.end
-            batches.append(batch)
-        return batches
-
-    def rewind(self) -> None:
-        """Ask for the stored positions at the next fetch."""
-        self._placed = False
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._consumer.close()
-
-    def _place(self) -> None:
-        """Put every partition to its stored position, or to its beginning."""
-        from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
-
-        partitions: list[TopicPartition] = []
-        for name, topic in self._topics.items():
-            stored = self._positions(topic.name)
-            for number in range(topic.partitions):
-                following = stored.get(number, 0)
-                self._next[topic.name, number] = following
-                partitions.append(TopicPartition(name, number, following or OFFSET_BEGINNING))
-        with _Reported():
-            self._consumer.assign(partitions)
-        self._placed = True
+    position = 0
+    with closing(looker(connection)) as consumer, Reported():
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        for message in until_end(consumer):
+            position = json.loads(message.value() or b"{}")["position"]
+    return position
 
 
 def _end(consumer: "Consumer", partition: "TopicPartition") -> int:
@@ -306,126 +254,3 @@ def _end(consumer: "Consumer", partition: "TopicPartition") -> int:
             if error.args[0].code() not in away or time.monotonic() > deadline:
                 raise
             time.sleep(FETCH_SECONDS)
-
-
-def _produce(producer: "Producer", topic: str, partition: int, message: Message | Record) -> None:
-    while True:
-        try:
-            producer.produce(
-                topic,
-                partition=partition,
-                key=message.key.encode(),
-                value=message.value,
-                headers=[
-                    (_ID, str(message.event_id)),
-                    (_TIME, str(message.timestamp_us)),
-                    *message.headers.items(),
-                ],
-            )
-        except BufferError:  # the local queue is full: let some of it go first
-            producer.poll(0.1)
-        else:
-            return
-
-
-def _reader_settings(connection: dict[str, Any]) -> dict[str, Any]:
-    """A consumer that sees what is committed; its group is a name that librdkafka asks for."""
-    return {
-        **connection,
-        "group.id": "counterfoil.none",
-        "enable.auto.commit": False,
-        "isolation.level": "read_committed",
-        # A position that is not there is never passed over in silence.
-        "auto.offset.reset": "error",
-    }
-
-
-def _looker(connection: dict[str, Any]) -> "Consumer":
-    """A consumer for one look, which is told where a partition ends."""
-    from confluent_kafka import Consumer  # noqa: PLC0415
-
-    return Consumer({**_reader_settings(connection), "enable.partition.eof": True})
-
-
-def _last_position(connection: dict[str, Any], topic: str) -> int:
-    """The newest position in a source's own topic, which nobody else writes to."""
-    from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
-
-    position = 0
-    with closing(_looker(connection)) as consumer, _Reported():
-        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
-        for message in _until_end(consumer):
-            position = json.loads(message.value() or b"{}")["position"]
-    return position
-
-
-def _until_end(consumer: "Consumer") -> "Iterable[KafkaMessage]":
-    """The messages of the one assigned partition up to its end."""
-    from confluent_kafka import KafkaError  # noqa: PLC0415
-
-    deadline = time.monotonic() + CALL_SECONDS
-    while True:
-        message = consumer.poll(FETCH_SECONDS)
-        if message is None:
-            if time.monotonic() > deadline:
-                raise LogUnavailable("Kafka did not answer in time")
-            continue
-        error = message.error()
-        if error is not None and error.code() == KafkaError._PARTITION_EOF:
-            return
-        _raise_for(message)
-        deadline = time.monotonic() + CALL_SECONDS
-        yield message
-
-
-def _record(message: "KafkaMessage", topic: str) -> Record:
-    headers = {
-        name: (value or b"").decode() if not isinstance(value, str) else value
-        for name, value in message.headers() or []
-    }
-    return Record(
-        topic=topic,
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        event_id=int(headers.pop(_ID, "0")),
-        key=(message.key() or b"").decode(),
-        value=message.value() or b"",
-        headers=headers,
-        timestamp_us=int(headers.pop(_TIME, "0")),
-    )
-
-
-def _raise_for(message: "KafkaMessage") -> None:
-    from confluent_kafka import KafkaException  # noqa: PLC0415
-
-    error = message.error()
-    if error is not None:
-        raise KafkaException(error)
-
-
-class _Reported:
-    """Turns Kafka's errors into ours: `Fenced`, or what the caller calls every other."""
-
-    def __init__(self, other: type[EventsError] = LogUnavailable) -> None:
-        self._other = other
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
-
-        if not isinstance(error, KafkaException):
-            return
-        found: KafkaError = error.args[0]
-        if found.code() in (
-            KafkaError._FENCED,
-            KafkaError.PRODUCER_FENCED,
-            KafkaError.INVALID_PRODUCER_EPOCH,
-        ):
-            raise Fenced(f"Kafka: {found.str()}") from error
-        raise self._other(f"Kafka: {found.str()}") from error
-
-
-def _say(error: object) -> None:
-    log.warning("kafka", error=str(error))

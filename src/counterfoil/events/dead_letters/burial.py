@@ -2,6 +2,7 @@
 
 import json
 import traceback
+from collections.abc import Iterable
 from typing import Final
 
 from counterfoil.events.messages import Message, Record
@@ -9,6 +10,24 @@ from counterfoil.events.pipeline_store import PipelineStore
 
 TRACEBACK_LIMIT: Final = 8_000
 """Characters of a traceback that a dead letter keeps."""
+_ERROR: Final = "error"
+_TRACEBACK: Final = "dead-letter-traceback"
+_TRIES: Final = "dead-letter-tries"
+_SOURCE: Final = "dead-letter-source"
+
+
+def letter(pipeline: str, record: Record, error: Exception, *, tries: int, now_us: int) -> Message:
+    """What tells of a record that could not be handled, on the dead-letter topic."""
+    headers = {
+        **record.headers,
+        _ERROR: _storable(f"{type(error).__name__}: {error}"),
+        _TRACEBACK: _storable("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]),
+        _TRIES: str(tries),
+        _SOURCE: f"{record.topic}/{record.partition}/{record.offset}",
+    }
+    return Message(
+        record.event_id, dead_letter_topic(pipeline), record.key, record.value, headers, now_us
+    )
 
 
 def bury(
@@ -24,30 +43,39 @@ def bury(
 
     Returns what tells of it on the dead-letter topic, for the caller to send with its commit.
     """
-    trace = _storable("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:])
-    said = _storable(f"{type(error).__name__}: {error}")
-    store.database.execute(
+    told = letter(pipeline, record, error, tries=tries, now_us=now_us)
+    keep(store, pipeline, [told])
+    return told
+
+
+def keep(store: PipelineStore, pipeline: str, letters: Iterable[Message | Record]) -> None:
+    """Keep what a dead-letter topic tells, in the caller's transaction."""
+    rows: list[tuple[object, ...]] = []
+    for each in letters:
+        headers = dict(each.headers)
+        topic, partition, offset = headers.pop(_SOURCE).rsplit("/", 2)
+        error, trace, tries = (headers.pop(name) for name in (_ERROR, _TRACEBACK, _TRIES))
+        rows.append(
+            (
+                pipeline,
+                topic,
+                int(partition),
+                int(offset),
+                each.event_id,
+                each.key,
+                each.value,
+                json.dumps(headers),
+                error,
+                trace,
+                int(tries),
+                each.timestamp_us,
+            )
+        )
+    store.database.executemany(
         'INSERT INTO dead_letters (pipeline, topic, partition, "offset", event_id, key, value, '
         "headers, error, traceback, tries, failed_us) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            pipeline,
-            record.topic,
-            record.partition,
-            record.offset,
-            record.event_id,
-            record.key,
-            record.value,
-            json.dumps(record.headers),
-            said,
-            trace,
-            tries,
-            now_us,
-        ),
-    )
-    headers = {**record.headers, "error": said}
-    return Message(
-        record.event_id, dead_letter_topic(pipeline), record.key, record.value, headers, now_us
+        rows,
     )
 
 

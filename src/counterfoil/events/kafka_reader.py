@@ -1,0 +1,76 @@
+"""Reading Kafka from positions that others keep."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from counterfoil.events.kafka_client import FETCH_SECONDS, Reported, raise_for, record_of
+from counterfoil.events.log import Positions
+from counterfoil.events.messages import Batch, Record
+from counterfoil.events.topics import AnyTopic
+
+
+class KafkaReader:
+    """Reads every partition from the position that its owner keeps.
+
+    It joins no consumer group: who may handle what is decided where the positions are, and a group
+    would add nothing but its own ways to lose a member when a broker dies.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], topics: Mapping[str, AnyTopic], positions: Positions
+    ) -> None:
+        from confluent_kafka import Consumer  # noqa: PLC0415 - an extra
+
+        self._topics = topics
+        self._positions = positions
+        self._next: dict[tuple[str, int], int] = {}
+        self._placed = False
+        self._consumer = Consumer(settings)
+
+    def fetch(self, limit: int) -> list[Batch]:
+        """The next records, at most `limit` in all; none when there are none yet.
+
+        Raises:
+            LogUnavailable: the cluster does not answer, or retention has deleted what comes next.
+        """
+        if not self._placed:
+            self._place()
+        records: dict[tuple[str, int], list[Record]] = {}
+        try:
+            with Reported():
+                for message in self._consumer.consume(limit, FETCH_SECONDS):
+                    raise_for(message)
+                    record = record_of(message, self._topics[message.topic() or ""].name)
+                    records.setdefault((record.topic, record.partition), []).append(record)
+        except BaseException:
+            self._placed = False  # what was read before the error would be passed over
+            raise
+        batches: list[Batch] = []
+        for place, found in records.items():
+            batch = Batch(*place, self._next[place], found)
+            self._next[place] = batch.end
+            batches.append(batch)
+        return batches
+
+    def rewind(self) -> None:
+        """Ask for the stored positions at the next fetch."""
+        self._placed = False
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._consumer.close()
+
+    def _place(self) -> None:
+        """Put every partition to its stored position, or to its beginning."""
+        from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
+
+        partitions: list[TopicPartition] = []
+        for name, topic in self._topics.items():
+            stored = self._positions(topic.name)
+            for number in range(topic.partitions):
+                following = stored.get(number, 0)
+                self._next[topic.name, number] = following
+                partitions.append(TopicPartition(name, number, following or OFFSET_BEGINNING))
+        with Reported():
+            self._consumer.assign(partitions)
+        self._placed = True

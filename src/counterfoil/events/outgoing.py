@@ -1,0 +1,70 @@
+"""What a stateless pipeline's handlers do: they emit, and nothing else."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from counterfoil.events.errors import EventsError
+from counterfoil.events.messages import Message, Record
+from counterfoil.events.topics import Topic
+
+T = TypeVar("T")
+
+
+class Outgoing:
+    """The messages of the commit at work: all that a stateless pipeline does."""
+
+    def __init__(self) -> None:
+        self._handler: list[Message] = []
+        self._commit: list[Message] = []
+
+    def handle(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do the work of a handler; what it raises leaves nothing of it behind."""
+        try:
+            work(*arguments)
+        except BaseException:
+            self._handler.clear()
+            raise
+        self._commit += self._handler
+        self._handler.clear()
+
+    def send(self, message: Message) -> None:
+        """Send a message with the commit, if the handler at work comes to its end."""
+        self._handler.append(message)
+
+    def bury(self, message: Message) -> None:
+        """Send a message for an event that no handler could take."""
+        self._commit.append(message)
+
+    def take(self) -> list[Message]:
+        """What is to be sent, once."""
+        taken, self._commit = self._commit, []
+        return taken
+
+
+class StatelessContext:
+    """What the handler of a stateless pipeline may use; it takes effect with the event's commit."""
+
+    __slots__ = ("_outgoing", "now_us", "record")
+
+    def __init__(self, outgoing: "Outgoing", record: Record, now_us: int) -> None:
+        self.record = record
+        self.now_us = now_us
+        """When the commit began, in microseconds: the same for all of its events."""
+        self._outgoing = outgoing
+
+    def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
+        """Send an event on to another topic; it carries the event id that caused it."""
+        record = self.record
+        headers = {**record.headers, "caused-by": str(record.event_id)}
+        content = topic.encode(value)
+        self._outgoing.send(
+            Message(record.event_id, topic.name, key, content, headers, self.now_us)
+        )
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("state", "ledger", "execute"):
+            raise EventsError(
+                f"this pipeline is declared stateless and has no {name}",
+                hint="leave stateless=True out of its declaration",
+            )
+        raise AttributeError(name)
