@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterfoil.events import (
@@ -266,6 +266,7 @@ def balances_agree(events: Events, amounts: list[int]) -> None:
     assert stored == rebuilt_balances(database)
 
 
+@settings(deadline=None)
 @given(amounts=st.lists(st.integers(0, 10_000), max_size=40))
 def test_the_ledger_balances_and_agrees_with_its_rebuild(
     tmp_path_factory: pytest.TempPathFactory, amounts: list[int]

@@ -12,7 +12,15 @@ from typing import Any, Literal, TypeVar, overload
 import msgspec
 
 from counterfoil.application.configuration import ConfigurationError
-from counterfoil.events import Choreography, Context, Pipeline, Saga, Topic, Unit
+from counterfoil.events import (
+    Choreography,
+    Context,
+    Pipeline,
+    Saga,
+    StatelessContext,
+    Topic,
+    Unit,
+)
 from counterfoil.gateway.hooks import Hook
 from counterfoil.reports import Report, Table
 
@@ -23,6 +31,8 @@ Event = TypeVar("Event", bound=msgspec.Struct)
 Handler = Callable[[Any, Unit], msgspec.Struct]
 EachHandler = Callable[[Event, Context], None]
 BatchHandler = Callable[[list[tuple[Event, Context]]], None]
+StatelessHandler = Callable[[Event, StatelessContext], None]
+StatelessBatchHandler = Callable[[list[tuple[Event, StatelessContext]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,7 @@ class Application:
         *,
         tries: int = 3,
         batch: Literal[False] = False,
+        stateless: Literal[False] = False,
         commit_limit: int = 1_000,
     ) -> Callable[[EachHandler[Event]], EachHandler[Event]]: ...
 
@@ -149,8 +160,33 @@ class Application:
         *,
         tries: int = 3,
         batch: Literal[True],
+        stateless: Literal[False] = False,
         commit_limit: int = 1_000,
     ) -> Callable[[BatchHandler[Event]], BatchHandler[Event]]: ...
+
+    @overload
+    def pipeline(
+        self,
+        name: str,
+        source: Topic[Event],
+        *,
+        tries: int = 3,
+        batch: Literal[False] = False,
+        stateless: Literal[True],
+        commit_limit: int = 1_000,
+    ) -> Callable[[StatelessHandler[Event]], StatelessHandler[Event]]: ...
+
+    @overload
+    def pipeline(
+        self,
+        name: str,
+        source: Topic[Event],
+        *,
+        tries: int = 3,
+        batch: Literal[True],
+        stateless: Literal[True],
+        commit_limit: int = 1_000,
+    ) -> Callable[[StatelessBatchHandler[Event]], StatelessBatchHandler[Event]]: ...
 
     def pipeline(
         self,
@@ -159,18 +195,26 @@ class Application:
         *,
         tries: int = 3,
         batch: bool = False,
+        stateless: bool = False,
         commit_limit: int = 1_000,
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Declare the handler of a pipeline; what it does happens once for each event.
 
-        It gets an event and its context; with `batch`, a list of such pairs. At most
-        `commit_limit` events of each partition share a commit: fewer are sooner durable, more are
-        cheaper.
+        It gets an event and its context; with `batch`, a list of such pairs. A `stateless` one only
+        emits: it keeps no state, posts nothing to the ledger and runs no SQL, so that on Kafka it
+        works within the log's transactions alone. At most `commit_limit` events of each partition
+        share a commit: fewer are sooner durable, more are cheaper.
         """
 
         def declare(handler: Callable[..., None]) -> Callable[..., None]:
             pipeline = Pipeline(
-                name, source, handler, tries=tries, batch=batch, commit_limit=commit_limit
+                name,
+                source,
+                handler,
+                tries=tries,
+                batch=batch,
+                stateless=stateless,
+                commit_limit=commit_limit,
             )
             _declare(self.pipelines, name, pipeline, "pipeline")
             return handler

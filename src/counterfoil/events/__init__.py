@@ -39,7 +39,8 @@ from counterfoil.events.errors import (
 )
 from counterfoil.events.inspection import lag
 from counterfoil.events.ledger import Ledger, rebuilt_balances, trial_balance
-from counterfoil.events.log import EventLog
+from counterfoil.events.log import EventLog, ExchangeLog
+from counterfoil.events.log_pipeline_runner import LogPipelineRunner
 from counterfoil.events.messages import Batch, Lag, Message, Record
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.outgoing import StatelessContext
@@ -83,6 +84,7 @@ __all__ = [
     "EventLog",
     "Events",
     "EventsError",
+    "ExchangeLog",
     "Fenced",
     "Handled",
     "HandlerFailed",
@@ -93,6 +95,7 @@ __all__ = [
     "Lag",
     "Ledger",
     "LedgerConflict",
+    "LogPipelineRunner",
     "LogUnavailable",
     "Message",
     "NoHandler",

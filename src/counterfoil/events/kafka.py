@@ -33,6 +33,7 @@ from counterfoil.events.kafka_client import (
     say,
     until_end,
 )
+from counterfoil.events.kafka_exchange import KafkaExchange
 from counterfoil.events.kafka_reader import KafkaReader
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Message, Record
@@ -46,6 +47,10 @@ EARLY_MS: Final = 60_000
 """How much earlier than an event's own time its record is looked for: clocks differ."""
 _TOPIC: Final = MappingProxyType({"message.timestamp.type": "LogAppendTime"})
 """Retention counts from when a record came in: an event may be older than that, after a move."""
+_FETCHING: Final = MappingProxyType(
+    {"queued.min.messages": 50_000, "queued.max.messages.kbytes": 32 * 1024}
+)
+"""Read ahead while events are handled, within 32 MiB a partition."""
 
 
 class KafkaLog:
@@ -90,6 +95,19 @@ class KafkaLog:
         """Read `topics`, all their partitions."""
         names = {self._named(topic.name): topic for topic in topics}
         return KafkaReader(reader_settings(self._connection), names, positions)
+
+    def exchange(self, consumer: str, topics: Sequence[AnyTopic]) -> KafkaExchange:
+        """Begin a term of `consumer` over `topics`, with a producer that ends the earlier ones."""
+        positions = self._named(f"{consumer}.positions")
+        self._create({positions: 1}, {"cleanup.policy": "compact"})
+        return KafkaExchange(
+            self._connection,
+            {**reader_settings(self._connection), **_FETCHING},
+            {self._named(topic.name): topic for topic in topics},
+            self._place,
+            transactional_id=self._named(f"{consumer}.exchange"),
+            positions_topic=positions,
+        )
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
         """The first record of an event: its key tells the partition, its time where to begin."""

@@ -5,7 +5,7 @@ database of a pipeline, in a Delta table. The log itself is never asked how far 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from counterfoil.events.messages import Batch, Message, Record
 from counterfoil.events.topics import AnyTopic
@@ -59,6 +59,44 @@ class Reader(Protocol):
         ...
 
 
+class Exchange(Protocol):
+    """A pipeline's way from topics to topics, for one term: positions and messages in one commit.
+
+    After any error the term is over: make a new exchange, which knows what was committed.
+    """
+
+    positions: dict[tuple[str, int], int]
+    """(topic, partition) to the next offset, as committed."""
+
+    def fetch(self, limit: int) -> list[Batch]:
+        """The next records, at most `limit` in all; none when there are none yet.
+
+        Raises:
+            TermOver: the log can't be reached, or has lost what comes next.
+        """
+        ...
+
+    def commit(self, batches: Sequence[Batch], messages: Sequence[Message]) -> None:
+        """Begin to commit what follows from some batches, after the commit before.
+
+        Raises:
+            TermOver: another term has begun (`Fenced`), or an outcome is unknown.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Wait for the commit that has begun.
+
+        Raises:
+            TermOver: another term has begun (`Fenced`), or the outcome is unknown.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the term."""
+        ...
+
+
 class EventLog(Protocol):
     """Partitioned topics."""
 
@@ -88,4 +126,13 @@ class EventLog(Protocol):
 
     def close(self) -> None:
         """Let go of what is open."""
+        ...
+
+
+@runtime_checkable
+class ExchangeLog(EventLog, Protocol):
+    """A log with transactions that stateless pipelines can do with alone."""
+
+    def exchange(self, consumer: str, topics: Sequence[AnyTopic]) -> Exchange:
+        """Begin a term of `consumer` over `topics`; earlier terms are over."""
         ...

@@ -23,7 +23,10 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     ChoreographyTracer,
     EventsError,
+    ExchangeLog,
+    LogPipelineRunner,
     LogUnavailable,
+    Pipeline,
     PipelineRunner,
     Relay,
     SagaCoordinator,
@@ -146,10 +149,24 @@ def pipeline(host: Host) -> None:
     event_log = events.log()
     event_log.declare(host.application.all_topics())
     declared = host.application.pipelines[host.target]
+    if declared.stateless and isinstance(event_log, ExchangeLog):
+        _exchange(host, event_log, declared)
+        return
     runner = PipelineRunner(event_log, events.pipelines(), declared, now_us)
     host.ready()
     _repeat(host, runner.step)
     runner.close()
+
+
+def _exchange(host: Host, event_log: ExchangeLog, declared: Pipeline[Any]) -> None:
+    """A candidate for running a pipeline within the log: its terms end each other."""
+    store = host.events().pipelines()
+
+    def lead(_: int, held: Callable[[], bool]) -> None:
+        with closing(LogPipelineRunner(event_log, store, declared, now_us)) as runner:
+            _repeat(host, runner.step, while_=held)
+
+    _lead(host, f"pipeline/{host.target}", lead)
 
 
 def saga(host: Host) -> None:

@@ -1,0 +1,147 @@
+"""From topics to topics on Kafka: what is read and what follows from it, in one transaction.
+
+The positions are records of a topic of the pipeline's own, one key for each partition, compacted.
+`send_offsets_to_transaction` would do as well, but it needs a consumer group, two more requests in
+each transaction, and offsets that expire while a pipeline stands still. With records, the newest
+committed ones tell exactly what was handled, and are read where a term begins.
+
+An exchange is one term. Its transactional id fences the term before it, settles what that one left
+open (KIP-98, KIP-890), and only then are the positions read. After an error nobody knows what
+became of the last transaction: the exchange is given up, and the next one reads. So a zombie can't
+commit, and a broker that dies in the middle of a commit leaves no doubt behind.
+
+A commit waits for the broker several times. It does so in a thread of its own, while the next
+events are read and handled; they are sent only once it is known to be done.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Final
+
+from counterfoil import faults
+from counterfoil.events.errors import LogUnavailable, TermOver
+from counterfoil.events.kafka_client import (
+    CALL_SECONDS,
+    SENDING,
+    TRANSACTION_MS,
+    Reported,
+    looker,
+    produce,
+    until_end,
+)
+from counterfoil.events.kafka_reader import KafkaReader
+from counterfoil.events.messages import Batch, Message
+from counterfoil.events.topics import AnyTopic
+
+COMMIT_SECONDS: Final = 20.0
+"""Less than `TRANSACTION_MS`: the outcome is known before the broker would abort by itself."""
+
+
+class KafkaExchange:
+    """One term of a pipeline; `names` tells the topics on the cluster that it reads."""
+
+    def __init__(
+        self,
+        connection: dict[str, Any],
+        settings: dict[str, Any],
+        names: Mapping[str, AnyTopic],
+        place: Callable[[Message], tuple[str, int]],
+        *,
+        transactional_id: str,
+        positions_topic: str,
+    ) -> None:
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+
+        self._place = place
+        self._positions_topic = positions_topic
+        self._producer = Producer(
+            {
+                **connection,
+                **SENDING,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_MS,
+            }
+        )
+        with Reported():
+            self._producer.init_transactions(CALL_SECONDS)
+        self.positions = _positions(connection, positions_topic)
+        """(topic, partition) to the next offset, as committed."""
+        self._reader = KafkaReader(settings, names, self._stored)
+        self._commits = ThreadPoolExecutor(1, thread_name_prefix=f"commit {transactional_id}")
+        self._committing: Future[None] | None = None
+        self._moved: dict[tuple[str, int], int] = {}
+
+    def fetch(self, limit: int) -> list[Batch]:
+        """The next records, at most `limit` in all.
+
+        Raises:
+            TermOver: the cluster does not answer, or retention has deleted what comes next.
+        """
+        try:
+            return self._reader.fetch(limit)
+        except LogUnavailable as error:
+            # The reader would begin again at positions that the commit at work is moving.
+            raise TermOver(str(error), hint=error.hint) from error
+
+    def commit(self, batches: Sequence[Batch], messages: Sequence[Message]) -> None:
+        """Begin to commit what follows from some batches, after the commit before.
+
+        Raises:
+            Fenced: another term has begun.
+            TermOver: the outcome of this or the commit before is unknown.
+        """
+        self.settle()
+        with Reported(TermOver):
+            self._producer.begin_transaction()
+            for message in messages:
+                produce(self._producer, *self._place(message), message)
+            for batch in batches:
+                self._producer.produce(
+                    self._positions_topic,
+                    partition=0,
+                    key=f"{batch.topic}/{batch.partition}".encode(),
+                    value=json.dumps({"next": batch.end}).encode(),
+                )
+        faults.point("pipeline.before-commit")
+        self._moved = {(batch.topic, batch.partition): batch.end for batch in batches}
+        self._committing = self._commits.submit(self._producer.commit_transaction, COMMIT_SECONDS)
+
+    def settle(self) -> None:
+        """Wait for the commit that has begun.
+
+        Raises:
+            Fenced: another term has begun.
+            TermOver: the outcome is unknown, or nothing was committed.
+        """
+        if self._committing is None:
+            return
+        committing, self._committing = self._committing, None
+        with Reported(TermOver):
+            committing.result()
+        self.positions |= self._moved
+        faults.point("pipeline.after-commit")
+
+    def close(self) -> None:
+        """Give the term up; what it left open is aborted by the next one."""
+        self._commits.shutdown()
+        self._reader.close()
+        self._producer.purge()
+        self._producer.close()
+
+    def _stored(self, topic: str) -> Mapping[int, int]:
+        return {number: end for (name, number), end in self.positions.items() if name == topic}
+
+
+def _positions(connection: dict[str, Any], topic: str) -> dict[tuple[str, int], int]:
+    """The newest position of each partition, in a topic that nobody else writes to."""
+    from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
+
+    found: dict[tuple[str, int], int] = {}
+    with closing(looker(connection)) as consumer, Reported():
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        for message in until_end(consumer):
+            name, partition = (message.key() or b"").decode().rsplit("/", 1)
+            found[name, int(partition)] = json.loads(message.value() or b"{}")["next"]
+    return found

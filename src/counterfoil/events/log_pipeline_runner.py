@@ -1,0 +1,115 @@
+"""Runs a stateless pipeline within the log alone: no database on the way from event to event.
+
+For a log with transactions of its own, which commits positions and what was emitted together. What
+its handlers emit needs no outbox, and the pipeline goes on while the database is away. The database
+is told afterwards, by a thread of its own: how far the pipeline is, for `lag`, and its dead
+letters. These are read back from their topic with a position of their own, so that each is listed
+once.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from counterfoil.events.dead_letters.burial import keep, letter
+from counterfoil.events.errors import Fenced, LogUnavailable, StoreUnavailable, TermOver
+from counterfoil.events.handling import Handling
+from counterfoil.events.log import ExchangeLog
+from counterfoil.events.messages import Record
+from counterfoil.events.outgoing import Outgoing, StatelessContext
+from counterfoil.events.pipeline import Pipeline
+from counterfoil.events.pipeline_store import PipelineStore
+
+TELL_US: Final = 1_000_000
+"""Between two reports to the database: what people look at may be a second old."""
+LETTERS: Final = 100
+log = structlog.get_logger()
+
+
+class LogPipelineRunner:
+    """One term of one pipeline: it ends earlier ones, and is over after the first error."""
+
+    def __init__(
+        self,
+        event_log: ExchangeLog,
+        store: PipelineStore,
+        pipeline: Pipeline[Any],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._now_us = now_us
+        self._telling = ThreadPoolExecutor(1, thread_name_prefix=f"telling {pipeline.name}")
+        self._told: Future[None] | None = None
+        self._told_us = 0
+        self._over = False
+        self._outgoing = Outgoing()
+        context = partial(StatelessContext, self._outgoing)
+        self._handling = Handling(pipeline, self._outgoing, context, self._bury)
+        topics = pipeline.topics()
+        event_log.declare(topics)
+        self._collector = f"{pipeline.name}.letters"
+        self._letters = event_log.reader(
+            topics[2:], lambda topic: store.positions(self._collector, topic)
+        )
+        self._exchange = event_log.exchange(pipeline.name, topics[:2])
+
+    def step(self) -> int:
+        """Handle at most a commit's events; returns how many that were.
+
+        They are committed while the next ones are read, and at the latest with the next step.
+
+        Raises:
+            TermOver: another term has begun (`Fenced`), the log can't be used, or the outcome of a
+                commit is unknown. This term is over, and takes no further step.
+        """
+        if self._over:
+            raise TermOver(f"pipeline {self._pipeline.name}: this term has ended with an error")
+        self._over = True  # unless all goes well: a next step would pass over what this one read
+        handled = self._step()
+        self._over = False
+        return handled
+
+    def _step(self) -> int:
+        batches = self._exchange.fetch(self._pipeline.commit_limit)
+        now_us = self._now_us()
+        if batches:
+            self._handling.run(batches, now_us)
+            self._exchange.commit(batches, self._outgoing.take())
+        else:
+            self._exchange.settle()
+        if now_us - self._told_us >= TELL_US and (self._told is None or self._told.done()):
+            if self._told is not None:
+                self._told.result()
+            self._told = self._telling.submit(self._tell, dict(self._exchange.positions))
+            self._told_us = now_us
+        return sum(len(batch.records) for batch in batches)
+
+    def close(self) -> None:
+        """End the term; what is being committed may still be."""
+        self._exchange.close()
+        self._telling.shutdown()
+        self._letters.close()
+
+    def _bury(self, record: Record, error: Exception, tries: int, now_us: int) -> None:
+        name = self._pipeline.name
+        self._outgoing.bury(letter(name, record, error, tries=tries, now_us=now_us))
+
+    def _tell(self, positions: dict[tuple[str, int], int]) -> None:
+        """Tell the database what people ask it for; it may be away, and is told later."""
+        name = self._pipeline.name
+        try:
+            for topic in {topic for topic, _ in positions}:
+                moved = {number: end for (each, number), end in positions.items() if each == topic}
+                self._store.store_positions(name, topic, moved)
+            while batches := self._letters.fetch(LETTERS):
+                with self._store.database.transaction():
+                    self._store.advance(self._collector, batches)
+                    for batch in batches:
+                        keep(self._store, name, batch.records)
+        except (Fenced, LogUnavailable, StoreUnavailable) as error:
+            self._letters.rewind()
+            log.warning("database_was_not_told", pipeline=name, error=str(error))

@@ -1,0 +1,183 @@
+"""Stateless pipelines: the same on both engines, though on Kafka no database is on the way."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from counterfoil.events import (
+    DeadLetters,
+    EmbeddedEvents,
+    Events,
+    EventsError,
+    ExchangeLog,
+    LogPipelineRunner,
+    Pipeline,
+    PipelineRunner,
+    StatelessContext,
+    TermOver,
+    lag,
+)
+
+from .test_exactly_once import PATIENCE_SECONDS, SEEN, TOPIC, Paid, append, make_log, message
+from .test_exactly_once import records as records_of
+
+Runner = PipelineRunner | LogPipelineRunner
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def forward(event: Paid, context: StatelessContext) -> None:
+    context.emit(SEEN, event, key=event.account)
+    if event.amount == 666:
+        raise RuntimeError("poison")
+
+
+def make(events: Events, handler: Callable[..., None] = forward, **settings: object) -> Runner:
+    log = make_log(events)
+    pipeline = Pipeline("f", TOPIC, handler, stateless=True, **settings)  # type: ignore[arg-type]
+    if isinstance(log, ExchangeLog):
+        return LogPipelineRunner(log, events.pipelines(), pipeline, now_us)
+    return PipelineRunner(log, events.pipelines(), pipeline, now_us)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def handle(running: Runner, number: int) -> None:
+    handled = 0
+
+    def done() -> bool:
+        nonlocal handled
+        handled += running.step()
+        return handled >= number
+
+    until(done)
+    assert handled == number
+    assert running.step() == 0
+
+
+@contextmanager
+def running(events: Events, **settings: object) -> Iterator[Runner]:
+    with closing(make(events, **settings)) as made:
+        yield made
+
+
+def test_what_is_emitted_is_in_the_log_once(events: Events) -> None:
+    append(make_log(events), [message(number) for number in range(50)])
+    with running(events, commit_limit=7) as runner:
+        handle(runner, 50)
+    found = records_of(events, SEEN, 50)
+    assert sorted(record.event_id for record in found) == list(range(50))
+    for account in ("a0", "a1", "a2"):
+        ids = [record.event_id for record in found if record.key == account]
+        assert ids == sorted(ids)
+    assert found[0].headers == {"caused-by": str(found[0].event_id)}
+
+
+def test_the_next_term_goes_on_where_commits_ended(events: Events) -> None:
+    append(make_log(events), [message(number) for number in range(20)])
+    with running(events) as runner:
+        handle(runner, 20)
+    append(make_log(events), [message(number) for number in range(20, 25)])
+    with running(events) as runner:
+        handle(runner, 5)
+    assert len(records_of(events, SEEN, 25)) == 25
+
+
+def test_a_poison_message_is_listed_once_and_the_rest_goes_on(events: Events) -> None:
+    poisonous = {3, 11}
+    append(make_log(events), [message(n, 666 if n in poisonous else 1) for n in range(20)])
+    letters = DeadLetters(events.pipelines())
+    with running(events) as runner:
+        handle(runner, 20)
+        until(lambda: runner.step() == 0 and len(letters.list()) == 2)
+    with running(events) as runner:  # what was listed isn't listed again
+        assert runner.step() == 0
+    found = letters.list()
+    assert {letter.event_id: letter.tries for letter in found} == dict.fromkeys(poisonous, 3)
+    assert {letter.topic for letter in found} == {"paid"}
+    assert all("RuntimeError: poison" in letter.traceback for letter in found)
+    assert all(letter.headers == {} for letter in found)
+    assert len(records_of(events, SEEN, 18)) == 18
+
+
+def test_a_batch_handler_may_be_stateless(events: Events) -> None:
+    append(make_log(events), [message(n, 666 if n == 4 else 1) for n in range(10)])
+
+    def forward_all(pairs: list[tuple[Paid, StatelessContext]]) -> None:
+        for event, context in pairs:
+            forward(event, context)
+
+    with running(events, handler=forward_all, batch=True) as runner:
+        handle(runner, 10)
+    assert len(records_of(events, SEEN, 9)) == 9
+
+
+def test_state_ledger_and_sql_are_refused(events: Events) -> None:
+    append(make_log(events), [message(1)])
+    errors: list[str] = []
+
+    def wrong(event: Paid, context: StatelessContext) -> None:
+        for name in ("state", "ledger", "execute"):
+            with pytest.raises(EventsError, match="declared stateless") as caught:
+                getattr(context, name)
+            errors.append(str(caught.value))
+
+    with running(events, handler=wrong) as runner:
+        handle(runner, 1)
+    assert len(errors) == 3
+
+
+def test_how_far_it_is_can_be_seen(events: Events) -> None:
+    append(make_log(events), [message(number) for number in range(9)])
+    log, store = make_log(events), events.pipelines()
+    with running(events) as runner:
+        handle(runner, 9)
+
+        def told() -> bool:
+            runner.step()
+            return sum(each.committed for each in lag(log, store) if each.topic == "paid") >= 9
+
+        until(told)
+
+
+def test_a_zombie_commits_nothing(events: Events) -> None:
+    if isinstance(events, EmbeddedEvents):
+        pytest.skip("twins on the embedded log are fenced by their positions: test_exactly_once")
+    append(make_log(events), [message(number) for number in range(10)])
+    zombie = make(events)
+    assert isinstance(zombie, LogPipelineRunner)
+    batches: list[object] = []
+    until(lambda: bool(batches.extend(zombie._exchange.fetch(100)) or batches))
+    with running(events) as runner:
+        handle(runner, 10)
+    zombie._handling.run(batches, 1)  # type: ignore[arg-type]
+    with pytest.raises(TermOver):
+        zombie._exchange.commit(batches, zombie._outgoing.take())  # type: ignore[arg-type]
+        zombie._exchange.settle()
+    zombie.close()
+    assert len(records_of(events, SEEN, 10)) == 10
+
+
+def test_a_term_that_failed_takes_no_further_step(events: Events) -> None:
+    if isinstance(events, EmbeddedEvents):
+        pytest.skip("the embedded log has no terms")
+    append(make_log(events), [message(1)])
+
+    def interrupt(event: Paid, context: StatelessContext) -> None:
+        raise KeyboardInterrupt
+
+    with running(events, handler=interrupt) as runner:
+        with pytest.raises(KeyboardInterrupt):
+            until(lambda: bool(runner.step()))
+        with pytest.raises(TermOver):
+            runner.step()
+    with running(events) as runner:
+        handle(runner, 1)
