@@ -4,9 +4,10 @@ import http.client
 import io
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx2
 
@@ -103,9 +104,13 @@ def gateway(
     answer: Callable[[Asked, socket.socket], bool | None],
     *,
     request_body_limit: int = 4_000_000,
+    route: Mapping[str, object] | None = None,
+    settings: Mapping[str, object] | None = None,
+    access_log: Path | None = None,
     **protection: object,
 ) -> Generator[tuple[httpx2.Client, Server, DataPlane], None, None]:
-    """A client of a gateway of a server."""
+    """A client of a gateway of a server; `route` and `settings` add to its configuration."""
+    ours = {"methods": ("GET", "HEAD", "POST"), "identity": False} | dict(route or {})
     server = Server(answer)
     threading.Thread(target=server.accept, daemon=True).start()
     plane = DataPlane(
@@ -114,12 +119,11 @@ def gateway(
             admin="127.0.0.1:0",
             tls="off",
             request_body_limit=request_body_limit,
-            routes=(
-                Route(path="/*", methods=("GET", "HEAD", "POST"), service="s", identity=False),
-            ),
+            routes=(Route(path="/*", service="s", **ours),),  # type: ignore[arg-type]
             services={"s": Upstream(**protection)},  # type: ignore[arg-type]
+            **(settings or {}),  # type: ignore[arg-type]
         ),
-        access_log=None,
+        access_log=access_log,
         admin_credential="c",
     )
     plane.set_endpoints("s", [("s-1", server.address)])

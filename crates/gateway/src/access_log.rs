@@ -26,6 +26,8 @@ pub struct Stub<'a> {
     pub duration_us: u64,
     pub idempotency_key: &'a str,
     pub effect: &'a str,
+    /// Where the answer of a route with a cache came from; empty without one.
+    pub cache: &'a str,
 }
 
 pub struct AccessLog(File);

@@ -5,18 +5,23 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use counterfoil_policy::shared_gcra::SharedGcra;
+use http_body_util::{BodyExt, Limited};
 use hyper::header::HeaderValue;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::cache;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::route::BUCKETS;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
-/// Answer `GET /metrics` and `GET /state`.
-pub fn serve(shared: &Shared, request: &Request<RequestBody>) -> Response<Body> {
+/// A purge that names more than fits is sent in parts.
+const PURGE_BYTES: usize = 1024 * 1024;
+
+/// Answer `GET /metrics`, `GET /state` and `POST /cache/purge`.
+pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<Body> {
     let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
     if !shared.snapshot().config.admin_credential.matches(given) {
@@ -25,6 +30,10 @@ pub fn serve(shared: &Shared, request: &Request<RequestBody>) -> Response<Body> 
     let (kind, content) = match request.uri().path() {
         "/metrics" => ("text/plain; version=0.0.4", metrics(shared)),
         "/state" => ("application/json", state(shared).to_string()),
+        "/cache/purge" if request.method() == Method::POST => match purge(shared, request).await {
+            Ok(purged) => ("application/json", purged),
+            Err(problem) => return problem.into_response(),
+        },
         path => {
             return Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
                 .into_response();
@@ -33,6 +42,14 @@ pub fn serve(shared: &Shared, request: &Request<RequestBody>) -> Response<Body> 
     let mut response = Response::new(Body::Whole(content.into()));
     response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
     response
+}
+
+/// Purge what the body of the request asks for; what was purged, as JSON.
+async fn purge(shared: &Shared, request: Request<RequestBody>) -> Result<String, Problem> {
+    let read = Limited::new(request.into_body(), PURGE_BYTES).collect().await.map_err(|_| {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("send at most {PURGE_BYTES} bytes at a time"))
+    })?;
+    shared.purge(&read.to_bytes()).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 /// Limits, breakers and counts.
@@ -82,6 +99,7 @@ pub fn state(shared: &Shared) -> Value {
         "limits": limits,
         "shared_limits": shared.link.as_ref().map(|link| link.state(waiting(&snapshot))),
         "hooks": snapshot.hooks.values().map(|hook| hook.state()).collect::<Vec<_>>(),
+        "cache": cache::state(&snapshot),
         "requests": load(&shared.requests),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
@@ -141,6 +159,7 @@ fn metrics(shared: &Shared) -> String {
         let _ =
             writeln!(text, "counterfoil_gateway_request_duration_seconds_count{{route=\"{path}\"}} {total}");
     }
+    cache::metrics(&mut text, &snapshot);
     if let Some(link) = &shared.link {
         link.metrics(&mut text, waiting(&snapshot));
     }

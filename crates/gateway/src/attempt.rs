@@ -9,7 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{Response, StatusCode, header};
 
 use crate::balance::choose;
-use crate::headers::{self, Added, text};
+use crate::headers::{self, Added};
 use crate::proxy::Seen;
 use crate::respond::{Body, Problem};
 use crate::service::{Endpoint, Upstream};
@@ -30,7 +30,8 @@ pub async fn attempt(
 ) -> Result<Response<Body>, Problem> {
     let repeatable = is_repeatable(parts);
     let mut last =
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there").retry_after(1);
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there")
+            .retry_after(1));
     for number in 1..=upstream.config.attempts.max(1) {
         let now = if number == 1 && body.is_empty() { seen.started } else { Instant::now() };
         let tried = seen.endpoint.as_deref();
@@ -52,11 +53,13 @@ pub async fn attempt(
                 seen.endpoint = Some(endpoint);
                 return Ok(response);
             }
-            Ok(response) => {
-                // The instance itself says that it can't at the moment.
-                let retry = text(response.headers(), header::RETRY_AFTER).parse().unwrap_or(1);
-                last = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available")
-                    .retry_after(retry);
+            Ok(mut response) => {
+                // The instance itself says that it can't at the moment: if none of them can, its word
+                // stands, and a client is told when to come again in any case.
+                if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+                    response.headers_mut().entry(header::RETRY_AFTER).or_insert(1.into());
+                }
+                last = Ok(response);
                 true
             }
             Err(Failure::Client(fault)) => {
@@ -65,12 +68,13 @@ pub async fn attempt(
                 return Err(fault.into());
             }
             Err(Failure::Late) => {
-                last = Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
-                    .retry_after(1);
+                last = Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
+                    .retry_after(1));
                 true
             }
             Err(failure) => {
-                last = Problem::new(StatusCode::BAD_GATEWAY, "the service can't be reached").retry_after(1);
+                last =
+                    Err(Problem::new(StatusCode::BAD_GATEWAY, "the service can't be reached").retry_after(1));
                 failure == Failure::Unknown
             }
         };
@@ -81,7 +85,7 @@ pub async fn attempt(
         }
         tokio::time::sleep(pause(number)).await;
     }
-    Err(last)
+    last
 }
 
 /// Whether a request that may have been carried out may be sent again.

@@ -103,6 +103,11 @@ impl UnderWay {
     pub fn client(&self) -> &Client {
         &self.0
     }
+
+    /// Count what is done on behalf of this request and may outlive it.
+    pub fn beside(&self) -> Self {
+        Arc::clone(&self.0).begin()
+    }
 }
 
 impl Drop for UnderWay {

@@ -26,6 +26,7 @@ pub struct Config {
     pub trusted_proxies: Vec<String>,
     /// Or how many proxies there are, whatever their addresses.
     pub trusted_hops: usize,
+    pub cache_bytes: u64,
     /// Who vouches for clients by tokens.
     pub identity: Vec<Issuer>,
     pub api_keys: HashMap<String, ApiKey>,
@@ -197,6 +198,23 @@ pub struct Route {
     pub hooks: Vec<String>,
     /// In place of the gateway's.
     pub request_body_limit: Option<u64>,
+    pub cache: Option<Cache>,
+}
+
+/// Which answers of a route are kept, for how long, and who may wait for whose.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub max_object_bytes: usize,
+    pub default_ttl_seconds: f64,
+    pub min_ttl_seconds: f64,
+    pub heuristic_limit_seconds: f64,
+    pub stale_while_revalidate_seconds: f64,
+    pub stale_if_error_seconds: f64,
+    pub collapse_wait_seconds: f64,
+    pub cookies: bool,
+    pub request_directives: bool,
+    pub tags_header: String,
 }
 
 /// How a service is protected.

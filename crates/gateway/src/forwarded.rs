@@ -25,7 +25,7 @@ pub enum Trust {
 }
 
 /// Where a request comes from by the word of trusted proxies.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub address: String,
     /// The address and all proxies after it, for instances.

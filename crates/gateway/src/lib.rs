@@ -8,6 +8,7 @@ mod admin;
 mod ambiguity;
 mod attempt;
 mod balance;
+mod cache;
 mod client;
 mod config;
 mod exchange;
@@ -107,6 +108,15 @@ impl Gateway {
     /// `Error::Config` for a service that no route names.
     pub fn set_endpoints(&self, service: &str, endpoints: Vec<(String, String)>) -> Result<(), Error> {
         self.shared.set_endpoints(service, endpoints)
+    }
+
+    /// Purge answers from the cache; `document` and what comes back are JSON, as they are on the
+    /// operators' port.
+    ///
+    /// # Errors
+    /// `Error::Config` for a document that makes no sense, or without a route that has a cache.
+    pub fn purge(&self, document: &str) -> Result<String, Error> {
+        self.shared.purge(document.as_bytes())
     }
 
     /// Limits, breakers and counts, as JSON.

@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use crate::access_log::Stub;
 use crate::ambiguity::checked_path;
 use crate::attempt::{attempt, is_repeatable};
+use crate::cache::{self, Outcome};
 use crate::client::{Client, UnderWay};
 use crate::forwarded::Origin;
 use crate::headers::{self, cut, text};
@@ -23,7 +24,7 @@ use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
 use crate::route::{Route, find};
-use crate::service::Endpoint;
+use crate::service::{Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
 use crate::upload::{Upload, discard, drain};
@@ -32,7 +33,7 @@ use crate::{hook, limit};
 /// Client-chosen values that are logged are cut to this many bytes.
 const LOGGED_LIMIT: usize = 256;
 /// What a service says its answer brought about: the other half of the stub.
-const EFFECT: HeaderName = HeaderName::from_static("counterfoil-effect");
+pub const EFFECT: HeaderName = HeaderName::from_static("counterfoil-effect");
 
 /// What is known of a request by the time it is answered.
 pub struct Seen {
@@ -46,6 +47,7 @@ pub struct Seen {
     pub attempts: u32,
     /// What hooks add to the request on its way to an instance.
     pub hooked: hook::Headers,
+    pub cache: Outcome,
 }
 
 impl Seen {
@@ -58,6 +60,21 @@ impl Seen {
     /// The addresses that instances are told it came by.
     pub fn way(&self) -> &HeaderValue {
         self.origin.as_ref().map_or(&self.under_way.client().address, |origin| &origin.way)
+    }
+
+    /// The same for what is done on behalf of this request and may outlive it.
+    pub fn apart(&self) -> Self {
+        Self {
+            started: Instant::now(),
+            under_way: self.under_way.beside(),
+            request_id: self.request_id.clone(),
+            bearer: self.bearer.clone(),
+            origin: self.origin.clone(),
+            endpoint: None,
+            attempts: 0,
+            hooked: self.hooked.clone(),
+            cache: Outcome::Off,
+        }
     }
 }
 
@@ -87,6 +104,7 @@ pub async fn serve(
         endpoint: None,
         attempts: 0,
         hooked: Vec::new(),
+        cache: Outcome::Off,
     };
     let found = checked_path(&parts).and_then(|path| {
         find(&snapshot.routes, &parts.method, &path).map_err(|missed| {
@@ -114,6 +132,7 @@ pub async fn serve(
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     if let Some(route) = route {
         route.counts.add(response.status(), duration_us);
+        route.counts.cache.add(seen.cache);
     }
     if let Some(log) = &snapshot.access_log {
         let (tenant, tier) = seen.bearer.as_ref().map_or(("", ""), |bearer| (&bearer.tenant, &bearer.tier));
@@ -131,6 +150,7 @@ pub async fn serve(
             duration_us,
             idempotency_key: cut(text(&parts.headers, headers::IDEMPOTENCY_KEY), LOGGED_LIMIT),
             effect: text(response.headers(), EFFECT),
+            cache: seen.cache.name(),
         });
         if written.is_err() && response.status().is_success() {
             // Without its stub an answer could never be matched; the same request may come again.
@@ -166,7 +186,7 @@ async fn refuse_rest(parts: &Parts, mut body: RequestBody, mut answer: Response<
 }
 
 async fn pass_on(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     snapshot: &Snapshot,
     route: &Route,
     parts: &Parts,
@@ -183,10 +203,14 @@ async fn pass_on(
         seen.hooked = Box::pin(hook::ask(&route.hooks, parts, seen)).await?;
     }
     let upstream = &route.upstream;
-    let permit = upstream.admit().ok_or_else(|| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
-            .retry_after(1)
-    })?;
+    if let Some(cache) = &route.cache
+        && signed_body.is_none()
+        && body.is_end_stream()
+        && cache::concerns(parts)
+    {
+        return Box::pin(cache::serve(cache, shared, upstream, parts, seen)).await;
+    }
+    let permit = admit(upstream)?;
     let limit = route.config.request_body_limit.unwrap_or(snapshot.config.request_body_limit);
     let mut upload = if let Some(digest) = signed_body {
         Upload::Whole(Box::pin(digest.receive(body, limit)).await?)
@@ -201,7 +225,18 @@ async fn pass_on(
     if let Ok(Body::Rest(rest)) = answer.as_mut().map(Response::body_mut) {
         rest.keep(permit);
     }
+    if let (Some(store), false, Ok(answer)) = (&snapshot.cache, parts.method.is_safe(), &answer) {
+        cache::invalidate(store, parts, answer, shared.nanoseconds(Instant::now()));
+    }
     answer
+}
+
+/// Be one of as many requests as a service may have.
+pub fn admit(upstream: &Upstream) -> Result<Permit, Problem> {
+    upstream.admit().ok_or_else(|| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
+            .retry_after(1)
+    })
 }
 
 fn identify(

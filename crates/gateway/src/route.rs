@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::{Method, StatusCode};
 
+use crate::cache::{self, Cache};
 use crate::config;
 use crate::hook::Hook;
 use crate::limit::Limit;
@@ -35,6 +36,7 @@ pub struct Route {
     /// Whether clients are told of a limit with every answer.
     pub tells: bool,
     pub upstream: Arc<Upstream>,
+    pub cache: Option<Arc<Cache>>,
     /// Those of all routes with this path, in earlier configurations too.
     pub counts: Arc<Counts>,
 }
@@ -46,6 +48,7 @@ pub struct Counts {
     pub answers: [AtomicU64; 5],
     pub durations: [AtomicU64; BUCKETS.len()],
     pub duration_sum_us: AtomicU64,
+    pub cache: cache::Counts,
 }
 
 impl Counts {

@@ -160,7 +160,7 @@ fn worker(
 }
 
 fn admin_worker(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
-    let serve = |shared: Arc<Shared>, _, request| async move { Ok(admin::serve(&shared, &request)) };
+    let serve = |shared: Arc<Shared>, _, request| async move { Ok(admin::serve(&shared, request).await) };
     let door = Arc::new(Door { tls: None, alternative: None, last: Phase::Ended });
     run(async {
         // Here it takes no time from clients.

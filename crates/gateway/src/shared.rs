@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::Error;
+use crate::cache;
 use crate::config::Config;
 use crate::exchange::Link;
 use crate::snapshot::Snapshot;
@@ -91,6 +92,18 @@ impl Shared {
             .get(service)
             .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?
             .set_endpoints(endpoints)
+    }
+
+    /// Purge from the cache what a JSON document asks for (`cache::purge`); what was purged, as JSON.
+    ///
+    /// # Errors
+    /// `Error::Config` for a document that makes no sense, or without a route that has a cache.
+    pub fn purge(&self, document: &[u8]) -> Result<String, Error> {
+        let snapshot = self.snapshot();
+        let store = snapshot.cache.as_ref().ok_or_else(|| Error::Config("no route has a cache".into()))?;
+        let purged =
+            cache::purge(store, document, self.nanoseconds(Instant::now())).map_err(Error::Config)?;
+        serde_json::to_string(&purged).map_err(|error| Error::Config(error.to_string()))
     }
 
     /// The version in force, for who waits for the next.

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 
 use crate::Error;
 use crate::access_log::AccessLog;
+use crate::cache::{Cache, Store};
 use crate::config::{self, Config, LimitKey};
 use crate::exchange::Link;
 use crate::forwarded::Trust;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub verifier: Option<Verifier>,
     pub trust: Option<Trust>,
+    /// What routes with a cache keep; nothing if there are none.
+    pub cache: Option<Arc<Store>>,
     /// Opened anew with each snapshot, so that a reload lets go of a file that was rotated.
     pub access_log: Option<AccessLog>,
 }
@@ -69,7 +72,8 @@ impl Snapshot {
                 (route.path.clone(), known.cloned().unwrap_or_default())
             })
             .collect();
-        let routes = routes(&config, &limits, &hooks, &upstreams, &counts)?;
+        let cache = store(&config, before);
+        let routes = routes(&config, &limits, &hooks, &upstreams, &counts, cache.as_ref())?;
         let known = before.and_then(|before| before.verifier.as_ref());
         let verifier = Verifier::new(&config, known)?;
         if verifier.is_none() && config.routes.iter().any(|route| route.identity) {
@@ -85,7 +89,19 @@ impl Snapshot {
         let mut limits: Vec<_> = limits.into_values().collect();
         limits.sort_by(|left, right| left.name.cmp(&right.name));
         let version = before.map_or(1, |before| before.version + 1);
-        Ok(Self { config, version, routes, counts, limits, hooks, upstreams, verifier, trust, access_log })
+        Ok(Self {
+            config,
+            version,
+            routes,
+            counts,
+            limits,
+            hooks,
+            upstreams,
+            verifier,
+            trust,
+            cache,
+            access_log,
+        })
     }
 
     /// See that it can serve as soon as it is in force: that each issuer's keys are here.
@@ -147,12 +163,21 @@ fn hooks(config: &Config, before: Option<&Snapshot>) -> Result<BTreeMap<String, 
     built.collect()
 }
 
+/// The store of answers: that of before, unless it is to have another size.
+fn store(config: &Config, before: Option<&Snapshot>) -> Option<Arc<Store>> {
+    config.routes.iter().find(|route| route.cache.is_some())?;
+    let known = before.and_then(|before| before.cache.as_ref());
+    let same = known.filter(|store| store.capacity_bytes == config.cache_bytes);
+    Some(same.cloned().unwrap_or_else(|| Arc::new(Store::new(config.cache_bytes))))
+}
+
 fn routes(
     config: &Config,
     limits: &HashMap<String, Arc<Limit>>,
     hooks: &BTreeMap<String, Arc<Hook>>,
     upstreams: &HashMap<String, Arc<Upstream>>,
     counts: &BTreeMap<String, Arc<Counts>>,
+    store: Option<&Arc<Store>>,
 ) -> Result<Vec<Route>, Error> {
     let built = config.routes.iter().map(|route| {
         let unknown =
@@ -168,6 +193,9 @@ fn routes(
                 .get(&route.service)
                 .cloned()
                 .ok_or_else(|| unknown("service", &route.service))?,
+            cache: store
+                .zip(route.cache.as_ref())
+                .map(|(store, cache)| Arc::new(Cache::new(cache, &route.service, store))),
             counts: counts.get(&route.path).cloned().unwrap_or_default(),
             config: route.clone(),
         })

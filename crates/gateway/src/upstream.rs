@@ -396,6 +396,11 @@ impl Rest {
         self.kept.push(Box::new(kept));
     }
 
+    /// Put back what was read of it, to be read again.
+    pub fn put_back(&mut self, read: Bytes) {
+        self.read = read;
+    }
+
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if !self.read.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))));

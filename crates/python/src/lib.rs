@@ -36,6 +36,10 @@ impl DataPlane {
         py.detach(|| self.0.set_endpoints(service, endpoints)).map_err(raised)
     }
 
+    fn purge_json(&self, py: Python<'_>, document: &str) -> PyResult<String> {
+        py.detach(|| self.0.purge(document)).map_err(raised)
+    }
+
     fn state_json(&self, py: Python<'_>) -> String {
         py.detach(|| self.0.state_json())
     }

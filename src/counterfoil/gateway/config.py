@@ -2,12 +2,15 @@
 
 import re
 from ipaddress import ip_network
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 _LOG_LIMIT = 100_000
 """Times that a sliding log may keep for one key, at 8 bytes each: larger limits need no log."""
+_SECONDS_LIMIT: Final = 31_536_000
+_TOKEN: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+"""The name of a header (RFC 9110, section 5.6.2)."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,6 +124,53 @@ class HookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("processes are 1 to 64, deadline_ms 1 to 60,000, queue at least 1")
 
 
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which answers of a route are kept (RFC 9111), for how long, and who waits for whose."""
+
+    max_object_bytes: int = 1_048_576
+    """Larger bodies pass through, and are not kept."""
+    default_ttl_seconds: float = 0.0
+    """How long an answer is fresh that doesn't say; 0 leaves it to the heuristic."""
+    min_ttl_seconds: float = 0.0
+    """Answers are fresh for so long even if they say less. `no-store`, `private` and `no-cache`
+    hold all the same."""
+    heuristic_limit_seconds: float = 3600.0
+    """An answer that has a Last-Modified and says nothing else is fresh for a tenth of the time
+    since, and for no longer than this; 0 switches it off."""
+    stale_while_revalidate_seconds: float = 0.0
+    """For so long a stale answer is sent while a new one is fetched, where the answer itself says
+    nothing of it (RFC 5861)."""
+    stale_if_error_seconds: float = 0.0
+    """For so long a stale answer is sent if the service fails, where the answer itself says nothing
+    of it (RFC 5861)."""
+    collapse_wait_seconds: float = 5.0
+    """How long a request waits for another's answer before it asks for itself."""
+    cookies: bool = False
+    """Keep answers that set cookies, as RFC 9111 would have it: everybody then gets the same."""
+    request_directives: bool = True
+    """Heed the Cache-Control of requests. Without it no client can reach past the cache."""
+    tags_header: str = "surrogate-key"
+    """The header in which answers carry the tags that they are purged by, apart by spaces or
+    commas. Clients don't get it."""
+
+    def __post_init__(self) -> None:
+        seconds = (
+            self.default_ttl_seconds,
+            self.min_ttl_seconds,
+            self.heuristic_limit_seconds,
+            self.stale_while_revalidate_seconds,
+            self.stale_if_error_seconds,
+        )
+        if not all(0 <= each <= _SECONDS_LIMIT for each in seconds):
+            raise ValueError(f"times of a cache are 0 to {_SECONDS_LIMIT:,} seconds (a year)")
+        if not 0 <= self.collapse_wait_seconds <= 60:
+            raise ValueError("collapse_wait_seconds is 0 to 60")
+        if not 0 < self.max_object_bytes <= 2**30:
+            raise ValueError("max_object_bytes is 1 to 1,073,741,824")
+        if not _TOKEN.fullmatch(self.tags_header):
+            raise ValueError("tags_header is the name of a header, such as surrogate-key")
+
+
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which requests go to which service; a path that ends in `*` is a prefix."""
 
@@ -133,6 +183,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Asked in this order, once the identity is known and the limits have let the request pass."""
     request_body_limit: int | None = None
     """In bytes, in place of the gateway's; 0 for no limit."""
+    cache: Cache | None = None
+    """Keep answers that may be kept; without this table none are."""
 
     def __post_init__(self) -> None:
         if self.request_body_limit is not None and self.request_body_limit < 0:
@@ -172,6 +224,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Networks (CIDR) of one's own proxies: what they say in X-Forwarded-For is believed."""
     trusted_hops: int = 0
     """Or how many proxies every request passes, whatever their addresses."""
+    cache_bytes: int = 67_108_864
+    """What stored answers of all routes with a cache take together, at most; the least used go."""
     identity: Identity | tuple[Identity, ...] | None = None
     """One issuer (`[gateway.identity]`), or several (`[[gateway.identity]]`)."""
     api_keys: dict[str, ApiKey] = msgspec.field(default_factory=dict[str, ApiKey])
@@ -184,6 +238,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= 64:
             raise ValueError("threads are 1 to 64")
+        largest = max(
+            (route.cache.max_object_bytes for route in self.routes if route.cache), default=1
+        )
+        if self.cache_bytes < largest:
+            raise ValueError(
+                f"cache_bytes holds at least one answer of max_object_bytes ({largest:,})"
+            )
         if self.request_body_limit < 0:
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
         if self.trusted_proxies and self.trusted_hops:

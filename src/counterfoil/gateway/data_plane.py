@@ -91,6 +91,28 @@ class DataPlane:
         """Replace the instances of a service by (instance, `host:port`) pairs."""
         self._native.set_endpoints(service, list(endpoints))
 
+    def purge(
+        self,
+        *,
+        urls: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        everything: bool = False,
+        soft: bool = False,
+    ) -> None:
+        """Take back stored answers: by path and query, by tag, or all there are.
+
+        `soft` makes them stale: they are still used where they may be used stale. Answers on their
+        way from a service are purged as well.
+
+        Raises:
+            GatewayError: nothing is named, a URL is none, or no route has a cache.
+        """
+        document = {"urls": list(urls), "tags": list(tags), "all": everything, "soft": soft}
+        try:
+            self._native.purge_json(msgspec.json.encode(document).decode())
+        except ValueError as error:
+            raise GatewayError(str(error)) from error
+
     def state(self) -> dict[str, Any]:
         """Limits, breakers and counts."""
         return msgspec.json.decode(self._native.state_json())

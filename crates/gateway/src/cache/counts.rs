@@ -1,0 +1,135 @@
+//! What became of requests on routes with a cache, for operators.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::snapshot::Snapshot;
+
+/// Where an answer came from, as its stub and the counts have it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// The route has no cache.
+    #[default]
+    Off,
+    /// Out of the store, fresh.
+    Hit,
+    /// Out of the store, stale as the answer or the client allows.
+    Stale,
+    /// Out of the store, since the service failed.
+    StaleIfError,
+    /// Out of the store, once the service had said that it is still right.
+    Revalidated,
+    /// Another request brought it.
+    Collapsed,
+    /// From the service.
+    Miss,
+    /// From the service; the request is not one that the store has answers for.
+    Bypass,
+}
+
+impl Outcome {
+    const ALL: [Self; 7] = [
+        Self::Hit,
+        Self::Stale,
+        Self::StaleIfError,
+        Self::Revalidated,
+        Self::Collapsed,
+        Self::Miss,
+        Self::Bypass,
+    ];
+
+    /// Its name in the access log and as a label; empty for `Off`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "",
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::StaleIfError => "stale_if_error",
+            Self::Revalidated => "revalidated",
+            Self::Collapsed => "collapsed",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// Requests of one path by what became of them, in the order of `Outcome`.
+#[derive(Default)]
+pub struct Counts([AtomicU64; 8]);
+
+impl Counts {
+    pub fn add(&self, outcome: Outcome) {
+        if outcome != Outcome::Off {
+            self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn of(&self, outcome: Outcome) -> u64 {
+        self.0[outcome as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// Counts by path, the store's size, and the share of requests that the service was spared; nothing
+/// if no route has a cache.
+pub fn state(snapshot: &Snapshot) -> Value {
+    let Some(store) = &snapshot.cache else { return Value::Null };
+    let (entries, bytes) = store.size();
+    let sum = |outcomes: &[Outcome]| -> u64 {
+        let each = |outcome: Outcome| snapshot.counts.values().map(move |counts| counts.cache.of(outcome));
+        outcomes.iter().copied().flat_map(each).sum()
+    };
+    let all = sum(&Outcome::ALL);
+    let spared = sum(&[Outcome::Hit, Outcome::Stale, Outcome::Collapsed]);
+    let routes: serde_json::Map<_, _> = cached(snapshot)
+        .map(|path| {
+            let counts = snapshot.counts.get(path);
+            let of = |outcome| counts.map_or(0, |counts| counts.cache.of(outcome));
+            let each = Outcome::ALL.map(|outcome| (outcome.name().to_owned(), Value::from(of(outcome))));
+            (path.to_owned(), Value::Object(each.into_iter().collect()))
+        })
+        .collect();
+    json!({
+        "entries": entries,
+        "bytes": bytes,
+        "capacity_bytes": store.capacity_bytes,
+        "evictions": store.evictions(),
+        "hit_rate": if all == 0 { 0.0 } else { spared as f64 / all as f64 },
+        "routes": routes,
+    })
+}
+
+/// The same in the Prometheus text format. Labels are paths of routes and the outcomes above.
+pub fn metrics(text: &mut String, snapshot: &Snapshot) {
+    let Some(store) = &snapshot.cache else { return };
+    let (entries, bytes) = store.size();
+    // Writing to a String can't fail.
+    text.push_str("# TYPE counterfoil_gateway_cache_requests_total counter\n");
+    for path in cached(snapshot) {
+        for outcome in Outcome::ALL {
+            let count = snapshot.counts.get(path).map_or(0, |counts| counts.cache.of(outcome));
+            let name = outcome.name();
+            let _ = writeln!(
+                text,
+                "counterfoil_gateway_cache_requests_total{{route=\"{path}\",outcome=\"{name}\"}} {count}"
+            );
+        }
+    }
+    for (name, kind, value) in [
+        ("entries", "gauge", entries),
+        ("bytes", "gauge", bytes),
+        ("capacity_bytes", "gauge", store.capacity_bytes),
+        ("evictions_total", "counter", store.evictions()),
+    ] {
+        let _ = writeln!(text, "# TYPE counterfoil_gateway_cache_{name} {kind}");
+        let _ = writeln!(text, "counterfoil_gateway_cache_{name} {value}");
+    }
+}
+
+/// The paths of routes that have a cache, each once.
+fn cached(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
+    let has_cache =
+        |path: &str| snapshot.routes.iter().any(|route| route.config.path == path && route.cache.is_some());
+    snapshot.counts.keys().map(String::as_str).filter(move |path| has_cache(path))
+}

@@ -1,0 +1,82 @@
+//! Collapsed misses: of those that want the same answer at a time, one asks and the others wait.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::StatusCode;
+use tokio::sync::watch;
+
+use crate::cache::request::FlightKey;
+use crate::cache::stored::Stored;
+
+/// What came of asking, as far as it concerns those that wait.
+#[derive(Clone)]
+pub enum Landing {
+    Stored(Arc<Stored>),
+    /// An answer that is not for others.
+    Passed,
+    /// No answer, or one of the service that it can't.
+    Failed(StatusCode),
+}
+
+type Slots = Arc<Mutex<HashMap<FlightKey, watch::Receiver<Option<Landing>>>>>;
+
+/// Requests under way that others may wait for. As many as services may have under way, since each
+/// holds a permit of its service or is about to fail for want of one.
+#[derive(Default)]
+pub struct Flights(Slots);
+
+/// What a request is to do.
+pub enum Ticket {
+    /// Ask, and tell the others.
+    Lead(Flight),
+    /// Wait.
+    Follow(Waiting),
+}
+
+impl Flights {
+    /// Join whoever asks for `key` already, or be the one.
+    pub fn board(&self, key: FlightKey) -> Ticket {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&key) {
+            return Ticket::Follow(Waiting(flight.clone()));
+        }
+        let (landing, waiting) = watch::channel(None);
+        flights.insert(key.clone(), waiting);
+        Ticket::Lead(Flight { flights: Arc::clone(&self.0), key, landing })
+    }
+}
+
+/// The right and the duty to ask. Dropped, it lets the others go: whatever becomes of the one that
+/// asks, nobody waits for it in vain.
+pub struct Flight {
+    flights: Slots,
+    key: FlightKey,
+    landing: watch::Sender<Option<Landing>>,
+}
+
+impl Flight {
+    /// Tell those that wait.
+    pub fn land(self, landing: Landing) {
+        self.landing.send_replace(Some(landing));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+/// A wait for what another asked for.
+pub struct Waiting(watch::Receiver<Option<Landing>>);
+
+impl Waiting {
+    /// What has come; nothing if nobody asks any more.
+    pub async fn landed(&mut self) -> Option<Landing> {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(landing) => landing.clone(),
+            Err(_) => None,
+        }
+    }
+}

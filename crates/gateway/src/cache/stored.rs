@@ -1,0 +1,232 @@
+//! An answer as it is kept: its head without what is one connection's or one client's, its whole
+//! body, and what it is good for.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use counterfoil_policy::caching::directives::{Applies, ResponseDirectives};
+use counterfoil_policy::caching::freshness::{Field, Head, Terms, Times, Unstorable};
+use counterfoil_policy::caching::validators::{Validators, strongly_equal};
+use counterfoil_policy::caching::vary::Vary;
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::cache::Cache;
+use crate::cache::request::Presented;
+use crate::proxy::EFFECT;
+
+/// What one stored answer takes beside its bytes: the entry, its parts, and the store's own books.
+const OVERHEAD: usize = 640;
+/// What one field of a head takes beside its name and value.
+const FIELD_OVERHEAD: usize = 64;
+/// Tags of one answer that are looked at, so that a hit looks up no more than that.
+const TAGS: usize = 32;
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+/// Fields that stay as they were stored when a 304 brings new ones: they describe the body, which
+/// the 304 doesn't bring (RFC 9111, section 3.2).
+const OF_THE_BODY: [&str; 5] = ["content-encoding", "content-length", "content-md5", "content-range", "etag"];
+
+pub struct Stored {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub terms: Terms,
+    pub validators: Validators,
+    /// Whether it is for everybody, or for one tenant.
+    pub open: bool,
+    pub vary: Vary,
+    /// What the request had in the fields that it varies by.
+    pub selecting: Box<[u8]>,
+    /// By which it is purged: its address, and its tags.
+    pub hashes: Box<[u64]>,
+    pub asked_ns: u64,
+}
+
+/// Why an answer isn't kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    Terms(Unstorable),
+    /// It varies by what no request can be compared with.
+    Vary,
+    /// It brought something about.
+    Effect,
+    /// Events, which don't end.
+    Events,
+    /// It is larger than what is kept.
+    Size,
+}
+
+impl Stored {
+    /// What would be kept of an answer with this head; its body is put in later.
+    ///
+    /// # Errors
+    /// Why the answer may not be kept.
+    pub fn of(
+        cache: &Cache,
+        target: &str,
+        asked: Presented<'_>,
+        (status, headers): (StatusCode, &HeaderMap),
+        times: Times,
+    ) -> Result<Self, Refused> {
+        let wanted = asked.wanted;
+        if headers.contains_key(EFFECT) {
+            return Err(Refused::Effect);
+        }
+        if crate::headers::text(headers, header::CONTENT_TYPE).starts_with("text/event-stream") {
+            return Err(Refused::Events);
+        }
+        let head = read(status, headers);
+        let terms = Terms::of(&head, &cache.rules, &wanted.directives, wanted.credentials, times)
+            .map_err(Refused::Terms)?;
+        let vary = Vary::parse(lines(headers, header::VARY)).ok_or(Refused::Vary)?;
+        let entity_tag = headers.get(header::ETAG).map(|tag| tag.as_bytes().to_vec());
+        let date_s = head.date_s.unwrap_or(times.came_s);
+        let tags = headers.get_all(&cache.tags_header).iter().filter_map(|line| line.to_str().ok());
+        let tags = tags.flat_map(|line| line.split([' ', ','])).filter(|tag| !tag.is_empty()).take(TAGS);
+        let address = cache.store.hash_of_target(target);
+        Ok(Self {
+            status,
+            headers: kept(cache, &head.directives, headers, times.came_s),
+            body: Bytes::new(),
+            terms,
+            validators: Validators { entity_tag, last_modified_s: head.last_modified_s, date_s },
+            open: wanted.tenant_key.is_none() || head.directives.public,
+            selecting: vary.selecting(|name| asked.lines(name)),
+            vary,
+            hashes: std::iter::once(address).chain(tags.map(|tag| cache.store.hash_of_tag(tag))).collect(),
+            asked_ns: times.asked_ns,
+        })
+    }
+
+    /// This answer as a 304 leaves it, and its head: its body with the fields that the 304 brings.
+    ///
+    /// A 304 confirms the one tag that it was asked about. If it carries another strong tag, none of
+    /// its fields is taken over (RFC 9111, section 4.3.4): what is stored begins anew by its own.
+    ///
+    /// # Errors
+    /// Why it may be kept no longer.
+    pub fn refreshed(
+        &self,
+        cache: &Cache,
+        target: &str,
+        asked: Presented<'_>,
+        brought: &HeaderMap,
+        times: Times,
+    ) -> (Result<Self, Refused>, HeaderMap) {
+        let other = match (brought.get(header::ETAG), &self.validators.entity_tag) {
+            (Some(theirs), Some(mine)) => mine.starts_with(b"\"") && !strongly_equal(theirs.as_bytes(), mine),
+            _ => false,
+        };
+        let none = HeaderMap::new();
+        let brought = if other { &none } else { brought };
+        let mut headers = self.headers.clone();
+        // An age is that of one answer; the fields that time is counted from go together.
+        headers.remove(header::AGE);
+        for name in brought.keys().filter(|name| !OF_THE_BODY.contains(&name.as_str())) {
+            headers.remove(name);
+            for value in brought.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        if !brought.contains_key(header::DATE) {
+            headers.insert(header::DATE, date(times.came_s));
+        }
+        let mut stored = Self::of(cache, target, asked, (self.status, &headers), times);
+        if let Ok(stored) = &mut stored {
+            stored.body = self.body.clone();
+            if !brought.contains_key(&cache.tags_header) {
+                stored.hashes = self.hashes.clone();
+            }
+        }
+        (stored, headers)
+    }
+
+    /// Whether a request gets this one of the answers under its key.
+    pub fn is_for(&self, asked: Presented<'_>) -> bool {
+        self.vary.selecting(|name| asked.lines(name)) == self.selecting
+    }
+
+    /// What it takes of the store's memory, in bytes.
+    pub fn weight(&self) -> usize {
+        let head: usize =
+            self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
+        OVERHEAD + head + self.body.len() + self.selecting.len() + 8 * self.hashes.len()
+    }
+}
+
+/// What matters of a head.
+fn read(status: StatusCode, headers: &HeaderMap) -> Head {
+    let targeted = ResponseDirectives::targeted(lines(headers, CDN_CACHE_CONTROL));
+    let mut expires = lines(headers, header::EXPIRES);
+    let expires = match (expires.next(), expires.next()) {
+        (None, _) => Field::Missing,
+        (Some(one), None) => seconds_since_1970(one).map_or(Field::Invalid, Field::At),
+        (Some(_), Some(_)) => Field::Invalid,
+    };
+    let date_of = |name| headers.get(name).and_then(|value| seconds_since_1970(value.as_bytes()));
+    Head {
+        status: status.as_u16(),
+        targeted: targeted.is_some(),
+        directives: targeted
+            .unwrap_or_else(|| ResponseDirectives::parse(lines(headers, header::CACHE_CONTROL))),
+        age: age(headers),
+        expires,
+        date_s: date_of(header::DATE),
+        last_modified_s: date_of(header::LAST_MODIFIED),
+        has_validator: headers.contains_key(header::ETAG) || date_of(header::LAST_MODIFIED).is_some(),
+        sets_cookie: headers.contains_key(header::SET_COOKIE),
+    }
+}
+
+/// One number of seconds; RFC 9111, section 5.1 would have a cache make do with the first of
+/// several, and ignore what is none. An age that may be too small makes stale answers fresh, so
+/// here what isn't one number makes an answer stale.
+fn age(headers: &HeaderMap) -> Field {
+    let mut values = headers.get_all(header::AGE).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Field::Missing,
+        (Some(one), None) if !one.is_empty() && one.as_bytes().iter().all(u8::is_ascii_digit) => {
+            Field::At(one.to_str().ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX))
+        }
+        _ => Field::Invalid,
+    }
+}
+
+/// The fields that are kept, each in memory of its own: as they came they are parts of what was
+/// read from the connection, and would keep all of that alive.
+fn kept(cache: &Cache, directives: &ResponseDirectives, headers: &HeaderMap, came_s: u64) -> HeaderMap {
+    let named = |applies: &Applies, name: &str| match applies {
+        Applies::Fields(names) => names.iter().any(|each| each == name),
+        Applies::No | Applies::Whole => false,
+    };
+    let mut kept = HeaderMap::with_capacity(headers.len() + 1);
+    for (name, value) in headers {
+        let dropped = named(&directives.private, name.as_str())
+            || named(&directives.no_cache, name.as_str())
+            || name.as_str() == cache.tags_header
+            || name == "proxy-authentication-info";
+        if !dropped && let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            kept.append(name, value);
+        }
+    }
+    if !kept.contains_key(header::DATE) {
+        kept.insert(header::DATE, date(came_s));
+    }
+    kept
+}
+
+fn lines(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
+}
+
+/// A date in any of the three forms of HTTP.
+pub fn seconds_since_1970(value: &[u8]) -> Option<u64> {
+    let date = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
+    date.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+fn date(seconds_since_1970: u64) -> HeaderValue {
+    let at: SystemTime = UNIX_EPOCH + Duration::from_secs(seconds_since_1970);
+    HeaderValue::from_str(&httpdate::fmt_http_date(at))
+        .unwrap_or(HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
