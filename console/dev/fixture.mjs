@@ -24,6 +24,9 @@ const KEY = "fixture";
 const STEPS = ["accepted", "posted", "stored", "reported"];
 const started = Date.now() / 1000;
 const replayed = new Map();
+const discarded = new Map();
+const replacements = new Map();
+const audits = [];
 
 const server = createServer(async (request, response) => {
   const url = new URL(request.url ?? "/", "http://fixture");
@@ -65,8 +68,10 @@ function answerApi(request, response, url) {
     case "trace":
       return json(response, { identity: first, steps: empty ? [] : steps(first) });
     case "dead-letters":
-      if (second === "replay") return replay(response, first);
-      return json(response, empty ? [] : deadLetters(url.searchParams.get("pipeline")));
+      if (request.method === "POST") return letterAct(request, response, first, second);
+      if (first === "waiting") return json(response, empty ? [] : waiting());
+      if (first) return oneLetter(response, first);
+      return json(response, empty ? [] : deadLetters(url.searchParams));
     case "lag":
       return json(response, empty ? [] : lag());
     case "reports":
@@ -202,7 +207,7 @@ function steps(identity) {
   return known.map(([name, time, where, what]) => ({ name, time, where, what }));
 }
 
-function deadLetters(pipeline) {
+function deadLetters(asked) {
   const fresh = Math.floor((Date.now() / 1000 - started) / 15);
   const letters = Array.from({ length: 9 + fresh }, (_, index) => {
     const id = String(index + 1);
@@ -227,18 +232,107 @@ function deadLetters(pipeline) {
       tries: 5,
       failed_us: Math.floor((started - 9_000 + index * 800) * 1e6),
       replayed_us: replayed.get(id) ?? (index === 4 ? Math.floor((started - 600) * 1e6) : null),
+      discarded_us: discarded.get(id) ?? null,
+      replacement: replacements.get(id) ?? null,
     };
   });
-  return letters.filter((letter) => !pipeline || letter.pipeline === pipeline).reverse();
+  const before = Number(asked.get("before")) || Number.POSITIVE_INFINITY;
+  return letters
+    .filter((letter) =>
+      ["pipeline", "topic", "key"].every((n) => !asked.get(n) || letter[n] === asked.get(n)),
+    )
+    .filter((letter) =>
+      letter.error.toLowerCase().includes((asked.get("error") ?? "").toLowerCase()),
+    )
+    .filter((letter) => Number(letter.id) < before)
+    .filter((letter) => !asked.get("state") || stateOf(letter) === asked.get("state"))
+    .reverse()
+    .slice(0, Number(asked.get("limit") ?? 100));
 }
 
-function replay(response, id) {
+function stateOf(letter) {
+  if (letter.replayed_us !== null) return "replayed";
+  return letter.discarded_us !== null ? "discarded" : "waiting";
+}
+
+function oneLetter(response, id) {
+  const letter = deadLetters(new URLSearchParams({ limit: "1000" })).find((each) => each.id === id);
+  if (!letter) return problem(response, 404, "Not Found", `there is no dead letter ${id}`);
+  return json(response, { ...letter, audit: audits.filter((entry) => entry.letter === id) });
+}
+
+function waiting() {
+  const letters = deadLetters(new URLSearchParams({ limit: "1000", state: "waiting" }));
+  return ["ledger", "mail"].map((pipeline) => {
+    const found = letters.filter((letter) => letter.pipeline === pipeline);
+    const times = found.map((letter) => letter.failed_us);
+    const [oldest_us, newest_us] = [Math.min(...times), Math.max(...times)];
+    return { pipeline, letters: found.length, oldest_us, newest_us };
+  });
+}
+
+async function letterAct(request, response, first, second) {
   if (scenario === "read-only") return problem(response, 403, "This console is read-only", "");
-  if (id === "2") {
-    return problem(response, 409, "Dead letter 2 was replayed before", "Somebody was faster.");
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  const body = JSON.parse(Buffer.concat(chunks).toString() || "{}");
+  if (first === "replay") {
+    const waitingOnes = deadLetters(new URLSearchParams({ ...body.selection, state: "waiting" }));
+    const outcomes = waitingOnes.reverse().map((letter) => {
+      if (letter.id === "7") return { letter: "7", result: "failed", detail: letter.error };
+      settle(replayed, letter.id, "replay", `to ${letter.pipeline}.retries`);
+      return { letter: letter.id, result: "done", detail: `in the retries of ${letter.pipeline}` };
+    });
+    return json(response, { outcomes, after: "0", last: "0", ended: true });
   }
-  replayed.set(id, Date.now() * 1000);
-  return send(response, 204, "");
+  if (first === "2") {
+    return problem(response, 409, "Conflict", "dead letter 2 was replayed before");
+  }
+  switch (second) {
+    case "edit":
+      if (!body.value.includes('"amount"')) {
+        const missing = "Object missing required field `amount`";
+        return problem(
+          response,
+          422,
+          "Unprocessable Entity",
+          `not an event of payments: ${missing}`,
+        );
+      }
+      replacements.set(first, body.value);
+      audit(first, "edit", "", body.value);
+      return send(response, 204, "");
+    case "try":
+      return json(response, tried(first));
+    case "replay":
+      settle(replayed, first, body.via === "handler" ? "handle" : "replay", "1 transfer");
+      return json(response, { said: body.via === "handler" ? "1 transfer" : "in the retries" });
+    default:
+      settle(discarded, first, "discard", body.reason);
+      return send(response, 204, "");
+  }
+}
+
+function tried(id) {
+  const nothing = { transfers: [], emitted: [], state: [], written: [] };
+  if (!replacements.has(id)) {
+    const error = "LedgerError: account customer/18000 holds USD, not EUR";
+    return { said: error, error, traceback: "Traceback", ...nothing };
+  }
+  const sides = { debit: "customer/18000", credit: "tenant/aurora" };
+  const transfer = { id: "1234567890123456000", ...sides, amount: 2996, currency: "USD" };
+  const transfers = [{ ...transfer, code: "payment" }];
+  return { said: "1 transfer", error: null, traceback: "", ...nothing, transfers };
+}
+
+function settle(places, id, action, detail) {
+  places.set(id, Date.now() * 1000);
+  audit(id, action, detail, null);
+}
+
+function audit(letter, action, detail, value) {
+  const entry = { id: String(audits.length + 1), letter, at_us: Date.now() * 1000 };
+  audits.unshift({ ...entry, actor: "console", action, detail, value });
 }
 
 function lag() {

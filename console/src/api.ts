@@ -1,5 +1,7 @@
 // The HTTP API of the console's server, and nothing else: types, requests, errors.
 
+import { type LetterFilter, selectionOf } from "./letters";
+
 export type State = "equal" | "under way" | "broken";
 export type StepName = "accepted" | "posted" | "stored" | "reported";
 
@@ -67,6 +69,65 @@ export interface DeadLetter {
   tries: number;
   failed_us: number;
   replayed_us: number | null;
+  discarded_us: number | null;
+  /** What the last edit put in the place of `value`. */
+  replacement: string | null;
+}
+
+export interface AuditEntry {
+  id: string;
+  letter: string;
+  at_us: number;
+  actor: string;
+  action: "edit" | "replay" | "handle" | "discard";
+  detail: string;
+  /** The replacement that an edit has put in place. */
+  value: string | null;
+}
+
+export interface AuditedLetter extends DeadLetter {
+  audit: AuditEntry[];
+}
+
+/** What a handler did with a letter, or would do; or why it fails again. */
+export interface Handled {
+  said: string;
+  error: string | null;
+  traceback: string;
+  transfers: {
+    id: string;
+    debit: string;
+    credit: string;
+    amount: number;
+    currency: string;
+    code: string;
+  }[];
+  emitted: { topic: string; key: string; value: string }[];
+  state: { key: string; value: string | null }[];
+  written: { statement: string; table: string; rows: number }[];
+}
+
+export type Via = "retries" | "handler";
+
+export interface Outcome {
+  letter: string;
+  result: "done" | "failed" | "skipped";
+  detail: string;
+}
+
+/** A part of a replay of many, and where the next one begins. */
+export interface ReplayedPart {
+  outcomes: Outcome[];
+  after: string;
+  last: string;
+  ended: boolean;
+}
+
+export interface Waiting {
+  pipeline: string;
+  letters: number;
+  oldest_us: number;
+  newest_us: number;
 }
 
 export interface Lag {
@@ -176,6 +237,12 @@ export class ApiError extends Error {
   }
 }
 
+/** What went wrong, in a sentence for people. */
+export function saidBy(error: Error): string {
+  if (!(error instanceof ApiError)) return "The server did not answer.";
+  return error.detail ? `${error.message}: ${error.detail}` : `${error.message}.`;
+}
+
 /** Longer than any answer takes, shorter than a reader's patience. */
 const TIMEOUT_MS = 8_000;
 
@@ -183,13 +250,24 @@ export const api = {
   overview: (signal: AbortSignal) => get<Overview>("/api/overview", signal),
   trace: (identity: string, signal: AbortSignal) =>
     get<Trace>(`/api/trace/${encodeURIComponent(identity)}`, signal),
-  deadLetters: (pipeline: string, limit: number, signal: AbortSignal) => {
-    const query = new URLSearchParams({ limit: String(limit) });
-    if (pipeline) query.set("pipeline", pipeline);
+  deadLetters: (filter: LetterFilter, before: string, limit: number, signal: AbortSignal) => {
+    const query = new URLSearchParams({ limit: String(limit), before });
+    for (const [name, value] of Object.entries(selectionOf(filter))) query.set(name, String(value));
     return get<DeadLetter[]>(`/api/dead-letters?${query}`, signal);
   },
-  replay: async (id: string) => {
-    await send(`/api/dead-letters/${encodeURIComponent(id)}/replay`, { method: "POST" });
+  deadLetter: (id: string, signal: AbortSignal) => get<AuditedLetter>(letterPath(id), signal),
+  waiting: (signal: AbortSignal) => get<Waiting[]>("/api/dead-letters/waiting", signal),
+  edit: (id: string, value: string) => act(`${letterPath(id)}/edit`, { value }),
+  discard: (id: string, reason: string) => act(`${letterPath(id)}/discard`, { reason }),
+  rehearse: async (id: string) =>
+    (await (await act(`${letterPath(id)}/try`, {})).json()) as Handled,
+  replay: async (id: string, via: Via) =>
+    (await (await act(`${letterPath(id)}/replay`, { via })).json()) as { said: string },
+  replaySome: async (filter: LetterFilter, via: Via, from: Partial<ReplayedPart>) => {
+    const { state: _, ...selection } = selectionOf(filter);
+    const { after = "0", last = null } = from;
+    const answer = await act("/api/dead-letters/replay", { selection, via, after, last });
+    return (await answer.json()) as ReplayedPart;
   },
   lag: (signal: AbortSignal) => get<Lag[]>("/api/lag", signal),
   reports: (signal: AbortSignal) => get<ReportSummary[]>("/api/reports", signal),
@@ -199,13 +277,21 @@ export const api = {
   coordination: (signal: AbortSignal) => get<Coordination>("/api/coordination", signal),
   proof: (signal: AbortSignal) => get<Verdict | null>("/api/proof", signal),
   openSession: async (key: string) => {
-    await send("/api/session", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ key }),
-    });
+    await act("/api/session", { key });
   },
 };
+
+function letterPath(id: string): string {
+  return `/api/dead-letters/${encodeURIComponent(id)}`;
+}
+
+function act(path: string, body: object): Promise<Response> {
+  return send(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+}
 
 /** Addresses of the published files, for links. */
 export function reportFile(name: string, file: string): string {

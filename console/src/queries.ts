@@ -1,17 +1,20 @@
 import {
+  infiniteQueryOptions,
   keepPreviousData,
   QueryClient,
   queryOptions,
   useMutation,
+  useQuery,
   useQueryClient,
 } from "@tanstack/react-query";
 import { ApiError, api, type Trace } from "./api";
+import type { LetterFilter } from "./letters";
 import { hasArrived } from "./stations";
 
 const EACH_SECOND = 1_000;
 const OFTEN = 2_000;
 const SELDOM = 5_000;
-export const DEAD_LETTERS_SHOWN = 200;
+export const DEAD_LETTERS_SHOWN = 100;
 
 export function createQueryClient(): QueryClient {
   return new QueryClient({
@@ -42,13 +45,29 @@ export const traceQuery = (identity: string) =>
     refetchInterval: (query) => (isUnderWay(query.state.data) ? OFTEN : false),
   });
 
-export const deadLettersQuery = (pipeline: string) =>
-  queryOptions({
-    queryKey: ["dead-letters", pipeline],
-    queryFn: ({ signal }) => api.deadLetters(pipeline, DEAD_LETTERS_SHOWN, signal),
+export const deadLettersQuery = (filter: LetterFilter) =>
+  infiniteQueryOptions({
+    queryKey: ["dead-letters", "list", filter],
+    queryFn: ({ signal, pageParam }) =>
+      api.deadLetters(filter, pageParam, DEAD_LETTERS_SHOWN, signal),
+    initialPageParam: "",
+    getNextPageParam: (page) => (page.length < DEAD_LETTERS_SHOWN ? undefined : page.at(-1)?.id),
     refetchInterval: OFTEN,
     placeholderData: keepPreviousData,
   });
+
+export const deadLetterQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["dead-letters", "letter", id],
+    queryFn: ({ signal }) => api.deadLetter(id, signal),
+    refetchInterval: OFTEN,
+  });
+
+export const waitingLettersQuery = queryOptions({
+  queryKey: ["dead-letters", "waiting"],
+  queryFn: ({ signal }) => api.waiting(signal),
+  refetchInterval: OFTEN,
+});
 
 export const reportsQuery = queryOptions({
   queryKey: ["reports"],
@@ -81,12 +100,22 @@ export const proofQuery = queryOptions({
   refetchInterval: SELDOM,
 });
 
-export function useReplay() {
+/** An act on dead letters; what is shown of them is asked for again when it has ended. */
+export function useLetterAct<Given, Answer>(act: (given: Given) => Promise<Answer>) {
   const client = useQueryClient();
   return useMutation({
-    mutationFn: (id: string) => api.replay(id),
+    mutationFn: act,
     onSettled: () => client.invalidateQueries({ queryKey: ["dead-letters"] }),
   });
+}
+
+/** Why this console may not act, or nothing if it may. */
+export function useReadOnlyReason(): string {
+  const { data } = useQuery(overviewQuery);
+  if (data === undefined) return "Whether this console may do that is not known yet.";
+  return data.read_only
+    ? "This console is read-only: read_only is set in [console] of counterfoil.toml."
+    : "";
 }
 
 export function isUnauthorised(error: Error | null): boolean {

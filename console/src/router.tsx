@@ -23,11 +23,9 @@ export function usePath(): string {
   return useSyncExternalStore(subscribe, () => window.location.pathname);
 }
 
-export function useSearchParameter(name: string): string {
-  return useSyncExternalStore(
-    subscribe,
-    () => new URLSearchParams(window.location.search).get(name) ?? "",
-  );
+/** What stands behind the path: "?key=c", or nothing. */
+export function useSearch(): string {
+  return useSyncExternalStore(subscribe, () => window.location.search);
 }
 
 /** The decoded segments of a path: "/trace/a%20b" is ["trace", "a b"]. */

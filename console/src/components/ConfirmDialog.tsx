@@ -4,12 +4,21 @@ interface Props {
   title: string;
   action: string;
   children: ReactNode;
+  /** Whether something is still missing. */
+  disabled?: boolean;
   onConfirm: () => void;
   onCancel: () => void;
 }
 
 /** Asks before something happens that can't be taken back; Escape is no. */
-export function ConfirmDialog({ title, action, children, onConfirm, onCancel }: Props) {
+export function ConfirmDialog({
+  title,
+  action,
+  children,
+  disabled = false,
+  onConfirm,
+  onCancel,
+}: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const id = useId();
   // Closed while it is still in the document, so that the browser gives the focus back.
@@ -33,7 +42,7 @@ export function ConfirmDialog({ title, action, children, onConfirm, onCancel }: 
         <button type="button" onClick={onCancel}>
           Cancel
         </button>
-        <button type="button" className="primary" onClick={onConfirm}>
+        <button type="button" className="primary" disabled={disabled} onClick={onConfirm}>
           {action}
         </button>
       </div>

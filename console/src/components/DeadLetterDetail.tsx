@@ -1,20 +1,18 @@
-import { useQuery } from "@tanstack/react-query";
-import { useId, useState } from "react";
-import { ApiError, type DeadLetter } from "../api";
+import type { AuditEntry, AuditedLetter } from "../api";
 import { formatCount, formatInstant } from "../format";
 import { indentJson } from "../json";
-import { overviewQuery, useReplay } from "../queries";
 import { Link } from "../router";
-import { ConfirmDialog } from "./ConfirmDialog";
-import { DataTable } from "./DataTable";
+import { type Column, DataTable } from "./DataTable";
 import { Facts } from "./Facts";
+import { LetterActions } from "./LetterActions";
 import { Section } from "./Page";
 
-export function DeadLetterDetail({ letter }: { letter: DeadLetter }) {
+export function DeadLetterDetail({ letter }: { letter: AuditedLetter }) {
+  const settled = letter.replayed_us ?? letter.discarded_us;
   return (
     <Section title={`Dead letter ${letter.id}`} aside={letter.pipeline}>
       <p className="error-line">{letter.error}</p>
-      <Replay letter={letter} />
+      <LetterActions letter={letter} />
       <Facts
         facts={[
           ["Topic", letter.topic],
@@ -23,6 +21,10 @@ export function DeadLetterDetail({ letter }: { letter: DeadLetter }) {
           ["Tries", formatCount(letter.tries)],
           ["Failed", `${formatInstant(letter.failed_us)} UTC`],
           [
+            letter.discarded_us === null ? "Replayed" : "Discarded",
+            settled === null ? "–" : `${formatInstant(settled)} UTC`,
+          ],
+          [
             "Event",
             <Link key="event" to={`/trace/${encodeURIComponent(letter.event_id)}`}>
               {letter.event_id}
@@ -30,12 +32,24 @@ export function DeadLetterDetail({ letter }: { letter: DeadLetter }) {
           ],
         ]}
       />
-      <Block title="Payload" text={indentJson(letter.value) ?? letter.value} />
+      {letter.replacement !== null && (
+        <Block title="Payload, as it was edited" text={pretty(letter.replacement)} />
+      )}
+      <Block
+        title={letter.replacement === null ? "Payload" : "Payload, as it came in"}
+        text={pretty(letter.value)}
+      />
       <h3>Headers</h3>
       <Headers headers={letter.headers} />
       <Block title="Traceback" text={letter.traceback} />
+      <h3>Audit</h3>
+      <Audit entries={letter.audit} />
     </Section>
   );
+}
+
+function pretty(value: string): string {
+  return indentJson(value) ?? value;
 }
 
 function Block({ title, text }: { title: string; text: string }) {
@@ -70,62 +84,26 @@ function Headers({ headers }: { headers: Record<string, string> }) {
   );
 }
 
-function Replay({ letter }: { letter: DeadLetter }) {
-  const overview = useQuery(overviewQuery);
-  const replay = useReplay();
-  const [asking, setAsking] = useState(false);
-  const reasonId = useId();
-  const reason = whyNot(letter, overview.data?.read_only);
+const DEEDS: Record<AuditEntry["action"], string> = {
+  edit: "edited",
+  replay: "replayed",
+  handle: "handled",
+  discard: "discarded",
+};
+
+const AUDIT_COLUMNS: Column<AuditEntry>[] = [
+  { name: "When (UTC)", cell: (entry) => formatInstant(entry.at_us) },
+  { name: "Who", cell: (entry) => entry.actor },
+  { name: "Did", cell: (entry) => DEEDS[entry.action], heading: true },
+  {
+    name: "What",
+    cell: (entry) => (entry.value === null ? entry.detail : <code>{entry.value}</code>),
+  },
+];
+
+function Audit({ entries }: { entries: AuditEntry[] }) {
+  if (entries.length === 0) return <p className="note">Nobody has done anything to it.</p>;
   return (
-    <div className="replay">
-      <button
-        type="button"
-        className="primary"
-        disabled={reason !== "" || replay.isPending}
-        aria-describedby={reason ? reasonId : undefined}
-        onClick={() => setAsking(true)}
-      >
-        Replay
-      </button>
-      {reason && (
-        <p id={reasonId} className="note">
-          {reason}
-        </p>
-      )}
-      <p role="status" aria-label="Result" className="result" data-failed={replay.isError}>
-        {replay.isPending && "Replaying."}
-        {replay.isSuccess && `Handed to ${letter.pipeline} again.`}
-        {replay.isError && `Not replayed. ${said(replay.error)}`}
-      </p>
-      {asking && (
-        <ConfirmDialog
-          title={`Replay dead letter ${letter.id}?`}
-          action="Replay"
-          onCancel={() => setAsking(false)}
-          onConfirm={() => {
-            setAsking(false);
-            replay.mutate(letter.id);
-          }}
-        >
-          <p>
-            It is copied into the retries of <strong>{letter.pipeline}</strong> and marked as
-            replayed. No other pipeline sees it a second time, and it can be replayed once.
-          </p>
-        </ConfirmDialog>
-      )}
-    </div>
+    <DataTable label="Audit" columns={AUDIT_COLUMNS} rows={entries} rowKey={(entry) => entry.id} />
   );
-}
-
-function whyNot(letter: DeadLetter, readOnly: boolean | undefined): string {
-  if (letter.replayed_us !== null) return `Replayed at ${formatInstant(letter.replayed_us)} UTC.`;
-  if (readOnly)
-    return "This console is read-only: read_only is set in [console] of counterfoil.toml.";
-  if (readOnly === undefined) return "Whether this console may do that is not known yet.";
-  return "";
-}
-
-function said(error: Error): string {
-  if (!(error instanceof ApiError)) return "The server did not answer.";
-  return error.detail ? `${error.message}: ${error.detail}` : `${error.message}.`;
 }

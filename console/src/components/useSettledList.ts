@@ -1,27 +1,29 @@
 import { useState } from "react";
 
 interface Settled<T> {
-  /** The items as they stood when the reader came, each in its newest state. */
+  /** The items that the reader has seen or asked for, each in its newest state. */
   shown: T[];
   /** How many came since. */
   arrived: number;
   showAll: () => void;
 }
 
-/** Keeps a live list from moving under the reader: what is new waits until it is asked for. */
-export function useSettledList<T extends { id: string }>(
-  items: readonly T[] | undefined,
-): Settled<T> {
-  const [known, setKnown] = useState<ReadonlySet<string> | null>(null);
-  if (known === null && items !== undefined && items.length > 0) setKnown(idsOf(items));
-  const shown = (items ?? []).filter((item) => known === null || known.has(item.id));
+/**
+ * Keeps a live list from moving under the reader: what is new waits until it is asked for.
+ *
+ * Ids grow with time, so what is new is what is larger than the largest one seen.
+ */
+export function useSettledList<T extends { id: string }>(items: readonly T[]): Settled<T> {
+  const [newest, setNewest] = useState<bigint | null>(null);
+  if (newest === null && items.length > 0) setNewest(largest(items));
+  const shown = items.filter((item) => newest === null || BigInt(item.id) <= newest);
   return {
     shown,
-    arrived: (items?.length ?? 0) - shown.length,
-    showAll: () => setKnown(idsOf(items ?? [])),
+    arrived: items.length - shown.length,
+    showAll: () => setNewest(largest(items)),
   };
 }
 
-function idsOf(items: readonly { id: string }[]): ReadonlySet<string> {
-  return new Set(items.map((item) => item.id));
+function largest(items: readonly { id: string }[]): bigint {
+  return items.reduce((most, item) => (BigInt(item.id) > most ? BigInt(item.id) : most), 0n);
 }

@@ -1,38 +1,54 @@
-import { useQuery } from "@tanstack/react-query";
-import { useEffect, useId, useRef, useState } from "react";
+import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { useEffect, useRef, useState } from "react";
 import type { DeadLetter } from "../api";
 import { DeadLetterDetail } from "../components/DeadLetterDetail";
 import { Empty } from "../components/Empty";
-import { Mark } from "../components/Mark";
+import { LetterFilters } from "../components/LetterFilters";
+import { Mark, type Tone } from "../components/Mark";
 import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
+import { ReplayAll } from "../components/ReplayAll";
 import { useSettledList } from "../components/useSettledList";
 import { formatInstant, formatNumberOf } from "../format";
-import { DEAD_LETTERS_SHOWN, deadLettersQuery } from "../queries";
-import { Link, navigate, useSearchParameter } from "../router";
+import {
+  addressOf,
+  filterOf,
+  isFiltered,
+  type LetterFilter,
+  type LetterState,
+  stateOf,
+} from "../letters";
+import { deadLetterQuery, deadLettersQuery } from "../queries";
+import { Link, navigate, useSearch } from "../router";
 
 const COMMAND = "counterfoil events dlq list {at}";
+const TONES: Record<LetterState, Tone> = {
+  waiting: "alarm",
+  replayed: "good",
+  discarded: "waiting",
+};
 
 export function DeadLettersPage({ selected }: { selected: string }) {
-  const pipeline = useSearchParameter("pipeline");
-  const letters = useQuery(deadLettersQuery(pipeline));
+  const filter = filterOf(useSearch());
+  const letters = useInfiniteQuery(deadLettersQuery(filter));
   return (
     <Page
       title="Dead letters"
       lead="What no handler could take, kept whole until somebody decides."
     >
       <QueryView query={letters} command={COMMAND}>
-        {(found) =>
-          found.length === 0 && !pipeline ? (
+        {({ pages }) =>
+          pages.every((page) => page.length === 0) && !isFiltered(filter) && !selected ? (
             <Empty title="There are no dead letters." command={COMMAND}>
               An event that a pipeline fails on again and again is put here. On the command line:
             </Empty>
           ) : (
             <Letters
-              letters={found}
-              isOfPipeline={!letters.isPlaceholderData}
-              pipeline={pipeline}
+              letters={pages.flat()}
+              isFresh={!letters.isPlaceholderData}
+              filter={filter}
               selected={selected}
+              onOlder={letters.hasNextPage ? () => letters.fetchNextPage() : undefined}
             />
           )
         }
@@ -41,24 +57,22 @@ export function DeadLettersPage({ selected }: { selected: string }) {
   );
 }
 
-function addressOf(id: string, pipeline: string): string {
-  const path = id ? `/dead-letters/${encodeURIComponent(id)}` : "/dead-letters";
-  return pipeline ? `${path}?${new URLSearchParams({ pipeline })}` : path;
-}
-
 interface LettersProps {
   letters: DeadLetter[];
-  /** False while the letters are still those of the pipeline that was chosen before. */
-  isOfPipeline: boolean;
-  pipeline: string;
+  /** False while the letters are still those of the filter before. */
+  isFresh: boolean;
+  filter: LetterFilter;
   selected: string;
+  /** Asks for older ones, if there are some. */
+  onOlder: (() => void) | undefined;
 }
 
-function Letters({ letters, isOfPipeline, pipeline, selected }: LettersProps) {
+function Letters({ letters, isFresh, filter, selected, onOlder }: LettersProps) {
   const list = useRef<HTMLDivElement>(null);
   const detail = useRef<HTMLDivElement>(null);
-  const pipelines = usePipelines(letters, pipeline);
+  const pipelines = usePipelines(letters, filter.pipeline);
   const shown = useRef(selected);
+  const filterKey = addressOf("", filter);
   useEffect(() => {
     if (shown.current === selected) return;
     shown.current = selected;
@@ -68,30 +82,24 @@ function Letters({ letters, isOfPipeline, pipeline, selected }: LettersProps) {
   return (
     <div className="letters" data-selected={selected !== ""}>
       <div ref={list} className="letters-side" tabIndex={-1}>
-        <Section
-          title="Letters"
-          aside={
-            <PipelineFilter
-              pipelines={pipelines}
-              pipeline={pipeline}
-              onChoose={(name) => navigate(addressOf(selected, name), { replace: true })}
-            />
-          }
-        >
+        <LetterFilters
+          filter={filter}
+          pipelines={pipelines}
+          onFilter={(wanted) => navigate(addressOf(selected, wanted), { replace: true })}
+        />
+        <Section title="Letters">
+          <ReplayAll key={`replay ${filterKey}`} filter={filter} />
           <LetterList
-            key={`${pipeline} ${isOfPipeline}`}
+            key={`${filterKey} ${isFresh}`}
             letters={letters}
-            pipeline={pipeline}
+            filter={filter}
             selected={selected}
+            onOlder={onOlder}
           />
         </Section>
       </div>
       <div ref={detail} className="letter-detail" tabIndex={-1}>
-        <SelectedLetter
-          letter={letters.find((letter) => letter.id === selected)}
-          selected={selected}
-          back={addressOf("", pipeline)}
-        />
+        <SelectedLetter selected={selected} back={addressOf("", filter)} />
       </div>
     </div>
   );
@@ -111,34 +119,14 @@ function usePipelines(letters: readonly DeadLetter[], chosen: string): readonly 
   return seen;
 }
 
-interface FilterProps {
-  pipelines: readonly string[];
-  pipeline: string;
-  onChoose: (pipeline: string) => void;
-}
-
-function PipelineFilter({ pipelines, pipeline, onChoose }: FilterProps) {
-  const id = useId();
-  return (
-    <div className="filter">
-      <label htmlFor={id}>Pipeline</label>
-      <select id={id} value={pipeline} onChange={(event) => onChoose(event.target.value)}>
-        <option value="">all</option>
-        {pipelines.map((name) => (
-          <option key={name}>{name}</option>
-        ))}
-      </select>
-    </div>
-  );
-}
-
 interface ListProps {
   letters: DeadLetter[];
-  pipeline: string;
+  filter: LetterFilter;
   selected: string;
+  onOlder: (() => void) | undefined;
 }
 
-function LetterList({ letters, pipeline, selected }: ListProps) {
+function LetterList({ letters, filter, selected, onOlder }: ListProps) {
   const { shown, arrived, showAll } = useSettledList(letters);
   return (
     <>
@@ -155,33 +143,33 @@ function LetterList({ letters, pipeline, selected }: ListProps) {
             <li key={letter.id}>
               <LetterLink
                 letter={letter}
-                to={addressOf(letter.id, pipeline)}
+                to={addressOf(letter.id, filter)}
                 isOpen={letter.id === selected}
               />
             </li>
           ))}
         </ul>
       ) : (
-        <Empty title={`${pipeline} has no dead letters.`} command={COMMAND} />
+        <Empty title="None fits." command={COMMAND} />
       )}
-      {letters.length >= DEAD_LETTERS_SHOWN && (
-        <p className="note">
-          The newest {DEAD_LETTERS_SHOWN}; more of them: <code>{COMMAND} --limit 10000</code>
-        </p>
+      {onOlder && (
+        <button type="button" className="older" onClick={onOlder}>
+          Older letters
+        </button>
       )}
     </>
   );
 }
 
 function LetterLink({ letter, to, isOpen }: { letter: DeadLetter; to: string; isOpen: boolean }) {
-  const waits = letter.replayed_us === null;
+  const state = stateOf(letter);
   return (
     <Link to={to} aria-current={isOpen ? "true" : undefined}>
       <span className="letter-line">
         <span className="letter-name">
           {letter.id} · {letter.pipeline}
         </span>
-        <Mark tone={waits ? "alarm" : "good"}>{waits ? "waiting" : "replayed"}</Mark>
+        <Mark tone={TONES[state]}>{state}</Mark>
       </span>
       <span className="letter-error">{letter.error}</span>
       <span className="letter-time">{formatInstant(letter.failed_us)} UTC</span>
@@ -189,13 +177,7 @@ function LetterLink({ letter, to, isOpen }: { letter: DeadLetter; to: string; is
   );
 }
 
-interface SelectedProps {
-  letter: DeadLetter | undefined;
-  selected: string;
-  back: string;
-}
-
-function SelectedLetter({ letter, selected, back }: SelectedProps) {
+function SelectedLetter({ selected, back }: { selected: string; back: string }) {
   if (!selected) {
     return (
       <Empty title="No letter is open.">Choose one to see why it failed, and what it says.</Empty>
@@ -206,14 +188,16 @@ function SelectedLetter({ letter, selected, back }: SelectedProps) {
       <Link to={back} className="back">
         All dead letters
       </Link>
-      {letter ? (
-        <DeadLetterDetail key={letter.id} letter={letter} />
-      ) : (
-        <Empty
-          title={`Dead letter ${selected} is not among these.`}
-          command={`counterfoil events dlq show ${selected} {at}`}
-        />
-      )}
+      <OpenLetter key={selected} id={selected} />
     </>
+  );
+}
+
+function OpenLetter({ id }: { id: string }) {
+  const letter = useQuery(deadLetterQuery(id));
+  return (
+    <QueryView query={letter} command={`counterfoil events dlq show ${id} {at}`}>
+      {(found) => <DeadLetterDetail letter={found} />}
+    </QueryView>
   );
 }

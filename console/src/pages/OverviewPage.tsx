@@ -9,8 +9,10 @@ import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { RateLanes } from "../components/RateLanes";
 import { Way } from "../components/Way";
-import { formatCount, formatDuration } from "../format";
-import { lagQuery, overviewQuery } from "../queries";
+import { formatCount, formatDuration, formatInstant, formatNumberOf } from "../format";
+import { addressOf, NO_FILTER } from "../letters";
+import { lagQuery, overviewQuery, waitingLettersQuery } from "../queries";
+import { Link } from "../router";
 
 export function OverviewPage() {
   const overview = useQuery(overviewQuery);
@@ -27,6 +29,7 @@ export function OverviewPage() {
                 table and report are stubs of each other; <code>examples/shop</code> does.
               </Empty>
             )}
+            <DeadLetterAlert />
             <Rates history={data.history} />
             <Latencies gateway={data.gateway} />
             <Processes processes={data.processes} />
@@ -35,6 +38,24 @@ export function OverviewPage() {
       </QueryView>
       <LagSection />
     </Page>
+  );
+}
+
+/** Poison is told of where everybody looks first. */
+function DeadLetterAlert() {
+  const { data = [] } = useQuery(waitingLettersQuery);
+  return (
+    <div role="status" aria-label="Dead letters">
+      {data.map((each) => (
+        <p key={each.pipeline} className="banner">
+          <Link to={addressOf("", { ...NO_FILTER, pipeline: each.pipeline, state: "waiting" })}>
+            {formatNumberOf(each.letters, "dead letter")} of {each.pipeline}
+          </Link>{" "}
+          {each.letters === 1 ? "waits" : "wait"} for a decision, the last since{" "}
+          {formatInstant(each.newest_us)} UTC.
+        </p>
+      ))}
+    </div>
   );
 }
 

@@ -104,8 +104,12 @@ def status(
     state: State = None,
     as_json: Annotated[bool, Parameter("--json")] = False,
 ) -> None:
-    """Show the processes of a running application. Exit 1 if any is not ready."""
+    """Show the processes of a running application, and dead letters that wait for a decision.
+
+    Exit 1 if a process is not ready.
+    """
     from counterfoil.application import StateFolder  # noqa: PLC0415
+    from counterfoil.cli.inspection import events_of, print_waiting, waiting_letters  # noqa: PLC0415
     from counterfoil.cli.running import is_running  # noqa: PLC0415
 
     files = StateFolder(_state(path, state))
@@ -113,6 +117,8 @@ def status(
         sys.stderr.write(f"nothing runs in {files.root}; start it with `counterfoil up {path}`\n")
         sys.exit(1)
     document: dict[str, Any] = json.loads(files.run.read_text())
+    waiting = waiting_letters(events_of(path, files.root))
+    document["dead_letters"] = waiting
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
@@ -124,6 +130,7 @@ def status(
                 *(str(each[key]) for key in ("name", "kind", "state", "pid", "restarts", "detail"))
             )
         out.print(table)
+        print_waiting(waiting)
     if any(each["state"] != "ready" for each in document["processes"]):
         sys.exit(1)
 

@@ -1,14 +1,17 @@
 """Looks into the event log for the `events` commands."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from counterfoil.application import Application, StateFolder, load, load_application
-from counterfoil.events import Events, lag
+from counterfoil.cli.times import time_text
+from counterfoil.events import DeadLetters, Events, StoreUnavailable, lag
 from counterfoil.supervisor import last_addresses, open_events
 
 out = Console()
@@ -41,9 +44,31 @@ def write_json(document: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
 
 
+def waiting_letters(events: Events) -> list[dict[str, Any]] | None:
+    """The pipelines with dead letters that nobody has decided on; None if they can't be asked."""
+    try:
+        with closing(events.pipelines()) as store:
+            return msgspec.to_builtins(DeadLetters(store).waiting())
+    except StoreUnavailable:
+        return None
+
+
+def print_waiting(waiting: list[dict[str, Any]] | None) -> None:
+    """Print a line for each pipeline with dead letters."""
+    if waiting is None:
+        out.print("[yellow]dead letters[/]  not known: their database does not answer")
+    for each in waiting or ():
+        since = time_text(each["newest_us"])
+        words = f"{each['letters']} of {each['pipeline']} wait for a decision, the last since"
+        out.print(f"[red]dead letters[/]  {words} {since} UTC", highlight=False)
+    if waiting:
+        out.print("see `counterfoil events dlq list --status waiting`", style="dim")
+
+
 def print_lag(events: Events, *, as_json: bool) -> None:
     """Print a row for each consumer and partition."""
-    rows = lag(events.log(), events.pipelines())
+    with closing(events.pipelines()) as store:
+        rows = lag(events.log(), store)
     if as_json:
         write_json(rows)
         return
@@ -58,3 +83,4 @@ def print_lag(events: Events, *, as_json: bool) -> None:
             str(row.lag),
         )
     out.print(table)
+    print_waiting(waiting_letters(events))

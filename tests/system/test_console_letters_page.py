@@ -1,0 +1,125 @@
+"""The page of dead letters in a real browser, by keyboard; only the console of the shop runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SHOP
+from playwright.sync_api import Page, expect, sync_playwright
+
+from counterfoil.application import StateFolder
+from counterfoil.application.state import write_json
+from counterfoil.engines import free_port
+from counterfoil.events import EmbeddedEvents, Record
+from counterfoil.events.dead_letters import bury
+
+AXE = SHOP.parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
+WRONG = (
+    '{"id":%d,"tenant":"aurora","customer":"c","day":"1997-03-01",'
+    '"amount":"7","currency":"USD","discs":1}'
+)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Where the console of a shop is that has left three dead letters, with its key."""
+    state = StateFolder(tmp_path)
+    listen = f"127.0.0.1:{free_port()}"
+    nowhere = dict.fromkeys(("coordination", "gateway", "admin"), "")
+    write_json(state.addresses, {**nowhere, "console": listen})
+    write_json(state.run, {"processes": []})
+    store = EmbeddedEvents(tmp_path).pipelines()
+    with store.database.transaction():
+        for number, key in ((1, "a"), (2, "b"), (3, "b")):
+            record = Record("payments", 0, number, number, key, (WRONG % number).encode(), {}, 0)
+            bury(store, "ledger", record, ValueError("text"), tries=3, now_us=number * 1_000_000)
+    store.close()
+    told, notify = os.pipe()
+    lifeline, alive = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "counterfoil.console", "console", "console", "", SHOP, tmp_path],
+        pass_fds=(notify, lifeline),
+        env={
+            **os.environ,
+            "COUNTERFOIL_NOTIFY": str(notify),
+            "COUNTERFOIL_LIFELINE": str(lifeline),
+        },
+    ) as process:
+        os.close(notify)
+        assert os.read(told, 1024), "it did not start"
+        yield f"http://{listen}/#key={state.credential()}"
+        os.close(alive)  # as if its supervisor were gone
+        assert process.wait(30) == 0
+    os.close(told)
+    os.close(lifeline)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    executable = shutil.which("chromium")
+    assert executable, "chromium is missing: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        found = browser.new_page()
+        errors: list[str] = []
+        found.on("pageerror", lambda error: errors.append(str(error)))
+        yield found
+        browser.close()
+        assert errors == []
+
+
+def accessible(page: Page) -> None:
+    """Axe finds no fault with what is shown."""
+    page.evaluate(AXE.read_text())
+    violations = page.evaluate("axe.run().then(found => found.violations)")
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
+
+
+def test_letters_are_tried_edited_replayed_and_discarded(address: str, page: Page) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="3 dead letters of ledger").press("Enter")
+    letters = page.get_by_role("list", name="Dead letters").get_by_role("link")
+    expect(letters).to_have_count(3)
+    page.get_by_label("Key", exact=True).fill("b")
+    page.get_by_label("Key", exact=True).press("Enter")
+    expect(letters).to_have_count(2)
+    assert "key=b" in page.url
+
+    letters.first.press("Enter")
+    page.get_by_role("button", name="Try").press("Enter")
+    expect(page.get_by_text(re.compile("would fail again.*Expected `int`"))).to_be_visible()
+    page.get_by_role("button", name="Edit").press("Enter")
+    page.get_by_role("button", name="Check and save").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("$.amount")
+    accessible(page)
+    replacement = page.get_by_label("Replacement")
+    replacement.fill(replacement.input_value().replace('"7"', "7"))
+    page.get_by_role("button", name="Check and save").press("Enter")
+    expect(page.get_by_label("Result", exact=True)).to_contain_text("the original is kept")
+    page.get_by_role("button", name="Try").press("Enter")
+    expect(page.get_by_text("customer/c to tenant/aurora, 0.07 USD")).to_be_visible()
+    accessible(page)
+
+    page.get_by_role("button", name="Replay all that fit").press("Enter")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label(re.compile("by the handler")).check()
+    accessible(page)
+    dialog.get_by_role("button", name="Replay").press("Enter")
+    expect(page.get_by_label("Progress")).to_contain_text("1 of 2 replayed")
+    expect(page.get_by_role("list", name="Results")).to_contain_text("Expected `int`")
+    expect(page.get_by_role("table", name="Audit")).to_contain_text("1 transfer")
+    expect(letters).to_have_count(1)
+
+    letters.first.press("Enter")
+    page.get_by_role("button", name="Discard").press("Enter")
+    expect(dialog.get_by_role("button", name="Discard")).to_be_disabled()
+    dialog.get_by_label("Reason, for the audit").fill("a test")
+    dialog.get_by_role("button", name="Discard").press("Enter")
+    expect(page.get_by_role("table", name="Audit")).to_contain_text("a test")
+    expect(page.get_by_role("button", name="Try")).to_be_disabled()
+    accessible(page)
