@@ -54,15 +54,20 @@ class Effects(Outgoing):
     def __init__(self, store: PipelineStore, pipeline: str) -> None:
         super().__init__()
         self.state = State(store.database, pipeline)
-        self.book = Book(store.database)
+        self.book = Book(store.database, self.execute)
         self._database = store.database
         self._send: Callable[[Sequence[Message]], None] = store.send
         self._alone = False
         self._savepoint: AbstractContextManager[None] | None = None
+        self._unwritten: Exception | None = None
+        """What the database said to earlier handlers' work, when a later one had to have it there.
+
+        It is not that one's failure: the commit ends with it, whatever becomes of the handler."""
 
     def begin(self, *, alone: bool) -> None:
         """A transaction has begun."""
         self._alone = alone
+        self._unwritten = None
         self._handler.clear()
         self._commit.clear()
         self.book.begin(careful=alone)
@@ -87,12 +92,18 @@ class Effects(Outgoing):
     def execute(self, sql: str, parameters: Sequence[object]) -> Cursor:
         """Run a statement in the savepoint of the handler at work."""
         if self._savepoint is None:
-            self.flush()
+            try:
+                self.flush()
+            except Exception as error:
+                self._unwritten = error
+                raise
             self._open()
         return self._database.execute(sql, parameters)
 
     def flush(self) -> None:
         """Write what handlers have done that came to their ends."""
+        if self._unwritten is not None:
+            raise self._unwritten
         self.book.flush()
         self.state.flush()
         if self._commit:

@@ -19,6 +19,18 @@ class LedgerConflict(EventsError):
     """A transfer's id is taken by a transfer with another content."""
 
 
+class Overdrawn(EventsError):
+    """A guarded account has not enough for a transfer or a hold; nothing was entered."""
+
+
+class HoldEnded(EventsError):
+    """A hold was posted, voided or expired before."""
+
+
+class NoSuchEntry(EventsError):
+    """There is no transfer or hold with this id."""
+
+
 class KeyReused(EventsError):
     """An Idempotency-Key came back with another request."""
 

@@ -1,13 +1,90 @@
-"""What follows from the transfers: balances by account, and whether they add up.
+"""What follows from the ledger's entries: balances, statements, and whether they add up.
 
 Every transfer debits one account and credits another by the same amount, so each currency sums to
-zero by construction; `trial_balance` checks that all the same.
+zero by construction; `trial_balance` checks that all the same. Debits count as positive.
 """
 
-from counterfoil.events.database import Database
+from typing import Final
 
+import msgspec
+
+from counterfoil.events.database import Database
+from counterfoil.events.ledger.entries import Account
+
+LINES: Final = 1_000
 # PostgreSQL sums integers up to decimals.
-_SUMS = "CAST(sum(debits) AS INTEGER), CAST(sum(credits) AS INTEGER)"
+_SUMS: Final = "CAST(sum(debits) AS INTEGER), CAST(sum(credits) AS INTEGER)"
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """An account's sums in minor units; what is held was not posted yet."""
+
+    debits: int = 0
+    credits: int = 0
+    held_debits: int = 0
+    held_credits: int = 0
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A transfer as one of its accounts sees it."""
+
+    transfer: int
+    posted_us: int
+    other: str
+    code: str
+    change: int
+    """In minor units; a debit is positive, a credit negative."""
+    balance: int
+    """After it."""
+    corrects: int | None
+    linked: int | None
+
+
+def balance(database: Database, account: str, currency: str) -> Balance:
+    """What an account has now."""
+    found: list[int] = []
+    for table in ("ledger_accounts", "ledger_held"):
+        row = database.execute(
+            f"SELECT debits, credits FROM {table} WHERE name = ? AND currency = ?",  # noqa: S608
+            (account, currency),
+        ).fetchone()
+        found += row or (0, 0)
+    return Balance(*found)
+
+
+def balance_at(database: Database, account: str, currency: str, at_us: int) -> Balance:
+    """What was posted to an account until `at_us`, in microseconds, and then included."""
+    sums: list[int] = []
+    for side in ("debit", "credit"):
+        (amount,) = database.execute(
+            f"SELECT CAST(coalesce(sum(amount), 0) AS INTEGER) FROM ledger_transfers "  # noqa: S608
+            f"WHERE {side} = ? AND currency = ? AND posted_us <= ?",
+            (account, currency, at_us),
+        ).fetchone()
+        sums.append(amount)
+    return Balance(*sums)
+
+
+def statement(
+    database: Database, account: str, currency: str, *, since_us: int, limit: int = LINES
+) -> list[Line]:
+    """At most `limit` transfers of an account from `since_us` on, in order, with balances."""
+    before = balance_at(database, account, currency, since_us - 1)
+    running = before.debits - before.credits
+    lines: list[Line] = []
+    for row in database.execute(
+        "SELECT id, posted_us, other, code, change, corrects, linked FROM ("
+        "SELECT id, posted_us, credit AS other, code, amount AS change, corrects, linked "
+        "FROM ledger_transfers WHERE debit = ? AND currency = ? AND posted_us >= ? UNION ALL "
+        "SELECT id, posted_us, debit, code, -amount, corrects, linked "
+        "FROM ledger_transfers WHERE credit = ? AND currency = ? AND posted_us >= ?) AS sides "
+        "ORDER BY posted_us, id LIMIT ?",
+        (account, currency, since_us, account, currency, since_us, limit),
+    ):
+        number, posted_us, other, code, change, corrects, linked = row
+        running += change
+        lines.append(Line(number, posted_us, other, code, change, running, corrects, linked))
+    return lines
 
 
 def trial_balance(database: Database) -> dict[str, tuple[int, int]]:
@@ -20,14 +97,27 @@ def trial_balance(database: Database) -> dict[str, tuple[int, int]]:
     }
 
 
-def rebuilt_balances(database: Database) -> dict[tuple[str, str], tuple[int, int]]:
+def rebuilt_balances(database: Database) -> dict[Account, tuple[int, int]]:
     """(debits, credits) by (account, currency), computed from the transfers alone."""
+    return _rebuilt(database, "ledger_transfers")
+
+
+def rebuilt_held(database: Database) -> dict[Account, tuple[int, int]]:
+    """(debits, credits) held by (account, currency), computed from holds and their ends alone."""
+    return _rebuilt(
+        database,
+        "(SELECT * FROM ledger_holds WHERE NOT EXISTS "
+        "(SELECT 1 FROM ledger_hold_ends WHERE hold = ledger_holds.id)) AS open",
+    )
+
+
+def _rebuilt(database: Database, entries: str) -> dict[Account, tuple[int, int]]:
     return {
         (account, currency): (debits, credits)
         for account, currency, debits, credits in database.execute(
             f"SELECT account, currency, {_SUMS} FROM ("  # noqa: S608
             "SELECT debit AS account, currency, amount AS debits, 0 AS credits "
-            "FROM ledger_transfers UNION ALL "
-            "SELECT credit, currency, 0, amount FROM ledger_transfers) AS sides GROUP BY 1, 2"
+            f"FROM {entries} UNION ALL "
+            f"SELECT credit, currency, 0, amount FROM {entries}) AS sides GROUP BY 1, 2"
         )
     }

@@ -7,55 +7,167 @@ book then asks (`careful`). Streams repeat themselves rarely, after a change of 
 
 Sums are added account by account in the order of their names, and commits that post do so one
 after the other: no two of them can wait for each other.
+
+An account that is guarded must not be overdrawn. Its balance is read once in a commit, and what is
+held in memory is added. What can't be paid is refused at once, so that a handler can decide what
+happens then.
 """
 
-from counterfoil.events.database import Database
-from counterfoil.events.errors import EventsError, LedgerConflict
+from collections.abc import Callable, Sequence
+from typing import Final
 
-Content = tuple[str, str, int, str, str]
-"""Debit, credit, amount, currency, code: what an id stands for."""
-Row = tuple[int, str, str, int, str, str, str, int, int, int]
+from counterfoil.events.database import Cursor, Database
+from counterfoil.events.errors import EventsError, LedgerConflict, Overdrawn
+from counterfoil.events.ledger.entries import Account, Content, Row, Side
+
+Execute = Callable[[str, Sequence[object]], Cursor]
+INSERT: Final = (
+    "INSERT INTO ledger_transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (id) DO NOTHING"
+)
+ADD: Final = (
+    "INSERT INTO ledger_accounts VALUES (?, ?, ?, ?) ON CONFLICT (name, currency) "
+    "DO UPDATE SET debits = ledger_accounts.debits + excluded.debits, "
+    "credits = ledger_accounts.credits + excluded.credits"
+)
 
 
 class Repeated(EventsError):
     """Some transfers of a commit were posted before; nobody asked which."""
 
 
-class Book:
-    """What handlers have posted since the last commit."""
+class Sums(dict[Account, list[int]]):
+    """Debits and credits by account."""
 
-    def __init__(self, database: Database) -> None:
+    def add(self, row: Row, sign: int = 1) -> None:
+        """Add what a transfer moves, or take it away."""
+        transfer = row.transfer
+        amount = sign * transfer.amount
+        self.setdefault((transfer.debit, transfer.currency), [0, 0])[0] += amount
+        self.setdefault((transfer.credit, transfer.currency), [0, 0])[1] += amount
+
+    def merge(self, other: "Sums") -> None:
+        """Add others."""
+        for account, (debits, credits) in other.items():
+            both = self.setdefault(account, [0, 0])
+            both[0] += debits
+            both[1] += credits
+
+
+class Book:
+    """What handlers have posted since the last commit.
+
+    `execute` runs a statement in the savepoint of the handler at work.
+    """
+
+    def __init__(self, database: Database, execute: Execute) -> None:
+        self.execute = execute
         self._database = database
         self._handler: dict[int, Row] = {}
         self._commit: dict[int, Row] = {}
+        self._handler_sums, self._commit_sums = Sums(), Sums()
         self._entered = False
-        self.careful = False
-        """Whether to ask for each id."""
+        self._careful = False
+        self._guarded: bool | None = None
+        self._sides: dict[Account, Side | None] = {}
+        self._written: dict[Account, tuple[int, int]] = {}
+        """Debits and credits of guarded accounts as they are in the database, with what is held."""
 
-    def post(self, row: Row) -> bool:
-        """Take a transfer; False if this very transfer was posted before.
+    def begin(self, *, careful: bool) -> None:
+        """A transaction has begun; `careful` asks for each id."""
+        self._commit.clear()
+        self._commit_sums.clear()
+        self._careful = careful
+        self.undo()
+
+    def post(self, rows: Sequence[Row]) -> bool:
+        """Take transfers, all or none; False if just these were posted before.
 
         Raises:
-            LedgerConflict: the id belongs to another transfer.
+            LedgerConflict: an id belongs to another transfer, or only some were posted before.
+            Overdrawn: a guarded account has not enough for them.
         """
-        number, content = row[0], row[1:6]
-        earlier = self._find(number)
-        if earlier is None:
-            self._handler[number] = row
-            return True
-        if earlier == content:
+        try:
+            return self._take(rows, ask=self._careful)
+        except Overdrawn:
+            if self._careful:
+                raise
+            return self._take(rows, ask=True)  # it may have been paid before
+
+    def find(self, number: int, *, ask: bool = True) -> Content | None:
+        """What a transfer's id stands for; in the database only if told to ask."""
+        row = self._handler.get(number) or self._commit.get(number)
+        if row is not None:
+            return row.transfer.content
+        if not ask:
+            return None
+        self.enter()
+        return self._database.execute(
+            "SELECT debit, credit, amount, currency, code FROM ledger_transfers WHERE id = ?",
+            (number,),
+        ).fetchone()
+
+    def corrections(self, number: int) -> list[Row]:
+        """What corrects a transfer and is not written yet."""
+        rows = [*self._handler.values(), *self._commit.values()]
+        return [row for row in rows if row.corrects == number]
+
+    def spendable(self, account: Account, side: Side) -> int | None:
+        """What an account has, in minor units, if it is guarded and grows on `side`; else None."""
+        return self._has(account, side) if self._side(account) == side else None
+
+    def guard(self, account: Account, side: Side, now_us: int) -> bool:
+        """Never let an account be overdrawn from now on; False if it is guarded already.
+
+        Raises:
+            LedgerConflict: it is guarded on its other side.
+            Overdrawn: it is overdrawn now.
+        """
+        self.enter_now()
+        known = self._side(account)
+        if known is not None:
+            if known != side:
+                raise LedgerConflict(f"{account[0]} is guarded as growing on its {known} side")
             return False
-        raise LedgerConflict(f"transfer {number} was posted as {earlier}, not as {content}")
+        has = self._has(account, side)
+        if has < 0:
+            raise Overdrawn(f"{account[0]} is overdrawn by {-has} {account[1]} (minor units)")
+        insert = "INSERT INTO ledger_guards VALUES (?, ?, ?, ?)"
+        self.execute(insert, (*account, side, now_us))
+        self.forget()
+        return True
+
+    def forget(self) -> None:
+        """Believe the database about guarded accounts: what it says has changed."""
+        self._guarded = None
+        self._sides.clear()
+        self._written.clear()
+
+    def enter(self) -> None:
+        """Wait until no other commit posts, and keep others out."""
+        if not self._entered:
+            self._database.exclusive("ledger")
+            self._entered = True
+
+    def enter_now(self) -> None:
+        """Enter in the savepoint of the handler at work, which its statements open."""
+        self.execute("SELECT 1", ())
+        self.enter()
 
     def accept(self) -> None:
         """The handler has come to its end."""
         if self._handler:
             self._commit.update(self._handler)
+            self._commit_sums.merge(self._handler_sums)
             self._handler.clear()
+            self._handler_sums.clear()
 
     def undo(self) -> None:
-        """The handler has failed."""
+        """The handler has failed; its savepoint takes the lock with it that was got inside."""
         self._handler.clear()
+        self._handler_sums.clear()
+        self._entered = False
+        self.forget()
 
     def flush(self) -> None:
         """Write what handlers have posted.
@@ -65,46 +177,90 @@ class Book:
         """
         if not self._commit:
             return
-        self._enter()
-        posted = self._database.executemany(
-            "INSERT INTO ledger_transfers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO NOTHING",
-            self._commit.values(),
-        )
+        self.enter()
+        posted = self._database.executemany(INSERT, [row.columns for row in self._commit.values()])
         if posted != len(self._commit):
             raise Repeated(f"{len(self._commit) - posted} transfers were posted before")
-        sums: dict[tuple[str, str], list[int]] = {}
-        for _, debit, credit, amount, currency, *_ in self._commit.values():
-            sums.setdefault((debit, currency), [0, 0])[0] += amount
-            sums.setdefault((credit, currency), [0, 0])[1] += amount
-        self._database.executemany(
-            "INSERT INTO ledger_accounts VALUES (?, ?, ?, ?) ON CONFLICT (name, currency) "
-            "DO UPDATE SET debits = ledger_accounts.debits + excluded.debits, "
-            "credits = ledger_accounts.credits + excluded.credits",
-            [(*account, *both) for account, both in sorted(sums.items())],
+        sums = sorted(self._commit_sums.items())
+        self._database.executemany(ADD, [(*account, *both) for account, both in sums])
+        for account, (debits, credits) in self._written.items():
+            more = self._commit_sums.get(account, (0, 0))
+            self._written[account] = (debits + more[0], credits + more[1])
+        self._commit.clear()
+        self._commit_sums.clear()
+
+    def _take(self, rows: Sequence[Row], *, ask: bool) -> bool:
+        new = [row for row in rows if self._is_new(row, ask=ask)]
+        if not new:
+            return False
+        if len(new) != len(rows) or len({row.transfer.id for row in rows}) != len(rows):
+            raise LedgerConflict("some of the linked transfers were posted before")
+        for row in new:
+            self._handler[row.transfer.id] = row
+            self._handler_sums.add(row)
+        try:
+            for row in new:
+                self._check(row)
+        except BaseException:
+            for row in new:
+                del self._handler[row.transfer.id]
+                self._handler_sums.add(row, -1)
+            raise
+        return True
+
+    def _is_new(self, row: Row, *, ask: bool) -> bool:
+        number, content = row.transfer.id, row.transfer.content
+        earlier = self.find(number, ask=ask)
+        if earlier is None or earlier == content:
+            return earlier is None
+        raise LedgerConflict(f"transfer {number} was posted as {earlier}, not as {content}")
+
+    def _check(self, row: Row) -> None:
+        transfer = row.transfer
+        spending: tuple[tuple[str, Side], ...] = (
+            (transfer.debit, "credit"),
+            (transfer.credit, "debit"),
         )
-        self._commit.clear()
+        for name, spent in spending:
+            left = self.spendable((name, transfer.currency), spent)
+            if left is not None and left < 0:
+                raise Overdrawn(
+                    f"{name} lacks {-left} {transfer.currency} (minor units) "
+                    f"for transfer {transfer.id}",
+                    hint="refuse what asked for it, or let more come in first",
+                )
 
-    def begin(self, *, careful: bool) -> None:
-        """A transaction has begun."""
-        self._handler.clear()
-        self._commit.clear()
-        self._entered = False
-        self.careful = careful
+    def _has(self, account: Account, side: Side) -> int:
+        if account not in self._written:
+            self.enter()
+            self._written[account] = _written(self._database, account, side)
+        debits, credits = self._written[account]
+        for sums in (self._commit_sums, self._handler_sums):
+            more = sums.get(account)
+            if more is not None:
+                debits, credits = debits + more[0], credits + more[1]
+        return credits - debits if side == "credit" else debits - credits
 
-    def _find(self, number: int) -> Content | None:
-        row = self._handler.get(number) or self._commit.get(number)
-        if row is not None:
-            return row[1:6]
-        if not self.careful:
+    def _side(self, account: Account) -> Side | None:
+        """The side on which a guarded account grows; most ledgers guard none, and ask once."""
+        if self._guarded is None:
+            found = self._database.execute("SELECT 1 FROM ledger_guards LIMIT 1").fetchone()
+            self._guarded = found is not None
+        if not self._guarded:
             return None
-        self._enter()
-        return self._database.execute(
-            "SELECT debit, credit, amount, currency, code FROM ledger_transfers WHERE id = ?",
-            (number,),
-        ).fetchone()
+        if account not in self._sides:
+            row: tuple[Side] | None = self._database.execute(
+                "SELECT side FROM ledger_guards WHERE name = ? AND currency = ?", account
+            ).fetchone()
+            self._sides[account] = None if row is None else row[0]
+        return self._sides[account]
 
-    def _enter(self) -> None:
-        if not self._entered:
-            self._database.exclusive("ledger")
-            self._entered = True
+
+def _written(database: Database, account: Account, side: Side) -> tuple[int, int]:
+    """What was posted, and what is held of what the account could spend."""
+    where = "WHERE name = ? AND currency = ?"
+    posted = f"SELECT debits, credits FROM ledger_accounts {where}"  # noqa: S608
+    debits, credits = database.execute(posted, account).fetchone() or (0, 0)
+    held = f"SELECT debits, credits FROM ledger_held {where}"  # noqa: S608
+    held_debits, held_credits = database.execute(held, account).fetchone() or (0, 0)
+    return (debits + held_debits, credits) if side == "credit" else (debits, credits + held_credits)

@@ -1,0 +1,68 @@
+"""What is entered into a ledger."""
+
+from typing import Literal
+
+import msgspec
+
+Account = tuple[str, str]
+"""Name and currency."""
+Content = tuple[str, str, int, str, str]
+"""Debit, credit, amount, currency, code: what an id stands for."""
+Side = Literal["debit", "credit"]
+LARGEST = 2**63 - 1
+"""Both databases keep ids and amounts in 64 bits."""
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """An amount of minor units from one account to another, in one currency."""
+
+    id: int
+    debit: str
+    credit: str
+    amount: int
+    currency: str
+    code: str
+
+    @property
+    def content(self) -> Content:
+        """What the id stands for."""
+        return (self.debit, self.credit, self.amount, self.currency, self.code)
+
+    def checked(self) -> "Transfer":
+        """Itself, if it can be.
+
+        Raises:
+            ValueError: an amount that is negative or too large, or one account on both sides.
+        """
+        if not 0 <= self.amount <= LARGEST or self.debit == self.credit:
+            raise ValueError("a transfer moves an amount of at least 0 between two accounts")
+        return self
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A transfer as it is written: with the event that caused it, and what it belongs to."""
+
+    transfer: Transfer
+    topic: str
+    partition: int
+    offset: int
+    posted_us: int
+    linked: int | None = None
+    """The id of the first of the transfers that were posted together."""
+    corrects: int | None = None
+    hold: int | None = None
+
+    @property
+    def columns(self) -> tuple[object, ...]:
+        """In the order of the table."""
+        return (
+            self.transfer.id,
+            *self.transfer.content,
+            self.topic,
+            self.partition,
+            self.offset,
+            self.posted_us,
+            self.linked,
+            self.corrects,
+            self.hold,
+        )

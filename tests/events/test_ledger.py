@@ -1,0 +1,393 @@
+"""The ledger against a model of it in plain Python, and its promises one by one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from counterfoil.events import (
+    Balance,
+    EmbeddedEvents,
+    Events,
+    HoldEnded,
+    Ledger,
+    LedgerConflict,
+    NoSuchEntry,
+    Overdrawn,
+    PipelineStore,
+    Record,
+    Transfer,
+    balance,
+    balance_at,
+    rebuilt_balances,
+    rebuilt_held,
+    statement,
+    trial_balance,
+)
+from counterfoil.events.effects import Effects
+
+from .conftest import MakeEvents
+
+RECORD = Record("t", 0, 7, 1, "k", b"", {}, 1)
+Work = Callable[[Ledger], object]
+REFUSALS = (HoldEnded, LedgerConflict, NoSuchEntry, Overdrawn, ValueError)
+
+
+class Books:
+    """Runs some works as the events of one commit, as a pipeline's runner does."""
+
+    def __init__(self, store: PipelineStore) -> None:
+        self.store = store
+        self._effects = Effects(store, "ledger")
+
+    def commit(self, works: Sequence[Work], now_us: int = 1) -> list[object]:
+        """What each returned, or the type of what it raised."""
+        try:
+            return self._attempt(works, now_us, alone=False)
+        except Exception:
+            self._effects.forget()
+            return self._attempt(works, now_us, alone=True)
+
+    def one(self, work: Work, now_us: int = 1) -> object:
+        return self.commit([work], now_us)[0]
+
+    def _attempt(self, works: Sequence[Work], now_us: int, *, alone: bool) -> list[object]:
+        results: list[object] = []
+
+        def run(work: Work) -> None:
+            results.append(work(Ledger(self._effects.book, RECORD, now_us)))
+
+        with self.store.database.transaction():
+            self._effects.begin(alone=alone)
+            for number, work in enumerate(works):
+                try:
+                    self._effects.handle(run, work)
+                except REFUSALS as error:
+                    results[number:] = [type(error)]
+            self._effects.flush()
+        return results
+
+    def accounts(self, table: str) -> dict[tuple[str, str], tuple[int, int]]:
+        rows = self.store.database.execute(f"SELECT name, currency, debits, credits FROM {table}")
+        return {(name, currency): (debits, credits) for name, currency, debits, credits in rows}
+
+    def check(self) -> None:
+        """Sums agree with what they follow from, and every currency balances."""
+        database = self.store.database
+        assert self.accounts("ledger_accounts") == rebuilt_balances(database)
+        held = {
+            account: sums for account, sums in self.accounts("ledger_held").items() if any(sums)
+        }
+        assert held == {
+            account: sums for account, sums in rebuilt_held(database).items() if any(sums)
+        }
+        assert all(debits == credits for debits, credits in trial_balance(database).values())
+
+
+@pytest.fixture
+def books(events: Events) -> Books:
+    return Books(events.pipelines())
+
+
+def pay(id: int, debit: str, credit: str, amount: int, currency: str = "USD") -> Work:
+    return lambda ledger: ledger.transfer(
+        id=id, debit=debit, credit=credit, amount=amount, currency=currency, code="p"
+    )
+
+
+def hold(id: int, debit: str, credit: str, amount: int, expires_us: int | None = None) -> Work:
+    return lambda ledger: ledger.hold(
+        id=id,
+        debit=debit,
+        credit=credit,
+        amount=amount,
+        currency="USD",
+        code="h",
+        expires_us=expires_us,
+    )
+
+
+def leg(id: int, debit: str, credit: str, amount: int, currency: str) -> Transfer:
+    return Transfer(id=id, debit=debit, credit=credit, amount=amount, currency=currency, code="x")
+
+
+def guard_wallet(ledger: Ledger) -> object:
+    return ledger.guard("wallet", currency="USD", side="credit")
+
+
+def test_a_guarded_account_is_never_overdrawn(books: Books) -> None:
+    assert books.commit([guard_wallet, guard_wallet]) == [True, False]
+    assert books.one(pay(1, "bank", "wallet", 100)) is True
+    outcome = books.commit([pay(2, "wallet", "shop", 70), pay(3, "wallet", "shop", 31)])
+    assert outcome == [True, Overdrawn]
+    assert books.commit([pay(4, "bank", "wallet", 1), pay(3, "wallet", "shop", 31)]) == [True, True]
+    assert balance(books.store.database, "wallet", "USD") == Balance(101, 101)
+    books.check()
+
+
+def test_a_refused_overdraft_leaves_the_rest_of_its_event(books: Books) -> None:
+    def decline(ledger: Ledger) -> object:
+        with pytest.raises(Overdrawn):
+            pay(1, "wallet", "shop", 5)(ledger)
+        return ledger.transfer(
+            id=2, debit="fees", credit="declined", amount=1, currency="USD", code="d"
+        )
+
+    assert books.commit([guard_wallet, decline]) == [True, True]
+    assert trial_balance(books.store.database) == {"USD": (1, 1)}
+
+
+def test_an_account_that_is_overdrawn_cannot_be_guarded(books: Books) -> None:
+    books.one(pay(1, "wallet", "shop", 5))
+    assert books.one(guard_wallet) is Overdrawn
+    books.one(pay(2, "bank", "wallet", 5))
+    assert books.one(guard_wallet) is True
+    other = books.one(lambda ledger: ledger.guard("wallet", currency="USD", side="debit"))
+    assert other is LedgerConflict
+
+
+def test_what_is_held_cannot_be_spent_and_what_is_voided_can(books: Books) -> None:
+    books.commit([guard_wallet, pay(1, "bank", "wallet", 100)])
+    assert books.one(hold(1, "wallet", "shop", 60)) is True
+    assert books.commit([hold(1, "wallet", "shop", 60), hold(1, "wallet", "shop", 61)]) == [
+        False,
+        LedgerConflict,
+    ]
+    assert books.one(pay(2, "wallet", "shop", 41)) is Overdrawn
+    assert books.one(hold(2, "wallet", "shop", 41)) is Overdrawn
+    assert books.commit([lambda ledger: ledger.void_hold(1)] * 2) == [True, False]
+    assert books.one(pay(2, "wallet", "shop", 41)) is True
+    books.check()
+
+
+def test_a_hold_is_posted_once_in_part_and_the_rest_is_free(books: Books) -> None:
+    books.commit([guard_wallet, pay(1, "bank", "wallet", 100), hold(1, "wallet", "shop", 60)])
+    too_much = books.one(lambda ledger: ledger.post_hold(1, id=2, amount=61))
+    assert too_much is ValueError
+
+    def post(ledger: Ledger) -> object:
+        return ledger.post_hold(1, id=2, amount=50)
+
+    assert books.commit([post, post]) == [True, False]
+    assert books.one(post) is False
+    assert books.one(lambda ledger: ledger.post_hold(1, id=3)) is HoldEnded
+    assert books.one(lambda ledger: ledger.void_hold(1)) is HoldEnded
+    assert books.one(lambda ledger: ledger.void_hold(9)) is NoSuchEntry
+    assert balance(books.store.database, "wallet", "USD") == Balance(50, 100)
+    books.check()
+
+
+def test_a_hold_ends_when_its_time_has_come(books: Books) -> None:
+    books.commit([guard_wallet, pay(1, "bank", "wallet", 100)], 1)
+    books.one(hold(1, "wallet", "shop", 100, expires_us=50), 2)
+    assert balance(books.store.database, "wallet", "USD").held_debits == 100
+    assert books.one(pay(2, "wallet", "shop", 1), 49) is Overdrawn
+    assert books.one(pay(2, "wallet", "shop", 1), 50) is True
+    assert books.one(lambda ledger: ledger.post_hold(1, id=3), 51) is HoldEnded
+    assert balance(books.store.database, "wallet", "USD").held_debits == 0
+    books.check()
+
+
+def test_linked_transfers_are_posted_all_or_none_in_their_currencies(books: Books) -> None:
+    books.commit([guard_wallet, pay(1, "bank", "wallet", 100)])
+
+    def exchange(first: int, amount: int) -> Work:
+        return lambda ledger: ledger.transfers(
+            [
+                leg(first, "wallet", "exchange", amount, "USD"),
+                leg(first + 1, "exchange", "wallet", amount - 5, "EUR"),
+            ]
+        )
+
+    assert books.commit([exchange(10, 101), exchange(20, 60)]) == [Overdrawn, True]
+    assert books.one(exchange(20, 60)) is False
+    assert trial_balance(books.store.database) == {"EUR": (55, 55), "USD": (160, 160)}
+    linked = "SELECT id, linked FROM ledger_transfers WHERE linked IS NOT NULL ORDER BY id"
+    assert books.store.database.execute(linked).fetchall() == [(20, 20), (21, 20)]
+    half = books.one(lambda ledger: ledger.transfers([leg(20, "wallet", "exchange", 60, "USD")]))
+    assert half is False
+    more = [leg(20, "wallet", "exchange", 60, "USD"), leg(22, "bank", "wallet", 1, "USD")]
+    assert books.one(lambda ledger: ledger.transfers(more)) is LedgerConflict
+    books.check()
+
+
+def test_a_mistake_is_reversed_once_and_stays_in_the_history(books: Books) -> None:
+    books.one(pay(1, "customer", "shop", 500), 10)
+
+    def reverse(id: int) -> Work:
+        return lambda ledger: ledger.reverse(1, id=id, code="mistake")
+
+    assert books.commit([reverse(2), reverse(3)], 20) == [True, LedgerConflict]
+    assert books.commit([reverse(2), reverse(4)], 30) == [False, LedgerConflict]
+    assert books.one(lambda ledger: ledger.reverse(9, id=10, code="x")) is NoSuchEntry
+    books.one(pay(5, "customer", "shop", 50), 40)
+    database = books.store.database
+    lines = statement(database, "customer", "USD", since_us=0)
+    assert [(line.transfer, line.change, line.balance, line.corrects) for line in lines] == [
+        (1, 500, 500, None),
+        (2, -500, 0, 1),
+        (5, 50, 50, None),
+    ]
+    later = statement(database, "customer", "USD", since_us=20)
+    assert [line.balance for line in later] == [0, 50]
+    assert balance_at(database, "customer", "USD", 19) == Balance(500, 0)
+    assert balance_at(database, "customer", "USD", 20) == Balance(500, 500)
+    books.check()
+
+
+def test_what_was_entered_before_is_not_the_failure_of_a_later_event(books: Books) -> None:
+    """The book finds out about a repeated transfer when a hold of another event has it written."""
+    books.one(pay(1, "a", "b", 5))
+    outcome = books.commit([pay(1, "a", "b", 5), pay(2, "a", "b", 6), hold(1, "a", "b", 7)])
+    assert outcome == [False, True, True]
+    assert trial_balance(books.store.database) == {"USD": (11, 11)}
+    books.check()
+
+
+@dataclass
+class Model:
+    """The same rules over dictionaries, without any of the ledger's code."""
+
+    transfers: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    holds: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    ends: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    reversed_by: dict[int, int] = field(default_factory=dict)
+    now: int = 0
+
+    def available(self) -> int:
+        entries = [*self.transfers.values()]
+        got = sum(entry[2] for entry in entries if entry[1] == "wallet")
+        spent = sum(entry[2] for entry in entries if entry[0] == "wallet")
+        held = [hold for number, hold in self.holds.items() if number not in self.ends]
+        return got - spent - sum(each[2] for each in held if each[0] == "wallet")
+
+    def expire(self) -> None:
+        for number, each in self.holds.items():
+            if number not in self.ends and each[3] is not None and each[3] <= self.now:
+                self.ends[number] = ("expired",)
+
+    def transfer(self, id: int, content: tuple[Any, ...]) -> object:
+        if id in self.transfers:
+            return False if self.transfers[id] == content else LedgerConflict
+        if content[0] == "wallet" and content[2] > self.available():
+            self.expire()
+            if content[2] > self.available():
+                return Overdrawn
+        self.transfers[id] = content
+        return True
+
+    def pay(self, id: int, debit: str, credit: str, amount: int) -> object:
+        return self.transfer(id, (debit, credit, amount))
+
+    def hold(self, id: int, debit: str, credit: str, amount: int, expires: int | None) -> object:
+        self.expire()
+        content = (debit, credit, amount, expires)
+        if id in self.holds:
+            return False if self.holds[id] == content else LedgerConflict
+        if debit == "wallet" and amount > self.available():
+            return Overdrawn
+        self.holds[id] = content
+        return True
+
+    def post(self, hold: int, id: int, amount: int) -> object:
+        if hold not in self.holds:
+            return NoSuchEntry
+        self.expire()
+        debit, credit, held, _ = self.holds[hold]
+        if amount > held:
+            return ValueError
+        if hold in self.ends:
+            return False if self.ends[hold] == ("posted", id, amount) else HoldEnded
+        if id in self.transfers and self.transfers[id] != (debit, credit, amount):
+            return LedgerConflict
+        self.ends[hold] = ("posted", id, amount)
+        return self.transfer(id, (debit, credit, amount))
+
+    def void(self, hold: int) -> object:
+        self.expire()
+        if hold not in self.holds:
+            return NoSuchEntry
+        if hold in self.ends:
+            return False if self.ends[hold] == ("voided",) else HoldEnded
+        self.ends[hold] = ("voided",)
+        return True
+
+    def reverse(self, transfer: int, id: int) -> object:
+        if transfer not in self.transfers:
+            return NoSuchEntry
+        debit, credit, amount = self.transfers[transfer]
+        if self.reversed_by.get(transfer, id) != id:
+            return LedgerConflict
+        outcome = self.transfer(id, (credit, debit, amount))
+        if outcome is True:
+            self.reversed_by[transfer] = id
+        return outcome
+
+
+ACCOUNTS = st.sampled_from([("bank", "wallet"), ("wallet", "shop"), ("bank", "shop")])
+IDS = st.integers(1, 6)
+AMOUNTS = st.integers(0, 9)
+OPERATIONS = st.one_of(
+    st.tuples(st.just("pay"), IDS, ACCOUNTS, AMOUNTS),
+    st.tuples(st.just("hold"), IDS, ACCOUNTS, AMOUNTS, st.none() | st.integers(1, 8)),
+    st.tuples(st.just("post"), IDS, st.integers(11, 14), AMOUNTS),
+    st.tuples(st.just("void"), IDS),
+    st.tuples(st.just("reverse"), IDS, st.integers(21, 24)),
+)
+COMMITS = st.lists(st.lists(OPERATIONS, max_size=6), max_size=8)
+
+
+def in_ledger(operation: tuple[Any, ...]) -> Work:
+    match operation:
+        case ("pay", id, (debit, credit), amount):
+            return pay(id, debit, credit, amount)
+        case ("hold", id, (debit, credit), amount, expires):
+            return hold(id, debit, credit, amount, expires)
+        case ("post", number, id, amount):
+            return lambda ledger: ledger.post_hold(number, id=id, amount=amount, code="p")
+        case ("void", number):
+            return lambda ledger: ledger.void_hold(number)
+        case (_, number, id):
+            return lambda ledger: ledger.reverse(number, id=id, code="p")
+    raise AssertionError(operation)
+
+
+def in_model(model: Model, operation: tuple[Any, ...]) -> object:
+    match operation:
+        case ("pay", id, (debit, credit), amount):
+            return model.pay(id, debit, credit, amount)
+        case ("hold", id, (debit, credit), amount, expires):
+            return model.hold(id, debit, credit, amount, expires)
+        case ("post", number, id, amount):
+            return model.post(number, id, amount)
+        case ("void", number):
+            return model.void(number)
+        case (_, number, id):
+            return model.reverse(number, id)
+    raise AssertionError(operation)
+
+
+@pytest.mark.timeout(120)
+def test_the_ledger_does_what_its_model_does(make_events: MakeEvents) -> None:
+    examples = 80 if isinstance(make_events(), EmbeddedEvents) else 8
+
+    @settings(max_examples=examples, deadline=None, database=None)
+    @given(commits=COMMITS)
+    def check(commits: list[list[tuple[Any, ...]]]) -> None:
+        books, model = Books(make_events().pipelines()), Model()
+        books.one(guard_wallet)
+        for operations in commits:
+            model.now += 1
+            outcomes = books.commit([in_ledger(each) for each in operations], model.now)
+            assert outcomes == [in_model(model, each) for each in operations]
+        books.check()
+        rows = books.store.database.execute(
+            "SELECT id, debit, credit, amount FROM ledger_transfers"
+        )
+        assert {number: tuple(content) for number, *content in rows} == model.transfers
+        books.store.close()
+
+    check()
