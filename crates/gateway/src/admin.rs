@@ -71,6 +71,7 @@ pub fn state(shared: &Shared) -> Value {
                 .collect();
             let state = json!({
                 "in_flight": upstream.in_flight.load(Ordering::Relaxed),
+                "tunnels": upstream.tunnels.load(Ordering::Relaxed),
                 "limit": upstream.config.concurrency,
                 "endpoints": endpoints,
             });

@@ -198,6 +198,8 @@ pub struct Route {
     pub hooks: Vec<String>,
     /// In place of the gateway's.
     pub request_body_limit: Option<u64>,
+    /// What a client's connection may go over to.
+    pub upgrades: Vec<String>,
     pub cache: Option<Cache>,
 }
 
@@ -226,6 +228,10 @@ pub struct Service {
     pub attempts: u32,
     pub breaker_failures: u32,
     pub breaker_open_seconds: f64,
+    /// Connections that have gone over to another protocol, at once.
+    pub tunnels: usize,
+    /// Without a byte in either direction.
+    pub tunnel_idle_seconds: f64,
 }
 
 impl Service {

@@ -3,6 +3,8 @@
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::tunnel::Upgrade;
+
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -20,18 +22,19 @@ pub struct Added<'a> {
     pub hooked: &'a [(HeaderName, HeaderValue)],
 }
 
-/// How the body of a request is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sent {
+/// What follows the head of a request, as far as the head tells of it.
+#[derive(Clone, Copy)]
+pub struct Sent<'a> {
     /// In bytes; unknown if the body goes in chunks until its end.
     pub length: Option<u64>,
     /// Whether the instance is asked first if it wants the body (RFC 9110, section 10.1.1).
     pub offered: bool,
+    pub upgrade: Option<&'a Upgrade>,
 }
 
 /// Write the headers that an instance gets to see: none of the client's connection, no credential,
 /// and of who asks only what the gateway has checked.
-pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Added<'_>, sent: Sent) {
+pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Added<'_>, sent: Sent<'_>) {
     line(out, "host", added.host.as_bytes());
     line(out, "x-forwarded-for", added.client.as_bytes());
     line(out, "x-request-id", added.request_id.as_bytes());
@@ -47,7 +50,13 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
     if sent.offered {
         line(out, "expect", b"100-continue");
     }
-    if wants_trailers(given) {
+    if let Some(upgrade) = sent.upgrade {
+        line(out, "connection", b"upgrade");
+        line(out, "upgrade", upgrade.protocol.as_bytes());
+        if let Some(key) = &upgrade.key {
+            line(out, "sec-websocket-key", key.as_bytes());
+        }
+    } else if wants_trailers(given) {
         line(out, "te", b"trailers");
         line(out, "connection", b"te");
     }
@@ -187,7 +196,7 @@ mod tests {
         let (host, client, request_id) = (&value("10.0.0.1:80"), &value("192.0.2.1"), &value("id"));
         let mut out = Vec::new();
         let added = Added { host, client, request_id, bearer: Some(("t1", "gold")), hooked: &[] };
-        write(&mut out, &Method::GET, &map, &added, Sent { length: Some(0), offered: false });
+        write(&mut out, &Method::GET, &map, &added, Sent { length: Some(0), offered: false, upgrade: None });
         String::from_utf8_lossy(&out)
             .lines()
             .filter_map(|line| line.split_once(": "))

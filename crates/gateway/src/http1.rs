@@ -34,6 +34,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the connection may serve another request after this answer.
     pub reusable: bool,
+    /// What the connection goes over to.
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// Take a head from the front of `buffer`: nothing if it isn't there whole yet.
@@ -50,6 +52,7 @@ pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>,
     let (mut kept, mut closed, mut options) = (false, false, Vec::new());
     let mut content_length = None;
     let mut chunked = false;
+    let mut upgrade = None;
     let start = buffer.as_ptr() as usize;
     let mut found = Vec::with_capacity(response.headers.len());
     for header in response.headers.iter() {
@@ -67,6 +70,7 @@ pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>,
                 return Err(Malformed);
             }
             "transfer-encoding" => chunked = true,
+            "upgrade" => upgrade = HeaderValue::from_bytes(header.value).ok(),
             "connection" if header.value.eq_ignore_ascii_case(b"keep-alive") => kept = true,
             "connection" => {
                 for option in header.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
@@ -110,8 +114,9 @@ pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>,
         Some(length) => Framing::Length(length),
         None => Framing::UntilClose,
     };
+    let upgrade = upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
     let reusable = !closed && (kept || persistent) && framing != Framing::UntilClose;
-    Ok(Some(Head { status, headers, framing, reusable }))
+    Ok(Some(Head { status, headers, framing, reusable, upgrade }))
 }
 
 /// Digits alone: neither a sign nor a list.

@@ -33,6 +33,7 @@ mod snapshot;
 mod store;
 mod timer;
 mod tls;
+mod tunnel;
 mod upload;
 mod upstream;
 

@@ -27,6 +27,7 @@ use crate::route::{Route, find};
 use crate::service::{Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
+use crate::tunnel::{self, Upgrade};
 use crate::upload::{Upload, discard, drain};
 use crate::{hook, limit};
 
@@ -107,7 +108,7 @@ pub async fn serve(
         cache: Outcome::Off,
     };
     let found = checked_path(&parts).and_then(|path| {
-        find(&snapshot.routes, &parts.method, &path).map_err(|missed| {
+        find(&snapshot.routes, tunnel::method(&parts), &path).map_err(|missed| {
             let status =
                 if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
             Problem::new(status, format!("there is no route for {} {path}", parts.method))
@@ -163,8 +164,11 @@ pub async fn serve(
         head_only(&mut response);
     }
     response.headers_mut().insert(headers::REQUEST_ID, seen.request_id);
-    if let Body::Rest(rest) = response.body_mut() {
-        rest.keep(seen.under_way);
+    response.body_mut().keep(seen.under_way);
+    if let Body::Tunnel(tunnel) = response.body_mut()
+        && let Some(tunnel) = tunnel.take()
+    {
+        tunnel.open(shared.connected());
     }
     Ok(response)
 }
@@ -203,16 +207,21 @@ async fn pass_on(
         seen.hooked = Box::pin(hook::ask(&route.hooks, parts, seen)).await?;
     }
     let upstream = &route.upstream;
+    let upgrade = Upgrade::asked(parts, !body.is_end_stream(), &route.config.upgrades, upstream.tunnel_idle);
     if let Some(cache) = &route.cache
         && signed_body.is_none()
+        && upgrade.is_none()
         && body.is_end_stream()
         && cache::concerns(parts)
     {
         return Box::pin(cache::serve(cache, shared, upstream, parts, seen)).await;
     }
     let permit = admit(upstream)?;
+    let tunnelled = upgrade.as_ref().map(|_| admit_tunnel(upstream)).transpose()?;
     let limit = route.config.request_body_limit.unwrap_or(snapshot.config.request_body_limit);
-    let mut upload = if let Some(digest) = signed_body {
+    let mut upload = if let Some(upgrade) = upgrade {
+        Upload::Upgrade(Box::new(upgrade))
+    } else if let Some(digest) = signed_body {
         Upload::Whole(Box::pin(digest.receive(body, limit)).await?)
     } else if body.is_end_stream() {
         Upload::Whole(Bytes::new())
@@ -222,8 +231,11 @@ async fn pass_on(
     };
     let mut answer = attempt(shared, upstream, parts, &mut upload, seen).await;
     *body = upload.into_rest();
-    if let Ok(Body::Rest(rest)) = answer.as_mut().map(Response::body_mut) {
-        rest.keep(permit);
+    match answer.as_mut().map(Response::body_mut) {
+        // It may stay open for days, and counts as what it is.
+        Ok(body @ Body::Tunnel(_)) => body.keep(tunnelled),
+        Ok(body) => body.keep(permit),
+        Err(_) => {}
     }
     if let (Some(store), false, Ok(answer)) = (&snapshot.cache, parts.method.is_safe(), &answer) {
         cache::invalidate(store, parts, answer, shared.nanoseconds(Instant::now()));
@@ -235,6 +247,13 @@ async fn pass_on(
 pub fn admit(upstream: &Upstream) -> Result<Permit, Problem> {
     upstream.admit().ok_or_else(|| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
+            .retry_after(1)
+    })
+}
+
+fn admit_tunnel(upstream: &Upstream) -> Result<Permit, Problem> {
+    upstream.admit_tunnel().ok_or_else(|| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many tunnels open as it may have")
             .retry_after(1)
     })
 }

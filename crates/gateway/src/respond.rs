@@ -10,12 +10,26 @@ use hyper::body::{Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use crate::tunnel::Tunnel;
 use crate::upstream::Rest;
 
 /// What an answer carries.
 pub enum Body {
     Whole(Bytes),
     Rest(Box<Rest>),
+    /// Nothing: the connection that the answer goes by becomes a tunnel after it.
+    Tunnel(Option<Box<Tunnel>>),
+}
+
+impl Body {
+    /// Keep something until the last part is through.
+    pub fn keep(&mut self, kept: impl Send + 'static) {
+        match self {
+            Self::Rest(rest) => rest.keep(kept),
+            Self::Tunnel(Some(tunnel)) => tunnel.keep(kept),
+            Self::Whole(_) | Self::Tunnel(None) => {}
+        }
+    }
 }
 
 impl hyper::body::Body for Body {
@@ -30,6 +44,7 @@ impl hyper::body::Body for Body {
             Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
             Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
             Self::Rest(rest) => rest.poll_frame(cx),
+            Self::Tunnel(_) => Poll::Ready(None),
         }
     }
 
@@ -37,6 +52,7 @@ impl hyper::body::Body for Body {
         match self {
             Self::Whole(whole) => whole.is_empty(),
             Self::Rest(rest) => rest.is_end_stream(),
+            Self::Tunnel(_) => true,
         }
     }
 
@@ -44,6 +60,7 @@ impl hyper::body::Body for Body {
         match self {
             Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
             Self::Rest(rest) => rest.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -229,7 +229,11 @@ fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     // Clients that are slow or idle are watched for by `Client`, in either protocol.
     builder.http1().header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
-    builder.http2().max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(STREAMS);
+    builder
+        .http2()
+        .max_header_list_size(HEADER_BYTES as u32)
+        .max_concurrent_streams(STREAMS)
+        .enable_connect_protocol();
     builder
 }
 
@@ -260,7 +264,7 @@ async fn connection<I, S, F>(
             Ok::<_, Infallible>(answer)
         }
     });
-    let serving = builder.serve_connection(io, service);
+    let serving = builder.serve_connection_with_upgrades(io, service);
     tokio::pin!(serving);
     let mut ending = None;
     poll_fn(|cx| {

@@ -32,9 +32,12 @@ impl Endpoint {
 pub struct Upstream {
     pub config: Service,
     pub attempt_timeout: Duration,
+    pub tunnel_idle: Duration,
     /// Shared with the upstreams of this service in earlier and later configurations: what is under
     /// way is under way whatever the settings were when it began.
     pub in_flight: Arc<AtomicUsize>,
+    /// The same for connections that left HTTP behind.
+    pub tunnels: Arc<AtomicUsize>,
     pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     pub next: AtomicUsize,
 }
@@ -49,10 +52,14 @@ impl Upstream {
         }
         let attempt_timeout = Duration::try_from_secs_f64(config.attempt_timeout_seconds)
             .map_err(|error| Error::Config(format!("service {name}: attempt timeout: {error}")))?;
+        let tunnel_idle = Duration::try_from_secs_f64(config.tunnel_idle_seconds)
+            .map_err(|error| Error::Config(format!("service {name}: tunnel idle time: {error}")))?;
         let upstream = Self {
             config: config.clone(),
             attempt_timeout,
+            tunnel_idle,
             in_flight: before.map(|before| Arc::clone(&before.in_flight)).unwrap_or_default(),
+            tunnels: before.map(|before| Arc::clone(&before.tunnels)).unwrap_or_default(),
             endpoints: ArcSwap::default(),
             next: AtomicUsize::new(0),
         };
@@ -84,6 +91,13 @@ impl Upstream {
             .collect::<Result<_, Error>>()?;
         self.endpoints.store(Arc::new(endpoints));
         Ok(())
+    }
+
+    /// Take one more tunnel, which is open for as long as the permit lives.
+    pub fn admit_tunnel(&self) -> Option<Permit> {
+        let permit = Permit(Arc::clone(&self.tunnels));
+        let before = self.tunnels.fetch_add(1, Ordering::Relaxed);
+        (before < self.config.tunnels).then_some(permit)
     }
 
     /// Take one more request, unless there are as many under way as there may be.

@@ -26,6 +26,7 @@ use crate::headers::{Sent, write_trailers};
 use crate::request_body::RequestBody;
 use crate::respond::Problem;
 use crate::timer::Timer;
+use crate::tunnel::Upgrade;
 
 /// A body up to this size is held whole: commands of services are smaller by far, and as many
 /// requests as a service may have at once (256) hold 16 MiB at most.
@@ -53,6 +54,8 @@ pub enum Upload {
     /// All of it is here, and can be sent again.
     Whole(Bytes),
     Stream(Box<Stream>),
+    /// None, but the connection is to be used for something else.
+    Upgrade(Box<Upgrade>),
 }
 
 /// What a client did wrong with its body.
@@ -109,14 +112,6 @@ impl Upload {
         matches!(self, Self::Whole(body) if body.is_empty())
     }
 
-    /// How the head of the request announces it.
-    pub fn sent(&self) -> Sent {
-        match self {
-            Self::Whole(body) => Sent { length: Some(body.len() as u64), offered: false },
-            Self::Stream(stream) => Sent { length: stream.length, offered: stream.offered },
-        }
-    }
-
     /// What the client has not sent yet, for whoever discards it.
     pub fn into_rest(self) -> RequestBody {
         match self {
@@ -146,6 +141,11 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// How the head of the request announces it.
+    pub fn sent(&self) -> Sent<'static> {
+        Sent { length: self.length, offered: self.offered, upgrade: None }
+    }
+
     fn new(body: &mut RequestBody, limit: u64, offered: bool) -> Result<Self, Fault> {
         let size = body.size_hint();
         if size.lower() > limit {

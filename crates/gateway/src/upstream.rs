@@ -27,6 +27,7 @@ use crate::headers::{self, Added, Sent, text};
 use crate::http1::{Framing, Head, Malformed, head};
 use crate::respond::Body;
 use crate::timer::Timer;
+use crate::tunnel::{self, Upgrade};
 use crate::upload::{CarriedOn, Fault, Sending, Stopped, Stream, Upload};
 
 /// Idle connections kept to one address: as many as a service has requests under way at most, if
@@ -87,20 +88,30 @@ pub async fn exchange(
         None => Box::pin(connect(address, deadline)).await?,
     };
     let Outgoing { parts, added, body } = request;
-    let sent = body.sent();
+    let method = tunnel::method(parts);
     let (head, carried_on) = match body {
         Upload::Whole(whole) => {
+            let sent = Sent { length: Some(whole.len() as u64), offered: false, upgrade: None };
             let body = connection.write(parts, &added, sent, whole);
-            (connection.ask(&parts.method, body, deadline).await?, None)
+            (connection.ask(method, None, body, deadline).await?, None)
         }
         Upload::Stream(stream) => {
+            let sent = stream.sent();
             connection.write(parts, &added, sent, &[]);
-            let (head, sending) =
-                Box::pin(connection.ask_streaming(&parts.method, stream, sent, timeout)).await?;
+            let (head, sending) = Box::pin(connection.ask_streaming(method, stream, sent, timeout)).await?;
             (head, sending.and_then(|sending| connection.carry_on(sending, body)))
         }
+        Upload::Upgrade(upgrade) => {
+            let sent = Sent { length: Some(0), offered: false, upgrade: Some(upgrade) };
+            let body = connection.write(parts, &added, sent, &[]);
+            let head = connection.ask(method, Some(upgrade), body, deadline).await?;
+            if head.upgrade.is_some() {
+                return connection.tunnel(upgrade, head.headers);
+            }
+            (head, None)
+        }
     };
-    let Head { status, headers, mut framing, reusable } = head;
+    let Head { status, headers, mut framing, reusable, .. } = head;
     let mut read = Joined::default();
     let mut trailers = None;
     let events = text(&headers, header::CONTENT_TYPE).starts_with("text/event-stream");
@@ -152,14 +163,15 @@ struct Connection {
 
 impl Connection {
     /// Write a head for sending, and its body along with it if that is small; returns what remains.
-    fn write<'a>(&mut self, parts: &Parts, added: &Added<'_>, sent: Sent, body: &'a [u8]) -> &'a [u8] {
+    fn write<'a>(&mut self, parts: &Parts, added: &Added<'_>, sent: Sent<'_>, body: &'a [u8]) -> &'a [u8] {
         let out = &mut self.unsent;
         out.clear();
-        out.extend_from_slice(parts.method.as_str().as_bytes());
+        let method = tunnel::method(parts);
+        out.extend_from_slice(method.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(parts.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        headers::write(out, &parts.method, &parts.headers, added, sent);
+        headers::write(out, method, &parts.headers, added, sent);
         out.extend_from_slice(b"\r\n");
         if body.len() > TOGETHER {
             return body;
@@ -169,15 +181,21 @@ impl Connection {
     }
 
     /// Send a request, and read the head of its answer.
-    async fn ask(&mut self, method: &Method, mut body: &[u8], deadline: Instant) -> Result<Head, Failure> {
+    async fn ask(
+        &mut self,
+        method: &Method,
+        upgrade: Option<&Upgrade>,
+        mut body: &[u8],
+        deadline: Instant,
+    ) -> Result<Head, Failure> {
         let asked_for_head = *method == Method::HEAD;
         let (mut sent, mut interim) = (0, 0);
         self.until(deadline, |connection, cx| {
             // An instance may answer, and even close, before it has read all of a request.
             let done = connection.poll_send(&mut sent, &mut body, cx);
             loop {
-                let mut head = ready!(connection.poll_head(asked_for_head, &mut interim, cx))?;
-                if !head.status.is_informational() {
+                let mut head = ready!(connection.poll_head(asked_for_head, upgrade, &mut interim, cx))?;
+                if !head.status.is_informational() || head.upgrade.is_some() {
                     head.reusable &= matches!(done, Poll::Ready(Ok(())));
                     return Poll::Ready(Ok(head));
                 }
@@ -192,7 +210,7 @@ impl Connection {
         &mut self,
         method: &Method,
         stream: &mut Stream,
-        sent: Sent,
+        sent: Sent<'_>,
         timeout: Duration,
     ) -> Result<(Head, Option<Sending>), Failure> {
         let asked_for_head = *method == Method::HEAD;
@@ -212,7 +230,7 @@ impl Connection {
                 if let Poll::Ready(Err(Stopped::Client(fault))) = done {
                     return Poll::Ready(Err(Failure::Client(fault)));
                 }
-                match self.poll_head(asked_for_head, &mut interim, cx)? {
+                match self.poll_head(asked_for_head, None, &mut interim, cx)? {
                     Poll::Ready(head) if head.status.is_informational() => {
                         if head.status == StatusCode::CONTINUE {
                             offered_until = None;
@@ -245,11 +263,17 @@ impl Connection {
         Ok((head, wanted.then_some(sending)))
     }
 
+    /// Give up the connection to what it goes over to.
+    fn tunnel(self, upgrade: &Upgrade, headers: HeaderMap) -> Result<Response<Body>, Failure> {
+        let writer = self.writer.ok_or(Failure::Unknown)?;
+        Ok(upgrade.tunnel(headers, self.reader, writer, self.read))
+    }
+
     /// Leave the rest of a body to a task of its own, now that its answer is there to be read.
     fn carry_on(&mut self, sending: Sending, body: &mut Upload) -> Option<CarriedOn> {
         match std::mem::replace(body, Upload::Whole(Bytes::new())) {
             Upload::Stream(stream) => self.writer.take().map(|writer| sending.carry_on(stream, writer)),
-            Upload::Whole(_) => None,
+            Upload::Whole(_) | Upload::Upgrade(_) => None,
         }
     }
 
@@ -272,18 +296,26 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// The head of the answer, or of one that only tells how things stand (1xx).
+    /// The head of the answer, or of one that only tells how things stand (1xx), or goes over to what
+    /// was asked for.
     fn poll_head(
         &mut self,
         asked_for_head: bool,
+        upgrade: Option<&Upgrade>,
         interim: &mut u32,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Failure>> {
         loop {
             match head(&mut self.read, asked_for_head) {
+                Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    if upgrade.is_some_and(|upgrade| upgrade.is_granted(&head)) {
+                        return Poll::Ready(Ok(head));
+                    }
+                    break;
+                }
                 Ok(Some(head)) if head.status.is_informational() => {
                     *interim += 1;
-                    if *interim > INTERIM || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    if *interim > INTERIM {
                         break;
                     }
                     return Poll::Ready(Ok(head));

@@ -6,6 +6,9 @@ from typing import Final, Literal
 
 import msgspec
 
+HIDING_PROTOCOLS: Final = frozenset({"h2c", "h2", "http/1.1", "http/2.0"})
+"""HTTP within a tunnel would get around routes, identity and limits."""
+
 _LOG_LIMIT = 100_000
 """Times that a sliding log may keep for one key, at 8 bytes each: larger limits need no log."""
 _SECONDS_LIMIT: Final = 31_536_000
@@ -183,12 +186,18 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Asked in this order, once the identity is known and the limits have let the request pass."""
     request_body_limit: int | None = None
     """In bytes, in place of the gateway's; 0 for no limit."""
+    upgrades: tuple[str, ...] = ("websocket",)
+    """The protocols that a client's connection may go over to if the instance agrees."""
     cache: Cache | None = None
     """Keep answers that may be kept; without this table none are."""
 
     def __post_init__(self) -> None:
         if self.request_body_limit is not None and self.request_body_limit < 0:
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
+        if hidden := {each.lower() for each in self.upgrades} & HIDING_PROTOCOLS:
+            raise ValueError(
+                f"{', '.join(sorted(hidden))} in upgrades would hide requests: leave it out"
+            )
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -199,12 +208,18 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     attempts: int = 3
     breaker_failures: int = 5
     breaker_open_seconds: float = 1.0
+    tunnels: int = 1024
+    """WebSockets and other upgraded connections at once; they don't count as requests under way."""
+    tunnel_idle_seconds: float = 300.0
+    """A tunnel ends when for so long there was no byte in either direction."""
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.attempts < 1 or not 0 < self.attempt_timeout_seconds < 3600:
             raise ValueError("concurrency and attempts start at 1, a timeout lies within an hour")
         if self.breaker_failures < 1 or not 0 <= self.breaker_open_seconds < 3600:
             raise ValueError("breaker_failures starts at 1, an open breaker lasts within an hour")
+        if self.tunnels < 0 or not 0 < self.tunnel_idle_seconds <= 86_400:
+            raise ValueError("tunnels start at 0, an idle one ends within a day")
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
