@@ -1,37 +1,49 @@
-//! Writing to clients without TLS: what is small leaves in one piece.
+//! Writing to clients: what is small leaves in one piece.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Up to this size a copy costs less than a gathering write (`writev`) does over a plain one.
+/// Up to this size a copy costs less than a gathering write (`writev`) does over a plain one, and
+/// over TLS it makes one record of what would be two.
 const SMALL: usize = 4 * 1024;
 
-/// A connection on which the head and the body of a small answer are written as one.
-pub struct Together<I> {
-    inner: I,
+/// A client's connection, on which the head and the body of a small answer are written as one.
+pub struct ClientIo<I> {
+    inner: TokioIo<I>,
+    /// Read before hyper was there.
+    first: Bytes,
     buffer: Vec<u8>,
 }
 
-impl<I> Together<I> {
-    pub fn new(inner: I) -> Self {
-        Self { inner, buffer: Vec::new() }
+impl<I> ClientIo<I> {
+    pub fn new(inner: I, first: Bytes) -> Self {
+        Self { inner: TokioIo::new(inner), first, buffer: Vec::new() }
     }
 }
 
-impl<I: Read + Unpin> Read for Together<I> {
+impl<I: AsyncRead + Unpin> Read for ClientIo<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        if self.first.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, buffer);
+        }
+        let length = self.first.len().min(buffer.remaining());
+        buffer.put_slice(&self.first[..length]);
+        self.first.advance(length);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<I: Write + Unpin> Write for Together<I> {
+impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, part)
     }
@@ -41,7 +53,7 @@ impl<I: Write + Unpin> Write for Together<I> {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { inner, buffer } = self.get_mut();
+        let Self { inner, buffer, .. } = self.get_mut();
         if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL {
             return Pin::new(inner).poll_write_vectored(cx, parts);
         }

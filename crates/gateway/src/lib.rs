@@ -11,6 +11,7 @@ mod balance;
 mod cache;
 mod client;
 mod config;
+mod connection;
 mod exchange;
 mod forwarded;
 mod headers;

@@ -1,24 +1,20 @@
 //! Listening: worker threads with a socket each, and the operators' port.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::header::{self, HeaderValue};
-use hyper::service::service_fn;
+use hyper::header::HeaderValue;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::client::{Client, Ending, HEADER_TIMEOUT};
-use crate::io::Together;
+use crate::client::{Client, HEADER_TIMEOUT};
+use crate::connection::{self, Spoken};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
@@ -131,12 +127,12 @@ fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
 }
 
 /// What the connections of a port have in common.
-struct Door {
+pub struct Door {
     tls: Option<TlsAcceptor>,
     /// Where else the same is served (RFC 7838), for the answers.
-    alternative: Option<HeaderValue>,
+    pub alternative: Option<HeaderValue>,
     /// The phase in which nobody new is let in.
-    last: Phase,
+    pub last: Phase,
 }
 
 fn worker(
@@ -200,21 +196,10 @@ where
         }
         let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
         tokio::spawn(async move {
-            match &door.tls {
-                None => {
-                    let io = Together::new(TokioIo::new(stream));
-                    connection(shared, client, io, builder(), &door, serve).await;
-                }
-                Some(tls) => {
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
-                        // What was agreed on is spoken, and nothing that looks otherwise.
-                        let builder = match stream.get_ref().1.alpn_protocol() {
-                            Some(b"h2") => builder().http2_only(),
-                            _ => builder().http1_only(),
-                        };
-                        connection(shared, client, TokioIo::new(stream), builder, &door, serve).await;
-                    }
-                }
+            match door.tls.clone() {
+                None => connection::serve(shared, client, stream, None, &door, serve).await,
+                // On the heap, where plain connections don't take its room.
+                Some(tls) => Box::pin(secure(shared, client, stream, tls, door, serve)).await,
             }
         });
     }
@@ -224,62 +209,23 @@ where
     Ok(())
 }
 
-/// How hyper speaks either protocol.
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    // Clients that are slow or idle are watched for by `Client`, in either protocol.
-    builder.http1().header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
-    builder
-        .http2()
-        .max_header_list_size(HEADER_BYTES as u32)
-        .max_concurrent_streams(STREAMS)
-        .enable_connect_protocol();
-    builder
-}
-
-async fn connection<I, S, F>(
+async fn secure<S, F>(
     shared: Arc<Shared>,
     client: Arc<Client>,
-    io: I,
-    builder: Builder<TokioExecutor>,
-    door: &Door,
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    door: Arc<Door>,
     serve: S,
 ) where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let _connected = shared.connected();
-    let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), door.last));
-    let asked = Arc::clone(&client);
-    let alternative = door.alternative.clone();
-    let service = service_fn(move |request: Request<_>| {
-        let answer = serve(Arc::clone(&shared), Arc::clone(&asked), request.map(RequestBody::Hyper));
-        let alternative = alternative.clone();
-        async move {
-            let Ok(mut answer) = answer.await;
-            if let Some(alternative) = alternative {
-                answer.headers_mut().insert(header::ALT_SVC, alternative);
-            }
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let serving = builder.serve_connection_with_upgrades(io, service);
-    tokio::pin!(serving);
-    let mut ending = None;
-    poll_fn(|cx| {
-        loop {
-            // A client's protocol error ends its connection, which is all it needs to know.
-            if serving.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            match ready!(client.poll_ending(ending, cx)) {
-                Ending::Politely => serving.as_mut().graceful_shutdown(),
-                Ending::Cut => return Poll::Ready(()),
-            }
-            ending = Some(Ending::Politely);
-        }
-    })
-    .await;
-    watching.abort();
+    if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
+        // What was agreed on is spoken, and nothing that looks otherwise.
+        let agreed = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Spoken::Http2,
+            _ => Spoken::Http1,
+        };
+        connection::serve(shared, client, stream, Some(agreed), &door, serve).await;
+    }
 }

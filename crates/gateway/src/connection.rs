@@ -1,0 +1,194 @@
+//! One client's connection: which protocol it speaks, and hyper serving it.
+//!
+//! Where TLS has agreed on a protocol, that one is spoken. Without TLS the first bytes tell: HTTP/2
+//! begins with a preface that no request of HTTP/1.1 begins with (RFC 9113, section 3.4).
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use hyper::body::Incoming;
+use hyper::header;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+use crate::client::{Client, Ending, HEADER_TIMEOUT};
+use crate::io::ClientIo;
+use crate::request_body::RequestBody;
+use crate::respond::Body;
+use crate::server::{Door, HEADER_BYTES, HEADERS_LIMIT, STREAMS};
+use crate::shared::Shared;
+
+/// What HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first read of a connection: most requests are smaller.
+const FIRST_READ: usize = 1024;
+
+/// A protocol that a connection may speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    Http1,
+    Http2,
+}
+
+/// Serve a client until it goes, or has to go.
+pub async fn serve<I, S, F>(
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    mut io: I,
+    agreed: Option<Spoken>,
+    door: &Door,
+    serve: S,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+{
+    let _connected = shared.connected();
+    let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), door.last));
+    let service = service(shared, &client, door, serve);
+    if let Some(read) = first_bytes(&mut io, &client, agreed.is_none()).await {
+        let spoken = agreed.unwrap_or(if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 });
+        let io = ClientIo::new(io, read.freeze());
+        // hyper's connections are large: what waits for its first bytes should not be.
+        match spoken {
+            Spoken::Http1 => {
+                drive(&client, Box::pin(http1().serve_connection(io, service).with_upgrades())).await;
+            }
+            Spoken::Http2 => drive(&client, Box::pin(http2().serve_connection(io, service))).await,
+        }
+    } else {
+        // The client hears that this is the end, unless it has gone first.
+        let _ = timeout(HEADER_TIMEOUT, io.shutdown()).await;
+    }
+    watching.abort();
+}
+
+/// What hyper asks for each request.
+fn service<S, F>(
+    shared: Arc<Shared>,
+    client: &Arc<Client>,
+    door: &Door,
+    serve: S,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+> + Send
++ 'static
+where
+    S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
+    F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+{
+    let (client, alternative) = (Arc::clone(client), door.alternative.clone());
+    service_fn(move |request: Request<_>| {
+        let answer = serve(Arc::clone(&shared), Arc::clone(&client), request.map(RequestBody::Hyper));
+        let alternative = alternative.clone();
+        async move {
+            let Ok(mut answer) = answer.await;
+            if let Some(alternative) = alternative {
+                answer.headers_mut().insert(header::ALT_SVC, alternative);
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    })
+}
+
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Clients that are slow or idle are watched for by `Client`, in either protocol.
+    builder.header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
+    builder
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .max_header_list_size(HEADER_BYTES as u32)
+        .max_concurrent_streams(STREAMS)
+        .enable_connect_protocol();
+    builder
+}
+
+/// Wait for the first bytes, and where nobody has said so for as many as tell which protocol they
+/// are of. Nothing if the client goes or has to go before.
+async fn first_bytes<I: AsyncRead + Unpin>(io: &mut I, client: &Client, sniff: bool) -> Option<BytesMut> {
+    let mut read = BytesMut::new();
+    loop {
+        poll_fn(|cx| poll_more(io, client, &mut read, cx)).await?;
+        let told = PREFACE.len().min(read.len());
+        if !sniff || told == PREFACE.len() || read[..told] != PREFACE[..told] {
+            return Some(read);
+        }
+    }
+}
+
+fn poll_more<I: AsyncRead + Unpin>(
+    io: &mut I,
+    client: &Client,
+    read: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<Option<()>> {
+    let mut room = [0; FIRST_READ];
+    let mut buffer = ReadBuf::new(&mut room);
+    match Pin::new(io).poll_read(cx, &mut buffer) {
+        Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+            read.extend_from_slice(buffer.filled());
+            Poll::Ready(Some(()))
+        }
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => client.poll_ending(None, cx).map(|_| None),
+    }
+}
+
+/// hyper's connection in either protocol.
+trait Serving: Future {
+    fn shut_down(self: Pin<&mut Self>);
+}
+
+impl<I, S> Serving for http1::UpgradeableConnection<ClientIo<I>, S>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S> Serving for http2::Connection<ClientIo<I>, S, TokioExecutor>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+async fn drive(client: &Client, mut serving: Pin<Box<impl Serving>>) {
+    let mut ending = None;
+    poll_fn(|cx| {
+        loop {
+            // A client's protocol error ends its connection, which is all it needs to know.
+            if serving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            match ready!(client.poll_ending(ending, cx)) {
+                Ending::Politely => serving.as_mut().shut_down(),
+                Ending::Cut => return Poll::Ready(()),
+            }
+            ending = Some(Ending::Politely);
+        }
+    })
+    .await;
+}
