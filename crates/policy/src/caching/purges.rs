@@ -1,25 +1,36 @@
 //! Purges as times, not as searches.
 //!
-//! What is purged (an address, a tag) has a slot by its hash, which holds the time of its last
-//! purge; a stored answer counts only if it was asked for after the last purges of its address and
-//! of each of its tags. So a purge costs one write whatever is stored, reaches every tenant's
-//! answers at once, and catches those that are on their way too: an answer that was asked for
-//! before the purge is dead when it arrives. There is no index to keep in step with evictions.
+//! A stored answer counts only if it was asked for after the last purge of its address and of each
+//! of its tags. So a purge costs one write whatever is stored, reaches every tenant's answers at
+//! once, and catches those that are on their way too: an answer that was asked for before the purge
+//! is dead when it arrives. There is no index to keep in step with evictions; memory is given back
+//! by eviction, not by the purge.
 //!
-//! The price: what shares a slot is purged along with it. With `SLOTS` slots one purge ends one in
-//! 65,536 of the other addresses, which then cost one more request each. Memory is given back by
-//! eviction, not by the purge.
+//! What was purged when is kept in sets by hash, like the lines of a processor's cache: a set
+//! remembers the last `WAYS` purges, and the time of the latest that it forgot. An answer older
+//! than that is taken to be purged, since nobody knows any more. So purges are exact as long as a
+//! set sees no more than `WAYS` of them in the life of an answer, which with `SETS` sets is some
+//! 50,000 different addresses and tags; beyond that too much is purged, never too little.
+//!
+//! A purge is one word, so that threads share sets without a lock: 15 bits of the hash (another 14
+//! choose the set), one for the kind, and 48 of time in microseconds (nine years).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// 1 MiB in all; a power of two so that a mask picks one.
-const SLOTS: usize = 65_536;
+/// A power of two so that a mask picks one; 1 MiB in all, since a set is a cache line.
+const SETS: usize = 16_384;
+const WAYS: usize = 7;
+const NS_PER_US: u64 = 1_000;
+const TIME: u64 = (1 << 48) - 1;
+const SOFT: u64 = 1 << 48;
+const TAG: u64 = !(TIME | SOFT);
 
-/// The last time that something was purged, or 0. Both in one cache line.
+/// Words of purges, 0 for none, and behind them the time of the latest that was forgotten.
 #[derive(Default)]
-struct Slot {
-    hard: AtomicU64,
-    soft: AtomicU64,
+#[repr(align(64))]
+struct Set {
+    ways: [AtomicU64; WAYS],
+    forgotten: AtomicU64,
 }
 
 /// How a purge ends what is stored.
@@ -36,72 +47,103 @@ pub enum Purge {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Good,
-    /// Stale since then, at the latest.
+    /// Stale since then.
     StaleSince(u64),
     Gone,
 }
 
 /// Times of purges. Shared by threads without a lock.
 pub struct Purges {
-    slots: Box<[Slot]>,
-    all: Slot,
+    sets: Box<[Set]>,
+    all_hard: AtomicU64,
+    all_soft: AtomicU64,
 }
 
 impl Default for Purges {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| Slot::default()).collect(), all: Slot::default() }
+        let sets = (0..SETS).map(|_| Set::default()).collect();
+        Self { sets, all_hard: AtomicU64::new(0), all_soft: AtomicU64::new(0) }
     }
 }
 
 impl Purges {
     /// Purge at `now_ns` what has this hash.
     pub fn purge(&self, hash: u64, purge: Purge, now_ns: u64) {
-        self.slot(hash).purge(purge, now_ns);
+        let kind = if purge == Purge::Soft { SOFT } else { 0 };
+        self.set(hash).add((hash & TAG) | kind | microseconds(now_ns));
     }
 
     /// Purge at `now_ns` all that there is.
     pub fn purge_all(&self, purge: Purge, now_ns: u64) {
-        self.all.purge(purge, now_ns);
+        let time = if purge == Purge::Soft { &self.all_soft } else { &self.all_hard };
+        time.fetch_max(microseconds(now_ns), Ordering::AcqRel);
     }
 
     /// What became of an answer with these hashes (of its address and its tags) that was asked for
-    /// at `asked_ns`. One asked for in the very nanosecond of a purge is taken to be older.
+    /// at `asked_ns`. One asked for in the very microsecond of a purge is taken to be older.
     pub fn standing(&self, hashes: impl IntoIterator<Item = u64>, asked_ns: u64) -> Standing {
-        let mut worst = self.all.standing(asked_ns);
-        for hash in hashes {
-            worst = match (worst, self.slot(hash).standing(asked_ns)) {
-                (Standing::Gone, _) | (_, Standing::Gone) => return Standing::Gone,
-                (Standing::StaleSince(left), Standing::StaleSince(right)) => {
-                    Standing::StaleSince(left.min(right))
-                }
-                (Standing::Good, other) | (other, Standing::Good) => other,
-            };
+        let asked_us = microseconds(asked_ns);
+        if self.all_hard.load(Ordering::Acquire) >= asked_us {
+            return Standing::Gone;
         }
-        worst
+        let mut stale_us = Some(self.all_soft.load(Ordering::Acquire)).filter(|at| *at >= asked_us);
+        for hash in hashes {
+            let set = self.set(hash);
+            for way in &set.ways {
+                let word = way.load(Ordering::Acquire);
+                if word & TAG != hash & TAG || word & TIME < asked_us {
+                    continue;
+                }
+                if word & SOFT == 0 {
+                    return Standing::Gone;
+                }
+                stale_us = Some(stale_us.map_or(word & TIME, |known| known.min(word & TIME)));
+            }
+            // Looked at last: a purge that was forgotten meanwhile has left its time here before.
+            if set.forgotten.load(Ordering::Acquire) >= asked_us {
+                return Standing::Gone;
+            }
+        }
+        stale_us.map_or(Standing::Good, |us| Standing::StaleSince(us * NS_PER_US))
     }
 
-    fn slot(&self, hash: u64) -> &Slot {
-        &self.slots[hash as usize & (SLOTS - 1)]
+    fn set(&self, hash: u64) -> &Set {
+        &self.sets[hash as usize & (SETS - 1)]
     }
 }
 
-impl Slot {
-    fn purge(&self, purge: Purge, now_ns: u64) {
-        let time = match purge {
-            Purge::Hard => &self.hard,
-            Purge::Soft => &self.soft,
-        };
-        time.fetch_max(now_ns.max(1), Ordering::AcqRel);
+impl Set {
+    /// Remember a purge: in place of an earlier one of the same, or of the earliest.
+    fn add(&self, word: u64) {
+        loop {
+            let words = self.ways.each_ref().map(|way| way.load(Ordering::Acquire));
+            let same = |each: &u64| *each != 0 && *each & !TIME == word & !TIME;
+            if let Some(place) = words.iter().position(same) {
+                // With all other bits alike the larger word is the later time; a word that was
+                // replaced meanwhile by another purge makes a loop.
+                let known = words[place];
+                if self.replace(place, known, known.max(word)) {
+                    return;
+                }
+                continue;
+            }
+            let time = |place: &usize| words[*place] & TIME;
+            let earliest = (0..WAYS).min_by_key(time).unwrap_or(0);
+            self.forgotten.fetch_max(words[earliest] & TIME, Ordering::AcqRel);
+            if self.replace(earliest, words[earliest], word) {
+                return;
+            }
+        }
     }
 
-    fn standing(&self, asked_ns: u64) -> Standing {
-        let before =
-            |time: &AtomicU64| Some(time.load(Ordering::Acquire)).filter(|at| *at >= asked_ns.max(1));
-        if before(&self.hard).is_some() {
-            return Standing::Gone;
-        }
-        before(&self.soft).map_or(Standing::Good, Standing::StaleSince)
+    fn replace(&self, place: usize, known: u64, word: u64) -> bool {
+        self.ways[place].compare_exchange(known, word, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
+}
+
+/// At least 1, so that no purge looks like none.
+fn microseconds(ns: u64) -> u64 {
+    (ns / NS_PER_US).clamp(1, TIME)
 }
 
 #[cfg(test)]
@@ -109,33 +151,79 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Hashes that share a set, and those that don't.
+    fn hash(number: u64) -> u64 {
+        (number << 49) | (number % 2)
+    }
+
+    fn purge(hard: bool) -> Purge {
+        if hard { Purge::Hard } else { Purge::Soft }
+    }
+
     proptest! {
         #[test]
-        fn nothing_that_was_asked_for_before_a_purge_outlives_it_and_nothing_after_is_touched(
-            purges in prop::collection::vec((0u64..4, any::<bool>(), 1u64..100), 0..12),
-            hashes in prop::collection::vec(0u64..4, 1..4),
-            asked in 1u64..100,
+        fn what_is_older_than_its_purge_is_gone_and_as_long_as_a_set_remembers_nothing_else_is(
+            purges in prop::collection::vec((0u64..40, any::<bool>(), 1u64..200), 0..40),
+            mine in prop::collection::vec(0u64..40, 1..4),
+            asked in 1u64..200,
         ) {
             let times = Purges::default();
-            for (hash, hard, at) in &purges {
-                times.purge(*hash, if *hard { Purge::Hard } else { Purge::Soft }, *at);
+            for (number, hard, at) in &purges {
+                times.purge(hash(*number), purge(*hard), *at * NS_PER_US);
             }
-            let mine = |wanted: bool| {
-                purges.iter().any(|(hash, hard, at)| *hard == wanted && hashes.contains(hash) && *at >= asked)
+            let purged = |wanted: bool| {
+                purges.iter().any(|(each, hard, at)| *hard == wanted && mine.contains(each) && *at >= asked)
             };
-            let standing = times.standing(hashes.iter().copied(), asked);
-            prop_assert_eq!(standing == Standing::Gone, mine(true));
-            prop_assert_eq!(standing == Standing::Good, !mine(true) && !mine(false));
+            let standing = times.standing(mine.iter().map(|each| hash(*each)), asked * NS_PER_US);
+            if purged(true) { prop_assert_eq!(standing, Standing::Gone); }
+            if purged(false) { prop_assert_ne!(standing, Standing::Good); }
+            let mut known: Vec<_> = purges.iter().map(|(each, hard, _)| (*each, *hard)).collect();
+            known.sort_unstable();
+            known.dedup();
+            let in_set = |parity: u64| known.iter().filter(|(each, _)| each % 2 == parity).count();
+            if in_set(0) <= WAYS && in_set(1) <= WAYS {
+                prop_assert_eq!(standing == Standing::Gone, purged(true));
+                prop_assert_eq!(standing == Standing::Good, !purged(true) && !purged(false));
+            }
         }
+    }
+
+    #[test]
+    fn a_set_that_forgets_errs_on_the_side_of_purging() {
+        let times = Purges::default();
+        for number in 0..20u64 {
+            times.purge(hash(2 * number), Purge::Hard, (number + 1) * 10 * NS_PER_US);
+        }
+        assert_eq!(times.standing([hash(100)], 130 * NS_PER_US), Standing::Gone);
+        assert_eq!(times.standing([hash(100)], 131 * NS_PER_US), Standing::Good);
+        assert_eq!(times.standing([hash(101)], NS_PER_US), Standing::Good, "another set");
     }
 
     #[test]
     fn a_purge_of_everything_ends_what_has_any_hash() {
         let times = Purges::default();
-        times.purge_all(Purge::Soft, 10);
-        assert_eq!(times.standing([1, 2], 5), Standing::StaleSince(10));
-        times.purge_all(Purge::Hard, 20);
-        assert_eq!(times.standing([3], 15), Standing::Gone);
-        assert_eq!(times.standing([3], 21), Standing::Good);
+        times.purge_all(Purge::Soft, 10_000);
+        assert_eq!(times.standing([1, 2], 5_000), Standing::StaleSince(10_000));
+        times.purge_all(Purge::Hard, 20_000);
+        assert_eq!(times.standing([3], 15_000), Standing::Gone);
+        assert_eq!(times.standing([3], 21_000), Standing::Good);
+    }
+
+    #[test]
+    fn purges_of_many_threads_are_all_remembered() {
+        let times = Purges::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let times = &times;
+                scope.spawn(move || {
+                    for at in 1..2_000 {
+                        times.purge(hash(2 * (4 * (at % 3) + thread)), Purge::Hard, at * NS_PER_US);
+                    }
+                });
+            }
+        });
+        for number in 0..12 {
+            assert_eq!(times.standing([hash(2 * number)], 1_000 * NS_PER_US), Standing::Gone);
+        }
     }
 }
