@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-sourcing bench-timing clean
+.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-sourcing bench-timing bench-cache cache-suite clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -49,7 +49,7 @@ browser:
 		&& apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "chromium is missing: apt-get install chromium"; exit 1; }
 
-test: check browser
+test: check browser cache-suite
 	cd console && npm run --silent test
 	cargo test --quiet --workspace --exclude counterfoil-python
 	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
@@ -71,6 +71,16 @@ bench-sourcing: setup
 bench-limits: setup
 	$(BIN)/python bench/limits.py
 
+# The public HTTP cache suite, beside nginx.
+bench-cache: setup cache-suite
+	$(BIN)/python bench/cache.py
+
+cache-suite: bench/cache-suite/node_modules/.package-lock.json
+bench/cache-suite/node_modules/.package-lock.json: bench/cache-suite/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or later"; exit 1; }
+	cd bench/cache-suite && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 # The whole shop on every combination of engines.
 bench-engines: extras
 	$(BIN)/python bench/engines.py
@@ -81,4 +91,4 @@ bench-timing:
 		--ignored --nocapture
 
 clean:
-	rm -rf .venv .tools target console/node_modules $(dir $(PAGE))
+	rm -rf .venv .tools target console/node_modules bench/cache-suite/node_modules $(dir $(PAGE))
