@@ -188,7 +188,8 @@ def test_a_configuration_with_a_fault_is_refused_whole(
     with serving(config(), server) as plane:
         with pytest.raises(GatewayError, match=says):
             plane.reload(config(**changed))
-        assert plane.state()["version"] == 1
+        assert plane.state()["configuration"]["version"] == 1
+        assert says in plane.state()["configuration"]["refused"]
         assert httpx2.get(f"http://{plane.listen}/a").status_code == 200
 
 

@@ -104,7 +104,7 @@ pub fn state(shared: &Shared) -> Value {
         "requests": load(&shared.requests),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
-        "version": snapshot.version,
+        "configuration": shared.configuration_state(),
         "draining": shared.draining(),
     })
 }

@@ -192,6 +192,10 @@ pub enum OnFailure {
 pub struct Route {
     pub path: String,
     pub methods: Vec<String>,
+    /// Names by which clients ask; `*.` before one: all below it. Empty: any.
+    pub hosts: Vec<String>,
+    /// What headers must say.
+    pub headers: HashMap<String, String>,
     pub service: String,
     pub identity: bool,
     pub limits: Vec<String>,

@@ -26,6 +26,7 @@ mod proxy;
 mod request_body;
 mod respond;
 mod route;
+mod routing;
 mod secret;
 mod server;
 mod service;
@@ -84,6 +85,15 @@ impl Gateway {
         let shared = Arc::new(Shared::new(parse(config_json)?)?);
         let server::Started { listen, admin, threads } = server::start(&shared)?;
         Ok(Self { shared, addresses: (listen, admin), threads })
+    }
+
+    /// Look whether a configuration could be started with, and leave it at that.
+    ///
+    /// # Errors
+    /// As for `start`, but for what only shows when ports are bound and files are written.
+    pub fn check(config_json: &str) -> Result<(), Error> {
+        let config = Config { access_log: None, ..parse(config_json)? };
+        Shared::new(config).map(drop)
     }
 
     /// Put another configuration into force, all of it or nothing; its version. What is under way

@@ -23,7 +23,7 @@ use crate::headers::{self, cut, text};
 use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
-use crate::route::{Route, find};
+use crate::route::Route;
 use crate::service::{Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
@@ -108,7 +108,7 @@ pub async fn serve(
         cache: Outcome::Off,
     };
     let found = checked_path(&parts).and_then(|path| {
-        find(&snapshot.routes, tunnel::method(&parts), &path).map_err(|missed| {
+        snapshot.routes.find(&parts, tunnel::method(&parts), &path).map_err(|missed| {
             let status =
                 if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
             Problem::new(status, format!("there is no route for {} {path}", parts.method))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 
 use crate::cache::{self, Cache};
 use crate::config;
@@ -59,22 +59,4 @@ impl Counts {
         self.durations[bucket].fetch_add(1, Ordering::Relaxed);
         self.duration_sum_us.fetch_add(duration_us, Ordering::Relaxed);
     }
-}
-
-/// The route of a request, or the methods that its path has (none if there is no such path).
-pub fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Result<&'a Route, Vec<&'a str>> {
-    let mut methods = Vec::new();
-    for route in routes {
-        let matches = match route.config.path.strip_suffix('*') {
-            Some(prefix) => path.starts_with(prefix),
-            None => path == route.config.path,
-        };
-        if matches && route.config.methods.iter().any(|each| each == method.as_str()) {
-            return Ok(route);
-        }
-        if matches {
-            methods.extend(route.config.methods.iter().map(String::as_str));
-        }
-    }
-    Err(methods)
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::Error;
@@ -30,6 +31,10 @@ pub struct Shared {
     /// Held by who changes the snapshot, or the instances in it.
     changing: Mutex<()>,
     version: watch::Sender<u64>,
+    /// When the configuration in force was loaded, and what became of the last attempt to change it.
+    loaded_us: AtomicU64,
+    refusals: AtomicU64,
+    refused: Mutex<Option<String>>,
     connections: AtomicUsize,
     started: Instant,
     phase: watch::Sender<Phase>,
@@ -54,6 +59,9 @@ impl Shared {
             version: watch::Sender::new(snapshot.version),
             snapshot: ArcSwap::from_pointee(snapshot),
             changing: Mutex::default(),
+            loaded_us: AtomicU64::new(now_us()),
+            refusals: AtomicU64::new(0),
+            refused: Mutex::default(),
             connections: AtomicUsize::new(0),
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),
@@ -70,6 +78,27 @@ impl Shared {
     /// # Errors
     /// As for `Snapshot::new` and `Snapshot::ready`, and `Error::Config` for a change that takes a new start.
     pub fn reload(&self, config: Config) -> Result<u64, Error> {
+        let outcome = self.replace(config);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match &outcome {
+            Ok(_) => self.loaded_us.store(now_us(), Ordering::Relaxed),
+            Err(_) => _ = self.refusals.fetch_add(1, Ordering::Relaxed),
+        }
+        *refused = outcome.as_ref().err().map(ToString::to_string);
+        outcome
+    }
+
+    /// For operators: which configuration is in force, and why the last one isn't if it isn't.
+    pub fn configuration_state(&self) -> Value {
+        json!({
+            "version": self.snapshot().version,
+            "loaded_us": self.loaded_us.load(Ordering::Relaxed),
+            "refusals": self.refusals.load(Ordering::Relaxed),
+            "refused": *self.refused.lock().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+
+    fn replace(&self, config: Config) -> Result<u64, Error> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();
         if let Some(setting) = before.config.fixed_at_start(&config) {

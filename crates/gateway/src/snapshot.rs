@@ -21,13 +21,14 @@ use crate::hook::Hook;
 use crate::identity::Verifier;
 use crate::limit::Limit;
 use crate::route::{Counts, Route};
+use crate::routing::Routes;
 use crate::service::Upstream;
 
 pub struct Snapshot {
     pub config: Config,
     /// 1 at the start, and one more with each reload.
     pub version: u64,
-    pub routes: Vec<Route>,
+    pub routes: Routes,
     /// What became of requests, by the path of their route.
     pub counts: BTreeMap<String, Arc<Counts>>,
     /// By name.
@@ -178,7 +179,7 @@ fn routes(
     upstreams: &HashMap<String, Arc<Upstream>>,
     counts: &BTreeMap<String, Arc<Counts>>,
     store: Option<&Arc<Store>>,
-) -> Result<Vec<Route>, Error> {
+) -> Result<Routes, Error> {
     let built = config.routes.iter().map(|route| {
         let unknown =
             |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
@@ -200,5 +201,5 @@ fn routes(
             config: route.clone(),
         })
     });
-    built.collect()
+    Routes::new(built.collect::<Result<_, _>>()?)
 }

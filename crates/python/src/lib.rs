@@ -28,6 +28,11 @@ impl DataPlane {
         self.0.addresses()
     }
 
+    #[staticmethod]
+    fn check(py: Python<'_>, config_json: &str) -> PyResult<()> {
+        py.detach(|| Gateway::check(config_json)).map_err(raised)
+    }
+
     fn reload(&self, py: Python<'_>, config_json: &str) -> PyResult<u64> {
         py.detach(|| self.0.reload(config_json)).map_err(raised)
     }

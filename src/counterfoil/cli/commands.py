@@ -15,6 +15,7 @@ from rich.console import Console
 
 from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
+from counterfoil.cli.gateway import app as gateway_commands
 from counterfoil.cli.sagas import saga, sagas
 from counterfoil.faults import SABOTAGES
 
@@ -26,6 +27,7 @@ app = cyclopts.App(
 events = cyclopts.App(name="events", help="Look into the event log and act on dead letters.")
 app.command(events)
 app.command(engine_commands)
+app.command(gateway_commands)
 events.command(dead_letter_commands)
 events.command(sagas)
 events.command(saga)

@@ -175,10 +175,16 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which requests go to which service; a path that ends in `*` is a prefix."""
+    """Which requests go to which service. The most specific path wins; among routes of one path the
+    first that fits."""
 
     path: str
+    """A whole path, or a prefix if it ends in `*`."""
     methods: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    """Names by which clients must ask, without ports; `*.example.com` is every name below it."""
+    headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """What headers must say, to the letter."""
     service: str
     identity: bool = True
     limits: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ class DataPlane:
     ) -> None:
         self._folder = folder
         self._hooks = hooks or {}
+        self._tls = config.tls
         self._surroundings = {
             "access_log": str(access_log) if access_log else None,
             "admin_credential": admin_credential,
@@ -67,7 +68,9 @@ class DataPlane:
             else None,
         }
         try:
-            self._native = _native.DataPlane(self._document(config))
+            self._native = _native.DataPlane(
+                _document(config, self._surroundings, folder, self._hooks)
+            )
         except (ValueError, RuntimeError) as error:
             raise GatewayError(str(error)) from error
         self.listen, self.admin = self._native.addresses()
@@ -82,8 +85,12 @@ class DataPlane:
             GatewayError: the configuration can't be used, or changes what is settled at the start
                 (`listen`, `admin`, `tls`, `threads`); the one before stays in force.
         """
+        if config.tls != self._tls:
+            raise GatewayError("tls can't change while the gateway runs: start it again")
         try:
-            return self._native.reload(self._document(config))
+            return self._native.reload(
+                _document(config, self._surroundings, self._folder, self._hooks)
+            )
         except (ValueError, RuntimeError) as error:
             raise GatewayError(str(error)) from error
 
@@ -121,26 +128,50 @@ class DataPlane:
         """Refuse what is new, and wait for what is under way."""
         self._native.drain(timeout_seconds)
 
-    def _document(self, config: GatewayConfig) -> str:
-        """What the native side is told: the configuration, complete, and what is around it."""
-        services = {route.service: Upstream() for route in config.routes} | config.services
-        document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
-        del document["tls"]
-        for name, hook in document["hooks"].items():
-            del hook["processes"]
-            hook["addresses"] = list(self._hooks.get(name, ()))
-        document["identity"] = [
-            msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
-            for issuer in config.issuers
-        ]
-        document["signing_keys"] = {
-            name: {"secret": self._secret(key.secret_file), "tenant": key.tenant, "tier": key.tier}
-            for name, key in config.signing_keys.items()
-        }
-        return msgspec.json.encode(document | self._surroundings).decode()
 
-    def _secret(self, file: str) -> str:
-        try:
-            return (self._folder / file).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise GatewayError(f"a signing key's secret can't be read: {error}") from error
+def check(config: GatewayConfig, *, folder: Path = Path()) -> None:
+    """Look whether a data plane could be started with `config`; nothing is started.
+
+    Raises:
+        GatewayError: it couldn't; says why.
+    """
+    surroundings: dict[str, Any] = {
+        **dict.fromkeys(("access_log", "certificate", "key", "shared_limits")),
+        "admin_credential": "",
+    }
+    hooks = dict.fromkeys(config.hooks, ("127.0.0.1:1",))  # nobody is asked
+    try:
+        _native.DataPlane.check(_document(config, surroundings, folder, hooks))
+    except (ValueError, RuntimeError) as error:
+        raise GatewayError(str(error)) from error
+
+
+def _document(
+    config: GatewayConfig,
+    surroundings: dict[str, Any],
+    folder: Path,
+    hooks: Mapping[str, Sequence[str]],
+) -> str:
+    """What the native side is told: the configuration, complete, and what is around it."""
+    services = {route.service: Upstream() for route in config.routes} | config.services
+    document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
+    del document["tls"]
+    for name, hook in document["hooks"].items():
+        del hook["processes"]
+        hook["addresses"] = list(hooks.get(name, ()))
+    document["identity"] = [
+        msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
+        for issuer in config.issuers
+    ]
+    document["signing_keys"] = {
+        name: {"secret": _secret(folder / key.secret_file), "tenant": key.tenant, "tier": key.tier}
+        for name, key in config.signing_keys.items()
+    }
+    return msgspec.json.encode(document | surroundings).decode()
+
+
+def _secret(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GatewayError(f"a signing key's secret can't be read: {error}") from error

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,10 +15,8 @@ from counterfoil.coordination import (
     Leadership,
     MachineIds,
     Membership,
-    Registry,
     Snowflake,
 )
-from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     ChoreographyTracer,
     EventsError,
@@ -36,9 +33,8 @@ from counterfoil.events import (
 )
 from counterfoil.events.topics import AnyTopic
 from counterfoil.reports import Table
-from counterfoil.supervisor.engines import secret
+from counterfoil.supervisor.gateway_process import gateway
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
-from counterfoil.supervisor.plan import hook_processes
 
 IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
@@ -280,70 +276,6 @@ def hook(host: Host) -> None:
         await serving
 
     asyncio.run(main())
-
-
-def gateway(host: Host) -> None:
-    """The native data plane, told by coordination where the instances are."""
-    import msgspec  # noqa: PLC0415
-
-    from counterfoil.gateway.data_plane import DataPlane, SharedLimits  # noqa: PLC0415
-    from counterfoil.gateway.tls import development_certificate  # noqa: PLC0415
-
-    configuration = host.configuration.gateway
-    issuers = configuration.issuers
-    if issuers and host.configuration.issuer is not None:
-        base = f"http://{host.addresses.issuer}"
-        first = msgspec.structs.replace(issuers[0], issuer=base, jwks_url=f"{base}/jwks.json")
-        issuers = (first, *issuers[1:])
-    configuration = msgspec.structs.replace(
-        configuration,
-        listen=host.addresses.gateway,
-        admin=host.addresses.admin,
-        identity=issuers,
-    )
-    certificate = key = None
-    if configuration.tls == "development":
-        _, certificate, key = development_certificate(host.state.tls, datetime.now(UTC))
-    shared_limits = None
-    if host.configuration.engines.limits == "redis":
-        shared_limits = SharedLimits(
-            host.addresses.engines["redis"],
-            host.application.name,
-            password=secret("redis", host.configuration, host.state) or "",
-        )
-    plane = DataPlane(
-        configuration,
-        access_log=host.state.access_log,
-        admin_credential=host.state.credential(),
-        certificate=certificate,
-        key=key,
-        shared_limits=shared_limits,
-        folder=host.folder,
-        hooks={
-            name: [
-                host.addresses.services[process]
-                for process in hook_processes(host.configuration, name)
-            ]
-            for name in configuration.hooks
-        },
-    )
-    names = set(host.configuration.services)
-
-    def follow() -> None:
-        for snapshot in Registry(host.coordination()).watch(host.stop):
-            for name in names:
-                plane.set_endpoints(
-                    name,
-                    [(found.instance, found.address) for found in snapshot.get(name, [])],
-                )
-
-    following = threading.Thread(target=follow, name="discovery", daemon=True)
-    following.start()
-    host.ready(host.addresses.gateway)
-    while not host.stop.wait(0.5):
-        if not following.is_alive():
-            raise CounterfoilError("the gateway lost its view of the registry")
-    plane.drain(5.0)
 
 
 def _lead(host: Host, name: str, lead: Callable[[int, Callable[[], bool]], None]) -> None:

@@ -1,0 +1,268 @@
+//! Which route a request takes.
+//!
+//! The most specific path wins, in whatever order routes are declared: a whole path before a
+//! prefix, a longer prefix before a shorter one. Routes with the same path are asked in the order of
+//! their declaration for method, host and headers. If none of them fits, a less specific path may.
+//!
+//! Whole paths are in a hash map (nothing that a client sends is ever put into it, so a fast hash
+//! will do). Prefixes are sorted, and each knows the longest other that it begins with. The last one
+//! that isn't greater than a path is either a prefix of it or begins with all that are: whatever
+//! sorts between a prefix and a string that begins with it, begins with it too. So a search and a
+//! few steps up find them all, with a thousand routes as with ten. A tree of segments (`matchit`)
+//! would do as much, but a prefix may end within a segment here.
+
+use std::ops::Deref;
+
+use hyper::Method;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use rustc_hash::FxHashMap;
+
+use crate::Error;
+use crate::config;
+use crate::headers::text;
+use crate::route::Route;
+
+/// What a route asks of a request beyond its path; empty parts are fulfilled by all.
+pub struct Conditions {
+    methods: Vec<Method>,
+    hosts: Vec<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Conditions {
+    /// # Errors
+    /// `Error::Config` for a method or a header that is none.
+    pub fn new(config: &config::Route) -> Result<Self, Error> {
+        let wrong =
+            |what: &str| Error::Config(format!("route {}: {what} can't be in a request", config.path));
+        let methods = config
+            .methods
+            .iter()
+            .map(|each| Method::from_bytes(each.as_bytes()).map_err(|_| wrong(&format!("method {each:?}"))));
+        let headers = config.headers.iter().map(|(name, value)| {
+            let parsed = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value));
+            let (Ok(name), Ok(value)) = parsed else { return Err(wrong(&format!("header {name}: {value}"))) };
+            Ok((name, value))
+        });
+        Ok(Self {
+            methods: methods.collect::<Result<_, _>>()?,
+            hosts: config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            headers: headers.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Whether all but the method is as it has to be.
+    fn fits(&self, parts: &Parts) -> bool {
+        (self.hosts.is_empty() || self.hosts.iter().any(|each| is_host(each, host(parts))))
+            && self
+                .headers
+                .iter()
+                .all(|(name, value)| parts.headers.get_all(name).iter().any(|each| each == value))
+    }
+}
+
+/// The name by which a client asked, without its port.
+fn host(parts: &Parts) -> &str {
+    let authority = parts
+        .uri
+        .authority()
+        .map_or_else(|| text(&parts.headers, header::HOST), |authority| authority.as_str());
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    }
+}
+
+/// `*.example.com` is every name below example.com.
+fn is_host(wanted: &str, given: &str) -> bool {
+    match wanted.strip_prefix('*') {
+        Some(end) => {
+            given.len() > end.len()
+                && given.as_bytes()[given.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes())
+        }
+        None => given.eq_ignore_ascii_case(wanted),
+    }
+}
+
+struct Prefix {
+    text: Box<str>,
+    routes: Vec<usize>,
+    /// The longest other prefix that this one begins with.
+    within: Option<usize>,
+}
+
+/// Where routes are, by their places in the order of declaration.
+struct Table {
+    whole: FxHashMap<Box<str>, Vec<usize>>,
+    prefixes: Vec<Prefix>,
+    conditions: Vec<Conditions>,
+}
+
+impl Table {
+    fn new<'a>(routes: impl IntoIterator<Item = (&'a str, Conditions)>) -> Self {
+        let mut whole: FxHashMap<Box<str>, Vec<usize>> = FxHashMap::default();
+        let mut prefixes: Vec<Prefix> = Vec::new();
+        let mut conditions = Vec::new();
+        let mut sorted: Vec<(&str, usize)> = Vec::new();
+        for (place, (path, asks)) in routes.into_iter().enumerate() {
+            conditions.push(asks);
+            match path.strip_suffix('*') {
+                Some(prefix) => sorted.push((prefix, place)),
+                None => whole.entry(path.into()).or_default().push(place),
+            }
+        }
+        sorted.sort_unstable();
+        for (text, place) in sorted {
+            match prefixes.last_mut().filter(|last| &*last.text == text) {
+                Some(same) => same.routes.push(place),
+                None => {
+                    let mut within = prefixes.len().checked_sub(1);
+                    while let Some(outer) = within.filter(|outer| !text.starts_with(&*prefixes[*outer].text))
+                    {
+                        within = prefixes[outer].within;
+                    }
+                    prefixes.push(Prefix { text: text.into(), routes: vec![place], within });
+                }
+            }
+        }
+        Self { whole, prefixes, conditions }
+    }
+
+    /// The place of the route of a request to `path` by `method`, or the methods that there are for it otherwise.
+    fn find(&self, parts: &Parts, method: &Method, path: &str) -> Result<usize, Vec<&str>> {
+        let mut methods = Vec::new();
+        let whole = self.whole.get(path).map(Vec::as_slice);
+        for place in whole.into_iter().chain(self.prefixes_of(path)).flatten() {
+            let conditions = &self.conditions[*place];
+            if !conditions.fits(parts) {
+                continue;
+            }
+            if conditions.methods.contains(method) {
+                return Ok(*place);
+            }
+            for other in &conditions.methods {
+                if !methods.contains(&other.as_str()) {
+                    methods.push(other.as_str());
+                }
+            }
+        }
+        Err(methods)
+    }
+
+    /// The routes of each prefix of `path`, the longest first.
+    fn prefixes_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a [usize]> {
+        let last = self.prefixes.partition_point(|each| &*each.text <= path).checked_sub(1);
+        std::iter::successors(last, |place| self.prefixes[*place].within)
+            .map(|place| &self.prefixes[place])
+            .filter(|prefix| path.starts_with(&*prefix.text))
+            .map(|prefix| prefix.routes.as_slice())
+    }
+}
+
+/// All routes of a configuration, in the order of their declaration.
+pub struct Routes {
+    routes: Vec<Route>,
+    table: Table,
+}
+
+impl Routes {
+    /// # Errors
+    /// `Error::Config` for a method or a header that can't be in a request.
+    pub fn new(routes: Vec<Route>) -> Result<Self, Error> {
+        let asked: Vec<_> = routes
+            .iter()
+            .map(|route| Ok((route.config.path.as_str(), Conditions::new(&route.config)?)))
+            .collect::<Result<_, Error>>()?;
+        let table = Table::new(asked);
+        Ok(Self { routes, table })
+    }
+
+    /// The route of a request to `path` by `method`, or the methods that there are for it otherwise (none if
+    /// there is no such path).
+    pub fn find(&self, parts: &Parts, method: &Method, path: &str) -> Result<&Route, Vec<&str>> {
+        self.table.find(parts, method, path).map(|place| &self.routes[place])
+    }
+}
+
+impl Deref for Routes {
+    type Target = [Route];
+
+    fn deref(&self) -> &[Route] {
+        &self.routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asks(methods: &[&str], hosts: &[&str]) -> Conditions {
+        let methods = methods.iter().map(|each| each.parse().unwrap()).collect();
+        Conditions {
+            methods,
+            hosts: hosts.iter().map(|&each| each.to_owned()).collect(),
+            headers: Vec::new(),
+        }
+    }
+
+    fn asked(method: &str, path: &str, host: &str) -> Parts {
+        Request::builder().method(method).uri(path).header("host", host).body(()).unwrap().into_parts().0
+    }
+
+    fn found<'a>(paths: &[&'a str], path: &str) -> Option<&'a str> {
+        let table = Table::new(paths.iter().map(|each| (*each, asks(&["GET"], &[]))));
+        table.find(&asked("GET", path, "h"), &Method::GET, path).ok().map(|place| paths[place])
+    }
+
+    #[test]
+    fn the_most_specific_path_wins_whatever_the_order() {
+        for (path, wanted) in [
+            ("/a/b", "/a/b"),
+            ("/a/bc", "/a/b*"),
+            ("/a/bc/d", "/a/bc/d"),
+            ("/a/c", "/a/*"),
+            ("/a", "/*"),
+            ("/zzz", "/*"),
+        ] {
+            assert_eq!(found(&["/*", "/a/*", "/a/b", "/a/b*", "/a/bc/d"], path), Some(wanted), "{path}");
+        }
+    }
+
+    #[test]
+    fn hosts_choose_among_routes_of_a_path_and_a_method_may_be_further_up() {
+        let table = Table::new([
+            ("/*", asks(&["POST"], &[])),
+            ("/a", asks(&["GET"], &["api.example.com"])),
+            ("/a", asks(&["GET", "PUT"], &["*.example.com"])),
+        ]);
+        let place = |method: &str, path: &str, host: &str| {
+            let parts = asked(method, path, host);
+            table.find(&parts, &parts.method, path).map_err(|methods| methods.join(","))
+        };
+        assert_eq!(place("GET", "/a", "API.example.com:8443"), Ok(1));
+        assert_eq!(place("GET", "/a", "shop.example.com"), Ok(2));
+        assert_eq!(place("GET", "/a", "example.com"), Err("POST".into()));
+        assert_eq!(place("POST", "/a", "shop.example.com"), Ok(0));
+        assert_eq!(place("DELETE", "/a", "shop.example.com"), Err("GET,PUT,POST".into()));
+        assert_eq!(place("DELETE", "/b", "h"), Err("POST".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn every_route_that_a_scan_would_find_is_found(
+            paths in prop::collection::vec("/[ab]{0,4}\\*?", 0..40),
+            asked in "/[ab]{0,5}",
+        ) {
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            let scanned = paths
+                .iter()
+                .filter(|path| path.strip_suffix('*').map_or(**path == asked, |prefix| asked.starts_with(prefix)))
+                .max_by_key(|path| (!path.ends_with('*'), path.len()));
+            prop_assert_eq!(found(&paths, &asked), scanned.copied());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+"""The gateway's process: the native data plane, told by coordination where instances are, and by
+SIGHUP that its part of `counterfoil.toml` has changed."""
+
+import signal
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from counterfoil.application import Configuration, load
+from counterfoil.coordination import Instance, Registry
+from counterfoil.errors import CounterfoilError
+from counterfoil.supervisor.engines import secret
+from counterfoil.supervisor.host import Host
+from counterfoil.supervisor.plan import hook_processes
+
+if TYPE_CHECKING:
+    from counterfoil.gateway.config import GatewayConfig
+    from counterfoil.gateway.data_plane import DataPlane
+
+POLL_SECONDS: Final = 0.2
+"""Between two looks at whether to end or to reload: nobody waits for either by the millisecond."""
+log = structlog.get_logger()
+
+
+def gateway(host: Host) -> None:
+    """The native data plane."""
+    reload_wanted = threading.Event()
+
+    def want_reload(_number: int, _frame: FrameType | None) -> None:
+        reload_wanted.set()
+
+    signal.signal(signal.SIGHUP, want_reload)
+    plane = _start(host)
+    directory = _Directory(plane, host)
+    following = threading.Thread(target=directory.follow, name="discovery", daemon=True)
+    following.start()
+    host.ready(host.addresses.gateway)
+    while not host.stop.wait(POLL_SECONDS):
+        if not following.is_alive():
+            raise CounterfoilError("the gateway lost its view of the registry")
+        if reload_wanted.is_set():
+            reload_wanted.clear()
+            _reload(host, plane, directory)
+    plane.drain(5.0)
+
+
+def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
+    """The gateway's part of a configuration, with what this run settled in place of what the file
+    says: its addresses, and the development issuer if there is one."""
+    gateway = configuration.gateway
+    issuers = gateway.issuers
+    if issuers and configuration.issuer is not None:
+        base = f"http://{host.addresses.issuer}"
+        first = msgspec.structs.replace(issuers[0], issuer=base, jwks_url=f"{base}/jwks.json")
+        issuers = (first, *issuers[1:])
+    said, started = gateway, host.configuration.gateway
+    return msgspec.structs.replace(
+        gateway,
+        # A change is told to the data plane, which refuses it.
+        listen=host.addresses.gateway if said.listen == started.listen else said.listen,
+        admin=host.addresses.admin if said.admin == started.admin else said.admin,
+        identity=issuers,
+    )
+
+
+def _start(host: Host) -> "DataPlane":
+    from counterfoil.gateway.data_plane import DataPlane, SharedLimits  # noqa: PLC0415
+    from counterfoil.gateway.tls import development_certificate  # noqa: PLC0415
+
+    configuration = in_force(host, host.configuration)
+    certificate = key = None
+    if configuration.tls == "development":
+        _, certificate, key = development_certificate(host.state.tls, datetime.now(UTC))
+    shared_limits = None
+    if host.configuration.engines.limits == "redis":
+        shared_limits = SharedLimits(
+            host.addresses.engines["redis"],
+            host.application.name,
+            password=secret("redis", host.configuration, host.state) or "",
+        )
+    return DataPlane(
+        configuration,
+        access_log=host.state.access_log,
+        admin_credential=host.state.credential(),
+        certificate=certificate,
+        key=key,
+        shared_limits=shared_limits,
+        folder=host.folder,
+        hooks={
+            name: [
+                host.addresses.services[process]
+                for process in hook_processes(host.configuration, name)
+            ]
+            for name in configuration.hooks
+        },
+    )
+
+
+def _reload(host: Host, plane: "DataPlane", directory: "_Directory") -> None:
+    try:
+        version = plane.reload(in_force(host, load(host.folder)))
+    except CounterfoilError as error:
+        log.warning("reload_refused", error=str(error))
+        return
+    directory.tell()
+    log.info("reloaded", version=version)
+
+
+class _Directory:
+    """Which instances there are, and who has to hear of it."""
+
+    def __init__(self, plane: "DataPlane", host: Host) -> None:
+        self._plane = plane
+        self._host = host
+        self._lock = threading.Lock()
+        self._known: Mapping[str, list[Instance]] = {}
+
+    def follow(self) -> None:
+        """Hear of every change until the process ends."""
+        for known in Registry(self._host.coordination()).watch(self._host.stop):
+            with self._lock:
+                self._known = known
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell the data plane of the instances of each service that it has routes to."""
+        with self._lock:
+            for name in self._plane.state()["services"]:
+                self._plane.set_endpoints(
+                    name, [(found.instance, found.address) for found in self._known.get(name, [])]
+                )
