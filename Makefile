@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-sourcing bench-timing bench-cache cache-suite clean
+.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -66,6 +66,10 @@ bench-coordination: setup
 # Aggregates loaded after a thousand events and after a million.
 bench-sourcing: setup
 	$(BIN)/python bench/sourcing.py
+
+# Work that waits, in parallel beside one by one.
+bench-parallel: setup
+	$(BIN)/python bench/parallel.py
 
 # Limits shared by Redis beside limits of one gateway alone.
 bench-limits: setup

@@ -1,4 +1,4 @@
-"""A declared saga is led by the process tree, and seen from the command line."""
+"""What is declared runs in the process tree: both styles of saga, and a parallel pipeline."""
 
 import json
 import re
@@ -6,18 +6,31 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import COUNTERFOIL
 
-from counterfoil.events import EmbeddedEvents, Message, Topic
+from counterfoil.events import EmbeddedEvents, Message, Topic, trial_balance
 
 PAGE = Path(__file__).parents[2] / "docs" / "sagas.md"
 DANCE = """
 dance = app.choreography("charging", charges, timeout_seconds=3600)
 dance.tells(charged, "charge", ends="completed")
+
+
+@app.parallel("notify", charged)
+async def notify(event: Charged) -> int:
+    return 1
+
+
+@notify.then
+def told(event: Charged, number: int, context: Context) -> None:
+    context.ledger.transfer(
+        id=1, debit="told", credit="all", amount=number, currency="TOLD", code="told"
+    )
 """
 PATIENCE_SECONDS = 60
 
@@ -45,7 +58,9 @@ def ask(application: Path, *command: str) -> list[dict[str, Any]]:
     return json.loads(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
 
 
-def test_both_styles_run_and_show_their_timelines(application: Path) -> None:
+def test_both_styles_show_their_timelines_and_work_goes_in_parallel(
+    application: Path,
+) -> None:
     log = EmbeddedEvents(application / ".counterfoil").log()
     log.declare([Topic("orders", dict)])
     content = b'{"id":7,"customer":"ada","amount":500}'
@@ -56,6 +71,9 @@ def test_both_styles_run_and_show_their_timelines(application: Path) -> None:
     shown = {each["style"]: each["timeline"] for each in ask(application, "saga", "7")}
     assert [line["outcome"] for line in shown["orchestration"]] == ["done", "asked", "done"]
     assert [line["outcome"] for line in shown["choreography"]] == ["begun", "done"]
+    with closing(EmbeddedEvents(application / ".counterfoil").pipelines()) as store:
+        while trial_balance(store.database).get("TOLD") != (1, 1):
+            assert time.monotonic() < deadline
     plain = [COUNTERFOIL, "events", "saga", "7", str(application)]
     table = subprocess.run(plain, check=True, capture_output=True, text=True).stdout
     assert "completed" in table

@@ -15,12 +15,15 @@ from counterfoil.application.configuration import ConfigurationError
 from counterfoil.events import (
     Choreography,
     Context,
+    Parallel,
     Pipeline,
     Saga,
     StatelessContext,
     Topic,
     Unit,
 )
+from counterfoil.events.parallel import Order
+from counterfoil.events.parallel.parallel import CONCURRENCY
 from counterfoil.gateway.hooks import Hook
 from counterfoil.reports import Report, Table
 
@@ -124,6 +127,7 @@ class Application:
         self.services: dict[str, Service] = {}
         self.topics: dict[str, Topic[Any]] = {}
         self.pipelines: dict[str, Pipeline[Any]] = {}
+        self.parallels: dict[str, Parallel[Any, Any]] = {}
         self.sagas: dict[str, Saga[Any]] = {}
         self.choreographies: dict[str, Choreography] = {}
         self.stores: dict[str, tuple[Topic[Any], Table[Any]]] = {}
@@ -216,8 +220,40 @@ class Application:
                 stateless=stateless,
                 commit_limit=commit_limit,
             )
+            self._name_pipeline(name)
             _declare(self.pipelines, name, pipeline, "pipeline")
             return handler
+
+        return declare
+
+    def parallel(
+        self,
+        name: str,
+        source: Topic[Event],
+        *,
+        order: Order = "key",
+        subkey: Callable[[Event], str] | None = None,
+        concurrency: int = CONCURRENCY,
+        tries: int = 3,
+    ) -> Callable[[Callable[[Event], Any]], Parallel[Event, Any]]:
+        """Declare work that waits, done for many events at a time, in order by key.
+
+        The handler is a function, which gets a thread, or a coroutine function; what is done with
+        its result exactly once is declared on it with `then`.
+        """
+
+        def declare(work: Callable[[Event], Any]) -> Parallel[Event, Any]:
+            declared: Parallel[Event, Any] = Parallel(
+                name,
+                source,
+                work,
+                order=order,
+                subkey=subkey,
+                concurrency=concurrency,
+                tries=tries,
+            )
+            self._name_pipeline(name)
+            return _declare(self.parallels, name, declared, "pipeline")
 
         return declare
 
@@ -243,6 +279,10 @@ class Application:
         self.choreographies[name] = Choreography(name, source, timeout_seconds=timeout_seconds)
         return self.choreographies[name]
 
+    def _name_pipeline(self, name: str) -> None:
+        if name in self.pipelines or name in self.parallels:
+            raise ConfigurationError(f"the pipeline {name!r} is declared twice", hint="rename one")
+
     def _name_saga(self, name: str) -> None:
         if name in self.sagas or name in self.choreographies:
             raise ConfigurationError(f"the saga {name!r} is declared twice", hint="rename one")
@@ -250,6 +290,7 @@ class Application:
     def all_topics(self) -> list[Topic[Any]]:
         """The declared topics, and those that belong to pipelines and sagas."""
         own = [topic for each in self.pipelines.values() for topic in each.topics()[1:]]
+        own += [topic for each in self.parallels.values() for topic in each.topics()[1:]]
         own += [topic for each in self.sagas.values() for topic in each.own_topics()]
         return [*self.topics.values(), *own]
 

@@ -58,6 +58,7 @@ from counterfoil.events.log_pipeline_runner import LogPipelineRunner
 from counterfoil.events.messages import Batch, Lag, Message, Record
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.outgoing import StatelessContext
+from counterfoil.events.parallel import HeavyHitters, HotKey, Parallel, ParallelRunner
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_runner import PipelineRunner
 from counterfoil.events.pipeline_store import PipelineStore
@@ -104,7 +105,9 @@ __all__ = [
     "Handled",
     "HandlerFailed",
     "Happening",
+    "HeavyHitters",
     "HoldEnded",
+    "HotKey",
     "InvalidReplacement",
     "KafkaEvents",
     "KeyReused",
@@ -123,6 +126,8 @@ __all__ = [
     "Outcome",
     "Overdrawn",
     "Pace",
+    "Parallel",
+    "ParallelRunner",
     "Pipeline",
     "PipelineRunner",
     "PipelineStore",

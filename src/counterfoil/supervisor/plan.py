@@ -129,6 +129,9 @@ def plan(application: Application, configuration: Configuration) -> list[Process
     processes += [
         ProcessPlan(f"pipeline-{name}", "pipeline", name) for name in application.pipelines
     ]
+    processes += [
+        ProcessPlan(f"parallel-{name}", "parallel", name) for name in application.parallels
+    ]
     for name in application.sagas:
         processes += [ProcessPlan(f"saga-{name}-{number}", "saga", name) for number in (1, 2)]
     processes += [

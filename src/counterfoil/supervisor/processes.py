@@ -23,6 +23,7 @@ from counterfoil.events import (
     ExchangeLog,
     LogPipelineRunner,
     LogUnavailable,
+    ParallelRunner,
     Pipeline,
     PipelineRunner,
     Relay,
@@ -44,6 +45,9 @@ STORE_ROWS: Final = 5_000
 """Rows of one append to the lake: a file a day and append should not be tiny."""
 STORE_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 1.0
+HOT_KEYS_SECONDS: Final = 60.0
+HOT_SHARE: Final = 0.1
+"""A key with a tenth of the events holds back whatever is beside it once there is much to do."""
 log = structlog.get_logger()
 
 
@@ -163,6 +167,30 @@ def _exchange(host: Host, event_log: ExchangeLog, declared: Pipeline[Any]) -> No
             _repeat(host, runner.step, while_=held)
 
     _lead(host, f"pipeline/{host.target}", lead)
+
+
+def parallel(host: Host) -> None:
+    """One parallel pipeline over all partitions of its source; tells which keys are hot."""
+    events = host.events()
+    event_log = events.log()
+    event_log.declare(host.application.all_topics())
+    declared = host.application.parallels[host.target]
+    runner = ParallelRunner(event_log, events.pipelines(), declared, now_us)
+    told_us = now_us()
+
+    def step() -> int:
+        nonlocal told_us
+        moved = runner.step()
+        if now_us() - told_us > HOT_KEYS_SECONDS * 1_000_000:
+            told_us = now_us()
+            for hot in runner.hot_keys():
+                if hot.share - hot.error >= HOT_SHARE:
+                    log.warning("hot_key", key=hot.key, share=round(hot.share, 3))
+        return moved
+
+    host.ready()
+    _repeat(host, step)
+    runner.close()
 
 
 def saga(host: Host) -> None:
@@ -325,6 +353,7 @@ KINDS: Final[Mapping[str, Callable[[Host], None]]] = MappingProxyType(
             service,
             relay,
             pipeline,
+            parallel,
             saga,
             choreography,
             lake,

@@ -1,0 +1,86 @@
+"""What a parallel pipeline is: work that takes its time, and what is done with its result.
+
+A pipeline handles one event after the other in its commit, which is right for what takes
+microseconds. Work that waits (for a bank, a model, another service) is done here beside other work,
+outside of any transaction, before the commit: at least once. What follows from its result is done
+in the commit, exactly once.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
+from counterfoil.events.effects import Context
+from counterfoil.events.errors import EventsError
+from counterfoil.events.topics import AnyTopic, Topic
+
+T = TypeVar("T")
+R = TypeVar("R")
+Order = Literal["key", "partition", "none"]
+
+CONCURRENCY: Final = 64
+CONCURRENCY_LIMIT: Final = 4_096
+"""As threads they would be 4,096 stacks; as coroutines they would wait for one interpreter."""
+WINDOW_EACH: Final = 16
+"""Events held for each that is worked on: so many of one key may wait before others run dry."""
+WINDOW_BYTES: Final = 64 * 1024 * 1024
+"""Content held at most, beyond one fetch."""
+TRIES: Final = 3
+BACKOFF_SECONDS: Final = 0.1
+
+
+@dataclass
+class Parallel(Generic[T, R]):
+    """A named pipeline whose `work` is done for up to `concurrency` events at a time."""
+
+    name: str
+    source: Topic[T]
+    work: Callable[[T], Any]
+    """A function runs in a thread, a coroutine function in an event loop. Its result goes to
+    `then`. It is done again after a crash: what it does elsewhere must bear a repetition."""
+    order: Order = field(default="key", kw_only=True)
+    """What is worked on one after the other: events of a key, of a partition, or none."""
+    subkey: Callable[[T], str] | None = field(default=None, kw_only=True)
+    """Splits a key into virtual partitions: order is kept among events of equal key and subkey,
+    and given up between those of one key whose subkeys differ."""
+    concurrency: int = field(default=CONCURRENCY, kw_only=True)
+    tries: int = field(default=TRIES, kw_only=True)
+    backoff_seconds: float = field(default=BACKOFF_SECONDS, kw_only=True)
+    """Before the second try; doubled before each one after."""
+    effects: Callable[[T, R, Context], None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= CONCURRENCY_LIMIT:
+            raise EventsError(
+                f"{self.name}: concurrency must be 1 to {CONCURRENCY_LIMIT}, not {self.concurrency}"
+            )
+        if self.subkey is not None and self.order != "key":
+            raise EventsError(f"{self.name}: a subkey splits keys", hint='use it with order="key"')
+
+    def then(self, effects: Callable[[T, R, Context], None]) -> Callable[[T, R, Context], None]:
+        """Declare what is done with the result of the work: exactly once, in order as the work."""
+        if self.effects is not None:
+            raise EventsError(f"{self.name} has two functions for its results", hint="join them")
+        self.effects = effects
+        return effects
+
+    @property
+    def window(self) -> int:
+        """Events held at most, whatever the first of them is waiting for."""
+        return self.concurrency * WINDOW_EACH
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the work is a coroutine function."""
+        return inspect.iscoroutinefunction(self.work)
+
+    def topics(self) -> list[AnyTopic]:
+        """The source, and what belongs to this pipeline alone: its retries and dead letters."""
+        event = self.source.type
+        return [
+            self.source,
+            Topic(retry_topic(self.name), event, partitions=1),
+            Topic(dead_letter_topic(self.name), event, partitions=1),
+        ]

@@ -1,0 +1,287 @@
+"""Runs a parallel pipeline: fetch, work, commit, each at its own pace.
+
+A thread fetches as long as there is room, the crew works, and whoever calls `step` commits what the
+crew has done: effects, positions, the offsets that are done beyond them, and a count of commits, in
+one transaction for all that was done meanwhile. The count is also the fence: a runner that begins
+counts itself in, and a runner that finds a count it has not made commits nothing any more.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from counterfoil import faults
+from counterfoil.events.dead_letters import bury
+from counterfoil.events.effects import Context, Effects
+from counterfoil.events.errors import Fenced, LogUnavailable, StoreUnavailable
+from counterfoil.events.log import EventLog
+from counterfoil.events.messages import Batch, Record
+from counterfoil.events.parallel.crews import Crew, Loop, Threads
+from counterfoil.events.parallel.hitters import HeavyHitters, HotKey
+from counterfoil.events.parallel.parallel import WINDOW_BYTES, Parallel
+from counterfoil.events.parallel.schedule import ALONE, Item, Place, Schedule
+from counterfoil.events.pipeline_store import PipelineStore
+
+GROUP: Final = 1_000
+"""Events whose effects share a commit at most."""
+FETCH: Final = 500
+WAIT_SECONDS: Final = 0.05
+"""How long a step waits for work to be done, and a fetch for room or for something to fetch."""
+RETRY_SECONDS: Final = 0.5
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS parallel_done (
+    consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, offsets BLOB NOT NULL,
+    PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
+"""
+log = structlog.get_logger()
+
+
+class ParallelRunner:
+    """One term of running a parallel pipeline; log and store are its own until it is closed."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        store: PipelineStore,
+        parallel: Parallel[Any, Any],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._parallel = parallel
+        self._now_us = now_us
+        self._effects = Effects(store, parallel.name)
+        self._hitters = HeavyHitters()
+        self._changed = threading.Condition()
+        """Guards the schedule and the counts of keys."""
+        self._group: list[Item] = []
+        """What is to be committed, kept over a failure to do so."""
+        self._stopping = False
+        self._unavailable: LogUnavailable | None = None
+        topics = parallel.topics()[:2]
+        event_log.declare(parallel.topics())
+        store.database.create([_SCHEMA])
+        with store.database.transaction():
+            self._commits = store.count_commit(parallel.name)
+            positions = {each.name: store.positions(parallel.name, each.name) for each in topics}
+            self._schedule = Schedule(parallel.concurrency, self._stored_done())
+        self._reader = event_log.reader(topics, lambda topic: positions[topic])
+        crew = Loop if parallel.asynchronous else Threads
+        self._crew: Crew = crew(parallel, self._worked)
+        self._fetching = threading.Thread(
+            target=self._fetch, args=(sum(each.partitions for each in topics),), daemon=True
+        )
+        self._fetching.start()
+
+    def step(self) -> int:
+        """Commit what was worked on, or wait a moment for it; returns how many events that were.
+
+        Raises:
+            Fenced: another runner has begun; close this one.
+            StoreUnavailable, LogUnavailable: nothing was committed; a later step may.
+        """
+        with self._changed:
+            if self._unavailable is not None:
+                error, self._unavailable = self._unavailable, None
+                raise error
+            if not self._group:
+                self._group = self._schedule.take_worked(GROUP)
+                if not self._group and not self._schedule.passable():
+                    self._changed.wait(WAIT_SECONDS)
+                    self._group = self._schedule.take_worked(GROUP)
+            if not self._group and not self._schedule.passable():
+                return 0
+        self._commit(self._group)
+        committed, self._group = self._group, []
+        with self._changed:
+            self._schedule.durable(committed)
+            self._changed.notify_all()
+        return len(committed)
+
+    def hot_keys(self, number: int = 10) -> list[HotKey]:
+        """The keys with most of the events lately, each with its share."""
+        with self._changed:
+            return self._hitters.top(number)
+
+    @property
+    def held(self) -> int:
+        """Events in memory: at work, waiting, or done beyond a gap."""
+        return self._schedule.held
+
+    def close(self) -> None:
+        """Fetch no more, finish what is at work, commit it, and stop.
+
+        Raises:
+            Fenced, StoreUnavailable: what was done last is not committed, and will be done again.
+        """
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._fetching.join()
+        self._crew.close()
+        self._reader.close()
+        while self.step():
+            continue
+
+    def _fetch(self, sources: int) -> None:
+        """Hold as much as the window allows; each partition gives its part of a fetch."""
+        window = self._parallel.window
+        limit = max(1, min(FETCH, window // (4 * sources)))
+        while True:
+            with self._changed:
+                if self._stopping:
+                    return
+                held, content = self._schedule.held, self._schedule.held_bytes
+                if held and (held + limit * sources > window or content > WINDOW_BYTES):
+                    self._changed.wait(WAIT_SECONDS)
+                    continue
+            try:
+                batches = self._reader.fetch(limit)
+            except LogUnavailable as error:
+                self._unavailable = error
+                batches = []
+            if not batches:
+                with self._changed:
+                    if not self._stopping:
+                        self._changed.wait(RETRY_SECONDS if self._unavailable else WAIT_SECONDS / 5)
+                continue
+            self._take_in(batches)
+
+    def _take_in(self, batches: list[Batch]) -> None:
+        groups = [[self._item(record) for record in batch.records] for batch in batches]
+        with self._changed:
+            for items in groups:
+                self._schedule.add(items)
+                for item in items:
+                    self._hitters.add(item.record.key)
+            begun = self._begin()
+        self._crew.begin(begun)
+
+    def _begin(self) -> list[Item]:
+        """Events to be begun; those that can't be read are done with at once."""
+        begun: list[Item] = []
+        while True:
+            found = self._schedule.begin()
+            unreadable = [item for item in found if item.error is not None]
+            begun += [item for item in found if item.error is None]
+            for item in unreadable:
+                self._schedule.worked(item)
+            if not unreadable:
+                return begun
+            self._changed.notify_all()
+
+    def _worked(self, item: Item) -> list[Item]:
+        with self._changed:
+            self._schedule.worked(item)
+            begun = [] if self._stopping else self._begin()
+            self._changed.notify_all()
+        return begun
+
+    def _item(self, record: Record) -> Item:
+        parallel = self._parallel
+        lane = {
+            "key": f"{record.topic}/{record.key}",
+            "partition": f"{record.topic}/{record.partition}",
+            "none": ALONE,
+        }[parallel.order]
+        try:
+            event = parallel.source.decode(record.value)
+            if parallel.subkey is not None:
+                lane = f"{lane}/{parallel.subkey(event)}"
+        except Exception as error:
+            item = Item(record, None, lane)
+            item.error, item.tries = error, 1
+            return item
+        return Item(record, event, lane)
+
+    def _commit(self, group: list[Item]) -> None:
+        try:
+            try:
+                self._attempt(group, alone=False)
+            except (Fenced, StoreUnavailable):
+                raise
+            except Exception as error:
+                log.info("events_are_handled_alone", pipeline=self._parallel.name, why=str(error))
+                self._effects.forget()
+                self._attempt(group, alone=True)
+        except BaseException:
+            self._effects.forget()
+            raise
+        faults.point("parallel.after-commit")
+
+    def _attempt(self, group: list[Item], *, alone: bool) -> None:
+        with self._store.database.transaction():
+            number = self._store.count_commit(self._parallel.name)
+            if number != self._commits + 1:
+                raise Fenced(
+                    f"{self._parallel.name}: another runner has begun",
+                    hint="run a parallel pipeline once",
+                )
+            now_us = self._now_us()
+            self._effects.begin(alone=alone)
+            for item in group:
+                self._settle(item, now_us)
+            self._effects.flush()
+            with self._changed:
+                positions = self._schedule.positions(group)
+            self._store_positions(positions)
+            faults.point("parallel.before-commit")
+        self._commits = number
+
+    def _settle(self, item: Item, now_us: int) -> None:
+        """The effects of one event, or its dead letter."""
+        error, tries = item.error, item.tries
+        effects = self._parallel.effects
+        if error is None and effects is not None:
+            for attempt in range(1, self._parallel.tries + 1):
+                context = Context(self._effects, item.record, now_us)
+                try:
+                    self._effects.handle(effects, item.event, item.result, context)
+                except StoreUnavailable:
+                    raise  # not this event's fault
+                except Exception as failure:
+                    error, tries = failure, attempt
+                else:
+                    error = None
+                    break
+        if error is not None:
+            name = self._parallel.name
+            letter = bury(self._store, name, item.record, error, tries=tries, now_us=now_us)
+            self._effects.bury(letter)
+
+    def _store_positions(self, positions: dict[Place, tuple[int, list[int]]]) -> None:
+        name, database = self._parallel.name, self._store.database
+        for (topic, partition), (following, beyond) in positions.items():
+            self._store.store_positions(name, topic, {partition: following})
+            database.execute(
+                "INSERT INTO parallel_done VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (consumer, topic, partition) DO UPDATE SET offsets = excluded.offsets",
+                (name, topic, partition, msgspec.json.encode(_gaps(following, beyond))),
+            )
+
+    def _stored_done(self) -> dict[Place, list[int]]:
+        """The offsets that are done beyond the positions."""
+        found: dict[Place, list[int]] = {}
+        name = self._parallel.name
+        for topic, partition, offsets in self._store.database.execute(
+            "SELECT topic, partition, offsets FROM parallel_done WHERE consumer = ?", (name,)
+        ).fetchall():
+            following = self._store.positions(name, topic)[partition]
+            gaps = msgspec.json.decode(offsets, type=list[int])
+            found[topic, partition] = _offsets(following, gaps)
+        return found
+
+
+def _gaps(following: int, offsets: list[int]) -> list[int]:
+    """Offsets as distances from one to the next: a byte or two each."""
+    return [offset - before for before, offset in zip([following, *offsets], offsets, strict=False)]
+
+
+def _offsets(following: int, gaps: list[int]) -> list[int]:
+    offsets: list[int] = []
+    for gap in gaps:
+        following += gap
+        offsets.append(following)
+    return offsets
