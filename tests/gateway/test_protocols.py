@@ -210,7 +210,7 @@ def test_many_requests_at_once_on_one_connection(gateway: Secure, client: Client
         async with client.to(gateway.port, gateway.authority) as connection:
             asking = [
                 connection.ask("POST", f"/s/{number}", body=b"%d" % number * 1000)
-                for number in range(200)
+                for number in range(100)
             ]
             for number, answer in enumerate(await asyncio.gather(*asking)):
                 wanted = f"POST /s/{number} HTTP/1.1\n".encode() + b"%d" % number * 1000

@@ -5,7 +5,7 @@ import io
 import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +56,8 @@ class Server:
             while asked := read(lines):
                 self.asked.append(asked)
                 if self.answer(asked, connection) is False:
-                    connection.shutdown(socket.SHUT_RDWR)
+                    with suppress(OSError):  # the gateway may have closed it first
+                        connection.shutdown(socket.SHUT_RDWR)
                     return
 
     def close(self) -> None:

@@ -102,6 +102,8 @@ pub fn state(shared: &Shared) -> Value {
         "hooks": snapshot.hooks.values().map(|hook| hook.state()).collect::<Vec<_>>(),
         "cache": cache::state(&snapshot),
         "requests": load(&shared.requests),
+        "connections": shared.connections(),
+        "turned_away": load(&shared.turned_away),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
         "configuration": shared.configuration_state(),

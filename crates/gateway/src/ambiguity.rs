@@ -10,9 +10,15 @@ use hyper::http::request::Parts;
 use hyper::{StatusCode, Version, header};
 
 use crate::respond::Problem;
+use crate::server::HEADERS_LIMIT;
 
-/// The path to choose a route by, or what is ambiguous in the request.
+/// The path to choose a route by, or what is ambiguous in the request, or too much of it.
 pub fn checked_path(parts: &Parts) -> Result<Cow<'_, str>, Problem> {
+    if parts.headers.len() > HEADERS_LIMIT {
+        // hyper says the same in HTTP/1.1, and nobody in the other protocols.
+        let detail = format!("a request has at most {HEADERS_LIMIT} headers");
+        return Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
+    }
     if parts.version <= Version::HTTP_11 {
         if parts.headers.contains_key(header::TRANSFER_ENCODING) {
             transfer_encoding(parts)?;

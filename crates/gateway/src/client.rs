@@ -3,19 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 use hyper::header::HeaderValue;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::door::Patience;
 use crate::shared::Phase;
-
-/// A client has this long to make its first request, or to end one that it began to send.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// After once to twice this time without a request, a connection ends.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Its counts are written by one thread, and read by the same.
 pub struct Client {
@@ -53,10 +48,10 @@ impl Client {
         UnderWay(self)
     }
 
-    /// Let the connection end when it has been idle for too long, or when the gateway reaches the
-    /// phase `last`. One timer for many requests costs less than one for each.
-    pub async fn watch(self: Arc<Self>, mut phase: watch::Receiver<Phase>, last: Phase) {
-        let (mut seen, mut pause) = (0, HEADER_TIMEOUT);
+    /// Let the connection end when it has been idle for once to twice as long as it may be, or when
+    /// the gateway reaches the phase `last`. One timer for many requests costs less than one for each.
+    pub async fn watch(self: Arc<Self>, patience: Patience, mut phase: watch::Receiver<Phase>, last: Phase) {
+        let (mut seen, mut pause) = (0, patience.head);
         loop {
             tokio::select! {
                 _ = phase.wait_for(|phase| *phase >= last) => break,
@@ -66,12 +61,12 @@ impl Client {
             if begun == seen && !self.is_busy() {
                 break;
             }
-            (seen, pause) = (begun, IDLE_TIMEOUT);
+            (seen, pause) = (begun, patience.idle);
         }
         self.end(Ending::Politely);
-        sleep(HEADER_TIMEOUT).await;
+        sleep(patience.head).await;
         while self.is_busy() {
-            sleep(HEADER_TIMEOUT).await;
+            sleep(patience.head).await;
         }
         self.end(Ending::Cut);
     }
@@ -90,7 +85,8 @@ impl Client {
         self.begun.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
     }
 
-    fn end(&self, ending: Ending) {
+    /// Have the connection end in this way.
+    pub fn end(&self, ending: Ending) {
         self.ending.store(ending as u8, Ordering::Relaxed);
         self.waker.wake();
     }
@@ -120,7 +116,15 @@ impl Drop for UnderWay {
 mod tests {
     use std::future::poll_fn;
 
+    use std::time::Duration;
+
     use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(30),
+        stall: Duration::from_secs(60),
+    };
 
     fn client() -> Arc<Client> {
         Arc::new(Client::new(HeaderValue::from_static("192.0.2.1")))
@@ -135,7 +139,7 @@ mod tests {
         let (_sender, phase) = watch::channel(Phase::Serving);
         let client = client();
         let started = tokio::time::Instant::now();
-        tokio::spawn(Arc::clone(&client).watch(phase, Phase::Draining));
+        tokio::spawn(Arc::clone(&client).watch(PATIENCE, phase, Phase::Draining));
         assert_eq!(ending(&client, None).await, Ending::Politely);
         assert_eq!(started.elapsed().as_secs(), 10);
         assert_eq!(ending(&client, Some(Ending::Politely)).await, Ending::Cut);
@@ -148,7 +152,7 @@ mod tests {
         let client = client();
         let started = tokio::time::Instant::now();
         let under_way = Arc::clone(&client).begin();
-        tokio::spawn(Arc::clone(&client).watch(phase, Phase::Draining));
+        tokio::spawn(Arc::clone(&client).watch(PATIENCE, phase, Phase::Draining));
         sleep(Duration::from_secs(300)).await;
         sender.send_replace(Phase::Draining);
         assert_eq!(ending(&client, None).await, Ending::Politely);
@@ -163,7 +167,7 @@ mod tests {
     async fn a_client_that_asks_now_and_then_stays() {
         let (_sender, phase) = watch::channel(Phase::Serving);
         let client = client();
-        tokio::spawn(Arc::clone(&client).watch(phase, Phase::Draining));
+        tokio::spawn(Arc::clone(&client).watch(PATIENCE, phase, Phase::Draining));
         for _ in 0..50 {
             drop(Arc::clone(&client).begin());
             sleep(Duration::from_secs(25)).await;

@@ -19,6 +19,7 @@ pub struct Config {
     pub key: Option<String>,
     /// HTTP/3 as well, on the same port of UDP.
     pub http3: bool,
+    pub clients: Clients,
     pub threads: usize,
     /// In bytes, 0 for none.
     pub request_body_limit: u64,
@@ -48,11 +49,25 @@ impl Config {
             ("admin_credential", self.admin_credential == next.admin_credential),
             ("tls", self.certificate == next.certificate && self.key == next.key),
             ("http3", self.http3 == next.http3),
+            ("clients", self.clients == next.clients),
             ("threads", self.threads == next.threads),
             ("the store of shared limits", self.shared_limits == next.shared_limits),
         ];
         settings.into_iter().find_map(|(setting, same)| (!same).then_some(setting))
     }
+}
+
+/// How long clients are waited for, and how many may be connected.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clients {
+    pub head_seconds: f64,
+    pub idle_seconds: f64,
+    pub stall_seconds: f64,
+    /// 0 for as many as come.
+    pub connections: usize,
+    /// 0 for as many as come.
+    pub connections_per_address: usize,
 }
 
 /// An issuer of tokens.

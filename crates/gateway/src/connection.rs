@@ -19,17 +19,27 @@ use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
-use crate::client::{Client, Ending, HEADER_TIMEOUT};
+use crate::client::{Client, Ending};
+use crate::door::{Door, Place};
 use crate::io::ClientIo;
 use crate::request_body::RequestBody;
 use crate::respond::Body;
-use crate::server::{Door, HEADER_BYTES, HEADERS_LIMIT, STREAMS};
+use crate::sent::Sent;
+use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, HEADERS_LIMIT, STREAM_WINDOW, STREAMS};
 use crate::shared::Shared;
 
 /// What HTTP/2 begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first read of a connection: most requests are smaller.
 const FIRST_READ: usize = 1024;
+
+/// What hyper takes of an answer beyond what the client has room for, for each stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Requests of HTTP/2 that a client may give up before they were looked at (rapid reset,
+/// CVE-2023-44487): a browser that leaves a page gives up a few in one packet.
+const RESET_EARLY: usize = 20;
+/// Requests of HTTP/2 that may be reset for their client's errors before its connection ends.
+const RESET_FOR_ERRORS: usize = 100;
 
 /// A protocol that a connection may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +55,7 @@ pub async fn serve<I, S, F>(
     mut io: I,
     agreed: Option<Spoken>,
     door: &Door,
+    _place: Place,
     serve: S,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -52,7 +63,7 @@ pub async fn serve<I, S, F>(
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let _connected = shared.connected();
-    let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), door.last));
+    let watching = tokio::spawn(Arc::clone(&client).watch(door.patience, shared.phase(), door.last));
     let service = service(shared, &client, door, serve);
     if let Some(read) = first_bytes(&mut io, &client, agreed.is_none()).await {
         let spoken = agreed.unwrap_or(if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 });
@@ -66,7 +77,7 @@ pub async fn serve<I, S, F>(
         }
     } else {
         // The client hears that this is the end, unless it has gone first.
-        let _ = timeout(HEADER_TIMEOUT, io.shutdown()).await;
+        let _ = timeout(door.patience.head, io.shutdown()).await;
     }
     watching.abort();
 }
@@ -79,9 +90,9 @@ fn service<S, F>(
     serve: S,
 ) -> impl Service<
     Request<Incoming>,
-    Response = Response<Body>,
+    Response = Response<Sent>,
     Error = Infallible,
-    Future: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    Future: Future<Output = Result<Response<Sent>, Infallible>> + Send + 'static,
 > + Send
 + 'static
 where
@@ -89,15 +100,16 @@ where
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let (client, alternative) = (Arc::clone(client), door.alternative.clone());
+    let stall = door.patience.stall;
     service_fn(move |request: Request<_>| {
         let answer = serve(Arc::clone(&shared), Arc::clone(&client), request.map(RequestBody::Hyper));
-        let alternative = alternative.clone();
+        let (client, alternative) = (Arc::clone(&client), alternative.clone());
         async move {
             let Ok(mut answer) = answer.await;
             if let Some(alternative) = alternative {
                 answer.headers_mut().insert(header::ALT_SVC, alternative);
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| Sent::new(body, &client, stall)))
         }
     })
 }
@@ -114,6 +126,11 @@ fn http2() -> http2::Builder<TokioExecutor> {
     builder
         .max_header_list_size(HEADER_BYTES as u32)
         .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESET_EARLY)
+        .max_local_error_reset_streams(RESET_FOR_ERRORS)
         .enable_connect_protocol();
     builder
 }
@@ -157,7 +174,7 @@ trait Serving: Future {
 impl<I, S> Serving for http1::UpgradeableConnection<ClientIo<I>, S>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
 {
     fn shut_down(self: Pin<&mut Self>) {
         self.graceful_shutdown();
@@ -167,7 +184,7 @@ where
 impl<I, S> Serving for http2::Connection<ClientIo<I>, S, TokioExecutor>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     fn shut_down(self: Pin<&mut Self>) {

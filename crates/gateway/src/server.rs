@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::client::{Client, HEADER_TIMEOUT};
+use crate::client::Client;
 use crate::connection::{self, Spoken};
+use crate::door::{Door, Patience, Place, Places};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
@@ -27,7 +29,11 @@ pub const HEADERS_LIMIT: usize = 100;
 pub const HEADER_BYTES: usize = 32 * 1024;
 /// Requests of a client at a time, in the protocols that have more than one: a page of many
 /// pictures fits (RFC 9113, section 6.5.2, asks for 100 at least).
-pub const STREAMS: u32 = 256;
+pub const STREAMS: u32 = 128;
+/// What a client may send of one body before it is read, and of all of them: enough for 80 Mbit/s
+/// of an upload at 25 ms.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// For how long clients may remember that there is HTTP/3 here, in seconds.
 const REMEMBERED: u32 = 86_400;
 
@@ -62,11 +68,13 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
             sockets = http3::bind(listen, listeners.len()).map_err(Error::io(taken))?;
             let header = format!("h3=\":{}\"; ma={REMEMBERED}", listen.port());
             alternative = HeaderValue::from_str(&header).ok();
-            Some(http3::config(tls::speaking(tls, &["h3"]))?)
+            Some(http3::config(tls::speaking(tls, &["h3"]), &config.clients)?)
         }
     };
     let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls::speaking(&tls, &["h2", "http/1.1"]))));
-    let door = Arc::new(Door { tls, alternative, last: Phase::Draining });
+    let patience = Patience::new(&config.clients)?;
+    let places = Arc::new(Places::new(&config.clients));
+    let door = Arc::new(Door { tls, alternative, last: Phase::Draining, patience, places });
     let mut sockets = sockets.into_iter();
     let mut threads = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
@@ -76,7 +84,9 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
         threads.push(thread(format!("gateway-{number}"), worker)?);
     }
     let operators = Arc::clone(shared);
-    threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin))?);
+    // Operators get in however many clients there are.
+    let office = Door { tls: None, alternative: None, last: Phase::Ended, patience, places: Arc::default() };
+    threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin, office))?);
     if let Some(link) = shared.link.clone() {
         let shared = Arc::clone(shared);
         threads.push(thread("gateway-limits".into(), move || {
@@ -126,15 +136,6 @@ fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-/// What the connections of a port have in common.
-pub struct Door {
-    tls: Option<TlsAcceptor>,
-    /// Where else the same is served (RFC 7838), for the answers.
-    pub alternative: Option<HeaderValue>,
-    /// The phase in which nobody new is let in.
-    pub last: Phase,
-}
-
 fn worker(
     shared: &Arc<Shared>,
     listener: TcpListener,
@@ -144,25 +145,25 @@ fn worker(
     workers: u8,
 ) -> io::Result<()> {
     run(async {
-        let streams = accept(shared, listener, door, proxy::serve);
+        let streams = accept(shared, listener, Arc::clone(&door), proxy::serve);
         match quic {
             None => streams.await,
             Some((config, socket)) => {
-                let datagrams = http3::listen(Arc::clone(shared), socket, config, number, workers);
+                let ids = http3::Ids::new(number, workers);
+                let datagrams = http3::listen(Arc::clone(shared), door, socket, config, ids);
                 tokio::try_join!(streams, datagrams).map(|_| ())
             }
         }
     })
 }
 
-fn admin_worker(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
+fn admin_worker(shared: &Arc<Shared>, listener: TcpListener, door: Door) -> io::Result<()> {
     let serve = |shared: Arc<Shared>, _, request| async move { Ok(admin::serve(&shared, request).await) };
-    let door = Arc::new(Door { tls: None, alternative: None, last: Phase::Ended });
     run(async {
         // Here it takes no time from clients.
         let kept = Arc::clone(shared);
         tokio::spawn(async move { identity::keep_fresh(&kept).await });
-        accept(shared, listener, door, serve).await
+        accept(shared, listener, Arc::new(door), serve).await
     })
 }
 
@@ -189,6 +190,10 @@ where
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        let Some(place) = door.places.take(address.ip()) else {
+            shared.turned_away.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
         let Ok(client) = HeaderValue::from_str(&address.ip().to_string()) else { continue };
         let client = Arc::new(Client::new(client));
         if stream.set_nodelay(true).is_err() {
@@ -197,9 +202,9 @@ where
         let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
         tokio::spawn(async move {
             match door.tls.clone() {
-                None => connection::serve(shared, client, stream, None, &door, serve).await,
+                None => connection::serve(shared, client, stream, None, &door, place, serve).await,
                 // On the heap, where plain connections don't take its room.
-                Some(tls) => Box::pin(secure(shared, client, stream, tls, door, serve)).await,
+                Some(tls) => Box::pin(secure(shared, client, stream, tls, door, place, serve)).await,
             }
         });
     }
@@ -215,17 +220,18 @@ async fn secure<S, F>(
     stream: TcpStream,
     tls: TlsAcceptor,
     door: Arc<Door>,
+    place: Place,
     serve: S,
 ) where
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
+    if let Ok(Ok(stream)) = tokio::time::timeout(door.patience.head, tls.accept(stream)).await {
         // What was agreed on is spoken, and nothing that looks otherwise.
         let agreed = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Spoken::Http2,
             _ => Spoken::Http1,
         };
-        connection::serve(shared, client, stream, Some(agreed), &door, serve).await;
+        connection::serve(shared, client, stream, Some(agreed), &door, place, serve).await;
     }
 }

@@ -27,6 +27,8 @@ pub enum Phase {
 pub struct Shared {
     pub link: Option<Arc<Link>>,
     pub requests: AtomicU64,
+    /// Clients that found no place.
+    pub turned_away: AtomicU64,
     snapshot: ArcSwap<Snapshot>,
     /// Held by who changes the snapshot, or the instances in it.
     changing: Mutex<()>,
@@ -56,6 +58,7 @@ impl Shared {
         Ok(Self {
             link,
             requests: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
             version: watch::Sender::new(snapshot.version),
             snapshot: ArcSwap::from_pointee(snapshot),
             changing: Mutex::default(),

@@ -228,6 +228,31 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("tunnels start at 0, an idle one ends within a day")
 
 
+class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long clients are waited for, and how many may be connected. Settled at the start."""
+
+    head_seconds: float = 10.0
+    """For the TLS handshake, for the first request, and for the end of the head of any."""
+    idle_seconds: float = 30.0
+    """Between requests: a connection ends after once to twice this time."""
+    stall_seconds: float = 60.0
+    """For a client to take the next part of an answer. Beyond, up to twice this time, it is cut
+    off; over HTTP/3 only the stream of that answer."""
+    connections: int = 16_384
+    """In all; whoever comes beyond is let go at once. 0 for as many as come. Keep it some thousands
+    below the limit of open files of the process, since requests to services need them, too."""
+    connections_per_address: int = 0
+    """From one address (of IPv6: one network of 64 bits); 0 for as many as come, since behind a
+    load balancer all clients have one address."""
+
+    def __post_init__(self) -> None:
+        times = (self.head_seconds, self.idle_seconds, self.stall_seconds)
+        if not all(0 < time < 3600 for time in times):
+            raise ValueError("clients: each of the times lies between 0 and an hour")
+        if self.connections < 0 or self.connections_per_address < 0:
+            raise ValueError("clients: connections are numbers, or 0 for as many as come")
+
+
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The data plane."""
 
@@ -237,6 +262,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     http3: bool = False
     """HTTP/3 (QUIC) as well, on the UDP port of the same number: clients learn of it by the Alt-Svc
     header of their answers. Needs TLS, and a firewall that lets UDP through."""
+    clients: Clients = Clients()
     threads: int = 1
     request_body_limit: int = 1_048_576
     """In bytes; 0 for no limit. Up to 64 KiB of a body are held, so that it can be sent again to

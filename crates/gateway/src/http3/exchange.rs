@@ -8,22 +8,28 @@ use std::time::{Duration, SystemTime};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use tokio::time::timeout;
 
 use super::received::Received;
 use super::{Answer, Arrived, Code, Exchange, Gone, Load, Receive};
-use crate::client::{Client, HEADER_TIMEOUT};
+use crate::client::Client;
+use crate::door::Patience;
 use crate::proxy;
 use crate::request_body::RequestBody;
-use crate::respond::{Body, Problem};
-use crate::server::HEADERS_LIMIT;
+use crate::respond::Body;
 use crate::shared::Shared;
 
 /// Serve one request, and count what became of it.
-pub async fn serve<E: Exchange>(shared: Arc<Shared>, client: Arc<Client>, load: Arc<Load>, exchange: E) {
-    if let Ok(Ok(arrived)) = timeout(HEADER_TIMEOUT, exchange.arrive()).await
-        && respond(shared, client, arrived).await == Ok(())
+pub async fn serve<E: Exchange>(
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    patience: Patience,
+    load: Arc<Load>,
+    exchange: E,
+) {
+    if let Ok(Ok(arrived)) = timeout(patience.head, exchange.arrive()).await
+        && respond(shared, client, patience, arrived).await == Ok(())
     {
         load.answered.fetch_add(1, Ordering::Relaxed);
     } else {
@@ -34,6 +40,7 @@ pub async fn serve<E: Exchange>(shared: Arc<Shared>, client: Arc<Client>, load: 
 async fn respond<R: Receive, A: Answer>(
     shared: Arc<Shared>,
     client: Arc<Client>,
+    patience: Patience,
     arrived: Arrived<R, A>,
 ) -> Result<(), Gone> {
     let Arrived { request, mut answer, mut settled } = arrived;
@@ -44,23 +51,20 @@ async fn respond<R: Receive, A: Answer>(
         return Err(Gone);
     };
     let sending = async {
-        let response = if parts.headers.len() > HEADERS_LIMIT {
-            let detail = format!("a request has at most {HEADERS_LIMIT} headers");
-            Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail).into_response()
-        } else {
-            let body = RequestBody::Quic(Box::pin(Received::new(receive, declared).await));
-            let Ok(response) = proxy::serve(shared, client, Request::from_parts(parts, body)).await;
-            response
-        };
-        send(&mut answer, asked_for_head, response).await
+        let body = RequestBody::Quic(Box::pin(Received::new(receive, declared).await));
+        let Ok(response) = proxy::serve(shared, client, Request::from_parts(parts, body)).await;
+        send(&mut answer, asked_for_head, response, patience).await
     };
     tokio::select! {
         biased;
         sent = sending => sent?,
         _ = &mut settled => return Err(Gone),
     }
-    // A connection may end only after its answers have arrived.
-    if settled.await { Ok(()) } else { Err(Gone) }
+    // A connection may end only after its answers have arrived, for as long as that may take.
+    match timeout(patience.stall, settled).await {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(Gone),
+    }
 }
 
 /// The length that a request says its body has.
@@ -83,7 +87,12 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Gone> {
     }
 }
 
-async fn send<A: Answer>(answer: &mut A, asked_for_head: bool, response: Response<Body>) -> Result<(), Gone> {
+async fn send<A: Answer>(
+    answer: &mut A,
+    asked_for_head: bool,
+    response: Response<Body>,
+    patience: Patience,
+) -> Result<(), Gone> {
     let (mut parts, mut body) = response.into_parts();
     // What hyper adds to an answer in the other protocols.
     if !parts.headers.contains_key(header::DATE) {
@@ -105,7 +114,14 @@ async fn send<A: Answer>(answer: &mut A, asked_for_head: bool, response: Respons
             return Err(Gone);
         };
         match frame.into_data() {
-            Ok(part) => answer.part(part).await?,
+            Ok(part) => match timeout(patience.stall, answer.part(part)).await {
+                Ok(sent) => sent?,
+                Err(_) => {
+                    // It takes nothing: its other requests may be better off.
+                    answer.abort(Code::RequestCancelled);
+                    return Err(Gone);
+                }
+            },
             Err(frame) => {
                 if let Ok(trailer) = frame.into_trailers() {
                     answer.trailer(trailer).await?;

@@ -33,10 +33,11 @@ use hyper::{Request, Response};
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Ending};
+use crate::door::Patience;
 use crate::shared::{Phase, Shared};
 
 pub use quinn::{config, listen};
-pub use steering::bind;
+pub use steering::{Ids, bind};
 
 /// A client may give up this many more requests than it waits for. A reader who skips through a
 /// shop gives up a few dozen in a row; whoever opens and resets streams as fast as it can (rapid
@@ -49,6 +50,7 @@ pub enum Code {
     NoError = 0x100,
     InternalError = 0x102,
     ExcessiveLoad = 0x107,
+    RequestCancelled = 0x10c,
     MessageError = 0x10e,
 }
 
@@ -122,9 +124,14 @@ impl Load {
 }
 
 /// Serve a connection until its end, or the gateway's.
-pub async fn serve<C: Connection>(shared: Arc<Shared>, client: Arc<Client>, mut connection: C) {
+pub async fn serve<C: Connection>(
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    patience: Patience,
+    mut connection: C,
+) {
     let _connected = shared.connected();
-    let watching = tokio::spawn(Arc::clone(&client).watch(shared.phase(), Phase::Draining));
+    let watching = tokio::spawn(Arc::clone(&client).watch(patience, shared.phase(), Phase::Draining));
     let load = Arc::new(Load::default());
     let mut exchanges = JoinSet::new();
     let mut ending = None;
@@ -133,7 +140,7 @@ pub async fn serve<C: Connection>(shared: Arc<Shared>, client: Arc<Client>, mut 
             next = connection.accept() => {
                 let Some(next) = next else { break Code::NoError };
                 let (shared, client, load) = (Arc::clone(&shared), Arc::clone(&client), Arc::clone(&load));
-                exchanges.spawn(exchange::serve(shared, client, load, next));
+                exchanges.spawn(exchange::serve(shared, client, patience, load, next));
             }
             Some(_) = exchanges.join_next() => {
                 if load.is_excessive() {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::UdpSocket;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,17 +22,15 @@ use super::steering::Ids;
 use super::streams::{Accepted, Allowance, Receive, Send, Streams};
 use super::{Arrived, Code, Gone};
 use crate::Error;
-use crate::client::{Client, HEADER_TIMEOUT, IDLE_TIMEOUT};
-use crate::server::{HEADER_BYTES, STREAMS};
+use crate::client::Client;
+use crate::config::Clients;
+use crate::door::{Door, Patience, Place};
+use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, STREAM_WINDOW, STREAMS};
 use crate::shared::{Phase, Shared};
 
 /// Streams that aren't requests: control, and the encoder and the decoder of headers (RFC 9114,
 /// section 6.2), and some that mean nothing, as browsers open them to keep servers tolerant.
 const CONTROL_STREAMS: u32 = 8;
-/// What a client may send of one body before it is read, and of all of them: enough for 80 Mbit/s
-/// of an upload at 25 ms.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What is kept for a client until it has acknowledged it: 40 Mbit/s at 100 ms. It is what a client
 /// that asks for much and reads nothing costs.
 const SEND_WINDOW: u64 = 512 * 1024;
@@ -55,7 +54,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// `tls` does not do for QUIC.
-pub fn config(tls: rustls::ServerConfig) -> Result<ServerConfig, Error> {
+pub fn config(tls: rustls::ServerConfig, clients: &Clients) -> Result<ServerConfig, Error> {
     let wrong = |error: &dyn std::fmt::Display| Error::Config(format!("HTTP/3: {error}"));
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| wrong(&error))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
@@ -63,6 +62,7 @@ pub fn config(tls: rustls::ServerConfig) -> Result<ServerConfig, Error> {
         .max_incoming(WAITING)
         .incoming_buffer_size(WAITING_BYTES_EACH)
         .incoming_buffer_size_total(WAITING_BYTES);
+    let patience = Patience::new(clients)?;
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(STREAMS.into())
@@ -73,7 +73,7 @@ pub fn config(tls: rustls::ServerConfig) -> Result<ServerConfig, Error> {
         .crypto_buffer_size(HANDSHAKE_BUFFER)
         // No datagrams (RFC 9221): nothing here reads them.
         .datagram_receive_buffer_size(None)
-        .max_idle_timeout(Some(IdleTimeout::try_from(IDLE_TIMEOUT).map_err(|error| wrong(&error))?));
+        .max_idle_timeout(Some(IdleTimeout::try_from(patience.idle).map_err(|error| wrong(&error))?));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
@@ -85,13 +85,13 @@ pub fn config(tls: rustls::ServerConfig) -> Result<ServerConfig, Error> {
 /// The socket can't be used.
 pub async fn listen(
     shared: Arc<Shared>,
+    door: Arc<Door>,
     socket: UdpSocket,
     config: ServerConfig,
-    worker: u8,
-    workers: u8,
+    ids: Ids,
 ) -> io::Result<()> {
     let mut endpoint_config = EndpointConfig::default();
-    endpoint_config.cid_generator(move || Box::new(Ids::new(worker, workers)));
+    endpoint_config.cid_generator(move || Box::new(ids.clone()));
     let endpoint = Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime))?;
     let unproven = Arc::new(());
     let mut phase = shared.phase();
@@ -112,27 +112,38 @@ pub async fn listen(
             let _ = incoming.retry();
             continue;
         }
+        let Some(place) = door.places.take(incoming.remote_address().ip()) else {
+            shared.turned_away.fetch_add(1, Ordering::Relaxed);
+            incoming.refuse();
+            continue;
+        };
         let held = (!incoming.remote_address_validated()).then(|| Arc::clone(&unproven));
-        tokio::spawn(serve(Arc::clone(&shared), incoming, held));
+        tokio::spawn(serve(Arc::clone(&shared), Arc::clone(&door), place, incoming, held));
     }
     endpoint.close(VarInt::from_u32(Code::NoError as u32), b"");
     let _ = timeout(FAREWELL, endpoint.wait_idle()).await;
     Ok(())
 }
 
-async fn serve(shared: Arc<Shared>, incoming: Incoming, unproven: Option<Arc<()>>) {
+async fn serve(
+    shared: Arc<Shared>,
+    door: Arc<Door>,
+    _place: Place,
+    incoming: Incoming,
+    unproven: Option<Arc<()>>,
+) {
     let address = incoming.remote_address().ip();
     let Ok(address) = HeaderValue::from_str(&address.to_string()) else { return };
     let Ok(connecting) = incoming.accept() else { return };
-    let Ok(Ok(connection)) = timeout(HEADER_TIMEOUT, connecting).await else { return };
+    let Ok(Ok(connection)) = timeout(door.patience.head, connecting).await else { return };
     drop(unproven);
     let accepted = Arc::default();
     let streams = Streams::new(connection.clone(), Arc::clone(&accepted));
     let mut builder = h3::server::builder();
     builder.max_field_section_size(HEADER_BYTES as u64);
-    let Ok(Ok(inner)) = timeout(HEADER_TIMEOUT, builder.build(streams)).await else { return };
+    let Ok(Ok(inner)) = timeout(door.patience.head, builder.build(streams)).await else { return };
     let connection = Connection { inner, quic: connection, accepted };
-    super::serve(shared, Arc::new(Client::new(address)), connection).await;
+    super::serve(shared, Arc::new(Client::new(address)), door.patience, connection).await;
 }
 
 struct Connection {

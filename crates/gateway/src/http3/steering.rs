@@ -83,6 +83,7 @@ fn steer(socket: &UdpSocket, workers: u32) -> io::Result<()> {
 }
 
 /// Makes the connection ids of one worker.
+#[derive(Clone)]
 pub struct Ids {
     worker: u8,
     workers: u8,

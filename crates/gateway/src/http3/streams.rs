@@ -107,7 +107,7 @@ impl quic::Connection<Bytes> for Streams {
         let settled = Box::pin(async move { matches!(stopped.await, Ok(None)) });
         let accepted = Accepted { allowance: Arc::clone(&allowance), settled };
         *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
-        let (send, receive) = (Send { stream: send, unsent: None }, Receive { stream: receive, allowance });
+        let (send, receive) = (Send::new(send), Receive { stream: receive, allowance });
         Poll::Ready(Ok(Both { send, receive }))
     }
 
@@ -164,7 +164,7 @@ impl quic::OpenStreams<Bytes> for Opening {
         let opened = ready!(opening.as_mut().poll(cx));
         self.control = None;
         let stream = opened.map_err(|error| of_connection(lost(error)))?;
-        Poll::Ready(Ok(Send { stream, unsent: None }))
+        Poll::Ready(Ok(Send::new(stream)))
     }
 
     fn close(&mut self, code: h3::error::Code, reason: &[u8]) {
@@ -269,6 +269,22 @@ impl Drop for Receive {
 pub struct Send {
     stream: quinn::SendStream,
     unsent: Option<WriteBuf<Bytes>>,
+    finished: bool,
+}
+
+impl Send {
+    fn new(stream: quinn::SendStream) -> Self {
+        Self { stream, unsent: None, finished: false }
+    }
+}
+
+impl Drop for Send {
+    fn drop(&mut self) {
+        // quinn would finish the stream, and what breaks off here would look whole.
+        if !self.finished {
+            let _ = self.stream.reset(varint(Code::InternalError as u64));
+        }
+    }
 }
 
 impl quic::SendStream<Bytes> for Send {
@@ -294,6 +310,7 @@ impl quic::SendStream<Bytes> for Send {
     }
 
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.finished = true;
         Poll::Ready(self.stream.finish().map_err(|error| StreamErrorIncoming::Unknown(error.into())))
     }
 
