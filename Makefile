@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
+.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-events bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -93,6 +93,10 @@ bench-engines: extras
 bench-timing:
 	CARGO_PROFILE_RELEASE_LTO=off cargo test --quiet --release -p counterfoil-gateway --lib secret:: -- \
 		--ignored --nocapture
+
+# Pipelines and ledger beside Quix Streams, plain loops and PostgreSQL.
+bench-events: extras
+	$(BIN)/python bench/events.py
 
 clean:
 	rm -rf .venv .tools target console/node_modules bench/cache-suite/node_modules $(dir $(PAGE))

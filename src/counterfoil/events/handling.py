@@ -29,6 +29,8 @@ class Handling:
         self._outgoing = outgoing
         self._context = context
         self._bury = bury
+        self._decode = pipeline.source.decode
+        self._handler = pipeline.handler
 
     def run(self, batches: Iterable[Batch], now_us: int) -> None:
         """Handle or bury every event.
@@ -36,7 +38,7 @@ class Handling:
         Raises:
             StoreUnavailable: the database can't be used, which is no event's fault.
         """
-        decode, context_of = self._pipeline.source.decode, self._context
+        decode, context_of, batched = self._decode, self._context, self._pipeline.batch
         pairs: list[Pair] = []
         for batch in batches:
             for record in batch.records:
@@ -46,7 +48,7 @@ class Handling:
                     self._bury(record, error, 1, now_us)
                     continue
                 context = context_of(record, now_us)
-                if self._pipeline.batch:
+                if batched:
                     pairs.append((event, context))
                 else:
                     self._handle_one(context, event, context)
@@ -58,7 +60,7 @@ class Handling:
             self._handle_one(pairs[0][1], pairs)
             return
         try:
-            self._outgoing.handle(self._pipeline.handler, pairs)
+            self._outgoing.handle(self._handler, pairs)
         except StoreUnavailable:
             raise
         except Exception:
@@ -71,7 +73,7 @@ class Handling:
         while True:
             attempt += 1
             try:
-                self._outgoing.handle(self._pipeline.handler, *arguments)
+                self._outgoing.handle(self._handler, *arguments)
             except StoreUnavailable:
                 raise  # not this event's fault
             except Exception as error:

@@ -64,7 +64,8 @@ class KafkaLog:
             "log_level": 2,  # the callback says what goes wrong; the rest would be standard error
             "reconnect.backoff.max.ms": 1_000,
         }
-        self._partitions: dict[str, int] = {}
+        self._places: dict[str, tuple[str, int]] = {}
+        """The name on the cluster and the number of partitions of each declared topic."""
 
     def declare(self, topics: Iterable[AnyTopic]) -> None:
         """Make topics known, each with the number of replicas that the cluster gives by default.
@@ -75,7 +76,7 @@ class KafkaLog:
         """
         wanted = {topic.name: topic.partitions for topic in topics}
         self._create({self._named(name): number for name, number in wanted.items()}, _TOPIC)
-        self._partitions |= wanted
+        self._places |= {name: (self._named(name), number) for name, number in wanted.items()}
 
     def appender(self, source: str, fencing_token: int) -> "KafkaAppender":
         """Begin a term of appending for `source`, with a producer that ends the earlier ones.
@@ -160,10 +161,12 @@ class KafkaLog:
         return f"{self._application}.{topic}"
 
     def _place(self, message: Message) -> tuple[str, int]:
-        if message.topic not in self._partitions:
-            raise EventsError(f"no topic {message.topic!r}", hint="declare it with app.topic(...)")
-        partition = partition_of(message.key, self._partitions[message.topic])
-        return self._named(message.topic), partition
+        try:
+            name, partitions = self._places[message.topic]
+        except KeyError:
+            hint = "declare it with app.topic(...)"
+            raise EventsError(f"no topic {message.topic!r}", hint=hint) from None
+        return name, partition_of(message.key, partitions)
 
     def _create(self, wanted: Mapping[str, int], settings: Mapping[str, str]) -> None:
         from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -26,19 +26,15 @@ log = structlog.get_logger()
 
 def produce(producer: "Producer", topic: str, partition: int, message: Message | Record) -> None:
     """Hand a message to the producer, which sends it when it likes."""
+    headers: Any = [
+        (_ID, str(message.event_id)),
+        (_TIME, str(message.timestamp_us)),
+        *message.headers.items(),
+    ]
+    key = message.key.encode()
     while True:
         try:
-            producer.produce(
-                topic,
-                partition=partition,
-                key=message.key.encode(),
-                value=message.value,
-                headers=[
-                    (_ID, str(message.event_id)),
-                    (_TIME, str(message.timestamp_us)),
-                    *message.headers.items(),
-                ],
-            )
+            producer.produce(topic, message.value, key, partition, headers=headers)
         except BufferError:  # the local queue is full: let some of it go first
             producer.poll(0.1)
         else:
@@ -87,14 +83,14 @@ def record_of(message: "KafkaMessage", topic: str) -> Record:
     """The record of `topic` that a message is."""
     event_id = timestamp_us = 0
     headers: dict[str, str] = {}
-    found = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    found: Any = message.headers()
     for name, value in found or ():
         if name == _ID:
-            event_id = int(value or b"0")
+            event_id = int(value)
         elif name == _TIME:
-            timestamp_us = int(value or b"0")
+            timestamp_us = int(value)
         else:
-            headers[name] = (value or b"").decode()
+            headers[name] = value.decode() if value else ""
     return Record(
         topic,
         message.partition() or 0,

@@ -39,9 +39,14 @@ class KafkaReader:
         try:
             with Reported():
                 for message in self._consumer.consume(limit, FETCH_SECONDS):
-                    raise_for(message)
+                    if message.error() is not None:
+                        raise_for(message)
                     record = record_of(message, self._topics[message.topic() or ""].name)
-                    records.setdefault((record.topic, record.partition), []).append(record)
+                    place = (record.topic, record.partition)
+                    if place in records:
+                        records[place].append(record)
+                    else:
+                        records[place] = [record]
         except BaseException:
             self._placed = False  # what was read before the error would be passed over
             raise

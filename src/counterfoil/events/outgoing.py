@@ -24,8 +24,9 @@ class Outgoing:
         except BaseException:
             self._handler.clear()
             raise
-        self._commit += self._handler
-        self._handler.clear()
+        if self._handler:
+            self._commit += self._handler
+            self._handler.clear()
 
     def send(self, message: Message) -> None:
         """Send a message with the commit, if the handler at work comes to its end."""

@@ -2,12 +2,14 @@
 
 import zlib
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+PLACES: Final = 16_384
+"""Partitions of keys that are remembered: keys come again, and some megabytes are little."""
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -44,6 +46,7 @@ class Topic(Generic[T]):
 AnyTopic = Topic[Any]
 
 
+@lru_cache(PLACES)
 def partition_of(key: str, partitions: int) -> int:
     """CRC-32 of the key modulo the partitions, as librdkafka's default partitioner does."""
     return zlib.crc32(key.encode()) % partitions
