@@ -1,5 +1,6 @@
 """Dead letters from the command line, in the state folder of a shop that does not run."""
 
+import fcntl
 import io
 import json
 from pathlib import Path
@@ -35,6 +36,16 @@ class Shop:
         assert (ended.value.code or 0) == code
         written = self._capture.readouterr()
         return written.err if code == 2 else written.out
+
+    def status(self, *arguments: str) -> str:
+        """What `counterfoil status` says while a supervisor holds the folder's lock."""
+        write_json(self._state.run, {"processes": []})
+        with self._state.lock.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(SystemExit) as ended:
+                cli.main(["status", str(SHOP), "--state", str(self._state.root), *arguments])
+        assert (ended.value.code or 0) == 0
+        return self._capture.readouterr().out
 
     def retries(self) -> list[str]:
         """The values in the retry topic."""
@@ -145,3 +156,11 @@ def test_a_letter_is_tried_then_handled_here_and_now(shop: Shop) -> None:
     assert outcomes[3]["detail"] == "1 transfer"
     assert shop.transfers() == [(3, 7)]
     assert shop.retries() == []
+
+
+def test_status_tells_of_letters_that_wait(shop: Shop) -> None:
+    assert f"{LETTERS} of ledger wait for a decision" in shop.status()
+    (waiting,) = json.loads(shop.status("--json"))["dead_letters"]
+    assert (waiting["pipeline"], waiting["letters"]) == ("ledger", LETTERS)
+    shop.dlq("discard", "all", str(SHOP), "--reason", "a test")
+    assert "dead letters" not in shop.status()

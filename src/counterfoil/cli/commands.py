@@ -17,6 +17,7 @@ from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.cli.gateway import app as gateway_commands
 from counterfoil.cli.sagas import saga, sagas
+from counterfoil.cli.transactions import app as transaction_commands
 from counterfoil.faults import SABOTAGES
 
 app = cyclopts.App(
@@ -29,6 +30,7 @@ app.command(events)
 app.command(engine_commands)
 app.command(gateway_commands)
 events.command(dead_letter_commands)
+events.command(transaction_commands)
 events.command(sagas)
 events.command(saga)
 out = Console()

@@ -1,6 +1,7 @@
 """Looks into the event log for the `events` commands."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from counterfoil.application import Application, StateFolder, load, load_application
-from counterfoil.cli.times import time_text
-from counterfoil.events import DeadLetters, Events, StoreUnavailable, lag
+from counterfoil.cli.times import duration_text, time_text
+from counterfoil.events import (
+    UNFINISHED,
+    DeadLetters,
+    Events,
+    Hanging,
+    StoreUnavailable,
+    Transaction,
+    lag,
+)
 from counterfoil.supervisor import last_addresses, open_events
 
 out = Console()
@@ -84,3 +93,44 @@ def print_lag(events: Events, *, as_json: bool) -> None:
         )
     out.print(table)
     print_waiting(waiting_letters(events))
+
+
+def print_transactions(transactions: Sequence[Transaction], *, as_json: bool) -> None:
+    """Print a row for each transaction."""
+    if as_json:
+        write_json(transactions)
+        return
+    if not transactions:
+        out.print("no transactions: no source has sent anything, and no SQLite file is locked")
+        return
+    table = Table("id", "state", "holder", "age", "timeout", "partitions", box=None)
+    for each in transactions:
+        table.add_row(
+            each.id,
+            f"[yellow]{each.state}[/]" if each.state in UNFINISHED else each.state,
+            each.holder,
+            "" if each.age_seconds is None else duration_text(each.age_seconds),
+            "" if each.timeout_seconds is None else duration_text(each.timeout_seconds),
+            ", ".join(each.partitions),
+        )
+    out.print(table, highlight=False)
+
+
+def print_hanging(hanging: Sequence[Hanging], *, as_json: bool) -> None:
+    """Print a row for each transaction that hangs."""
+    if as_json:
+        write_json(hanging)
+        return
+    if not hanging:
+        out.print("no transaction hangs")
+        return
+    table = Table("partition", "since offset", "producer", "epoch", "idle", box=None)
+    for each in hanging:
+        table.add_row(
+            each.partition,
+            str(each.first_offset),
+            str(each.producer_id),
+            str(each.producer_epoch),
+            duration_text(each.idle_seconds),
+        )
+    out.print(table, highlight=False)

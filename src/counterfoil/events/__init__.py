@@ -34,6 +34,7 @@ from counterfoil.events.errors import (
     NoSuchDeadLetter,
     NoSuchEntry,
     NoSuchSaga,
+    NoSuchTransaction,
     Overdrawn,
     SnapshotMismatch,
     StoreUnavailable,
@@ -78,11 +79,13 @@ from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit,
 from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
 from counterfoil.events.topics import Topic
+from counterfoil.events.transactions import UNFINISHED, Hanging, Transaction, Transactions
 
 __all__ = [
     "AGGREGATE_SCHEMA",
     "ALL",
     "PER_SECOND",
+    "UNFINISHED",
     "Aggregate",
     "AuditEntry",
     "Balance",
@@ -104,6 +107,7 @@ __all__ = [
     "Fenced",
     "Handled",
     "HandlerFailed",
+    "Hanging",
     "Happening",
     "HeavyHitters",
     "HoldEnded",
@@ -122,6 +126,7 @@ __all__ = [
     "NoSuchDeadLetter",
     "NoSuchEntry",
     "NoSuchSaga",
+    "NoSuchTransaction",
     "OutboxReader",
     "Outcome",
     "Overdrawn",
@@ -147,6 +152,8 @@ __all__ = [
     "StoreUnavailable",
     "TermOver",
     "Topic",
+    "Transaction",
+    "Transactions",
     "Transfer",
     "Unit",
     "VersionConflict",

@@ -7,11 +7,14 @@ from counterfoil.events import outbox
 from counterfoil.events.database import Database
 from counterfoil.events.embedded import EmbeddedLog
 from counterfoil.events.kafka import KafkaLog
+from counterfoil.events.kafka_transactions import KafkaTransactions
 from counterfoil.events.log import EventLog
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.postgres import PostgresDatabase
 from counterfoil.events.sqlite import SqliteDatabase
+from counterfoil.events.sqlite_transactions import SqliteTransactions
+from counterfoil.events.transactions import Transactions
 
 
 class Events(Protocol):
@@ -31,6 +34,10 @@ class Events(Protocol):
 
     def outbox(self, source: str) -> OutboxReader:
         """What one source has to send."""
+        ...
+
+    def transactions(self) -> Transactions:
+        """What can be seen of transactions."""
         ...
 
 
@@ -56,6 +63,10 @@ class EmbeddedEvents:
     def outbox(self, source: str) -> OutboxReader:
         """What a service has to send."""
         return OutboxReader(self.service(source))
+
+    def transactions(self) -> SqliteTransactions:
+        """Who holds the write lock of which file."""
+        return SqliteTransactions(self._folder)
 
     def _shared(self) -> Database:
         return SqliteDatabase(self._folder / "events.db")
@@ -95,3 +106,7 @@ class KafkaEvents:
     def outbox(self, source: str) -> OutboxReader:
         """What a source has to send."""
         return OutboxReader(self.service(source))
+
+    def transactions(self) -> KafkaTransactions:
+        """The transactions of the sources, as their coordinators know them."""
+        return KafkaTransactions(self._servers, self._application)

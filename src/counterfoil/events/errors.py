@@ -73,3 +73,7 @@ class VersionConflict(EventsError):
 
 class SnapshotMismatch(EventsError):
     """A snapshot and the events that it stands for lead to different states."""
+
+
+class NoSuchTransaction(EventsError):
+    """There is no such open transaction, or none that could be aborted."""

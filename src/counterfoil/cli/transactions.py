@@ -1,0 +1,82 @@
+"""`counterfoil events transactions`: what is open, what hangs, and its end."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+
+app = cyclopts.App(name="transactions", help="Show transactions; find and end those that hang.")
+
+State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
+Json = Annotated[bool, Parameter("--json", help="Write JSON.")]
+IDLE_SECONDS = 900.0
+"""Kafka's default for the longest transaction (`transaction.max.timeout.ms`)."""
+
+
+@app.default
+def list_transactions(path: Path = Path(), *, state: State = None, as_json: Json = False) -> None:
+    """Show the newest transaction of each source.
+
+    On Kafka: its state, producer, age and partitions. `empty` is a term that has begun and sent
+    nothing yet; what the one before had left open is aborted. On the embedded engine: which process
+    holds the write lock of which SQLite file.
+
+    Example: counterfoil events transactions examples/shop
+    """
+    from counterfoil.cli.inspection import events_of, print_transactions  # noqa: PLC0415
+    from counterfoil.supervisor.host import now_us  # noqa: PLC0415
+
+    transactions = events_of(path, state or path / ".counterfoil").transactions()
+    print_transactions(transactions.newest(now_us()), as_json=as_json)
+
+
+@app.command
+def hanging(
+    path: Path = Path(),
+    *,
+    idle: float = IDLE_SECONDS,
+    abort: bool = False,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Find transactions that are open in a partition and that no coordinator will ever end.
+
+    Readers wait in front of them for good. Exit 1 if there are some and --abort is not given.
+
+    Examples: counterfoil events transactions hanging examples/shop
+              counterfoil events transactions hanging examples/shop --idle 60 --abort
+
+    Parameters
+    ----------
+    idle
+        Only those whose producer has written nothing for so many seconds.
+    abort
+        Have the partitions' leaders write the markers that are missing.
+    """
+    from counterfoil.cli.inspection import events_of, print_hanging  # noqa: PLC0415
+    from counterfoil.supervisor.host import now_us  # noqa: PLC0415
+
+    transactions = events_of(path, state or path / ".counterfoil").transactions()
+    found = transactions.hanging(now_us(), idle)
+    print_hanging(found, as_json=as_json)
+    if abort:
+        for each in found:
+            transactions.abort_hanging(each)
+            sys.stderr.write(f"{each.partition}: aborted what began at {each.first_offset}\n")
+    sys.exit(1 if found and not abort else 0)
+
+
+@app.command
+def abort(identity: str, path: Path = Path(), *, state: State = None) -> None:
+    """Abort the open transaction of an id, and fence the producer that holds it.
+
+    A relay that is fenced begins a new term by itself, and sends again what was aborted.
+
+    Example: counterfoil events transactions abort shop.payments examples/shop
+    """
+    from counterfoil.cli.inspection import events_of, out  # noqa: PLC0415
+
+    events_of(path, state or path / ".counterfoil").transactions().abort(identity)
+    out.print(f"{identity}: aborted, and its producer fenced", highlight=False)

@@ -1,0 +1,201 @@
+"""Transactions on Kafka, by the admin calls of KIP-664.
+
+librdkafka has none of these calls. Kafka's own tool needs a Java machine for each look, and jars
+that nobody has where the cluster is elsewhere; kafka-python speaks them, is maintained and needs
+nothing else. It is used for this alone: everything on the way of an event is librdkafka's.
+
+A transaction of an id is ended as a new term would end it: by taking the id, which aborts what is
+open and fences who holds it. One that hangs has no coordinator that could be asked; there the
+leader of the partition is told to write the marker.
+"""
+
+import logging
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager
+from importlib import import_module
+from typing import Any, Final
+
+from counterfoil.events.errors import LogUnavailable, NoSuchTransaction
+from counterfoil.events.transactions import UNFINISHED, Hanging, State, Transaction
+
+CALL_MS: Final = 10_000
+_STATES: Final[dict[str, State]] = {
+    "Empty": "empty",
+    "Ongoing": "open",
+    "PrepareCommit": "committing",
+    "PrepareAbort": "aborting",
+    "PrepareEpochFence": "aborting",
+    "CompleteCommit": "committed",
+    "CompleteAbort": "aborted",
+    "Dead": "dead",
+}
+
+
+class KafkaTransactions:
+    """The transactions of `application` on the cluster at `servers`."""
+
+    def __init__(self, servers: str, application: str) -> None:
+        self._servers = servers
+        self._prefix = f"{application}."
+
+    def newest(self, now_us: int) -> list[Transaction]:
+        """The newest transaction of each transactional id of this application."""
+        with self._admin() as admin:
+            known = {
+                listing.transactional_id
+                for listings in admin.list_transactions().values()
+                for listing in listings
+                if listing.transactional_id.startswith(self._prefix)
+            }
+            described = _describe(admin, sorted(known))
+        return [_transaction(name, each, now_us) for name, each in described.items()]
+
+    def hanging(self, now_us: int, idle_seconds: float) -> list[Hanging]:
+        """Open in a partition of this application, while no coordinator has it under way.
+
+        A coordinator may have its id in another transaction by then: what counts is the producer
+        and the epoch that the partition knows.
+        """
+        with self._admin() as admin:
+            found = list(self._open_in_partitions(admin, now_us))
+            # Asked after the partitions: what has ended meanwhile is not under way, and not open.
+            under_way = self._under_way(admin)
+            again = {
+                (each.partition, each.producer_id, each.producer_epoch)
+                for each in self._open_in_partitions(admin, now_us)
+            }
+        return [
+            each
+            for each in found
+            if each.idle_seconds >= idle_seconds
+            and (each.producer_id, each.producer_epoch, each.partition) not in under_way
+            and (each.partition, each.producer_id, each.producer_epoch) in again
+        ]
+
+    def abort(self, identity: str) -> None:
+        """Take a transactional id, as a new term of its holder would."""
+        if identity not in {each.id for each in self.newest(0) if each.state in UNFINISHED}:
+            raise NoSuchTransaction(
+                f"{identity} has no open transaction",
+                hint="see `counterfoil events transactions`",
+            )
+        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
+
+        producer = Producer(
+            {"bootstrap.servers": self._servers, "transactional.id": identity, "log_level": 2}
+        )
+        try:
+            producer.init_transactions(CALL_MS / 1_000)
+        except KafkaException as error:
+            raise LogUnavailable(f"Kafka: {error.args[0].str()}") from error
+
+    def abort_hanging(self, hanging: Hanging) -> None:
+        """Tell the partition's leader to write the marker."""
+        kafka = import_module("kafka")
+        specification = import_module("kafka.admin._transactions").AbortTransactionSpec
+        topic, _, number = hanging.partition.rpartition("/")
+        place = kafka.TopicPartition(self._prefix + topic, int(number))
+        with self._admin() as admin:
+            still = admin.describe_producers([place])[place].active_producers
+            if not any(
+                each.producer_id == hanging.producer_id
+                and each.producer_epoch == hanging.producer_epoch
+                and each.current_transaction_start_offset == hanging.first_offset
+                for each in still
+            ):
+                raise NoSuchTransaction(f"it is not open in {hanging.partition} any more")
+            admin.abort_transaction(
+                specification(
+                    place,
+                    hanging.producer_id,
+                    hanging.producer_epoch,
+                    # What Kafka's own tool sends where no coordinator has written yet.
+                    max(hanging.coordinator_epoch, 0),
+                )
+            )
+
+    def _open_in_partitions(self, admin: Any, now_us: int) -> Iterable[Hanging]:
+        kafka = import_module("kafka")
+        places = [
+            kafka.TopicPartition(topic["name"], partition["partition_index"])
+            for topic in admin.describe_topics()
+            if topic["name"].startswith(self._prefix)
+            for partition in topic["partitions"]
+        ]
+        for place, state in admin.describe_producers(places).items():
+            for producer in state.active_producers:
+                if producer.current_transaction_start_offset >= 0:
+                    yield Hanging(
+                        self._named(place),
+                        producer.current_transaction_start_offset,
+                        producer.producer_id,
+                        producer.producer_epoch,
+                        producer.coordinator_epoch,
+                        now_us / 1_000_000 - producer.last_timestamp / 1_000,
+                    )
+
+    def _under_way(self, admin: Any) -> set[tuple[int, int, str]]:
+        """(producer, epoch, partition) of all that a coordinator has under way, in the cluster."""
+        names = {
+            listing.transactional_id
+            for listings in admin.list_transactions().values()
+            for listing in listings
+        }
+        return {
+            (each.producer_id, each.producer_epoch, self._named(place))
+            for each in _describe(admin, sorted(names)).values()
+            if _STATES.get(each.state.value) in UNFINISHED
+            for place in each.topic_partitions
+        }
+
+    def _named(self, place: Any) -> str:
+        return f"{place.topic.removeprefix(self._prefix)}/{place.partition}"
+
+    @contextmanager
+    def _admin(self) -> Generator[Any, None, None]:
+        kafka, errors = import_module("kafka"), import_module("kafka.errors")
+        logging.getLogger("kafka").addHandler(logging.NullHandler())  # errors are raised
+        try:
+            with closing(
+                kafka.KafkaAdminClient(
+                    bootstrap_servers=self._servers.split(","),
+                    client_id="counterfoil",
+                    bootstrap_timeout_ms=CALL_MS,
+                    request_timeout_ms=CALL_MS,
+                )
+            ) as admin:
+                yield admin
+        except errors.KafkaError as error:
+            raise LogUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+
+
+def _describe(admin: Any, names: list[str]) -> dict[str, Any]:
+    """What the coordinators know of these ids; those that they have just forgotten are left out."""
+    unknown = import_module("kafka.errors").TransactionalIdNotFoundError
+    try:
+        return admin.describe_transactions(names)
+    except unknown:
+        found: dict[str, Any] = {}
+        for name in names:
+            try:
+                found |= admin.describe_transactions([name])
+            except unknown:
+                continue
+        return found
+
+
+def _transaction(name: str, found: Any, now_us: int) -> Transaction:
+    state = _STATES.get(found.state.value, "dead")
+    began_ms: int = found.transaction_start_time_ms
+    is_open = state in UNFINISHED and began_ms >= 0
+    places = sorted(f"{place.topic}/{place.partition}" for place in found.topic_partitions)
+    return Transaction(
+        id=name,
+        state=state,
+        holder=f"producer {found.producer_id}, epoch {found.producer_epoch}",
+        age_seconds=now_us / 1_000_000 - began_ms / 1_000 if is_open else None,
+        timeout_seconds=found.transaction_timeout_ms / 1_000,
+        partitions=places,
+        producer_id=found.producer_id,
+        producer_epoch=found.producer_epoch,
+    )

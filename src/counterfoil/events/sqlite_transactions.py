@@ -1,0 +1,71 @@
+"""Transactions of the embedded engine: who holds the write lock of a SQLite file.
+
+A writer in WAL mode locks a byte of the file's `-shm` companion for as long as its transaction
+lasts, and the kernel tells who holds which byte (`/proc/locks`). The companion is never opened for
+that: closing a file drops every lock that the process has on it, also those of its connections.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from counterfoil.events.errors import NoSuchTransaction
+from counterfoil.events.transactions import Hanging, Transaction
+
+WRITE_LOCK: Final = 120
+"""The byte (SQLite, "WAL-mode File Format", section on locks: WAL_WRITE_LOCK)."""
+_LOCKS: Final = Path("/proc/locks")
+
+
+class SqliteTransactions:
+    """The open write transactions on the databases in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def newest(self, now_us: int) -> list[Transaction]:
+        """The files whose write lock is held, each with the process that holds it."""
+        files = {
+            place.stat().st_ino: place.name.removesuffix("-shm")
+            for place in sorted(self._folder.glob("*.db-shm"))
+        }
+        return [
+            Transaction(files[inode], "open", _described(process), None, None, [])
+            for process, inode in _write_locks()
+            if inode in files
+        ]
+
+    def hanging(self, now_us: int, idle_seconds: float) -> list[Hanging]:
+        """None: the lock of a process ends with the process."""
+        return []
+
+    def abort(self, identity: str) -> None:
+        """Not possible: a lock is its holder's alone."""
+        raise NoSuchTransaction(
+            "a transaction of SQLite can't be aborted from outside",
+            hint="end the process that holds it; its transaction is rolled back",
+        )
+
+    def abort_hanging(self, hanging: Hanging) -> None:
+        """Not possible: there are none."""
+        raise NoSuchTransaction("a transaction of SQLite does not hang")
+
+
+def _write_locks() -> list[tuple[int, int]]:
+    """(process id, inode) of every lock on the byte that a writer takes."""
+    found: list[tuple[int, int]] = []
+    for line in _LOCKS.read_text().splitlines() if _LOCKS.exists() else ():
+        # 1: POSIX  ADVISORY  WRITE 4711 fd:00:2531452 120 120; `->` marks one who waits.
+        words = line.split()
+        if words[1:4] == ["POSIX", "ADVISORY", "WRITE"]:
+            process, place, first, last = words[4:8]
+            if last != "EOF" and int(first) <= WRITE_LOCK <= int(last):
+                found.append((int(process), int(place.rpartition(":")[2])))
+    return found
+
+
+def _described(process: int) -> str:
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return f"process {process}"
+    return f"process {process}: {b' '.join(command[:5]).decode(errors='replace').strip()}"
