@@ -34,6 +34,8 @@ SABOTAGES: Final[Mapping[str, str]] = MappingProxyType(
 
 _FOLDER: Final = os.environ.get("COUNTERFOIL_FAULTS")
 _SABOTAGE: Final = os.environ.get("COUNTERFOIL_SABOTAGE")
+_observers: list[Callable[[str], None]] = []
+"""Told of every fault point that is reached, in tests that run in one process."""
 _SIGNALS: Final = MappingProxyType({"kill": signal.SIGKILL, "pause": signal.SIGSTOP})
 
 
@@ -42,6 +44,8 @@ def point(name: str, *helpers: int) -> None:
 
     `helpers` are processes that do this one's work: they die with it.
     """
+    for observe in _observers:
+        observe(name)
     if _FOLDER is None:
         return
     armed = Path(_FOLDER, name)
@@ -55,6 +59,16 @@ def point(name: str, *helpers: int) -> None:
     for pid in helpers if action == "kill" else ():
         os.kill(pid, signal.SIGKILL)
     os.kill(os.getpid(), _SIGNALS[action])
+
+
+@contextmanager
+def observed(observe: Callable[[str], None]) -> Generator[None, None, None]:
+    """Tell `observe` of the points that this process reaches; what it raises is raised there."""
+    _observers.append(observe)
+    try:
+        yield
+    finally:
+        _observers.remove(observe)
 
 
 @contextmanager

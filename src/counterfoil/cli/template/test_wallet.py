@@ -2,9 +2,21 @@
 
 from pathlib import Path
 
-from counterfoil.testing import prove
+from wallet import TransferRequest, app
+
+from counterfoil.testing import Rehearsal, prove
 
 HERE = Path(__file__).parent
+
+
+def test_a_transfer_moves_money_once() -> None:
+    with Rehearsal(app) as rehearsal:  # in this process alone: milliseconds
+        request = TransferRequest("ada", "bob", 500, "EUR")
+        for _ in range(2):
+            assert rehearsal.post("/transfers", request, idempotency_key="1").status_code == 201
+        rehearsal.crash("pipeline.before-commit")
+        rehearsal.run()
+        assert rehearsal.balance("bob", "EUR") == 500
 
 
 def test_every_transfer_arrives_once(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from counterfoil.proof.prove import FAULT_NUMBER, Verdict
 from counterfoil.proof.prove import prove as _prove
+from counterfoil.testing.rehearsal import Crash, Rehearsal, RehearsalError
 
-__all__ = ["Verdict", "prove"]
+__all__ = ["Crash", "Rehearsal", "RehearsalError", "Verdict", "prove"]
 
 
 def prove(

@@ -1,0 +1,258 @@
+"""An application rehearsed in one process: no server, no broker, a clock that a test moves.
+
+What runs is what runs in production: the service's own code behind its own web application, group
+commit, outbox, relay, pipelines, sagas, ledger, on the embedded engine in a folder that is thrown
+away. Only the processes are missing, and with them all waiting: `run` goes on until nothing moves.
+So a test takes milliseconds, and what it leaves out is what `prove` is for.
+
+A crash can be rehearsed too. Code dies at a fault point, as a killed process would: what it had not
+committed is gone, and what takes its place begins from what is stored.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Generator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar
+
+import httpx2
+import msgspec
+
+from counterfoil import faults
+from counterfoil.application import Application
+from counterfoil.application.web import web_application
+from counterfoil.errors import CounterfoilError
+from counterfoil.events import (
+    ChoreographyTracer,
+    DeadLetter,
+    DeadLetters,
+    EmbeddedEvents,
+    Message,
+    PipelineRunner,
+    Relay,
+    SagaCoordinator,
+    ServiceStore,
+    Topic,
+    rebuilt_balances,
+)
+
+Event = TypeVar("Event", bound=msgspec.Struct)
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+STEPS: Final = 10_000
+"""A batch each: an application that is not at rest by then sends itself events for ever."""
+TERM: Final = 1
+"""The fencing token of everything here: there is nobody to be fenced."""
+
+
+class RehearsalError(CounterfoilError):
+    """The rehearsal can't go on, and says why."""
+
+
+class Crash(BaseException):
+    """What a process dies of; nothing but the rehearsal catches it."""
+
+
+class _Worker(Protocol):
+    def step(self) -> int: ...
+
+
+class Rehearsal:
+    """Runs an application's services, pipelines and sagas by hand; close it, or use `with`.
+
+    The lake and reports stay out: they are recomputed from the log, and tested with `prove`.
+    """
+
+    def __init__(
+        self, application: Application, *, now: datetime = START, steps: int = STEPS
+    ) -> None:
+        self._application = application
+        self._steps = steps
+        self._folder = tempfile.TemporaryDirectory(prefix="counterfoil-")
+        self._events = EmbeddedEvents(Path(self._folder.name))
+        self._log = self._events.log()
+        self._log.declare(application.all_topics())
+        self._now = now
+        self._ids = itertools.count(1)
+        self._crash_at: str | None = None
+        self._workers: list[_Worker] = []
+        self._services = {
+            name: ServiceStore(
+                self._events.service(name),
+                service.schema,
+                next_id=lambda: next(self._ids),
+                clock_us=self._now_us,
+            )
+            for name, service in application.services.items()
+        }
+
+    def __enter__(self) -> "Rehearsal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and throw its folder away."""
+        for store in self._services.values():
+            store.close()
+        self._folder.cleanup()
+
+    def advance(self, by: timedelta) -> None:
+        """Let time pass: it stands still otherwise."""
+        self._now += by
+
+    def post(
+        self,
+        path: str,
+        body: msgspec.Struct | bytes,
+        *,
+        idempotency_key: str,
+        tenant: str = "tenant",
+        tier: str = "gold",
+    ) -> httpx2.Response:
+        """Ask the service that offers `POST path`, as the gateway would after it checked a token.
+
+        Raises:
+            RehearsalError: no service offers the path.
+        """
+        for name, service in self._application.services.items():
+            if any(command.path == path for command in service.commands):
+                asgi = web_application(service, self._services[name])
+                break
+        else:
+            raise RehearsalError(f"no service offers POST {path}")
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        headers = {
+            "idempotency-key": idempotency_key,
+            "x-counterfoil-tenant": tenant,
+            "x-counterfoil-tier": tier,
+        }
+
+        async def ask() -> httpx2.Response:
+            transport = httpx2.ASGITransport(asgi)  # pyright: ignore[reportArgumentType]
+            async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
+                return await client.post(path, content=content, headers=headers)
+
+        return asyncio.run(ask())
+
+    def send(
+        self, topic: Topic[Event], event: Event, *, key: str, headers: Mapping[str, str] = {}
+    ) -> int:
+        """Put an event on a topic, past any service; returns its id."""
+        return self.send_bytes(topic, topic.encode(event), key=key, headers=headers)
+
+    def send_bytes(
+        self, topic: Topic[Any], content: bytes, *, key: str, headers: Mapping[str, str] = {}
+    ) -> int:
+        """Put on a topic what may be no event of its type at all; returns its id."""
+        number = next(self._ids)
+        message = Message(number, topic.name, key, content, dict(headers), self._now_us())
+        appender = self._log.appender("rehearsal", TERM)
+        with contextlib.closing(appender):
+            appender.append([message], appender.position + 1)
+        return number
+
+    def run(self) -> int:
+        """Let relays, pipelines and sagas work until nothing moves; how much was moved in all.
+
+        Raises:
+            RehearsalError: it never comes to rest, or a crash that was asked for did not happen.
+        """
+        moved = self._until_rest()
+        if self._crash_at is not None:
+            point, self._crash_at = self._crash_at, None
+            raise RehearsalError(f"nothing has reached the fault point {point!r}")
+        return moved
+
+    def crash(self, point: str) -> None:
+        """Run until a fault point is reached, and die there; `run` goes on with what is stored.
+
+        The points are those of `counterfoil.faults`: `pipeline.before-commit`,
+        `pipeline.after-commit`, `relay.before-append` and so on.
+
+        Raises:
+            RehearsalError: nothing reached it.
+        """
+        self._crash_at = point
+        try:
+            self.run()
+        except Crash:
+            # Whoever takes over knows what is stored, and nothing else.
+            self._workers.clear()
+
+    def events(self, topic: Topic[Event]) -> list[Event]:
+        """All events of a topic, in the order of each key."""
+        partitions = (
+            self._log.read(topic.name, number, 0, STEPS) for number in range(topic.partitions)
+        )
+        return [topic.decode(record.value) for records in partitions for record in records]
+
+    def balance(self, account: str, currency: str) -> int:
+        """Credits less debits of an account, in minor units, computed from its transfers."""
+        balances = rebuilt_balances(self._events.pipelines().database)
+        debits, credits = balances.get((account, currency), (0, 0))
+        return credits - debits
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """What no handler could take, the newest first."""
+        return DeadLetters(self._events.pipelines()).list()
+
+    def query(self, service: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Rows of a service's own tables."""
+        with contextlib.closing(self._events.service(service)) as database:
+            return database.execute(sql, parameters).fetchall()
+
+    def _until_rest(self) -> int:
+        moved = 0
+        with self._dying():
+            workers = self._workers or self._open()
+            for _ in range(self._steps):
+                now = sum(worker.step() for worker in workers)
+                if now == 0:
+                    return moved
+                moved += now
+        raise RehearsalError(
+            f"it does not come to rest in {self._steps} steps", hint="does a pipeline feed itself?"
+        )
+
+    def _open(self) -> list[_Worker]:
+        events, log, now_us = self._events, self._log, self._now_us
+        declared = self._application
+        self._workers += [
+            Relay(events.outbox(name), log.appender(name, TERM)) for name in declared.services
+        ]
+        self._workers += [
+            PipelineRunner(log, events.pipelines(), pipeline, now_us)
+            for pipeline in declared.pipelines.values()
+        ]
+        self._workers += [
+            SagaCoordinator(log, events.pipelines(), saga, fencing_token=TERM, now_us=now_us)
+            for saga in declared.sagas.values()
+        ]
+        self._workers += [
+            ChoreographyTracer(log, events.pipelines(), choreography, now_us)
+            for choreography in declared.choreographies.values()
+        ]
+        return self._workers
+
+    @contextlib.contextmanager
+    def _dying(self) -> Generator[None, None, None]:
+        def reached(point: str) -> None:
+            if point == self._crash_at:
+                self._crash_at = None
+                raise Crash(point)
+
+        with faults.observed(reached):
+            yield
+
+    def _now_us(self) -> int:
+        return int(self._now.timestamp()) * 1_000_000 + self._now.microsecond
