@@ -144,6 +144,20 @@ def ledger(messages: int, servers: Servers) -> Case:
     )
 
 
+def retention(messages: int, _: Servers) -> Case:
+    """What the slowest of 1,000 appends takes while ten times the messages are forgotten."""
+    run = {"number": messages * 10}
+    return Case(
+        "retention of the embedded log",
+        "ms for the slowest append",
+        {
+            OURS: ("retention", {**run, "deleting": True}),
+            "nothing-forgotten": ("retention", {**run, "deleting": False}),
+        },
+        {"events": messages * 10},
+    )
+
+
 def opening(messages: int, _: Servers) -> Case:
     """How long a log of 100 times the messages takes to open and to give its last record."""
     return Case(
@@ -163,6 +177,7 @@ CASES: Final[dict[str, Callable[[int, Servers], Case]]] = {
         embedded_tens,
         poison,
         ledger,
+        retention,
         opening,
     )
 }

@@ -8,6 +8,7 @@ import json
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,34 @@ def opening(number: int) -> dict[str, float]:
         if sum(ends.values()) != number or sum(len(each.records) for each in batches) != len(ends):
             raise SystemExit("the log is not whole")
         return {"figure": (time.perf_counter() - began) * 1_000}
+
+
+def retention(number: int, *, deleting: bool) -> dict[str, float]:
+    """Milliseconds that the slowest of 1,000 appends takes while `number` events are forgotten."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=".") as folder:
+        events = EmbeddedEvents(Path(folder))
+        log = events.log()
+        short = Topic("paid", Paid, retention_seconds=1)
+        log.declare([short])
+        appender = log.appender("bench", 1)
+        appender.append(events_of(number), number)
+        forgetting = events.retention([short])
+        over = threading.Event()
+
+        def forget() -> None:
+            while deleting and forgetting.step(now_us()) and not over.is_set():
+                continue
+
+        beside = threading.Thread(target=forget)
+        beside.start()
+        slowest = 0.0
+        for n in range(1_000):
+            began = time.perf_counter()
+            appender.append([Message(n, "paid", "a", b"{}", {}, now_us())], number + n + 1)
+            slowest = max(slowest, time.perf_counter() - began)
+        over.set()
+        beside.join()
+        return {"figure": slowest * 1_000}
 
 
 def plain_sqlite(number: int, limit: int) -> dict[str, float]:
@@ -407,6 +436,7 @@ RUNS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
         ledger,
         opening,
         postgres_rows,
+        retention,
         kafka,
         kafka_at_least_once,
         kafka_plain,

@@ -140,9 +140,21 @@ class Application:
         """Declare a service; `schema` is SQL that creates its tables if they don't exist."""
         return _declare(self.services, name, Service(name, tuple(schema)), "service")
 
-    def topic(self, name: str, event: type[Event], *, partitions: int = 4) -> Topic[Event]:
-        """Declare a topic of typed events, ordered by key."""
-        return _declare(self.topics, name, Topic(name, event, partitions=partitions), "topic")
+    def topic(
+        self,
+        name: str,
+        event: type[Event],
+        *,
+        partitions: int = 4,
+        retention_seconds: int | None = None,
+    ) -> Topic[Event]:
+        """Declare a topic of typed events, ordered by key, that are kept for a time.
+
+        Without one they are kept for ever in the embedded log, and on Kafka as long as the brokers
+        keep what nothing was said of. The proof counts what is in the log: keep what it is to find.
+        """
+        topic = Topic(name, event, partitions=partitions, retention_seconds=retention_seconds)
+        return _declare(self.topics, name, topic, "topic")
 
     @overload
     def pipeline(

@@ -1,5 +1,6 @@
 """The two engines of events: everything in SQLite files, or Kafka with PostgreSQL."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +13,10 @@ from counterfoil.events.log import EventLog
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.postgres import PostgresDatabase
+from counterfoil.events.retention import Retention
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.events.sqlite_transactions import SqliteTransactions
+from counterfoil.events.topics import AnyTopic
 from counterfoil.events.transactions import Transactions
 
 
@@ -67,6 +70,11 @@ class EmbeddedEvents:
     def transactions(self) -> SqliteTransactions:
         """Who holds the write lock of which file."""
         return SqliteTransactions(self._folder)
+
+    def retention(self, topics: Iterable[AnyTopic]) -> Retention:
+        """What forgets old records of the log."""
+        self.pipelines().close()  # the positions that it asks for have a table
+        return Retention(self._shared(), topics)
 
     def _shared(self) -> Database:
         return SqliteDatabase(self._folder / "events.db")

@@ -74,8 +74,18 @@ class KafkaLog:
             EventsError: a topic exists with another number of partitions, which would tear keys.
             LogUnavailable: no broker answered.
         """
+        topics = list(topics)
         wanted = {topic.name: topic.partitions for topic in topics}
-        self._create({self._named(name): number for name, number in wanted.items()}, _TOPIC)
+        for kept in {topic.retention_seconds for topic in topics}:
+            settings = {} if kept is None else {"retention.ms": str(kept * 1_000)}
+            self._create(
+                {
+                    self._named(topic.name): topic.partitions
+                    for topic in topics
+                    if topic.retention_seconds == kept
+                },
+                {**_TOPIC, **settings},
+            )
         self._places |= {name: (self._named(name), number) for name, number in wanted.items()}
 
     def appender(self, source: str, fencing_token: int) -> "KafkaAppender":

@@ -20,6 +20,8 @@ class Topic(Generic[T]):
     name: str
     type: type[T]
     partitions: int = field(default=4, kw_only=True)
+    retention_seconds: int | None = field(default=None, kw_only=True)
+    """How long events are kept; None for the engine's default, which is for ever if embedded."""
 
     def encode(self, value: T) -> bytes:
         """The event as JSON."""

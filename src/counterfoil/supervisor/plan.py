@@ -138,6 +138,9 @@ def plan(application: Application, configuration: Configuration) -> list[Process
         ProcessPlan(f"choreography-{name}", "choreography", name)
         for name in application.choreographies
     ]
+    kept = [topic for topic in application.all_topics() if topic.retention_seconds is not None]
+    if kept and configuration.engines.events == "embedded":
+        processes.append(ProcessPlan("retention", "retention"))
     if application.stores:
         processes.append(ProcessPlan("lake", "lake"))
     if application.reports:

@@ -19,6 +19,7 @@ from counterfoil.coordination import (
 )
 from counterfoil.events import (
     ChoreographyTracer,
+    EmbeddedEvents,
     EventsError,
     ExchangeLog,
     LogPipelineRunner,
@@ -45,6 +46,8 @@ STORE_ROWS: Final = 5_000
 """Rows of one append to the lake: a file a day and append should not be tiny."""
 STORE_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 1.0
+RETENTION_SECONDS: Final = 10.0
+"""Between two looks for old records, once all of them are gone."""
 HOT_KEYS_SECONDS: Final = 60.0
 HOT_SHARE: Final = 0.1
 """A key with a tenth of the events holds back whatever is beside it once there is much to do."""
@@ -221,6 +224,24 @@ def choreography(host: Host) -> None:
     tracer.close()
 
 
+def retention(host: Host) -> None:
+    """Forgets old records of the embedded log; Kafka's brokers do so themselves."""
+    events = host.events()
+    assert isinstance(events, EmbeddedEvents)
+    events.log().declare(host.application.all_topics())
+    forgetting = events.retention(host.application.all_topics())
+    host.ready()
+
+    def step() -> int:
+        moved = forgetting.step(now_us())
+        if moved == 0:
+            host.stop.wait(RETENTION_SECONDS)
+        return moved
+
+    _repeat(host, step)
+    forgetting.close()
+
+
 def lake(host: Host) -> None:
     """Moves every stored topic into its table."""
     from counterfoil.reports import Batch, Lake, LakeWriter  # noqa: PLC0415
@@ -356,6 +377,7 @@ KINDS: Final[Mapping[str, Callable[[Host], None]]] = MappingProxyType(
             parallel,
             saga,
             choreography,
+            retention,
             lake,
             reports,
             hook,

@@ -1,0 +1,136 @@
+"""The embedded log forgets what is old and was read by everybody, and nothing else."""
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from counterfoil.engines import RunningEngine
+from counterfoil.events import (
+    Context,
+    EmbeddedEvents,
+    Message,
+    Pipeline,
+    PipelineRunner,
+    Topic,
+)
+from counterfoil.events.kafka import KafkaLog
+from counterfoil.events.retention import CHUNK, Retention
+
+from .test_exactly_once import Paid
+
+SHORT = Topic("paid", Paid, partitions=2, retention_seconds=10)
+SECOND_US = 1_000_000
+
+
+def message(number: int, at_us: int) -> Message:
+    value = SHORT.encode(Paid(number, "a", 1))
+    return Message(number, "paid", f"a{number % 5}", value, {}, at_us)
+
+
+@pytest.fixture
+def append(embedded: EmbeddedEvents) -> Callable[..., None]:
+    log = embedded.log()
+    log.declare([SHORT])
+    appender = log.appender("test", 1)
+
+    def write(numbers: range, at_us: int) -> None:
+        messages = [message(number, at_us) for number in numbers]
+        appender.append(messages, appender.position + 1)
+
+    return write
+
+
+def left(events: EmbeddedEvents) -> list[int]:
+    reader = events.log().reader([SHORT], lambda _: {})
+    return sorted(record.event_id for batch in reader.fetch(10_000) for record in batch.records)
+
+
+def forget(retention: Retention, now_us: int) -> int:
+    forgotten = 0
+    while moved := retention.step(now_us):
+        forgotten += moved
+    return forgotten
+
+
+def test_what_is_old_goes_and_what_is_not_stays(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    append(range(10), SECOND_US)
+    append(range(10, 20), 5 * SECOND_US)
+    retention = embedded.retention([SHORT])
+    assert forget(retention, 11 * SECOND_US) == 0
+    assert left(embedded) == list(range(20))
+    assert forget(retention, 11 * SECOND_US + 1) == 2
+    assert left(embedded) == list(range(10, 20))
+    append(range(20, 22), 12 * SECOND_US)
+    assert forget(retention, 100 * SECOND_US) > 0
+    assert left(embedded) == []
+    append(range(22, 24), 100 * SECOND_US)
+    assert left(embedded) == [22, 23]
+
+
+def test_what_a_consumer_has_not_read_stays(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    append(range(10), SECOND_US)
+    seen: list[int] = []
+
+    def see(event: Paid, context: Context) -> None:
+        seen.append(event.id)
+
+    def runner(name: str) -> PipelineRunner:
+        pipeline = Pipeline(name, SHORT, see)
+        return PipelineRunner(embedded.log(), embedded.pipelines(), pipeline, lambda: 1)
+
+    slow, fast = runner("slow"), runner("fast")
+    assert slow.step() == fast.step() == 10
+    append(range(10, 20), SECOND_US)
+    assert fast.step() == 10
+    retention = embedded.retention([SHORT])
+    forget(retention, 1_000 * SECOND_US)
+    assert left(embedded) == list(range(10, 20))
+    assert slow.step() == 10
+    assert sorted(seen[-10:]) == list(range(10, 20))
+    forget(retention, 1_000 * SECOND_US)
+    assert left(embedded) == []
+
+
+def test_a_consumer_that_has_read_one_partition_keeps_the_others(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    append(range(10), SECOND_US)
+    embedded.pipelines().store_positions("half", "paid", {0: 1_000})
+    forget(embedded.retention([SHORT]), 1_000 * SECOND_US)
+    kept = [number for number in range(10) if SHORT.partition_of(f"a{number % 5}") == 1]
+    assert left(embedded) == kept
+
+
+def test_a_topic_without_retention_is_kept(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    append(range(10), SECOND_US)
+    forget(embedded.retention([Topic("paid", Paid, partitions=2)]), 1_000 * SECOND_US)
+    assert len(left(embedded)) == 10
+
+
+def test_no_step_forgets_more_than_a_chunk(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    for number in range(CHUNK + 10):
+        append(range(number * 5, number * 5 + 1), SECOND_US)
+    retention = embedded.retention([SHORT])
+    assert [retention.step(1_000 * SECOND_US) for _ in range(3)] == [CHUNK, 10, 0]
+
+
+def test_kafka_is_told_how_long_to_keep(engine: Callable[[str], RunningEngine]) -> None:
+    from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+    application = f"test-{uuid.uuid4().hex}"
+    servers = engine("kafka").address
+    KafkaLog(servers, application).declare([SHORT, Topic("other", Paid)])
+    names = [f"{application}.{name}" for name in ("paid", "other")]
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    admin = AdminClient({"bootstrap.servers": servers})
+    found = [asked.result(30) for asked in admin.describe_configs(resources).values()]
+    assert sorted(each["retention.ms"].value for each in found) == ["10000", "604800000"]
