@@ -21,6 +21,7 @@ class Secure:
     plane: DataPlane
     server: Server
     authority: Path
+    config: GatewayConfig
 
     @property
     def port(self) -> int:
@@ -51,14 +52,15 @@ def secure(
         "routes": (route,),
         "services": {"s": service or Upstream()},
     }
+    checked = GatewayConfig(**config | settings)
     plane = DataPlane(
-        GatewayConfig(**config | settings),
+        checked,
         access_log=None,
         admin_credential="c",
         certificate=certificate,
         key=key,
     )
     plane.set_endpoints("s", [("s-1", server.address)])
-    yield Secure(plane, server, authority)
+    yield Secure(plane, server, authority, checked)
     plane.drain(5.0)
     server.close()

@@ -17,6 +17,10 @@ pub struct Config {
     pub access_log: Option<String>,
     pub certificate: Option<String>,
     pub key: Option<String>,
+    /// Further ones, for the names that they say.
+    pub certificates: Vec<Certificate>,
+    /// A file with the secret of tickets.
+    pub ticket_secret: Option<String>,
     /// HTTP/3 as well, on the same port of UDP.
     pub http3: bool,
     pub clients: Clients,
@@ -47,7 +51,8 @@ impl Config {
             ("listen", self.listen == next.listen),
             ("admin", self.admin == next.admin),
             ("admin_credential", self.admin_credential == next.admin_credential),
-            ("tls", self.certificate == next.certificate && self.key == next.key),
+            ("tls", self.certificate.is_some() == next.certificate.is_some()),
+            ("ticket_secret", self.ticket_secret == next.ticket_secret),
             ("http3", self.http3 == next.http3),
             ("clients", self.clients == next.clients),
             ("threads", self.threads == next.threads),
@@ -55,6 +60,14 @@ impl Config {
         ];
         settings.into_iter().find_map(|(setting, same)| (!same).then_some(setting))
     }
+}
+
+/// Files in PEM.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    pub certificate: String,
+    pub key: String,
 }
 
 /// How long clients are waited for, and how many may be connected.

@@ -35,6 +35,7 @@ mod service;
 mod shared;
 mod snapshot;
 mod store;
+mod tickets;
 mod timer;
 mod tls;
 mod tunnel;
@@ -75,6 +76,7 @@ fn parse(config_json: &str) -> Result<Config, Error> {
 pub struct Gateway {
     shared: Arc<Shared>,
     addresses: (String, String),
+    certificates: Option<Arc<tls::Certificates>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -85,8 +87,8 @@ impl Gateway {
     /// `Error::Config` for a configuration that can't be used, `Error::Io` for a port or a file.
     pub fn start(config_json: &str) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(parse(config_json)?)?);
-        let server::Started { listen, admin, threads } = server::start(&shared)?;
-        Ok(Self { shared, addresses: (listen, admin), threads })
+        let server::Started { listen, admin, certificates, threads } = server::start(&shared)?;
+        Ok(Self { shared, addresses: (listen, admin), certificates, threads })
     }
 
     /// Look whether a configuration could be started with, and leave it at that.
@@ -100,13 +102,20 @@ impl Gateway {
 
     /// Put another configuration into force, all of it or nothing; its version. What is under way
     /// ends as it began. Limits, breakers, keys and counts that are configured as before go on.
+    /// Certificates are read anew.
     ///
     /// # Errors
     /// `Error::Config` for a configuration that can't be used, or that changes what is settled at
-    /// the start (addresses, certificate, threads, the store of shared limits); `Error::Io` for the
+    /// the start (addresses, whether there is TLS, threads, the store of shared limits); `Error::Io` for the
     /// access log.
     pub fn reload(&self, config_json: &str) -> Result<u64, Error> {
-        self.shared.reload(parse(config_json)?)
+        let config = parse(config_json)?;
+        let table = tls::Table::load(&config)?;
+        let version = self.shared.reload(config)?;
+        if let (Some(certificates), Some(table)) = (&self.certificates, table) {
+            certificates.replace(table);
+        }
+        Ok(version)
     }
 
     /// Where clients and operators are listened to, as `host:port`.

@@ -41,6 +41,7 @@ const REMEMBERED: u32 = 86_400;
 pub struct Started {
     pub listen: String,
     pub admin: String,
+    pub certificates: Option<Arc<tls::Certificates>>,
     pub threads: Vec<JoinHandle<()>>,
 }
 
@@ -48,7 +49,7 @@ pub struct Started {
 pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let snapshot = shared.snapshot();
     let config = &snapshot.config;
-    let tls = tls::load(config)?;
+    let (tls, certificates) = tls::load(config)?.unzip();
     let first = bind(&config.listen)?;
     let listen = first.local_addr().map_err(Error::io("listen"))?;
     let admin = bind(&config.admin)?;
@@ -96,7 +97,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
             })
         })?);
     }
-    Ok(Started { listen: listen.to_string(), admin: admin_address.to_string(), threads })
+    Ok(Started { listen: listen.to_string(), admin: admin_address.to_string(), certificates, threads })
 }
 
 fn thread(

@@ -228,6 +228,13 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("tunnels start at 0, an idle one ends within a day")
 
 
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A certificate with those that vouch for it, and its key: paths of files in PEM."""
+
+    certificate: str
+    key: str
+
+
 class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long clients are waited for, and how many may be connected. Settled at the start."""
 
@@ -259,6 +266,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     listen: str = "127.0.0.1:8443"
     admin: str = "127.0.0.1:8444"
     tls: Literal["development", "off"] = "development"
+    certificates: tuple[Certificate, ...] = ()
+    """Further certificates, chosen by the name that a client asks for (SNI); for all other names
+    there is the one of `tls`. Files are read anew by each reload: renew them in place."""
+    ticket_secret: str | None = None
+    """A file of at least 32 random bytes: gateways with the same one resume each other's TLS
+    sessions. Keys are made from it and change every 6 hours. Without it each makes its own."""
     http3: bool = False
     """HTTP/3 (QUIC) as well, on the UDP port of the same number: clients learn of it by the Alt-Svc
     header of their answers. Needs TLS, and a firewall that lets UDP through."""
@@ -302,6 +315,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             ip_network(network)  # says itself what is wrong
         if self.http3 and self.tls == "off":
             raise ValueError('http3 needs TLS: set tls = "development", or leave http3 out')
+        if self.tls == "off" and (self.certificates or self.ticket_secret):
+            raise ValueError('certificates and ticket_secret need TLS: set tls = "development"')
 
     @property
     def issuers(self) -> tuple[Identity, ...]:

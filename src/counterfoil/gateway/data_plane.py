@@ -80,6 +80,7 @@ class DataPlane:
 
         It is checked whole before anything changes. Limits, breakers, instances and counts that
         are configured as before keep their state; requests under way end as they began.
+        Certificates are read anew, and serve the connections that begin from then on.
 
         Raises:
             GatewayError: the configuration can't be used, or changes what is settled at the start
