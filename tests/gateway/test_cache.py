@@ -4,7 +4,9 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -13,7 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from upstream import LARGE, OK, Asked, chunked, gateway
 
-from counterfoil.gateway.config import Cache, GatewayConfig, Identity, Route
+from counterfoil.gateway.config import Cache, GatewayConfig, Identity, Route, Upstream
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
 
 CACHED = {"cache": Cache()}
@@ -510,52 +512,88 @@ def test_a_targeted_field_counts_before_cache_control() -> None:
         assert len(server.asked) == 1
 
 
-def test_tenants_get_each_others_answers_only_where_those_say_that_they_are_public() -> None:
-    key = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
+class Tenants:
+    """Clients with tokens, of a gateway whose service answers as `answer` has it."""
 
-    def token(tenant: str) -> dict[str, str]:
+    def __init__(self, answer: Callable[[str, str], bytes]) -> None:
+        self._key = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
+        self._answer = answer
+        self.asked: list[str] = []
+
+    @contextmanager
+    def serving(self) -> Generator[DataPlane, None, None]:
+        with gateway(self._serve) as (_, server, _):
+            jwks_url = f"http://{server.address}/jwks"
+            plane = DataPlane(
+                GatewayConfig(
+                    listen="127.0.0.1:0",
+                    admin="127.0.0.1:0",
+                    tls="off",
+                    identity=Identity(issuer="me", audience="shop", jwks_url=jwks_url),
+                    routes=(Route(path="/*", methods=("GET",), service="s", cache=Cache()),),
+                    services={"s": Upstream(attempt_timeout_seconds=30.0)},
+                ),
+                access_log=None,
+                admin_credential="c",
+            )
+            plane.set_endpoints("s", [("s-1", server.address)])
+            self._base = f"http://{plane.listen}"
+            until(lambda: self.get("ready", "/ready").status_code == 200)
+            self.asked.clear()
+            yield plane
+            plane.drain(5.0)
+
+    def get(self, tenant: str, path: str) -> httpx2.Response:
         claims = {"iss": "me", "aud": "shop", "exp": int(time.time()) + 60, "tier": "gold"}
-        signed = jwt.encode({"alg": "ES256", "kid": "k1"}, {**claims, "tenant": tenant}, key)
-        return {"authorization": f"Bearer {signed}"}
+        token = jwt.encode({"alg": "ES256", "kid": "k1"}, {**claims, "tenant": tenant}, self._key)
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx2.get(self._base + path, headers=headers, timeout=30)
 
-    def answer(asked: Asked, connection: socket.socket) -> None:
+    def _serve(self, asked: Asked, connection: socket.socket) -> None:
         _, path, _ = asked.line.split()
         if path == "/jwks":
-            keys = json.dumps({"keys": [{**key.as_dict(private=False), "kid": "k1"}]})
-            connection.sendall(fields(body=keys.encode()))
+            keys = {"keys": [{**self._key.as_dict(private=False), "kid": "k1"}]}
+            connection.sendall(fields(body=json.dumps(keys).encode()))
             return
-        control = {"/own": "s-maxage=60", "/open": "public, max-age=60", "/plain": "max-age=60"}
-        asked_by.append(path)
-        tenant = asked.headers["x-counterfoil-tenant"].encode()
-        connection.sendall(fields(f"cache-control: {control[path]}", body=tenant))
+        self.asked.append(path)
+        connection.sendall(self._answer(path, asked.headers["x-counterfoil-tenant"]))
 
-    asked_by: list[str] = []
-    with gateway(answer) as (_, server, plane):
-        plane = DataPlane(
-            GatewayConfig(
-                listen="127.0.0.1:0",
-                admin="127.0.0.1:0",
-                tls="off",
-                identity=Identity(
-                    issuer="me", audience="shop", jwks_url=f"http://{server.address}/jwks"
-                ),
-                routes=(Route(path="/*", methods=("GET",), service="s", cache=Cache()),),
-            ),
-            access_log=None,
-            admin_credential="c",
-        )
-        plane.set_endpoints("s", [("s-1", server.address)])
-        with httpx2.Client(base_url=f"http://{plane.listen}") as client:
-            until(lambda: client.get("/open", headers=token("ann")).status_code == 200)
-            assert client.get("/open").status_code == 401, "a stored answer needs a token too"
-            asked_by.clear()
-            for _ in range(2):
-                for tenant in ("ann", "bob"):
-                    assert client.get("/own", headers=token(tenant)).text == tenant
-                    assert client.get("/plain", headers=token(tenant)).text == tenant
-                    assert client.get("/open", headers=token(tenant)).text == "ann"
-        plane.drain(1.0)
-    assert sorted(asked_by) == ["/own"] * 2 + ["/plain"] * 4
+
+def test_tenants_get_each_others_answers_only_where_those_say_that_they_are_public() -> None:
+    def answer(path: str, tenant: str) -> bytes:
+        control = {"/own": "s-maxage=60", "/open": "public, max-age=60"}.get(path, "max-age=60")
+        return fields(f"cache-control: {control}", body=tenant.encode())
+
+    tenants = Tenants(answer)
+    with tenants.serving() as plane:
+        for _ in range(2):
+            for tenant in ("ann", "bob"):
+                assert tenants.get(tenant, "/own").text == tenant
+                assert tenants.get(tenant, "/plain").text == tenant
+                assert tenants.get(tenant, "/open").text == "ann"
+        assert httpx2.get(f"http://{plane.listen}/open").status_code == 401, "it takes a token too"
+    assert sorted(tenants.asked) == ["/open"] + ["/own"] * 2 + ["/plain"] * 4
+
+
+def test_who_waits_for_what_was_public_gets_no_other_tenants_answer_when_it_no_longer_is() -> None:
+    def answer(_: str, tenant: str) -> bytes:
+        if len(tenants.asked) == 1:
+            return fields("cache-control: public, max-age=60")
+        if len(tenants.asked) == 2:
+            assert go.wait(20)
+        return fields("cache-control: s-maxage=60", body=tenant.encode())
+
+    go = threading.Event()
+    tenants = Tenants(answer)
+    with tenants.serving() as plane, ThreadPoolExecutor(3) as clients:
+        tenants.get("ann", "/x")
+        plane.purge(urls=["/x"], soft=True)
+        before = plane.state()["requests"]
+        names = ["ann", "bob", "eve"]
+        answers = [clients.submit(tenants.get, name, "/x") for name in names]
+        until(lambda: plane.state()["requests"] == before + 3 and len(tenants.asked) == 2)
+        go.set()
+        assert [each.result().text for each in answers] == names
 
 
 def test_a_reload_keeps_what_is_stored() -> None:

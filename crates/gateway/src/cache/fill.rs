@@ -16,7 +16,7 @@ use crate::cache::answer::Forwarded;
 use crate::cache::flights::{Flight, Landing};
 use crate::cache::request::{Presented, Wanted, target};
 use crate::cache::stored::{Refused, Stored};
-use crate::cache::{Asking, Cache};
+use crate::cache::{Asking, Cache, answer};
 use crate::proxy::{Seen, admit};
 use crate::respond::{Body, Problem};
 use crate::service::{Endpoint, Upstream};
@@ -156,7 +156,7 @@ impl Fill {
 
     /// Keep an answer if it may be kept, and is whole before it is too large.
     async fn keep(&mut self, answer: Response<Body>, times: Times) -> Filled {
-        let reason = if self.stored.is_some() { "stale" } else { "uri-miss" };
+        let reason = self.reason();
         let (head, body) = answer.into_parts();
         let forwarded = |stored| Forwarded::Whole { reason, status: head.status, stored };
         let limit = self.cache.max_object_bytes;
@@ -188,10 +188,10 @@ impl Fill {
     }
 
     fn put(&self, stored: &Arc<Stored>) {
-        if let Some(before) = self.stored.as_ref().filter(|before| before.open != stored.open) {
-            self.cache.store.remove(self.wanted.key_for(before.open), before);
+        if let Some(before) = self.stored.as_ref().filter(|before| before.owner != stored.owner) {
+            self.cache.store.remove(self.wanted.key_of(before), before);
         }
-        self.cache.store.put(self.wanted.key_for(stored.open), stored);
+        self.cache.store.put(self.wanted.key_of(stored), stored);
     }
 
     /// What was stored is no longer what the service says, and what it says is not stored. Nothing
@@ -202,11 +202,11 @@ impl Fill {
             return;
         }
         if let Some(stored) = &self.stored {
-            self.cache.store.remove(self.wanted.key_for(stored.open), stored);
+            self.cache.store.remove(self.wanted.key_of(stored), stored);
         }
         // An error, a part and a 304 say nothing of what the whole answer will be.
         if !status.is_server_error() && !matches!(status.as_u16(), 206 | 304) {
-            self.cache.store.mark_pass(self.wanted.key_for(false), now_ns);
+            self.cache.store.mark_pass(self.wanted.own_key(), now_ns);
         }
     }
 
@@ -214,7 +214,13 @@ impl Fill {
         Presented { wanted: &self.wanted, headers: &self.parts.headers }
     }
 
-    fn failed(&self, answer: Response<Body>) -> Filled {
+    /// Why the service is asked, in the words of RFC 9211, section 2.2.
+    fn reason(&self) -> &'static str {
+        if self.stored.is_some() { "stale" } else { "uri-miss" }
+    }
+
+    fn failed(&self, mut answer: Response<Body>) -> Filled {
+        answer::mark(&mut answer, &format!("fwd={}", self.reason()));
         Filled::Failed { answer: Box::new(answer), stored: self.stored.clone() }
     }
 }

@@ -80,3 +80,34 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> FlightKey {
+        (Box::from(&b"key"[..]), Box::default())
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_what_became_of_it_and_the_next_asks_anew() {
+        let flights = Flights::default();
+        let Ticket::Lead(flight) = flights.board(key()) else { panic!("nobody asks yet") };
+        let Ticket::Follow(mut waiting) = flights.board(key()) else { panic!("somebody asks") };
+        let other = (Box::from(&b"key"[..]), Box::from(&b"another variant"[..]));
+        assert!(matches!(flights.board(other), Ticket::Lead(_)));
+        flight.land(Landing::Failed(StatusCode::BAD_GATEWAY));
+        assert!(matches!(waiting.landed().await, Some(Landing::Failed(StatusCode::BAD_GATEWAY))));
+        assert!(matches!(flights.board(key()), Ticket::Lead(_)));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_one_that_asks_no_more() {
+        let flights = Flights::default();
+        let Ticket::Lead(flight) = flights.board(key()) else { panic!("nobody asks yet") };
+        let Ticket::Follow(mut waiting) = flights.board(key()) else { panic!("somebody asks") };
+        drop(flight);
+        assert!(waiting.landed().await.is_none());
+        assert!(matches!(flights.board(key()), Ticket::Lead(_)));
+    }
+}

@@ -141,7 +141,11 @@ impl Asking<'_> {
             if found.pass || never_shared || self.wanted.insists() {
                 break;
             }
-            match self.cache.store.flights.board(self.wanted.flight(stored.map(|(stored, _)| &**stored))) {
+            let flight = match stored {
+                Some((stored, _)) => self.wanted.flight_of(stored),
+                None => self.wanted.flight_of_new(found.selecting),
+            };
+            match self.cache.store.flights.board(flight) {
                 Ticket::Lead(flight) => {
                     // Another may have landed between the look at the store and the boarding.
                     let again = self.cache.store.find(self.asked(), now_ns).stored;

@@ -2,6 +2,7 @@
 //! and on which conditions it wants it.
 
 use counterfoil_policy::caching::directives::RequestDirectives;
+use counterfoil_policy::caching::vary::Vary;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 
@@ -36,8 +37,13 @@ pub struct Presented<'a> {
 }
 
 impl<'a> Presented<'a> {
+    /// What the request has in the fields that an answer varies by.
+    pub fn selecting(&self, vary: &Vary) -> Box<[u8]> {
+        vary.selecting(|name| self.lines(name))
+    }
+
     /// The lines of a field as the service sees them: who asks is what the gateway has checked.
-    pub fn lines(&self, name: &str) -> Vec<&'a [u8]> {
+    fn lines(&self, name: &str) -> Vec<&'a [u8]> {
         match (name, &self.wanted.tenant) {
             ("x-counterfoil-tenant", Some((tenant, _))) => vec![tenant.as_bytes()],
             ("x-counterfoil-tier", Some((_, tier))) => vec![tier.as_bytes()],
@@ -106,26 +112,26 @@ impl Wanted {
         no_store || no_cache || max_age.is_some() || min_fresh.is_some()
     }
 
-    /// By what those that wait for the same answer find each other. Where it isn't known yet
-    /// whether the answer is for everybody, tenants don't wait for each other; where it isn't known
-    /// what it varies by, all of them wait for the first.
-    pub fn flight(&self, stored: Option<&Stored>) -> FlightKey {
-        match stored {
-            Some(stored) => self.flight_of(stored),
-            None => (self.key_for(false).into(), Box::default()),
-        }
-    }
-
-    /// The same for one more answer like `stored`.
-    pub fn flight_of(&self, stored: &Stored) -> FlightKey {
-        (self.key_for(stored.open).into(), stored.selecting.clone())
+    /// Where what is for this request alone, or its tenant, would be kept.
+    pub fn own_key(&self) -> &[u8] {
+        self.tenant_key.as_ref().unwrap_or(&self.open_key)
     }
 
     /// Where an answer is kept.
-    pub fn key_for(&self, open: bool) -> &[u8] {
-        match &self.tenant_key {
-            Some(key) if !open => key,
-            _ => &self.open_key,
-        }
+    pub fn key_of<'a>(&'a self, stored: &'a Stored) -> &'a [u8] {
+        stored.owner.as_ref().unwrap_or(&self.open_key)
+    }
+
+    /// By what those that wait for one more answer like `stored` find each other.
+    pub fn flight_of(&self, stored: &Stored) -> FlightKey {
+        (self.key_of(stored).into(), stored.selecting.clone())
+    }
+
+    /// The same where nothing like it is stored, but perhaps another variant (`selecting`: what this
+    /// request has in the fields that one varies by). Where it isn't known yet whether the answer is
+    /// for everybody, tenants don't wait for each other; where it isn't known what it varies by, all
+    /// wait for the first.
+    pub fn flight_of_new(&self, selecting: Option<Box<[u8]>>) -> FlightKey {
+        (self.own_key().into(), selecting.unwrap_or_default())
     }
 }

@@ -48,6 +48,8 @@ struct Entry {
 pub struct Found {
     /// The answer, and since when it is stale by a purge.
     pub stored: Option<(Arc<Stored>, Option<u64>)>,
+    /// Without one: what the request has in the fields that the newest variant varies by.
+    pub selecting: Option<Box<[u8]>>,
     /// Whether it is known that there is nothing to wait for.
     pub pass: bool,
 }
@@ -80,15 +82,17 @@ impl Store {
 
     /// The answer for a request: its tenant's own, or one for everybody.
     pub fn find(&self, asked: Presented<'_>, now_ns: u64) -> Found {
-        let mut pass = false;
+        let (mut pass, mut selecting) = (false, None);
         for key in asked.wanted.tenant_key.iter().chain([&asked.wanted.open_key]) {
             let Some(entry) = self.entries.get(key) else { continue };
             pass |= now_ns < entry.pass_until_ns;
             if let Some(found) = entry.variants.iter().find_map(|each| self.good(each, asked)) {
-                return Found { stored: Some(found), pass };
+                return Found { stored: Some(found), selecting: None, pass };
             }
+            let newest = || entry.variants.first().map(|each| asked.selecting(&each.vary));
+            selecting = selecting.or_else(newest);
         }
-        Found { stored: None, pass }
+        Found { stored: None, selecting, pass }
     }
 
     /// An answer that a request may get, and since when it is stale by a purge; nothing if it is
