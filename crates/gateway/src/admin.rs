@@ -14,6 +14,7 @@ use crate::cache;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::route::BUCKETS;
+use crate::service::Upstream;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
@@ -70,9 +71,12 @@ pub fn state(shared: &Shared) -> Value {
                 })
                 .collect();
             let state = json!({
-                "in_flight": upstream.in_flight.load(Ordering::Relaxed),
                 "tunnels": upstream.tunnels.load(Ordering::Relaxed),
-                "limit": upstream.config.concurrency,
+                "in_flight": upstream.places.in_flight(),
+                "limit": upstream.places.limit(),
+                "waiting": upstream.places.waiting(),
+                "shed": shed(&snapshot, upstream),
+                "unloaded_us": upstream.gradient.as_ref().map(|gradient| gradient.baseline_ns() / 1_000),
                 "endpoints": endpoints,
             });
             (name.clone(), state)
@@ -109,6 +113,15 @@ pub fn state(shared: &Shared) -> Value {
         "configuration": shared.configuration_state(),
         "draining": shared.draining(),
     })
+}
+
+/// How many requests found no place, by tier.
+fn shed(snapshot: &Snapshot, upstream: &Upstream) -> Value {
+    let counts = upstream.places.shed.iter().map(|count| count.load(Ordering::Relaxed));
+    if snapshot.verifier.is_none() {
+        return json!({"all": counts.sum::<u64>()});
+    }
+    snapshot.config.tiers.iter().zip(counts).map(|(tier, count)| (tier.clone(), count)).collect()
 }
 
 /// How many keys the shared store is still to be told of.

@@ -50,6 +50,7 @@ pub async fn attempt(
         let reached = match outcome {
             Ok(response) if !matches!(response.status().as_u16(), 502..=504) => {
                 probe.settle(|breaker| breaker.success());
+                learn(shared, upstream, body, now);
                 seen.endpoint = Some(endpoint);
                 return Ok(response);
             }
@@ -68,6 +69,7 @@ pub async fn attempt(
                 return Err(fault.into());
             }
             Err(Failure::Late) => {
+                learn(shared, upstream, body, now);
                 last = Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
                     .retry_after(1));
                 true
@@ -86,6 +88,14 @@ pub async fn attempt(
         tokio::time::sleep(pause(number)).await;
     }
     last
+}
+
+/// Let the limit of the service know how long an instance took, unless it was the client that did.
+fn learn(shared: &Shared, upstream: &Upstream, body: &Upload, since: Instant) {
+    if upstream.gradient.is_some() && matches!(body, Upload::Whole(_)) {
+        let now = Instant::now();
+        upstream.took(now - since, shared.nanoseconds(now));
+    }
 }
 
 /// Whether a request that may have been carried out may be sent again.

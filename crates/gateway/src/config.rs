@@ -36,6 +36,8 @@ pub struct Config {
     pub identity: Vec<Issuer>,
     pub api_keys: HashMap<String, ApiKey>,
     pub signing_keys: HashMap<String, SigningKey>,
+    /// The highest first.
+    pub tiers: Vec<String>,
     pub limits: HashMap<String, Limit>,
     /// Where limits are shared with other gateways; without it they are this one's own.
     pub shared_limits: Option<SharedLimits>,
@@ -95,6 +97,9 @@ pub struct Issuer {
     pub ca_file: Option<String>,
     pub tenant_claim: String,
     pub tier_claim: String,
+    /// The tiers that there are, the highest first.
+    #[serde(skip)]
+    pub tiers: Vec<String>,
     /// Further claims that limits count by.
     #[serde(skip)]
     pub claims: Vec<String>,
@@ -255,7 +260,15 @@ pub struct Cache {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
+    /// At most, if it adapts.
     pub concurrency: usize,
+    pub adaptive_concurrency: bool,
+    pub least_concurrency: usize,
+    /// 0 for no bound of its own.
+    pub tenant_concurrency: usize,
+    /// How many may wait for a place, and for how long.
+    pub queue: usize,
+    pub queue_timeout_seconds: f64,
     pub attempt_timeout_seconds: f64,
     pub attempts: u32,
     pub breaker_failures: u32,

@@ -23,6 +23,7 @@ mod identity;
 mod io;
 mod limit;
 mod own_request;
+mod places;
 mod proxy;
 mod request_body;
 mod respond;

@@ -24,7 +24,7 @@ use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
 use crate::route::Route;
-use crate::service::{Endpoint, Permit, Upstream};
+use crate::service::{Admitted, Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
 use crate::tunnel::{self, Upgrade};
@@ -216,7 +216,6 @@ async fn pass_on(
     {
         return Box::pin(cache::serve(cache, shared, upstream, parts, seen)).await;
     }
-    let permit = admit(upstream)?;
     let tunnelled = upgrade.as_ref().map(|_| admit_tunnel(upstream)).transpose()?;
     let limit = route.config.request_body_limit.unwrap_or(snapshot.config.request_body_limit);
     let mut upload = if let Some(upgrade) = upgrade {
@@ -229,12 +228,20 @@ async fn pass_on(
         let offers = parts.headers.contains_key(header::EXPECT);
         Box::pin(Upload::receive(body, limit, offers, is_repeatable(parts))).await?
     };
+    // After the body, of which a slow client would otherwise hold a place meanwhile.
+    let admitted = match admit(shared, upstream, seen).await {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            *body = upload.into_rest();
+            return Err(problem);
+        }
+    };
     let mut answer = attempt(shared, upstream, parts, &mut upload, seen).await;
     *body = upload.into_rest();
     match answer.as_mut().map(Response::body_mut) {
         // It may stay open for days, and counts as what it is.
         Ok(body @ Body::Tunnel(_)) => body.keep(tunnelled),
-        Ok(body) => body.keep(permit),
+        Ok(body) => body.keep(admitted),
         Err(_) => {}
     }
     if let (Some(store), false, Ok(answer)) = (&snapshot.cache, parts.method.is_safe(), &answer) {
@@ -244,11 +251,10 @@ async fn pass_on(
 }
 
 /// Be one of as many requests as a service may have.
-pub fn admit(upstream: &Upstream) -> Result<Permit, Problem> {
-    upstream.admit().ok_or_else(|| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have")
-            .retry_after(1)
-    })
+pub async fn admit(shared: &Shared, upstream: &Upstream, seen: &Seen) -> Result<Admitted, Problem> {
+    let bearer = seen.bearer.as_deref();
+    let tenant = bearer.map_or("", |bearer| &bearer.tenant);
+    upstream.admit(tenant, || shared.snapshot().rank(bearer)).await
 }
 
 fn admit_tunnel(upstream: &Upstream) -> Result<Permit, Problem> {

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use counterfoil_policy::breaker::Breaker;
+use counterfoil_policy::bulkhead::Bulkhead;
+use counterfoil_policy::gradient::Gradient;
 use hyper::header::HeaderValue;
 
 use crate::Error;
 use crate::config::Service;
+use crate::places::{Place, Places, Rank, Share};
+use crate::respond::Problem;
 
 pub struct Endpoint {
     pub instance: String,
@@ -33,11 +37,15 @@ pub struct Upstream {
     pub config: Service,
     pub attempt_timeout: Duration,
     pub tunnel_idle: Duration,
-    /// Shared with the upstreams of this service in earlier and later configurations: what is under
-    /// way is under way whatever the settings were when it began.
-    pub in_flight: Arc<AtomicUsize>,
-    /// The same for connections that left HTTP behind.
+    /// Connections that left HTTP behind, shared with the upstreams of this service in earlier and
+    /// later configurations: what is under way is under way whatever the settings were when it began.
     pub tunnels: Arc<AtomicUsize>,
+    pub queue_timeout: Duration,
+    pub places: Arc<Places>,
+    /// What moves the number of places, if anything does.
+    pub gradient: Option<Arc<Gradient>>,
+    /// Where each tenant has a bound of its own.
+    pub tenants: Option<Arc<Bulkhead>>,
     pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     pub next: AtomicUsize,
 }
@@ -50,16 +58,43 @@ impl Upstream {
         if let Some(same) = before.filter(|before| before.config == *config) {
             return Ok(Arc::clone(same));
         }
-        let attempt_timeout = Duration::try_from_secs_f64(config.attempt_timeout_seconds)
-            .map_err(|error| Error::Config(format!("service {name}: attempt timeout: {error}")))?;
-        let tunnel_idle = Duration::try_from_secs_f64(config.tunnel_idle_seconds)
-            .map_err(|error| Error::Config(format!("service {name}: tunnel idle time: {error}")))?;
+        let seconds = |what: &str, seconds: f64| {
+            Duration::try_from_secs_f64(seconds)
+                .map_err(|error| Error::Config(format!("service {name}: {what}: {error}")))
+        };
+        let known = before.map(|before| &before.config);
+        let same =
+            |setting: fn(&Service) -> usize| known.is_some_and(|known| setting(known) == setting(config));
+        let (least, most) = (config.least_concurrency, config.concurrency);
+        let gradient = config.adaptive_concurrency.then(|| {
+            let known = before.and_then(|before| before.gradient.as_ref());
+            known
+                .filter(|_| same(|config| config.concurrency) && same(|config| config.least_concurrency))
+                .map_or_else(|| Arc::new(Gradient::new(least, most)), Arc::clone)
+        });
+        let limit = gradient.as_ref().map_or(most, |gradient| gradient.limit());
+        let places = match before {
+            Some(before) => {
+                before.places.resize(limit, config.queue);
+                Arc::clone(&before.places)
+            }
+            None => Places::new(limit, config.queue),
+        };
+        let tenants = (config.tenant_concurrency > 0).then(|| {
+            let known = before.and_then(|before| before.tenants.as_ref());
+            known
+                .filter(|_| same(|config| config.tenant_concurrency))
+                .map_or_else(|| Arc::new(Bulkhead::new(config.tenant_concurrency)), Arc::clone)
+        });
         let upstream = Self {
             config: config.clone(),
-            attempt_timeout,
-            tunnel_idle,
-            in_flight: before.map(|before| Arc::clone(&before.in_flight)).unwrap_or_default(),
+            attempt_timeout: seconds("attempt timeout", config.attempt_timeout_seconds)?,
+            tunnel_idle: seconds("tunnel idle time", config.tunnel_idle_seconds)?,
             tunnels: before.map(|before| Arc::clone(&before.tunnels)).unwrap_or_default(),
+            queue_timeout: seconds("queue timeout", config.queue_timeout_seconds)?,
+            places,
+            gradient,
+            tenants,
             endpoints: ArcSwap::default(),
             next: AtomicUsize::new(0),
         };
@@ -100,15 +135,40 @@ impl Upstream {
         (before < self.config.tunnels).then_some(permit)
     }
 
-    /// Take one more request, unless there are as many under way as there may be.
-    pub fn admit(&self) -> Option<Permit> {
-        let permit = Permit(Arc::clone(&self.in_flight));
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        (before < self.config.concurrency).then_some(permit)
+    /// Let a request go to the service, now or after it has waited for a place.
+    ///
+    /// # Errors
+    /// A 503 if there is no place for it in time, a 429 if its tenant has as many as it may have.
+    pub async fn admit(&self, tenant: &str, rank: impl FnOnce() -> Rank) -> Result<Admitted, Problem> {
+        let share = match &self.tenants {
+            Some(tenants) => Some(Share::take(tenants, tenant)?),
+            None => None,
+        };
+        let place = match self.places.take() {
+            Some(place) => place,
+            None => Box::pin(self.places.wait(rank(), self.queue_timeout)).await?,
+        };
+        Ok(Admitted { _place: place, _share: share })
+    }
+
+    /// An instance took this long to answer, or for nothing.
+    pub fn took(&self, took: Duration, now_ns: u64) {
+        if let Some(gradient) = &self.gradient {
+            let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+            if let Some(limit) = gradient.record(took_ns, self.places.in_flight(), now_ns) {
+                self.places.set_limit(limit);
+            }
+        }
     }
 }
 
 /// A request under way to a service, counted for as long as this lives.
+pub struct Admitted {
+    _place: Place,
+    _share: Option<Share>,
+}
+
+/// An open tunnel, counted for as long as this lives.
 pub struct Permit(Arc<AtomicUsize>);
 
 impl Drop for Permit {

@@ -18,8 +18,9 @@ use crate::config::{self, Config, LimitKey};
 use crate::exchange::Link;
 use crate::forwarded::Trust;
 use crate::hook::Hook;
-use crate::identity::Verifier;
+use crate::identity::{Bearer, Verifier};
 use crate::limit::Limit;
+use crate::places::{Rank, TIERS};
 use crate::route::{Counts, Route};
 use crate::routing::Routes;
 use crate::service::Upstream;
@@ -53,6 +54,10 @@ impl Snapshot {
         let claims = claims(&config.limits);
         for issuer in &mut config.identity {
             issuer.claims.clone_from(&claims);
+            issuer.tiers.clone_from(&config.tiers);
+        }
+        if !(1..=TIERS).contains(&config.tiers.len()) {
+            return Err(Error::Config(format!("tiers are 1 to {TIERS}")));
         }
         let trust = Trust::new(&config)?;
         let limits = limits(&config, link, before)?;
@@ -114,6 +119,16 @@ impl Snapshot {
             issuer.ready().await.map_err(Error::Config)?;
         }
         Ok(())
+    }
+}
+
+impl Snapshot {
+    /// What a request is to a service that has not places enough. Where nobody says who is who,
+    /// everybody is of the same tier; else who doesn't say is of the lowest.
+    pub fn rank(&self, bearer: Option<&Bearer>) -> Rank {
+        let tiers = if self.verifier.is_some() { self.config.tiers.len() } else { 1 };
+        let tier = bearer.and_then(|bearer| self.config.tiers.iter().position(|tier| *tier == bearer.tier));
+        Rank { tier: tier.unwrap_or(tiers - 1), tiers }
     }
 }
 

@@ -18,16 +18,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-#[cfg(loom)]
-use loom::sync::{
-    Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
-};
-#[cfg(not(loom))]
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
 /// Cells of a bucket: two cache lines of 64 bytes.
 #[cfg(not(loom))]
@@ -102,7 +93,7 @@ impl Cells {
             }
         }
         let stripe = &self.newcomers[hash as usize & (STRIPES - 1)];
-        let _alone = stripe.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = lock(stripe);
         loop {
             // Another newcomer of the same key may have been here while this one waited.
             if let Some((cell, time)) = self.find(hash) {
@@ -205,7 +196,7 @@ mod tests {
             let _ = cells.update(hash << 3, 0, |_| Ok::<_, ()>(10));
         }
         assert_eq!((cells.time(7), cells.time(8)), (1_000, 0));
-        assert_eq!(cells.update(7, 0, |time| Err::<u64, _>(time)), Err(Kept::Refused(1_000)));
+        assert_eq!(cells.update(7, 0, Err::<u64, _>), Err(Kept::Refused(1_000)));
     }
 
     #[test]

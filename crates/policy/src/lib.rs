@@ -1,16 +1,20 @@
 //! Policies of the data plane as pure state machines: no I/O, no clock; time is passed in as
 //! nanoseconds of a monotonic clock.
 
+pub mod admission;
 pub mod breaker;
+pub mod bulkhead;
 pub mod caching;
 pub mod cells;
 pub mod fixed_window;
 pub mod gcra;
+pub mod gradient;
 pub mod keyed;
 pub mod replay;
 pub mod shared_gcra;
 pub mod sliding_counter;
 pub mod sliding_log;
+mod sync;
 
 /// What a key has left of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! All interleavings of a few threads over `cells`, by loom:
+//! All interleavings of a few threads over `cells` and `admission`, by loom:
 //! `RUSTFLAGS="--cfg loom" cargo test -p counterfoil-policy --test interleavings`.
 #![cfg(loom)]
 
+use counterfoil_policy::admission::{Admission, Wait};
 use counterfoil_policy::cells::Cells;
 use loom::sync::Arc;
 use loom::thread;
@@ -62,5 +63,47 @@ fn two_newcomers_of_one_key_share_a_cell() {
         let here = spend(&cells, 1, 10, 1);
         assert!(here != other.join().unwrap());
         assert_eq!((cells.time(1), cells.used()), (11, 1));
+    });
+}
+
+/// Enter or wait; how many were woken with a place by that, oneself included.
+fn come(admission: &Admission<()>) -> usize {
+    if admission.enter() {
+        return 1;
+    }
+    match admission.wait(0, ()) {
+        Wait::Admitted => 1,
+        Wait::Waits { admitted, .. } => usize::from(admitted.is_some()),
+        Wait::Refused => panic!("the queue has room"),
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_place_that_is_free() {
+    loom::model(|| {
+        let admission = Arc::new(Admission::new(1, 4));
+        assert!(admission.enter());
+        let leaves = {
+            let admission = Arc::clone(&admission);
+            thread::spawn(move || usize::from(admission.leave().is_some()))
+        };
+        let woken = come(&admission) + leaves.join().unwrap();
+        assert_eq!((woken, admission.in_flight(), admission.waiting()), (1, 1, 0));
+    });
+}
+
+#[test]
+fn who_gives_up_either_has_a_place_or_leaves_none_behind() {
+    loom::model(|| {
+        let admission = Arc::new(Admission::new(1, 4));
+        assert!(admission.enter());
+        let Wait::Waits { ticket, .. } = admission.wait(0, ()) else { panic!("there is no place") };
+        let leaves = {
+            let admission = Arc::clone(&admission);
+            thread::spawn(move || admission.leave().is_some())
+        };
+        let gave_up = admission.give_up(ticket);
+        assert!(leaves.join().unwrap() != gave_up);
+        assert_eq!((admission.in_flight(), admission.waiting()), (usize::from(!gave_up), 0));
     });
 }

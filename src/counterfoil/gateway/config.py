@@ -210,6 +210,17 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How a service is protected, and from what its clients are shielded."""
 
     concurrency: int = 256
+    """Requests that the service has at once, over all of its instances."""
+    adaptive_concurrency: bool = False
+    """Find out how many it can have from how long they take; `concurrency` is the most then."""
+    least_concurrency: int = 4
+    """The fewest, if it adapts."""
+    tenant_concurrency: int = 0
+    """Requests that one tenant has at once (429 beyond); 0 for no bound of its own."""
+    queue: int = 64
+    """Requests that may wait for a place; 0 for none. A higher tier pushes out a lower one."""
+    queue_timeout_seconds: float = 0.1
+    """How long the highest tier waits; lower ones wait less, the lowest of several not at all."""
     attempt_timeout_seconds: float = 2.0
     attempts: int = 3
     breaker_failures: int = 5
@@ -222,6 +233,12 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.attempts < 1 or not 0 < self.attempt_timeout_seconds < 3600:
             raise ValueError("concurrency and attempts start at 1, a timeout lies within an hour")
+        if not 1 <= self.least_concurrency <= max(self.concurrency, 4):
+            raise ValueError("least_concurrency is 1 to concurrency")
+        if self.tenant_concurrency < 0 or not 0 <= self.queue <= 100_000:
+            raise ValueError("tenant_concurrency starts at 0 (no bound), queue is 0 to 100,000")
+        if not 0 <= self.queue_timeout_seconds <= 60:
+            raise ValueError("queue_timeout_seconds is 0 to 60")
         if self.breaker_failures < 1 or not 0 <= self.breaker_open_seconds < 3600:
             raise ValueError("breaker_failures starts at 1, an open breaker lasts within an hour")
         if self.tunnels < 0 or not 0 < self.tunnel_idle_seconds <= 86_400:
@@ -290,6 +307,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """One issuer (`[gateway.identity]`), or several (`[[gateway.identity]]`)."""
     api_keys: dict[str, ApiKey] = msgspec.field(default_factory=dict[str, ApiKey])
     signing_keys: dict[str, SigningKey] = msgspec.field(default_factory=dict[str, SigningKey])
+    tiers: tuple[str, ...] = ("gold", "silver", "bronze")
+    """The highest first: who keeps being served when there is not enough for all. Who is of
+    none of them is of the lowest."""
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
     hooks: dict[str, HookSettings] = msgspec.field(default_factory=dict[str, HookSettings])
     routes: tuple[Route, ...] = ()
@@ -307,6 +327,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             )
         if self.request_body_limit < 0:
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
+        if not 1 <= len(set(self.tiers)) == len(self.tiers) <= 8:
+            raise ValueError("tiers are 1 to 8 different names, the highest first")
         if self.trusted_proxies and self.trusted_hops:
             raise ValueError("set trusted_proxies or trusted_hops, not both")
         if not 0 <= self.trusted_hops <= 16:

@@ -232,10 +232,10 @@ pub async fn ask(
     parts: &Parts,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
-    let permit = admit(upstream)?;
+    let admitted = admit(shared, upstream, seen).await?;
     let mut answer = attempt(shared, upstream, parts, &mut Upload::Whole(Bytes::new()), seen).await;
     if let Ok(Body::Rest(rest)) = answer.as_mut().map(Response::body_mut) {
-        rest.keep(permit);
+        rest.keep(admitted);
     }
     answer
 }

@@ -116,12 +116,11 @@ impl<'a> Token<'a> {
         if tenant.is_empty() || tenant.len() > 128 || !tenant.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Rejected::NoTenant);
         }
-        let tier = match self.text(&issuer.tier_claim) {
-            "gold" => "gold",
-            _ => "bronze",
-        };
+        // Who is of no tier that is known is of the lowest.
+        let tier = self.text(&issuer.tier_claim);
+        let tier = issuer.tiers.iter().find(|known| *known == tier).or(issuer.tiers.last());
         let claims = issuer.claims.iter().map(|name| (name.clone(), self.text(name).to_owned())).collect();
-        Ok(Bearer { tenant: tenant.to_owned(), tier: tier.to_owned(), claims, expires })
+        Ok(Bearer { tenant: tenant.to_owned(), tier: tier.cloned().unwrap_or_default(), claims, expires })
     }
 
     fn text(&self, claim: &str) -> &str {
