@@ -1,9 +1,10 @@
 //! The operators' port: metrics and state, for whoever holds the credential.
 
 use std::fmt::Write;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use counterfoil_policy::breaker::Mode;
 use counterfoil_policy::shared_gcra::SharedGcra;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::HeaderValue;
@@ -57,6 +58,7 @@ async fn purge(shared: &Shared, request: Request<RequestBody>) -> Result<String,
 pub fn state(shared: &Shared) -> Value {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let snapshot = shared.snapshot();
+    let now_ns = shared.nanoseconds(Instant::now());
     let services: serde_json::Map<_, _> = snapshot
         .upstreams
         .iter()
@@ -66,8 +68,15 @@ pub fn state(shared: &Shared) -> Value {
                 .load()
                 .iter()
                 .map(|each| {
-                    let breaker = each.breaker.lock().unwrap_or_else(PoisonError::into_inner).name();
-                    json!({"instance": each.instance, "address": each.address, "breaker": breaker})
+                    let breaker = each.breaker.view();
+                    json!({
+                        "instance": each.instance, "address": each.address,
+                        "in_flight": each.in_flight.load(Ordering::Relaxed),
+                        "breaker": breaker.name(),
+                        "breaker_held": breaker.mode != Mode::Auto,
+                        "breaker_reason": breaker.to_string(),
+                        "breaker_changed_seconds": now_ns.saturating_sub(breaker.changed_ns) as f64 / 1e9,
+                    })
                 })
                 .collect();
             let state = json!({
@@ -77,6 +86,9 @@ pub fn state(shared: &Shared) -> Value {
                 "waiting": upstream.places.waiting(),
                 "shed": shed(&snapshot, upstream),
                 "unloaded_us": upstream.gradient.as_ref().map(|gradient| gradient.baseline_ns() / 1_000),
+                "retries_saved": upstream.retries.saved(),
+                "retries_refused": load(&upstream.unpaid),
+                "hedges": load(&upstream.hedges),
                 "endpoints": endpoints,
             });
             (name.clone(), state)

@@ -1,42 +1,136 @@
 //! The attempts of one request: which instance is asked, what its outcome says of it, and whether
 //! another may be asked after it.
+//!
+//! A request is sent again if that is safe (its method is idempotent, it has an Idempotency-Key, or it
+//! never reached the instance), and if the service's retry budget pays for it: in an outage the
+//! instances get little more than what clients ask for. The pause before that is random up to a
+//! bound that doubles (Brooker, "Exponential backoff and jitter", 2015). An instance that says when to come
+//! back is not asked before, if that is soon; others may be at once.
+//!
+//! A hedge is a second attempt while the first is still under way, where that was asked for (Dean and
+//! Barroso, "The tail at scale", 2013): the first good answer counts, the other attempt is dropped with
+//! its connection, and the budget pays for it as for a retry.
 
-use std::sync::PoisonError;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use counterfoil_policy::breaker::Breaker;
+use counterfoil_policy::breaker::Pass;
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode, header};
 
 use crate::balance::choose;
-use crate::headers::{self, Added};
+use crate::headers::{self, Added, text};
 use crate::proxy::Seen;
 use crate::respond::{Body, Problem};
 use crate::service::{Endpoint, Upstream};
-use crate::shared::{Shared, now_us};
+use crate::shared::Shared;
 use crate::upload::Upload;
 use crate::upstream::{Failure, Outgoing, exchange};
 
-/// The longest pause between two attempts.
+/// The longest pause between two attempts that an instance didn't ask for.
 const PAUSE_LIMIT: Duration = Duration::from_millis(200);
+/// The longest that an instance may ask for; who is to come back later than that is told so.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Try instances until one answers for good, as far as repeating is safe.
+/// An attempt that failed.
+struct Missed {
+    /// What is answered if no other instance can do better.
+    answer: Result<Response<Body>, Problem>,
+    /// Whether the instance may have carried the request out.
+    reached: bool,
+    /// When the instance wants to be asked again.
+    retry_after: Option<Duration>,
+    /// The client's own doing, after which nothing more is to be tried.
+    by_client: bool,
+}
+
+impl Missed {
+    fn new(status: StatusCode, detail: &'static str, reached: bool) -> Self {
+        let answer = Err(Problem::new(status, detail).retry_after(1));
+        Self { answer, reached, retry_after: None, by_client: false }
+    }
+}
+
+/// All that the attempts of a request have in common.
+struct Asking<'a> {
+    shared: &'a Shared,
+    upstream: &'a Upstream,
+    parts: &'a Parts,
+    seen: &'a Seen,
+    /// When the whole request has to be answered, if there is a time for that.
+    until: Option<Instant>,
+}
+
+/// Try instances until one answers for good, as far as repeating is safe. `waited` says whether time has
+/// passed since the request came.
 pub async fn attempt(
     shared: &Shared,
     upstream: &Upstream,
     parts: &Parts,
     body: &mut Upload,
     seen: &mut Seen,
+    waited: bool,
 ) -> Result<Response<Body>, Problem> {
     let repeatable = is_repeatable(parts);
-    let mut last =
-        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there")
-            .retry_after(1));
-    for number in 1..=upstream.config.attempts.max(1) {
-        let now = if number == 1 && body.is_empty() { seen.started } else { Instant::now() };
-        let tried = seen.endpoint.as_deref();
-        let Some(endpoint) = choose(upstream, shared.nanoseconds(now), tried) else { break };
-        let probe = Probe(&endpoint);
+    upstream.retries.pay_in();
+    let until = upstream.request_timeout.map(|timeout| seen.started + timeout);
+    let mut missed =
+        Missed::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there", false);
+    for number in 1..=upstream.config.attempts {
+        let now = if number == 1 && !waited { seen.started } else { Instant::now() };
+        if until.is_some_and(|until| now >= until) {
+            break;
+        }
+        let Some(under_way) = choose(upstream, shared.nanoseconds(now), seen.endpoint.as_deref()) else {
+            break;
+        };
+        if let Some(wait) = missed.retry_after.filter(|_| under_way.is_at(seen.endpoint.as_deref())) {
+            if wait > RETRY_AFTER_LIMIT {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+        }
+        let asking = Asking { shared, upstream, parts, seen, until };
+        let (endpoint, attempts, outcome) = match upstream.hedge_after {
+            Some(after) if number == 1 && repeatable => {
+                Box::pin(asking.hedged(under_way, body, now, after)).await
+            }
+            _ => {
+                let endpoint = Arc::clone(&under_way.endpoint);
+                (endpoint, 1, asking.ask(under_way, body, now).await)
+            }
+        };
+        seen.attempts += attempts;
+        seen.endpoint = Some(endpoint);
+        missed = match outcome {
+            Ok(response) => return Ok(response),
+            Err(missed) => missed,
+        };
+        let may_repeat = !missed.by_client && !body.is_spent() && (repeatable || !missed.reached);
+        if number == upstream.config.attempts || !may_repeat {
+            break;
+        }
+        if !upstream.retries.take_out(shared.nanoseconds(Instant::now())) {
+            upstream.unpaid.fetch_add(1, Ordering::Relaxed);
+            break;
+        }
+        tokio::time::sleep(pause(number)).await;
+    }
+    missed.answer
+}
+
+impl Asking<'_> {
+    /// Ask one instance, and let its breaker know what became of it.
+    async fn ask(
+        &self,
+        mut under_way: UnderWay,
+        body: &mut Upload,
+        now: Instant,
+    ) -> Result<Response<Body>, Missed> {
+        let Self { shared, upstream, parts, seen, until } = self;
+        let endpoint = &under_way.endpoint;
         let added = Added {
             host: &endpoint.host,
             client: seen.way(),
@@ -44,57 +138,88 @@ pub async fn attempt(
             bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
             hooked: &seen.hooked,
         };
+        let timely = matches!(body, Upload::Whole(_));
+        let mut timeouts = upstream.timeouts;
+        if let Some(until) = until {
+            timeouts.answer = timeouts.answer.min(until.saturating_duration_since(now));
+        }
         let request = Outgoing { parts, added, body };
-        let outcome = exchange(&endpoint.address, request, now.into(), upstream.attempt_timeout).await;
-        seen.attempts = number;
-        let reached = match outcome {
-            Ok(response) if !matches!(response.status().as_u16(), 502..=504) => {
-                probe.settle(|breaker| breaker.success());
-                learn(shared, upstream, body, now);
-                seen.endpoint = Some(endpoint);
+        let outcome = exchange(&endpoint.address, request, now.into(), &timeouts).await;
+        if timely && upstream.learns && matches!(outcome, Ok(_) | Err(Failure::Late)) {
+            let ended = Instant::now();
+            upstream.took(endpoint, ended - now, shared.nanoseconds(ended));
+        }
+        let missed = match outcome {
+            Ok(mut response) if !matches!(response.status().as_u16(), 502..=504) => {
+                under_way.succeeded(shared.nanoseconds(now));
+                if let Body::Rest(rest) = response.body_mut() {
+                    rest.keep(under_way);
+                }
                 return Ok(response);
             }
             Ok(mut response) => {
                 // The instance itself says that it can't at the moment: if none of them can, its word
                 // stands, and a client is told when to come again in any case.
+                let asked_for = text(response.headers(), header::RETRY_AFTER).parse().ok();
                 if response.status() == StatusCode::SERVICE_UNAVAILABLE {
                     response.headers_mut().entry(header::RETRY_AFTER).or_insert(1.into());
                 }
-                last = Ok(response);
-                true
+                let retry_after = asked_for.map(Duration::from_secs);
+                Missed { answer: Ok(response), reached: true, retry_after, by_client: false }
             }
             Err(Failure::Client(fault)) => {
-                drop(probe);
-                seen.endpoint = Some(endpoint);
-                return Err(fault.into());
+                let answer = Err(fault.into());
+                return Err(Missed { answer, reached: true, retry_after: None, by_client: true });
             }
             Err(Failure::Late) => {
-                learn(shared, upstream, body, now);
-                last = Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
-                    .retry_after(1));
-                true
+                Missed::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time", true)
             }
             Err(failure) => {
-                last =
-                    Err(Problem::new(StatusCode::BAD_GATEWAY, "the service can't be reached").retry_after(1));
-                failure == Failure::Unknown
+                let reached = failure == Failure::Unknown;
+                Missed::new(StatusCode::BAD_GATEWAY, "the service can't be reached", reached)
             }
         };
-        probe.settle(|breaker| breaker.failure(shared.nanoseconds(Instant::now())));
-        seen.endpoint = Some(endpoint);
-        if reached && !repeatable || body.is_spent() {
-            break;
-        }
-        tokio::time::sleep(pause(number)).await;
+        under_way.failed(shared.nanoseconds(Instant::now()));
+        Err(missed)
     }
-    last
-}
 
-/// Let the limit of the service know how long an instance took, unless it was the client that did.
-fn learn(shared: &Shared, upstream: &Upstream, body: &Upload, since: Instant) {
-    if upstream.gradient.is_some() && matches!(body, Upload::Whole(_)) {
+    /// Ask one instance, and another one as well if it takes too long: who answered or failed last, how
+    /// many were asked, and the outcome.
+    async fn hedged(
+        &self,
+        first: UnderWay,
+        body: &mut Upload,
+        now: Instant,
+        after: Duration,
+    ) -> (Arc<Endpoint>, u32, Result<Response<Body>, Missed>) {
+        let Upload::Whole(whole) = &*body else {
+            let endpoint = Arc::clone(&first.endpoint);
+            return (endpoint, 1, self.ask(first, body, now).await);
+        };
+        let mut copy = Upload::Whole(whole.clone());
+        let endpoint = Arc::clone(&first.endpoint);
+        let mut first = pin!(self.ask(first, body, now));
+        if let Ok(outcome) = tokio::time::timeout(after, &mut first).await {
+            return (endpoint, 1, outcome);
+        }
         let now = Instant::now();
-        upstream.took(now - since, shared.nanoseconds(now));
+        let now_ns = self.shared.nanoseconds(now);
+        let other = choose(self.upstream, now_ns, Some(&endpoint))
+            .filter(|other| !other.is_at(Some(&endpoint)) && self.upstream.retries.take_out(now_ns));
+        let Some(second) = other else { return (endpoint, 1, first.await) };
+        self.upstream.hedges.fetch_add(1, Ordering::Relaxed);
+        let other = Arc::clone(&second.endpoint);
+        let mut second = pin!(self.ask(second, &mut copy, now));
+        tokio::select! {
+            outcome = &mut first => match outcome {
+                Ok(response) => (endpoint, 2, Ok(response)),
+                Err(_) => (other, 2, second.await),
+            },
+            outcome = &mut second => match outcome {
+                Ok(response) => (other, 2, Ok(response)),
+                Err(_) => (endpoint, 2, first.await),
+            },
+        }
     }
 }
 
@@ -103,25 +228,47 @@ pub fn is_repeatable(parts: &Parts) -> bool {
     parts.method.is_idempotent() || parts.headers.contains_key(headers::IDEMPOTENCY_KEY)
 }
 
-/// A breaker's admission, given back if the client hangs up before the outcome is known.
-struct Probe<'a>(&'a Endpoint);
+/// A request under way to an instance: counted for as long as this lives, and its breaker's admission
+/// given back if the outcome is never known.
+pub struct UnderWay {
+    pub endpoint: Arc<Endpoint>,
+    pass: Option<Pass>,
+}
 
-impl Probe<'_> {
-    fn settle(self, outcome: impl FnOnce(&mut Breaker)) {
-        outcome(&mut self.0.breaker.lock().unwrap_or_else(PoisonError::into_inner));
-        std::mem::forget(self);
+impl UnderWay {
+    pub fn new(endpoint: Arc<Endpoint>, pass: Pass) -> Self {
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { endpoint, pass: Some(pass) }
+    }
+
+    fn is_at(&self, endpoint: Option<&Endpoint>) -> bool {
+        endpoint.is_some_and(|endpoint| endpoint.instance == self.endpoint.instance)
+    }
+
+    fn succeeded(&mut self, now_ns: u64) {
+        if let Some(pass) = self.pass.take() {
+            self.endpoint.breaker.success(pass, now_ns);
+        }
+    }
+
+    fn failed(&mut self, now_ns: u64) {
+        if let Some(pass) = self.pass.take() {
+            self.endpoint.breaker.failure(pass, now_ns);
+        }
     }
 }
 
-impl Drop for Probe<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.breaker.lock().unwrap_or_else(PoisonError::into_inner).forget();
+        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(pass) = self.pass.take() {
+            self.endpoint.breaker.forget(pass);
+        }
     }
 }
 
-/// Full jitter over an exponential bound (Brooker, "Exponential backoff and jitter", 2015).
+/// Full jitter over an exponential bound.
 fn pause(attempt: u32) -> Duration {
     let bound = Duration::from_millis(10 << attempt.min(5)).min(PAUSE_LIMIT);
-    let jitter = f64::from(u32::try_from(now_us() % 1_000).unwrap_or(0)) / 1_000.0;
-    bound.mul_f64(jitter)
+    bound.mul_f64(fastrand::f64())
 }

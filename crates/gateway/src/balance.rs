@@ -1,20 +1,41 @@
-//! Which instance of a service gets the next request.
+//! Which instance of a service gets the next request: the order is that of `policy::balance`, the last
+//! word that of its breaker.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use counterfoil_policy::balance::{Candidate, order};
+use counterfoil_policy::breaker::{Mode, Pass};
 
+use crate::attempt::UnderWay;
 use crate::service::{Endpoint, Upstream};
 
-/// The next instance in turn whose breaker admits a request, another than `tried` if there is one.
-pub fn choose(upstream: &Upstream, now_ns: u64, tried: Option<&Endpoint>) -> Option<Arc<Endpoint>> {
+/// An instance whose breaker admits a request, another than `tried` if there is one.
+pub fn choose(upstream: &Upstream, now_ns: u64, tried: Option<&Endpoint>) -> Option<UnderWay> {
     let endpoints = upstream.endpoints.load();
-    let first = upstream.next.fetch_add(1, Ordering::Relaxed);
-    let in_turn = || (0..endpoints.len()).map(|step| &endpoints[(first + step) % endpoints.len()]);
+    let (order, panics) = order(&endpoints, upstream.balance, now_ns, fastrand::f64);
+    let admits = |each: &Endpoint| {
+        let anyway = || panics && each.breaker.view().mode != Mode::HeldOpen;
+        each.breaker.admit(now_ns).or_else(|| anyway().then_some(Pass::Free))
+    };
     let is_tried = |each: &Endpoint| tried.is_some_and(|tried| tried.instance == each.instance);
-    let admits =
-        |each: &Arc<Endpoint>| each.breaker.lock().unwrap_or_else(PoisonError::into_inner).admit(now_ns);
-    in_turn()
-        .find(|each| !is_tried(each) && admits(each))
-        .or_else(|| in_turn().find(|each| is_tried(each) && admits(each)))
-        .cloned()
+    let others = order.clone().filter(|each| !is_tried(each));
+    others
+        .chain(order.filter(|each| is_tried(each)))
+        .find_map(|each| admits(each).map(|pass| UnderWay::new(each.clone(), pass)))
+}
+
+impl Candidate for Endpoint {
+    fn load(&self, _now_ns: u64) -> f64 {
+        let in_flight = self.in_flight.load(std::sync::atomic::Ordering::Relaxed) as f64;
+        match &self.latency {
+            Some(latency) => (in_flight + 1.0) * latency.latency_ns() as f64,
+            None => in_flight,
+        }
+    }
+
+    fn age_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.added_ns)
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.breaker.passes()
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use counterfoil_policy::breaker;
 use hyper::header::HeaderName;
 use serde::Deserialize;
 
@@ -256,6 +257,16 @@ pub struct Cache {
     pub tags_header: String,
 }
 
+/// What an instance's load is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Requests under way.
+    LeastRequests,
+    /// How long they will take.
+    PeakEwma,
+}
+
 /// How a service is protected.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -269,9 +280,24 @@ pub struct Service {
     /// How many may wait for a place, and for how long.
     pub queue: usize,
     pub queue_timeout_seconds: f64,
+    pub connect_timeout_seconds: f64,
     pub attempt_timeout_seconds: f64,
+    /// As for an attempt, if nothing is said.
+    pub idle_timeout_seconds: Option<f64>,
+    /// Without it as long as all attempts take.
+    pub request_timeout_seconds: Option<f64>,
     pub attempts: u32,
+    pub retry_budget: f64,
+    pub hedge_after_seconds: Option<f64>,
+    pub balance: Balance,
+    pub slow_start_seconds: f64,
+    pub panic_share: f64,
     pub breaker_failures: u32,
+    /// Without it failures in a row alone count.
+    pub breaker_ratio: Option<f64>,
+    pub breaker_window_seconds: f64,
+    pub breaker_minimum: u32,
+    pub breaker_probes: u32,
     pub breaker_open_seconds: f64,
     /// Connections that have gone over to another protocol, at once.
     pub tunnels: usize,
@@ -280,9 +306,20 @@ pub struct Service {
 }
 
 impl Service {
-    /// Whether breakers are the same in `other`.
-    pub fn same_breaker(&self, other: &Self) -> bool {
-        let settings = |each: &Self| (each.breaker_failures, each.breaker_open_seconds);
-        settings(self) == settings(other)
+    pub fn breaker(&self) -> breaker::Settings {
+        let nanoseconds = |seconds: f64| (seconds * 1e9) as u64;
+        breaker::Settings {
+            failures: self.breaker_failures,
+            ratio: self.breaker_ratio.unwrap_or(f64::INFINITY),
+            window_ns: nanoseconds(self.breaker_window_seconds),
+            minimum: self.breaker_minimum,
+            open_ns: nanoseconds(self.breaker_open_seconds),
+            probes: self.breaker_probes.max(1),
+        }
+    }
+
+    /// Whether the instances are treated the same in `other`, so that they can stay.
+    pub fn same_endpoints(&self, other: &Self) -> bool {
+        self.breaker() == other.breaker() && self.balance == other.balance
     }
 }

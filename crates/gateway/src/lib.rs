@@ -48,6 +48,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use config::Config;
+use counterfoil_policy::breaker::Mode;
 use shared::Shared;
 
 /// Why the gateway can't start or go on.
@@ -141,6 +142,20 @@ impl Gateway {
     /// `Error::Config` for a document that makes no sense, or without a route that has a cache.
     pub fn purge(&self, document: &str) -> Result<String, Error> {
         self.shared.purge(document.as_bytes())
+    }
+
+    /// Let an operator decide over the breaker of an instance: `open`, `closed`, or `auto` to let go.
+    ///
+    /// # Errors
+    /// `Error::Config` for another word, and for a service or an instance that isn't there.
+    pub fn hold_breaker(&self, service: &str, instance: &str, mode: &str) -> Result<(), Error> {
+        let mode = match mode {
+            "auto" => Mode::Auto,
+            "open" => Mode::HeldOpen,
+            "closed" => Mode::HeldClosed,
+            _ => return Err(Error::Config(format!("{mode:?}: a breaker is held open, closed or auto"))),
+        };
+        self.shared.hold_breaker(service, instance, mode)
     }
 
     /// Limits, breakers and counts, as JSON.

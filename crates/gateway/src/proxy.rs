@@ -236,7 +236,8 @@ async fn pass_on(
             return Err(problem);
         }
     };
-    let mut answer = attempt(shared, upstream, parts, &mut upload, seen).await;
+    let waited = admitted.waited || !upload.is_empty() || !route.hooks.is_empty();
+    let mut answer = attempt(shared, upstream, parts, &mut upload, seen, waited).await;
     *body = upload.into_rest();
     match answer.as_mut().map(Response::body_mut) {
         // It may stay open for days, and counts as what it is.

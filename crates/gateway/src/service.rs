@@ -1,41 +1,58 @@
 //! A service as the gateway sees it: its instances, their breakers, and what is under way to it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use counterfoil_policy::breaker::Breaker;
+use counterfoil_policy::balance::{self, PeakEwma};
+use counterfoil_policy::breaker::{Breaker, Mode};
 use counterfoil_policy::bulkhead::Bulkhead;
 use counterfoil_policy::gradient::Gradient;
+use counterfoil_policy::retry_budget::RetryBudget;
 use hyper::header::HeaderValue;
 
 use crate::Error;
-use crate::config::Service;
+use crate::config::{Balance, Service};
 use crate::places::{Place, Places, Rank, Share};
 use crate::respond::Problem;
+use crate::upstream::Timeouts;
 
 pub struct Endpoint {
     pub instance: String,
     pub address: String,
     /// The address, as the Host of a request.
     pub host: HeaderValue,
-    pub breaker: Mutex<Breaker>,
+    pub breaker: Breaker,
+    /// Requests that it has at the moment.
+    pub in_flight: AtomicUsize,
+    /// Where latency counts in the choice.
+    pub latency: Option<PeakEwma>,
+    pub added_ns: u64,
 }
 
 impl Endpoint {
-    fn new(instance: String, address: String, config: &Service) -> Result<Arc<Self>, Error> {
+    fn new(instance: String, address: String, config: &Service, now_ns: u64) -> Result<Arc<Self>, Error> {
         let host = HeaderValue::from_str(&address)
             .map_err(|_| Error::Config(format!("instance {instance}: {address:?} is no address")))?;
-        let open_ns = (config.breaker_open_seconds * 1e9) as u64;
-        let breaker = Mutex::new(Breaker::new(config.breaker_failures, open_ns));
-        Ok(Arc::new(Self { instance, address, host, breaker }))
+        Ok(Arc::new(Self {
+            instance,
+            address,
+            host,
+            breaker: Breaker::new(config.breaker(), now_ns),
+            in_flight: AtomicUsize::new(0),
+            latency: (config.balance == Balance::PeakEwma).then(PeakEwma::default),
+            added_ns: now_ns,
+        }))
     }
 }
 
 pub struct Upstream {
     pub config: Service,
-    pub attempt_timeout: Duration,
+    pub timeouts: Timeouts,
+    /// For all attempts together, the wait for a place among them.
+    pub request_timeout: Option<Duration>,
+    pub hedge_after: Option<Duration>,
     pub tunnel_idle: Duration,
     /// Connections that left HTTP behind, shared with the upstreams of this service in earlier and
     /// later configurations: what is under way is under way whatever the settings were when it began.
@@ -47,14 +64,25 @@ pub struct Upstream {
     /// Where each tenant has a bound of its own.
     pub tenants: Option<Arc<Bulkhead>>,
     pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
-    pub next: AtomicUsize,
+    pub balance: balance::Settings,
+    pub retries: Arc<RetryBudget>,
+    /// Retries that the budget didn't pay for.
+    pub unpaid: AtomicU64,
+    pub hedges: AtomicU64,
+    /// Whether it matters how long instances take.
+    pub learns: bool,
 }
 
 impl Upstream {
     /// The upstream of a service in a new configuration. One whose settings are the same as `before`
     /// is the same; one with new settings goes on with the same instances, and with their breakers
     /// too, unless it is those whose settings changed.
-    pub fn new(name: &str, config: &Service, before: Option<&Arc<Self>>) -> Result<Arc<Self>, Error> {
+    pub fn new(
+        name: &str,
+        config: &Service,
+        before: Option<&Arc<Self>>,
+        now_ns: u64,
+    ) -> Result<Arc<Self>, Error> {
         if let Some(same) = before.filter(|before| before.config == *config) {
             return Ok(Arc::clone(same));
         }
@@ -62,6 +90,7 @@ impl Upstream {
             Duration::try_from_secs_f64(seconds)
                 .map_err(|error| Error::Config(format!("service {name}: {what}: {error}")))
         };
+        let optional = |what: &str, given: Option<f64>| given.map(|given| seconds(what, given)).transpose();
         let known = before.map(|before| &before.config);
         let same =
             |setting: fn(&Service) -> usize| known.is_some_and(|known| setting(known) == setting(config));
@@ -86,9 +115,22 @@ impl Upstream {
                 .filter(|_| same(|config| config.tenant_concurrency))
                 .map_or_else(|| Arc::new(Bulkhead::new(config.tenant_concurrency)), Arc::clone)
         });
+        // Counts never go back.
+        let carried = |count: fn(&Self) -> &AtomicU64| {
+            AtomicU64::new(before.map_or(0, |before| count(before).load(Ordering::Relaxed)))
+        };
         let upstream = Self {
             config: config.clone(),
-            attempt_timeout: seconds("attempt timeout", config.attempt_timeout_seconds)?,
+            timeouts: Timeouts {
+                connect: seconds("connect timeout", config.connect_timeout_seconds)?,
+                answer: seconds("attempt timeout", config.attempt_timeout_seconds)?,
+                idle: seconds(
+                    "idle timeout",
+                    config.idle_timeout_seconds.unwrap_or(config.attempt_timeout_seconds),
+                )?,
+            },
+            request_timeout: optional("request timeout", config.request_timeout_seconds)?,
+            hedge_after: optional("hedge", config.hedge_after_seconds)?,
             tunnel_idle: seconds("tunnel idle time", config.tunnel_idle_seconds)?,
             tunnels: before.map(|before| Arc::clone(&before.tunnels)).unwrap_or_default(),
             queue_timeout: seconds("queue timeout", config.queue_timeout_seconds)?,
@@ -96,16 +138,26 @@ impl Upstream {
             gradient,
             tenants,
             endpoints: ArcSwap::default(),
-            next: AtomicUsize::new(0),
+            balance: balance::Settings {
+                slow_start_ns: (config.slow_start_seconds * 1e9) as u64,
+                panic_share: config.panic_share,
+            },
+            retries: before.filter(|before| before.config.retry_budget == config.retry_budget).map_or_else(
+                || Arc::new(RetryBudget::new(config.retry_budget)),
+                |before| Arc::clone(&before.retries),
+            ),
+            unpaid: carried(|before| &before.unpaid),
+            hedges: carried(|before| &before.hedges),
+            learns: config.adaptive_concurrency || config.balance == Balance::PeakEwma,
         };
         if let Some(before) = before {
             let endpoints = before.endpoints.load_full();
-            upstream.endpoints.store(if before.config.same_breaker(config) {
+            upstream.endpoints.store(if before.config.same_endpoints(config) {
                 endpoints
             } else {
                 let renewed = endpoints
                     .iter()
-                    .map(|each| Endpoint::new(each.instance.clone(), each.address.clone(), config));
+                    .map(|each| Endpoint::new(each.instance.clone(), each.address.clone(), config, now_ns));
                 Arc::new(renewed.collect::<Result<_, _>>()?)
             });
         }
@@ -113,14 +165,14 @@ impl Upstream {
     }
 
     /// Replace the instances: (instance, `host:port`). Those that stay keep their breakers.
-    pub fn set_endpoints(&self, endpoints: Vec<(String, String)>) -> Result<(), Error> {
+    pub fn set_endpoints(&self, endpoints: Vec<(String, String)>, now_ns: u64) -> Result<(), Error> {
         let known = self.endpoints.load_full();
         let endpoints = endpoints
             .into_iter()
             .map(|(instance, address)| {
                 match known.iter().find(|each| each.instance == instance && each.address == address) {
                     Some(same) => Ok(Arc::clone(same)),
-                    None => Endpoint::new(instance, address, &self.config),
+                    None => Endpoint::new(instance, address, &self.config, now_ns),
                 }
             })
             .collect::<Result<_, Error>>()?;
@@ -144,26 +196,42 @@ impl Upstream {
             Some(tenants) => Some(Share::take(tenants, tenant)?),
             None => None,
         };
-        let place = match self.places.take() {
-            Some(place) => place,
-            None => Box::pin(self.places.wait(rank(), self.queue_timeout)).await?,
+        let (place, waited) = match self.places.take() {
+            Some(place) => (place, false),
+            None => (Box::pin(self.places.wait(rank(), self.queue_timeout)).await?, true),
         };
-        Ok(Admitted { _place: place, _share: share })
+        Ok(Admitted { waited, _place: place, _share: share })
+    }
+
+    /// Let an operator decide over the breaker of an instance, or let go of it.
+    ///
+    /// # Errors
+    /// `Error::Config` if there is no such instance.
+    pub fn hold_breaker(&self, instance: &str, mode: Mode, now_ns: u64) -> Result<(), Error> {
+        let endpoints = self.endpoints.load();
+        let found = endpoints.iter().find(|each| each.instance == instance);
+        let endpoint = found.ok_or_else(|| Error::Config(format!("there is no instance {instance}")))?;
+        endpoint.breaker.hold(mode, now_ns);
+        Ok(())
     }
 
     /// An instance took this long to answer, or for nothing.
-    pub fn took(&self, took: Duration, now_ns: u64) {
-        if let Some(gradient) = &self.gradient {
-            let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-            if let Some(limit) = gradient.record(took_ns, self.places.in_flight(), now_ns) {
-                self.places.set_limit(limit);
-            }
+    pub fn took(&self, endpoint: &Endpoint, took: Duration, now_ns: u64) {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(latency) = &endpoint.latency {
+            latency.record(took_ns, now_ns);
+        }
+        if let Some(gradient) = &self.gradient
+            && let Some(limit) = gradient.record(took_ns, self.places.in_flight(), now_ns)
+        {
+            self.places.set_limit(limit);
         }
     }
 }
 
 /// A request under way to a service, counted for as long as this lives.
 pub struct Admitted {
+    pub waited: bool,
     _place: Place,
     _share: Option<Share>,
 }

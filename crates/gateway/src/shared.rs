@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use counterfoil_policy::breaker::Mode;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -54,7 +55,7 @@ impl Drop for Connected {
 impl Shared {
     pub fn new(config: Config) -> Result<Self, Error> {
         let link = config.shared_limits.as_ref().map(Link::new).transpose()?.map(Arc::new);
-        let snapshot = Snapshot::new(config, link.as_ref(), None)?;
+        let snapshot = Snapshot::new(config, link.as_ref(), None, 0)?;
         Ok(Self {
             link,
             requests: AtomicU64::new(0),
@@ -108,7 +109,8 @@ impl Shared {
             let detail = "can't change while the gateway runs: leave it as it is, or start the gateway again";
             return Err(Error::Config(format!("{setting} {detail}")));
         }
-        let next = Snapshot::new(config, self.link.as_ref(), Some(&before))?;
+        let now_ns = self.nanoseconds(Instant::now());
+        let next = Snapshot::new(config, self.link.as_ref(), Some(&before), now_ns)?;
         runtime().and_then(|runtime| runtime.block_on(next.ready()))?;
         let version = next.version;
         self.snapshot.store(Arc::new(next));
@@ -123,7 +125,19 @@ impl Shared {
             .upstreams
             .get(service)
             .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?
-            .set_endpoints(endpoints)
+            .set_endpoints(endpoints, self.nanoseconds(Instant::now()))
+    }
+
+    /// Let an operator decide over a breaker, or let go of it.
+    ///
+    /// # Errors
+    /// `Error::Config` if there is no such service or instance.
+    pub fn hold_breaker(&self, service: &str, instance: &str, mode: Mode) -> Result<(), Error> {
+        self.snapshot()
+            .upstreams
+            .get(service)
+            .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?
+            .hold_breaker(instance, mode, self.nanoseconds(Instant::now()))
     }
 
     /// Purge from the cache what a JSON document asks for (`cache::purge`); what was purged, as JSON.

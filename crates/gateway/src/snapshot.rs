@@ -50,7 +50,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// `Error::Config` for a configuration that can't be used, `Error::Io` for the access log.
-    pub fn new(mut config: Config, link: Option<&Arc<Link>>, before: Option<&Self>) -> Result<Self, Error> {
+    pub fn new(
+        mut config: Config,
+        link: Option<&Arc<Link>>,
+        before: Option<&Self>,
+        now_ns: u64,
+    ) -> Result<Self, Error> {
         let claims = claims(&config.limits);
         for issuer in &mut config.identity {
             issuer.claims.clone_from(&claims);
@@ -67,7 +72,7 @@ impl Snapshot {
             .iter()
             .map(|(name, service)| {
                 let known = before.and_then(|before| before.upstreams.get(name));
-                Ok((name.clone(), Upstream::new(name, service, known)?))
+                Ok((name.clone(), Upstream::new(name, service, known, now_ns)?))
             })
             .collect::<Result<_, Error>>()?;
         let counts: BTreeMap<_, _> = config

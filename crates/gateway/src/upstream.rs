@@ -33,7 +33,6 @@ use crate::upload::{CarriedOn, Fault, Sending, Stopped, Stream, Upload};
 /// Idle connections kept to one address: as many as a service has requests under way at most, if
 /// nothing else is said. With fewer, a load between the two opens and closes one for each request.
 const IDLE: usize = 256;
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// An answer up to this size is read whole before any of it leaves, so that a broken one can be
 /// asked for again; what is larger passes through.
 const WHOLE: usize = 256 * 1024;
@@ -66,6 +65,17 @@ pub enum Failure {
     Client(Fault),
 }
 
+/// How long an instance may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// For its answer: the head, and the whole of it if it is small.
+    pub answer: Duration,
+    /// Between two parts of what passes through.
+    pub idle: Duration,
+}
+
 /// A request as an instance gets it.
 pub struct Outgoing<'a> {
     pub parts: &'a Parts,
@@ -73,19 +83,19 @@ pub struct Outgoing<'a> {
     pub body: &'a mut Upload,
 }
 
-/// Send one request to `address` and wait for its answer, until `now + timeout`; for each further
-/// part of one that passes through, in either direction, as long again, or as long as events may be
-/// apart.
+/// Send one request to `address` and wait for its answer, until `now + answer`; for each further
+/// part of one that passes through, in either direction, as long as they may be idle, or as events may
+/// be apart.
 pub async fn exchange(
     address: &str,
     request: Outgoing<'_>,
     now: Instant,
-    timeout: Duration,
+    timeouts: &Timeouts,
 ) -> Result<Response<Body>, Failure> {
-    let deadline = now + timeout;
+    let deadline = now + timeouts.answer;
     let mut connection = match pooled(address) {
         Some(connection) => connection,
-        None => Box::pin(connect(address, deadline)).await?,
+        None => Box::pin(connect(address, deadline, timeouts.connect)).await?,
     };
     let Outgoing { parts, added, body } = request;
     let method = tunnel::method(parts);
@@ -98,7 +108,8 @@ pub async fn exchange(
         Upload::Stream(stream) => {
             let sent = stream.sent();
             connection.write(parts, &added, sent, &[]);
-            let (head, sending) = Box::pin(connection.ask_streaming(method, stream, sent, timeout)).await?;
+            let (head, sending) =
+                Box::pin(connection.ask_streaming(method, stream, sent, timeouts.idle)).await?;
             (head, sending.and_then(|sending| connection.carry_on(sending, body)))
         }
         Upload::Upgrade(upgrade) => {
@@ -115,7 +126,7 @@ pub async fn exchange(
     let mut read = Joined::default();
     let mut trailers = None;
     let events = text(&headers, header::CONTENT_TYPE).starts_with("text/event-stream");
-    let timeout = if events { EVENT_TIMEOUT } else { timeout };
+    let timeout = if events { EVENT_TIMEOUT } else { timeouts.idle };
     let through = events || carried_on.is_some();
     let body = loop {
         if through || read.len().max(usize::try_from(framing.at_least()).unwrap_or(usize::MAX)) > WHOLE {
@@ -537,9 +548,9 @@ fn give_back(address: &str, connection: Box<Connection>) {
     });
 }
 
-async fn connect(address: &str, deadline: Instant) -> Result<Box<Connection>, Failure> {
+async fn connect(address: &str, deadline: Instant, timeout: Duration) -> Result<Box<Connection>, Failure> {
     sweep();
-    let until = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+    let until = deadline.min(Instant::now() + timeout);
     let stream = timeout_at(until, TcpStream::connect(address))
         .await
         .map_err(|_| Failure::Connect)?

@@ -1,111 +1,432 @@
-//! A circuit breaker: after a run of failures the endpoint is left alone for a while, then a
-//! limited number of probes decide whether it is back (Nygard, "Release It!").
+//! A circuit breaker: an endpoint that fails is left alone for a while, then a limited number of probes
+//! decide whether it is back (Nygard, "Release It!").
+//!
+//! It opens after so many failures in a row, which finds an endpoint that is gone at once, or when a
+//! part of all requests in a rolling window failed, which finds one that fails now and then. Only
+//! what was admitted as a probe decides in the half-open state: an answer to a request from before says
+//! nothing of now. An operator may hold it open or closed; its own judgement goes on below, and is in
+//! force again when the operator lets go.
+//!
+//! While it is closed, admitting is one look at a flag, and a success an addition or two: no lock.
+
+use crate::rolling::Rolling;
+use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
+
+/// When a breaker opens, and what closes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Failures in a row that open it; at least 1.
+    pub failures: u32,
+    /// The part of requests in the window whose failure opens it; above 1, never.
+    pub ratio: f64,
+    pub window_ns: u64,
+    /// Fewer requests in the window say nothing of a ratio.
+    pub minimum: u32,
+    /// How long it stays open.
+    pub open_ns: u64,
+    /// As many requests are let through at once when that is over, and have to succeed; at least 1.
+    pub probes: u32,
+}
+
+/// Who decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Auto,
+    /// An operator: nothing passes.
+    HeldOpen,
+    /// An operator: everything passes.
+    HeldClosed,
+}
 
 /// The three states of the pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Requests pass.
     Closed,
-    /// Requests are refused until the time has come for a probe.
+    /// Requests are refused until the time has come for probes.
     Open { until_ns: u64 },
-    /// One request at a time passes, to see whether the endpoint is back.
-    HalfOpen { probing: bool },
+    /// Some requests pass, to see whether the endpoint is back.
+    HalfOpen { under_way: u32, succeeded: u32 },
 }
 
-/// Counts failures in a row; any success closes it.
-#[derive(Debug)]
+/// Why the state is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    Started,
+    FailuresInARow(u32),
+    FailedOf(u32, u32),
+    ProbeFailed,
+    TimeToProbe,
+    ProbesSucceeded,
+}
+
+/// How a request was admitted, to be told with its outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    Free,
+    /// As one of the probes of this half-open period.
+    Probe(u32),
+}
+
+/// What an operator sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    pub mode: Mode,
+    pub state: State,
+    pub reason: Reason,
+    pub changed_ns: u64,
+}
+
 pub struct Breaker {
-    state: State,
-    failures: u32,
-    threshold: u32,
-    open_ns: u64,
+    settings: Settings,
+    /// Whether everything passes.
+    passes: AtomicBool,
+    in_a_row: AtomicU32,
+    counts: Rolling,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    view: View,
+    /// The number of the last half-open period.
+    period: u32,
 }
 
 impl Breaker {
-    /// Opens after `threshold` failures in a row, for `open_ns`.
+    /// Closed, as of `now_ns`.
     #[must_use]
-    pub fn new(threshold: u32, open_ns: u64) -> Self {
-        Self { state: State::Closed, failures: 0, threshold: threshold.max(1), open_ns }
+    pub fn new(settings: Settings, now_ns: u64) -> Self {
+        let view =
+            View { mode: Mode::Auto, state: State::Closed, reason: Reason::Started, changed_ns: now_ns };
+        Self {
+            settings,
+            passes: AtomicBool::new(true),
+            in_a_row: AtomicU32::new(0),
+            counts: Rolling::new(settings.window_ns),
+            inner: Mutex::new(Inner { view, period: 0 }),
+        }
     }
 
-    /// May a request pass at `now_ns`? In the half-open state a `true` takes the one probe, which
-    /// must be given back by `success`, `failure` or `forget`.
-    pub fn admit(&mut self, now_ns: u64) -> bool {
-        match self.state {
-            State::Closed => true,
-            State::Open { until_ns } if now_ns >= until_ns => {
-                self.state = State::HalfOpen { probing: true };
-                true
+    /// Whether everything passes at the moment.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.passes.load(Ordering::Relaxed)
+    }
+
+    /// May a request pass at `now_ns`? Its outcome must be told by `success`, `failure` or `forget`.
+    pub fn admit(&self, now_ns: u64) -> Option<Pass> {
+        if self.passes() {
+            return Some(Pass::Free);
+        }
+        let mut inner = lock(&self.inner);
+        match inner.view.mode {
+            Mode::HeldClosed => return Some(Pass::Free),
+            Mode::HeldOpen => return None,
+            Mode::Auto => {}
+        }
+        match inner.view.state {
+            State::Closed => Some(Pass::Free),
+            State::Open { until_ns } if now_ns < until_ns => None,
+            State::Open { .. } => {
+                inner.period = inner.period.wrapping_add(1);
+                let state = State::HalfOpen { under_way: 1, succeeded: 0 };
+                self.become_(&mut inner, state, Reason::TimeToProbe, now_ns);
+                Some(Pass::Probe(inner.period))
             }
-            State::HalfOpen { probing: false } => {
-                self.state = State::HalfOpen { probing: true };
-                true
+            State::HalfOpen { under_way, succeeded } if under_way + succeeded < self.settings.probes => {
+                inner.view.state = State::HalfOpen { under_way: under_way + 1, succeeded };
+                Some(Pass::Probe(inner.period))
             }
-            State::Open { .. } | State::HalfOpen { probing: true } => false,
+            State::HalfOpen { .. } => None,
         }
     }
 
     /// The endpoint answered.
-    pub fn success(&mut self) {
-        self.failures = 0;
-        self.state = State::Closed;
+    pub fn success(&self, pass: Pass, now_ns: u64) {
+        if self.settings.ratio <= 1.0 {
+            self.counts.add(true, now_ns);
+        }
+        if self.in_a_row.load(Ordering::Relaxed) > 0 {
+            self.in_a_row.store(0, Ordering::Relaxed);
+        }
+        self.probed(pass, |inner, under_way, succeeded| {
+            if succeeded + 1 >= self.settings.probes {
+                self.counts.clear();
+                self.become_(inner, State::Closed, Reason::ProbesSucceeded, now_ns);
+            } else {
+                inner.view.state = State::HalfOpen { under_way: under_way - 1, succeeded: succeeded + 1 };
+            }
+        });
     }
 
     /// The endpoint failed.
-    pub fn failure(&mut self, now_ns: u64) {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.threshold || matches!(self.state, State::HalfOpen { .. }) {
-            self.state = State::Open { until_ns: now_ns + self.open_ns };
+    pub fn failure(&self, pass: Pass, now_ns: u64) {
+        if self.settings.ratio <= 1.0 {
+            self.counts.add(false, now_ns);
+        }
+        let in_a_row = self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        self.probed(pass, |inner, _, _| self.open(inner, Reason::ProbeFailed, now_ns));
+        if let Some(reason) = self.verdict(in_a_row, now_ns) {
+            let mut inner = lock(&self.inner);
+            if inner.view.state == State::Closed {
+                self.open(&mut inner, reason, now_ns);
+            }
         }
     }
 
     /// The outcome will never be known (the client hung up); a probe is given back.
-    pub fn forget(&mut self) {
-        if let State::HalfOpen { probing } = &mut self.state {
-            *probing = false;
+    pub fn forget(&self, pass: Pass) {
+        self.probed(pass, |inner, under_way, succeeded| {
+            inner.view.state = State::HalfOpen { under_way: under_way - 1, succeeded };
+        });
+    }
+
+    /// Let an operator decide, or let go. A breaker that is let go of begins with a clean slate.
+    pub fn hold(&self, mode: Mode, now_ns: u64) {
+        let mut inner = lock(&self.inner);
+        inner.view.mode = mode;
+        inner.view.changed_ns = now_ns;
+        if mode == Mode::Auto {
+            self.counts.clear();
+            self.in_a_row.store(0, Ordering::Relaxed);
         }
+        self.tell(&inner);
+    }
+
+    /// What there is to see.
+    #[must_use]
+    pub fn view(&self) -> View {
+        lock(&self.inner).view
+    }
+
+    fn verdict(&self, in_a_row: u32, now_ns: u64) -> Option<Reason> {
+        if in_a_row >= self.settings.failures {
+            return Some(Reason::FailuresInARow(in_a_row));
+        }
+        if self.settings.ratio > 1.0 {
+            return None;
+        }
+        let (succeeded, failed) = self.counts.totals(now_ns);
+        let all = succeeded.saturating_add(failed);
+        let too_many =
+            all >= self.settings.minimum && f64::from(failed) >= self.settings.ratio * f64::from(all);
+        too_many.then_some(Reason::FailedOf(failed, all))
+    }
+
+    /// Go on with a probe of the present half-open period: how many are under way, and have succeeded.
+    fn probed(&self, pass: Pass, then: impl FnOnce(&mut Inner, u32, u32)) {
+        let Pass::Probe(period) = pass else { return };
+        let mut inner = lock(&self.inner);
+        if let State::HalfOpen { under_way, succeeded } = inner.view.state
+            && inner.period == period
+        {
+            then(&mut inner, under_way, succeeded);
+        }
+    }
+
+    fn open(&self, inner: &mut Inner, reason: Reason, now_ns: u64) {
+        self.in_a_row.store(0, Ordering::Relaxed);
+        let until_ns = now_ns.saturating_add(self.settings.open_ns);
+        self.become_(inner, State::Open { until_ns }, reason, now_ns);
+    }
+
+    fn become_(&self, inner: &mut Inner, state: State, reason: Reason, now_ns: u64) {
+        inner.view = View { state, reason, changed_ns: now_ns, ..inner.view };
+        self.tell(inner);
+    }
+
+    fn tell(&self, inner: &Inner) {
+        let passes = match inner.view.mode {
+            Mode::HeldOpen => false,
+            Mode::HeldClosed => true,
+            Mode::Auto => inner.view.state == State::Closed,
+        };
+        self.passes.store(passes, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    /// Whether requests are refused.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open { .. })
     }
 
     /// The state's name, for people.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match self.state {
-            State::Closed => "closed",
-            State::Open { .. } => "open",
-            State::HalfOpen { .. } => "half_open",
+        match self {
+            Self::Closed => "closed",
+            Self::Open { .. } => "open",
+            Self::HalfOpen { .. } => "half-open",
         }
     }
 }
 
-#[cfg(test)]
+impl View {
+    /// What is in force, which may be what an operator said.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.mode {
+            Mode::Auto => self.state.name(),
+            Mode::HeldOpen => "open",
+            Mode::HeldClosed => "closed",
+        }
+    }
+}
+
+impl std::fmt::Display for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.mode, self.reason) {
+            (Mode::HeldOpen, _) => f.write_str("held open by an operator"),
+            (Mode::HeldClosed, _) => f.write_str("held closed by an operator"),
+            (_, Reason::Started) => f.write_str("nothing has happened yet"),
+            (_, Reason::FailuresInARow(number)) => write!(f, "{number} failures in a row"),
+            (_, Reason::FailedOf(failed, all)) => write!(f, "{failed} of the last {all} requests failed"),
+            (_, Reason::ProbeFailed) => f.write_str("a probe failed"),
+            (_, Reason::TimeToProbe) => f.write_str("it was open for its time"),
+            (_, Reason::ProbesSucceeded) => f.write_str("its probes succeeded"),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const OPEN: u64 = 1_000;
+
+    fn settings(failures: u32, ratio: f64, probes: u32) -> Settings {
+        Settings { failures, ratio, window_ns: 10_000, minimum: 10, open_ns: OPEN, probes }
+    }
+
+    /// A request under way, and when it ends.
+    type UnderWay = (u64, Pass, bool);
+
     proptest! {
+        /// Requests that overlap, with any outcome and any length.
         #[test]
-        fn an_open_breaker_admits_nothing_before_its_time_and_one_probe_after(
-            outcomes in prop::collection::vec((any::<bool>(), 0u64..300), 1..300),
+        fn whatever_happens_the_states_keep_their_promises(
+            failures in 1u32..6, probes in 1u32..4,
+            arrivals in prop::collection::vec((0u64..400, 1u64..900, 0u8..10), 1..400),
         ) {
-            let mut breaker = Breaker::new(3, 1_000);
-            let (mut now, mut in_a_row) = (0u64, 0u32);
-            let mut reopens_at = None;
-            for (good, gap) in outcomes {
+            let breaker = Breaker::new(settings(failures, 2.0, probes), 0);
+            let (mut now, mut under_way) = (0, Vec::<UnderWay>::new());
+            for (gap, lasts, outcome) in arrivals {
                 now += gap;
-                let admitted = breaker.admit(now);
-                prop_assert_eq!(admitted, reopens_at.is_none_or(|at| now >= at));
-                if !admitted { continue; }
-                if reopens_at.is_some() { prop_assert!(!breaker.admit(now)); }
-                if good {
-                    breaker.success();
-                    in_a_row = 0;
-                    reopens_at = None;
-                } else {
-                    breaker.failure(now);
-                    in_a_row += 1;
-                    if in_a_row >= 3 || reopens_at.is_some() { reopens_at = Some(now + 1_000); }
+                under_way.sort_by_key(|each| each.0);
+                while let Some((ends, pass, good)) = under_way.first().copied().filter(|each| each.0 <= now) {
+                    under_way.remove(0);
+                    let before = breaker.view();
+                    match (good, outcome) {
+                        (_, 9) => breaker.forget(pass),
+                        (true, _) => breaker.success(pass, ends),
+                        (false, _) => breaker.failure(pass, ends),
+                    }
+                    let after = breaker.view();
+                    // What wasn't a probe never closes, and never opens what isn't closed.
+                    if pass == Pass::Free && before.state != State::Closed {
+                        prop_assert_eq!(before, after);
+                    }
+                    if let (State::Open { until_ns }, true) = (after.state, after != before) {
+                        prop_assert_eq!(until_ns, ends + OPEN);
+                    }
+                }
+                let before = breaker.view().state;
+                let pass = breaker.admit(now);
+                match before {
+                    State::Closed => prop_assert_eq!(pass, Some(Pass::Free)),
+                    State::Open { until_ns } => prop_assert_eq!(pass.is_some(), now >= until_ns),
+                    State::HalfOpen { under_way, succeeded } => {
+                        prop_assert_eq!(pass.is_some(), under_way + succeeded < probes);
+                    }
+                }
+                if let State::HalfOpen { under_way, .. } = breaker.view().state {
+                    prop_assert!(under_way <= probes);
+                }
+                if let Some(pass) = pass {
+                    under_way.push((now + lasts, pass, outcome < 6));
                 }
             }
         }
+
+        /// One request after the other.
+        #[test]
+        fn so_many_failures_in_a_row_open_it_and_probes_that_succeed_close_it(
+            failures in 1u32..6, probes in 1u32..4, outcomes in prop::collection::vec(any::<bool>(), 1..200),
+        ) {
+            let breaker = Breaker::new(settings(failures, 2.0, probes), 0);
+            let (mut now, mut in_a_row, mut good_probes) = (0, 0, None::<u32>);
+            for good in outcomes {
+                now += 1;
+                let pass = match breaker.admit(now) {
+                    Some(pass) => pass,
+                    None => {
+                        prop_assert!(breaker.view().state.is_open());
+                        now += OPEN;
+                        good_probes = Some(0);
+                        breaker.admit(now).unwrap()
+                    }
+                };
+                prop_assert_eq!(matches!(pass, Pass::Probe(_)), good_probes.is_some());
+                if good { breaker.success(pass, now) } else { breaker.failure(pass, now) }
+                in_a_row = if good { 0 } else { in_a_row + 1 };
+                let opens = !good && (good_probes.is_some() || in_a_row >= failures);
+                if opens {
+                    prop_assert!(breaker.view().state.is_open());
+                    (in_a_row, good_probes) = (0, None);
+                } else if let Some(number) = &mut good_probes {
+                    *number += 1;
+                    if *number == probes {
+                        prop_assert_eq!(breaker.view().state, State::Closed);
+                        good_probes = None;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_fails_opens_it_once_there_are_enough_requests() {
+        let breaker = Breaker::new(settings(1_000, 0.5, 1), 0);
+        for now in 0..9 {
+            let pass = breaker.admit(now).unwrap();
+            if now % 2 == 0 { breaker.failure(pass, now) } else { breaker.success(pass, now) }
+        }
+        assert_eq!(breaker.view().state, State::Closed);
+        breaker.success(Pass::Free, 9);
+        breaker.failure(Pass::Free, 10);
+        assert_eq!(breaker.view().reason, Reason::FailedOf(6, 11));
+        assert_eq!(breaker.view().to_string(), "6 of the last 11 requests failed");
+        assert_eq!(breaker.admit(11), None);
+    }
+
+    #[test]
+    fn failures_of_long_ago_do_not_count() {
+        let breaker = Breaker::new(settings(1_000, 0.5, 1), 0);
+        for now in 0..9 {
+            breaker.failure(Pass::Free, now);
+        }
+        breaker.success(Pass::Free, 20_000);
+        breaker.failure(Pass::Free, 20_001);
+        assert_eq!(breaker.view().state, State::Closed);
+    }
+
+    #[test]
+    fn an_operator_holds_it_and_lets_go() {
+        let breaker = Breaker::new(settings(1, 2.0, 1), 0);
+        breaker.hold(Mode::HeldOpen, 5);
+        assert_eq!((breaker.admit(5 + 10 * OPEN), breaker.view().name()), (None, "open"));
+        breaker.hold(Mode::HeldClosed, 6);
+        for now in 7..100 {
+            let pass = breaker.admit(now);
+            assert_eq!(pass, Some(Pass::Free));
+            breaker.failure(Pass::Free, now);
+        }
+        assert_eq!(breaker.view().to_string(), "held closed by an operator");
+        breaker.hold(Mode::Auto, 100);
+        assert_eq!((breaker.admit(100), breaker.view().name()), (None, "open"));
+        assert_eq!(breaker.view().changed_ns, 100);
     }
 }

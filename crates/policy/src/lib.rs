@@ -2,6 +2,7 @@
 //! nanoseconds of a monotonic clock.
 
 pub mod admission;
+pub mod balance;
 pub mod breaker;
 pub mod bulkhead;
 pub mod caching;
@@ -11,6 +12,8 @@ pub mod gcra;
 pub mod gradient;
 pub mod keyed;
 pub mod replay;
+pub mod retry_budget;
+pub mod rolling;
 pub mod shared_gcra;
 pub mod sliding_counter;
 pub mod sliding_log;

@@ -206,6 +206,33 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             )
 
 
+_UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {
+    "concurrency": (1, 1_000_000),
+    "least_concurrency": (1, 1_000_000),
+    "tenant_concurrency": (0, 1_000_000),
+    "queue": (0, 100_000),
+    "queue_timeout_seconds": (0, 60),
+    "connect_timeout_seconds": (0.001, 3600),
+    "attempt_timeout_seconds": (0.001, 3600),
+    "idle_timeout_seconds": (0.001, 3600),
+    "request_timeout_seconds": (0.001, 3600),
+    "attempts": (1, 100),
+    "retry_budget": (0, 10),
+    "hedge_after_seconds": (0.001, 3600),
+    "slow_start_seconds": (0, 3600),
+    "panic_share": (0, 1),
+    "breaker_failures": (1, 2**32 - 1),
+    "breaker_ratio": (0.001, 1),
+    "breaker_window_seconds": (0.1, 3600),
+    "breaker_minimum": (1, 1_000_000),
+    "breaker_open_seconds": (0, 3600),
+    "breaker_probes": (1, 1_000),
+    "tunnels": (0, 1_000_000),
+    "tunnel_idle_seconds": (0.001, 86_400),
+}
+"""What a setting may be, if it is set at all."""
+
+
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a service is protected, and from what its clients are shielded."""
 
@@ -221,28 +248,51 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Requests that may wait for a place; 0 for none. A higher tier pushes out a lower one."""
     queue_timeout_seconds: float = 0.1
     """How long the highest tier waits; lower ones wait less, the lowest of several not at all."""
+    connect_timeout_seconds: float = 0.5
+    """For an instance to accept a connection."""
     attempt_timeout_seconds: float = 2.0
+    """For an instance to answer: the head, and the whole of an answer up to 256 KiB."""
+    idle_timeout_seconds: float | None = None
+    """Between two parts of a body that passes through; left out, as for an attempt."""
+    request_timeout_seconds: float | None = None
+    """For all attempts together; left out, as long as they take."""
     attempts: int = 3
+    """How often an instance is asked at most, where repeating is safe."""
+    retry_budget: float = 0.2
+    """Retries and hedges for each request, beside ten at once and one a second; 0 for none."""
+    hedge_after_seconds: float | None = None
+    """Ask a second instance if the first has not answered by then, where repeating is safe."""
+    balance: Literal["least_requests", "peak_ewma"] = "least_requests"
+    """Of two instances drawn, take the one with fewer requests, or the one that will be through
+    with them sooner."""
+    slow_start_seconds: float = 0.0
+    """For so long a new instance gets less than its share."""
+    panic_share: float = 0.0
+    """With fewer than this part of the instances closed, all are asked whatever their breakers
+    say; 0 for never."""
     breaker_failures: int = 5
+    """Failures in a row that open an instance's breaker."""
+    breaker_ratio: float | None = None
+    """The part of requests in the window whose failure opens it as well; left out, none."""
+    breaker_window_seconds: float = 10.0
+    breaker_minimum: int = 20
+    """Requests in the window below which a ratio says nothing."""
     breaker_open_seconds: float = 1.0
+    """How long it stays open before it lets probes through."""
+    breaker_probes: int = 1
+    """Probes that have to succeed, and pass at once."""
     tunnels: int = 1024
     """WebSockets and other upgraded connections at once; they don't count as requests under way."""
     tunnel_idle_seconds: float = 300.0
     """A tunnel ends when for so long there was no byte in either direction."""
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.attempts < 1 or not 0 < self.attempt_timeout_seconds < 3600:
-            raise ValueError("concurrency and attempts start at 1, a timeout lies within an hour")
-        if not 1 <= self.least_concurrency <= max(self.concurrency, 4):
-            raise ValueError("least_concurrency is 1 to concurrency")
-        if self.tenant_concurrency < 0 or not 0 <= self.queue <= 100_000:
-            raise ValueError("tenant_concurrency starts at 0 (no bound), queue is 0 to 100,000")
-        if not 0 <= self.queue_timeout_seconds <= 60:
-            raise ValueError("queue_timeout_seconds is 0 to 60")
-        if self.breaker_failures < 1 or not 0 <= self.breaker_open_seconds < 3600:
-            raise ValueError("breaker_failures starts at 1, an open breaker lasts within an hour")
-        if self.tunnels < 0 or not 0 < self.tunnel_idle_seconds <= 86_400:
-            raise ValueError("tunnels start at 0, an idle one ends within a day")
+        for name, (least, most) in _UPSTREAM_BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name} is {least:g} to {most:g}")
+        if self.least_concurrency > max(self.concurrency, 4):
+            raise ValueError("least_concurrency is at most concurrency")
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

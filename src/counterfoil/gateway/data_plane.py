@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -118,6 +118,19 @@ class DataPlane:
         document = {"urls": list(urls), "tags": list(tags), "all": everything, "soft": soft}
         try:
             self._native.purge_json(msgspec.json.encode(document).decode())
+        except ValueError as error:
+            raise GatewayError(str(error)) from error
+
+    def hold_breaker(
+        self, service: str, instance: str, mode: Literal["open", "closed", "auto"]
+    ) -> None:
+        """Decide over the breaker of an instance, or let go of it (`auto`).
+
+        Raises:
+            GatewayError: there is no such service or instance.
+        """
+        try:
+            self._native.hold_breaker(service, instance, mode)
         except ValueError as error:
             raise GatewayError(str(error)) from error
 

@@ -233,7 +233,8 @@ pub async fn ask(
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     let admitted = admit(shared, upstream, seen).await?;
-    let mut answer = attempt(shared, upstream, parts, &mut Upload::Whole(Bytes::new()), seen).await;
+    // Collapsed misses and refreshes begin when they begin.
+    let mut answer = attempt(shared, upstream, parts, &mut Upload::Whole(Bytes::new()), seen, true).await;
     if let Ok(Body::Rest(rest)) = answer.as_mut().map(Response::body_mut) {
         rest.keep(admitted);
     }

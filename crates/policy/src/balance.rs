@@ -1,0 +1,226 @@
+//! Which of several instances gets the next request: two are drawn, and the one with less to do is
+//! taken (Mitzenmacher, "The power of two choices in randomized load balancing", 1996).
+//!
+//! A newcomer is drawn with a probability that grows from a tenth to one while it starts slowly, so that
+//! it warms up whatever the others have to do. An instance whose breaker is open isn't drawn, unless so
+//! few are left that they would be overrun: below the panic share all are, since then it is likelier
+//! that the fault is not theirs, and a part of them may do what none of the rest could do alone.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// What is left of a newcomer's chance to be drawn at its first moment.
+const FIRST_CHANCE: f64 = 0.1;
+/// After this time, a latency that was seen counts for a third.
+const DECAY_NS: f64 = 10e9;
+
+/// One instance, as far as it matters here.
+pub trait Candidate {
+    /// What it has to do: requests under way, or what they will take.
+    fn load(&self, now_ns: u64) -> f64;
+
+    /// For how long it has been there.
+    fn age_ns(&self, now_ns: u64) -> u64;
+
+    /// Whether its breaker lets everything pass.
+    fn is_healthy(&self) -> bool;
+}
+
+impl<C: Candidate> Candidate for std::sync::Arc<C> {
+    fn load(&self, now_ns: u64) -> f64 {
+        (**self).load(now_ns)
+    }
+
+    fn age_ns(&self, now_ns: u64) -> u64 {
+        (**self).age_ns(now_ns)
+    }
+
+    fn is_healthy(&self) -> bool {
+        (**self).is_healthy()
+    }
+}
+
+/// How to draw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// 0 for none.
+    pub slow_start_ns: u64,
+    /// 0 for never.
+    pub panic_share: f64,
+}
+
+/// An order in which to try the candidates: the better of two drawn ones, and then all others. Whether
+/// there is a panic, in which breakers have no say.
+///
+/// `random` gives numbers from 0 up to, but not including, 1.
+pub fn order<C: Candidate>(
+    candidates: &[C],
+    settings: Settings,
+    now_ns: u64,
+    mut random: impl FnMut() -> f64,
+) -> (impl Iterator<Item = &C> + Clone, bool) {
+    let number = candidates.len();
+    let first = match number {
+        0 | 1 => 0,
+        _ => {
+            let one = draw(candidates, None, settings, now_ns, &mut random);
+            let other = draw(candidates, Some(one), settings, now_ns, &mut random);
+            if candidates[other].load(now_ns) < candidates[one].load(now_ns) { other } else { one }
+        }
+    };
+    let panics = settings.panic_share > 0.0 && {
+        let healthy = candidates.iter().filter(|each| each.is_healthy()).count();
+        (healthy as f64) < settings.panic_share * number as f64
+    };
+    ((0..number).map(move |step| &candidates[(first + step) % number]), panics)
+}
+
+/// One of at least two candidates, another than `but`.
+fn draw<C: Candidate>(
+    candidates: &[C],
+    but: Option<usize>,
+    settings: Settings,
+    now_ns: u64,
+    random: &mut impl FnMut() -> f64,
+) -> usize {
+    let others = candidates.len() - usize::from(but.is_some());
+    let any = |random: &mut dyn FnMut() -> f64| {
+        let drawn = ((random() * others as f64) as usize).min(others - 1);
+        // Those after `but` move up by one.
+        drawn + usize::from(but.is_some_and(|but| drawn >= but))
+    };
+    let drawn = any(random);
+    if settings.slow_start_ns == 0 {
+        return drawn;
+    }
+    let warmth = candidates[drawn].age_ns(now_ns) as f64 / settings.slow_start_ns as f64;
+    if warmth >= 1.0 || random() < warmth.max(FIRST_CHANCE) { drawn } else { any(random) }
+}
+
+/// The latency of an instance, which follows peaks at once and forgets them slowly: the cost of one
+/// more request is that times the requests under way (Finagle's peak EWMA).
+#[derive(Default)]
+pub struct PeakEwma {
+    latency_ns: AtomicU64,
+    at_ns: AtomicU64,
+}
+
+impl PeakEwma {
+    /// A request took so long. Of two threads at once, one may be forgotten.
+    pub fn record(&self, took_ns: u64, now_ns: u64) {
+        let since = now_ns.saturating_sub(self.at_ns.swap(now_ns, Ordering::Relaxed));
+        let known = self.latency_ns.load(Ordering::Relaxed) as f64;
+        let keeps = (-(since as f64) / DECAY_NS).exp();
+        let took = took_ns as f64;
+        let next = if took > known { took } else { known * keeps + took * (1.0 - keeps) };
+        self.latency_ns.store(next as u64, Ordering::Relaxed);
+    }
+
+    /// What a request takes, by all that is known; 0 before the first.
+    #[must_use]
+    pub fn latency_ns(&self) -> u64 {
+        self.latency_ns.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Copy)]
+    struct Instance {
+        load: f64,
+        age_ns: u64,
+        healthy: bool,
+    }
+
+    impl Candidate for Instance {
+        fn load(&self, _: u64) -> f64 {
+            self.load
+        }
+
+        fn age_ns(&self, _: u64) -> u64 {
+            self.age_ns
+        }
+
+        fn is_healthy(&self) -> bool {
+            self.healthy
+        }
+    }
+
+    const OLD: Instance = Instance { load: 0.0, age_ns: u64::MAX, healthy: true };
+    const SETTINGS: Settings = Settings { slow_start_ns: 1_000, panic_share: 0.5 };
+
+    /// Numbers that are as good as random (SplitMix64).
+    fn numbers(mut seed: u64) -> impl FnMut() -> f64 {
+        move || {
+            seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut mixed = (seed ^ (seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    fn first(instances: &[Instance], random: &mut impl FnMut() -> f64) -> usize {
+        let (mut order, _) = order(instances, SETTINGS, 0, random);
+        let chosen = order.next().unwrap();
+        instances.iter().position(|each| std::ptr::eq(each, chosen)).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn two_choices_keep_the_fullest_near_the_mean(seed in any::<u64>(), number in 2usize..40) {
+            let (mut instances, mut random) = (vec![OLD; number], numbers(seed));
+            for _ in 0..number * 50 {
+                let chosen = first(&instances, &mut random);
+                instances[chosen].load += 1.0;
+            }
+            // By one choice the fullest would have some 2 * sqrt(50) more than the mean.
+            prop_assert!(instances.iter().all(|each| (40.0..=55.0).contains(&each.load)));
+        }
+
+        #[test]
+        fn everybody_is_in_the_order_once(seed in any::<u64>(), number in 0usize..20) {
+            let instances = vec![OLD; number];
+            let (order, _) = order(&instances, SETTINGS, 0, numbers(seed));
+            let mut seen: Vec<_> = order.map(|each| std::ptr::from_ref(each)).collect();
+            seen.sort();
+            seen.dedup();
+            prop_assert_eq!(seen.len(), number);
+        }
+    }
+
+    #[test]
+    fn a_newcomer_gets_more_from_moment_to_moment() {
+        let mut random = numbers(1);
+        let mut share = |age_ns: u64| {
+            // All have the same to do, so being drawn decides.
+            let instances = [OLD, OLD, OLD, Instance { age_ns, ..OLD }];
+            (0..20_000).filter(|_| first(&instances, &mut random) == 3).count() as f64 / 20_000.0
+        };
+        let shares = [share(0), share(500), share(1_000)];
+        assert!(shares[0] < 0.12 && shares[0] > 0.01, "{shares:?}");
+        assert!(shares[0] < shares[1] && shares[1] < shares[2], "{shares:?}");
+        assert!((shares[2] - 0.25).abs() < 0.02, "{shares:?}");
+    }
+
+    #[test]
+    fn there_is_a_panic_when_too_few_are_left() {
+        let broken = Instance { healthy: false, ..OLD };
+        let panics = |instances: &[Instance]| order(instances, SETTINGS, 0, || 0.0).1;
+        assert!(!panics(&[OLD, broken]) && panics(&[OLD, broken, broken]));
+        assert!(!order(&[broken], Settings { panic_share: 0.0, ..SETTINGS }, 0, || 0.0).1);
+    }
+
+    #[test]
+    fn latency_follows_a_peak_at_once_and_forgets_it_slowly() {
+        let ewma = PeakEwma::default();
+        ewma.record(1_000, 0);
+        ewma.record(50_000, 1);
+        assert_eq!(ewma.latency_ns(), 50_000);
+        ewma.record(1_000, 2);
+        assert!(ewma.latency_ns() > 49_000);
+        ewma.record(1_000, 30_000_000_000);
+        assert!(ewma.latency_ns() < 4_000);
+    }
+}
