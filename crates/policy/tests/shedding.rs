@@ -202,13 +202,15 @@ fn more_places_wake_as_many_and_fewer_let_who_is_in_finish() {
 }
 
 /// A backend that serves `servers` at once and lets the others share: latency grows with what is in
-/// it. Closed loop: `clients` ask again as soon as they are answered or refused. Limits over time.
+/// it. Closed loop: `clients` ask again as soon as they are answered or refused. The median limit of the
+/// second half of each phase: for moments there is a lower one, to measure.
 fn follow(gradient: &Gradient, clients: usize, phases: &[(usize, u64)], seed: u64) -> Vec<usize> {
     let (mut random, mut now, mut in_flight) = (Random(seed), 0u64, 0usize);
     let (mut leaving, mut ends) = (BinaryHeap::new(), 0);
     let mut settled = Vec::new();
     for (servers, lasts) in phases {
         ends += lasts;
+        let mut limits = Vec::new();
         while now < ends {
             while in_flight < gradient.limit().min(clients) {
                 in_flight += 1;
@@ -218,10 +220,12 @@ fn follow(gradient: &Gradient, clients: usize, phases: &[(usize, u64)], seed: u6
             }
             let Some(Reverse((at, since))) = leaving.pop() else { break };
             now = at;
-            let _ = gradient.record(now - since, in_flight, now);
+            let limit = gradient.record(now - since, in_flight, now);
+            limits.extend(limit.filter(|_| now > ends - lasts / 2));
             in_flight -= 1;
         }
-        settled.push(gradient.limit());
+        limits.sort_unstable();
+        settled.push(limits[limits.len() / 2]);
     }
     settled
 }
