@@ -160,7 +160,7 @@ impl Gradient {
         }
         let gradient = (state.baseline_ns * (1.0 + TOLERANCE) / mean_ns).clamp(STEEPEST, 1.0);
         let next = state.limit * gradient + state.limit.sqrt();
-        if next < state.limit || most_in_flight as f64 >= USED * state.limit {
+        if next < state.limit || most_in_flight as f64 >= USED * state.limit.floor() {
             state.limit = next.clamp(self.least as f64, self.most as f64);
         }
     }
