@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-events bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
+.PHONY: plots bench-shedding setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-events bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -97,6 +97,14 @@ bench-timing:
 # Pipelines and ledger beside Quix Streams, plain loops and PostgreSQL.
 bench-events: extras
 	$(BIN)/python bench/events.py
+
+# Tiers under overload, on the real gateway.
+bench-shedding: setup
+	$(BIN)/python bench/shedding.py
+
+# The plots of the policies in docs, drawn from the policies themselves.
+plots:
+	cargo run --quiet -p counterfoil-policy --example plots -- docs
 
 clean:
 	rm -rf .venv .tools target console/node_modules bench/cache-suite/node_modules $(dir $(PAGE))
