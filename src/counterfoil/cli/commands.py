@@ -17,6 +17,7 @@ from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.cli.gateway import app as gateway_commands
 from counterfoil.cli.sagas import saga, sagas
+from counterfoil.cli.topics import lag, read, topics
 from counterfoil.cli.transactions import app as transaction_commands
 from counterfoil.faults import SABOTAGES
 
@@ -31,6 +32,9 @@ app.command(engine_commands)
 app.command(gateway_commands)
 events.command(dead_letter_commands)
 events.command(transaction_commands)
+events.command(lag)
+events.command(topics)
+events.command(read)
 events.command(sagas)
 events.command(saga)
 out = Console()
@@ -392,16 +396,3 @@ def verify_transactions(
         save.write_bytes(msgspec.json.encode(seen))
     if not report(seen, as_json=as_json):
         sys.exit(1)
-
-
-@events.command
-def lag(
-    path: Path = Path(),
-    *,
-    state: State = None,
-    as_json: Annotated[bool, Parameter("--json")] = False,
-) -> None:
-    """Show how far each consumer is behind the end of its topic."""
-    from counterfoil.cli.inspection import events_of, print_lag  # noqa: PLC0415
-
-    print_lag(events_of(path, _state(path, state)), as_json=as_json)

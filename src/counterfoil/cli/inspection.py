@@ -1,27 +1,38 @@
 """Looks into the event log for the `events` commands."""
 
 import sys
+import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from counterfoil.application import Application, StateFolder, load, load_application
-from counterfoil.cli.times import duration_text, time_text
+from counterfoil.cli.times import duration_text, parse_time, time_text
+from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     UNFINISHED,
     DeadLetters,
     Events,
     Hanging,
+    Lag,
+    Progress,
     StoreUnavailable,
     Transaction,
     lag,
+    progress,
+    read,
+    readable,
+    topics,
 )
 from counterfoil.supervisor import last_addresses, open_events
+from counterfoil.supervisor.host import now_us
 
 out = Console()
 
@@ -81,18 +92,95 @@ def print_lag(events: Events, *, as_json: bool) -> None:
     if as_json:
         write_json(rows)
         return
+    out.print(_lag_table(rows))
+    print_waiting(waiting_letters(events))
+
+
+def watch_lag(events: Events, every: float, *, as_json: bool) -> None:
+    """Print lag with rates, again and again, until Ctrl-C."""
+    with closing(events.pipelines()) as store, suppress(KeyboardInterrupt):
+        log, before, seen = events.log(), list[Lag](), time.monotonic()
+        with Live(console=out, auto_refresh=False, transient=True) as live:
+            while True:
+                rows, now = lag(log, store), time.monotonic()
+                found = progress(before, rows, max(now - seen, 0.001)) if before else []
+                if as_json and found:
+                    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+                    sys.stdout.flush()
+                elif not as_json:
+                    live.update(_progress_table(found) if found else _lag_table(rows), refresh=True)
+                before, seen = rows, now
+                time.sleep(every)
+
+
+def print_topics(application: Application, events: Events, *, as_json: bool) -> None:
+    """Print a row for each topic."""
+    found = topics(events.log(), application.all_topics())
+    if as_json:
+        write_json(found)
+        return
+    table = Table("topic", "partitions", "records", "largest over mean", "ends", box=None)
+    for each in found:
+        ends = " ".join(f"{place.end:,}" for place in each.partitions)
+        skew = f"{each.skew:.2f}" if each.records else ""
+        table.add_row(each.name, str(len(each.partitions)), f"{each.records:,}", skew, ends)
+    out.print(table, highlight=False)
+
+
+def print_records(
+    application: Application,
+    events: Events,
+    name: str,
+    *,
+    start: str,
+    partition: int | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Print records of a topic, a line for each."""
+    declared = {topic.name: topic for topic in application.all_topics()}
+    if name not in declared:
+        raise CounterfoilError(f"no topic {name!r}", hint=f"one of {', '.join(declared)}")
+    topic, log = declared[name], events.log()
+    numbers = range(topic.partitions) if partition is None else [partition]
+    if partition is not None and not 0 <= partition < topic.partitions:
+        raise CounterfoilError(
+            f"{name} has no partition {partition}", hint=f"it has 0 to {topic.partitions - 1}"
+        )
+    if start.isdecimal():
+        positions = dict.fromkeys(numbers, int(start))
+    else:
+        at = log.offsets_at(topic, parse_time(start, now_us()))
+        positions = {number: at[number] for number in numbers if number in at}
+    for record in islice(read(log, topic, positions), limit):
+        if as_json:
+            document = {**msgspec.structs.asdict(record), "value": readable(record.value)}
+            sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        else:
+            place = f"{record.topic}/{record.partition}@{record.offset}"
+            value = record.value.decode(errors="backslashreplace")
+            line = f"{place}  {time_text(record.timestamp_us)}  {record.key}  {value}"
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _lag_table(rows: Sequence[Lag]) -> Table:
     table = Table("consumer", "topic", "partition", "committed", "end", "lag", box=None)
     for row in rows:
-        table.add_row(
-            row.group,
-            row.topic,
-            str(row.partition),
-            str(row.committed),
-            str(row.end),
-            str(row.lag),
-        )
-    out.print(table)
-    print_waiting(waiting_letters(events))
+        numbers = (row.partition, row.committed, row.end, row.lag)
+        table.add_row(row.group, row.topic, *map(str, numbers))
+    return table
+
+
+def _progress_table(rows: Sequence[Progress]) -> Table:
+    names = ("consumer", "topic", "partition", "lag", "handled/s", "arriving/s", "caught up in")
+    table = Table(*names, box=None)
+    for row in rows:
+        caught_up = "does not get closer"
+        if row.catch_up_seconds is not None:
+            caught_up = duration_text(row.catch_up_seconds) if row.lag else ""
+        rates = (f"{row.per_second:,.0f}", f"{row.arriving_per_second:,.0f}")
+        table.add_row(row.group, row.topic, str(row.partition), f"{row.lag:,}", *rates, caught_up)
+    return table
 
 
 def print_transactions(transactions: Sequence[Transaction], *, as_json: bool) -> None:

@@ -41,7 +41,7 @@ from counterfoil.events.errors import (
     TermOver,
     VersionConflict,
 )
-from counterfoil.events.inspection import lag
+from counterfoil.events.inspection import Progress, TopicView, lag, progress, read, topics
 from counterfoil.events.ledger import (
     Balance,
     Ledger,
@@ -136,6 +136,7 @@ __all__ = [
     "Pipeline",
     "PipelineRunner",
     "PipelineStore",
+    "Progress",
     "Record",
     "Relay",
     "Reply",
@@ -152,6 +153,7 @@ __all__ = [
     "StoreUnavailable",
     "TermOver",
     "Topic",
+    "TopicView",
     "Transaction",
     "Transactions",
     "Transfer",
@@ -164,11 +166,14 @@ __all__ = [
     "handle",
     "in_order",
     "lag",
+    "progress",
+    "read",
     "readable",
     "rebuilt_balances",
     "rebuilt_held",
     "rehearse",
     "service_schema",
     "statement",
+    "topics",
     "trial_balance",
 ]

@@ -139,6 +139,21 @@ class EmbeddedLog:
             self._database.execute("SELECT partition, next FROM ends WHERE topic = ?", (topic,))
         )
 
+    def offsets_at(self, topic: AnyTopic, time_us: int) -> dict[int, int]:
+        """The offset of each partition's first event of that time or later."""
+        found = self.ends(topic.name)
+        for partition in found:
+            row = self._database.execute(
+                "SELECT last, records FROM record_batches "
+                "WHERE topic = ? AND partition = ? AND newest_us >= ? ORDER BY last LIMIT 1",
+                (topic.name, partition, time_us),
+            ).fetchone()
+            if row is not None:
+                records = record_batches.decode(topic.name, partition, *row)
+                late = (record.offset for record in records if record.timestamp_us >= time_us)
+                found[partition] = next(late)
+        return found
+
     def close(self) -> None:
         """Nothing is open but the database, which is its owner's."""
 

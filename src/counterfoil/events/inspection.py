@@ -1,8 +1,58 @@
-"""What can be seen of consumers from outside."""
+"""What can be seen of topics and their consumers from outside."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Final
+
+import msgspec
 
 from counterfoil.events.log import EventLog
-from counterfoil.events.messages import Lag
+from counterfoil.events.messages import Lag, Record
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.topics import AnyTopic
+
+READ_BATCH: Final = 500
+IDLE_SECONDS: Final = 2.0
+"""Without a record for this long, a topic is read to its end: on Kafka its last offsets may be
+markers of transactions, which no reader is given."""
+REST_SECONDS: Final = 0.02
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How a consumer gets on in one partition, between two looks."""
+
+    group: str
+    topic: str
+    partition: int
+    committed: int
+    end: int
+    lag: int
+    per_second: float
+    """Records that it has come further by."""
+    arriving_per_second: float
+    catch_up_seconds: float | None
+    """Until nothing is left, if both go on like this; None if it does not get closer."""
+
+
+class TopicPartition(msgspec.Struct, frozen=True):
+    """One partition of a topic."""
+
+    partition: int
+    end: int
+    weight: float
+    """Its share of the topic's records, from 0 to 1."""
+
+
+class TopicView(msgspec.Struct, frozen=True):
+    """A topic and its partitions."""
+
+    name: str
+    records: int
+    """On Kafka, markers of transactions count as well."""
+    skew: float
+    """The largest partition over the mean; 1 is even, 0 is empty."""
+    partitions: list[TopicPartition]
 
 
 def lag(log: EventLog, store: PipelineStore) -> list[Lag]:
@@ -14,3 +64,76 @@ def lag(log: EventLog, store: PipelineStore) -> list[Lag]:
         end = ends[topic].get(partition, 0)
         found.append(Lag(consumer, topic, partition, committed, end, end - committed))
     return found
+
+
+def progress(before: Sequence[Lag], after: Sequence[Lag], seconds: float) -> list[Progress]:
+    """What has changed between two looks that were `seconds` apart."""
+    earlier = {(each.group, each.topic, each.partition): each for each in before}
+    found: list[Progress] = []
+    for now in after:
+        then = earlier.get((now.group, now.topic, now.partition), now)
+        handled = (now.committed - then.committed) / seconds
+        arriving = (now.end - then.end) / seconds
+        catch_up = None
+        if now.lag <= 0:
+            catch_up = 0.0
+        elif handled > arriving:
+            catch_up = now.lag / (handled - arriving)
+        found.append(
+            Progress(
+                now.group,
+                now.topic,
+                now.partition,
+                now.committed,
+                now.end,
+                now.lag,
+                handled,
+                arriving,
+                catch_up,
+            )
+        )
+    return found
+
+
+def topics(log: EventLog, declared: Sequence[AnyTopic]) -> list[TopicView]:
+    """The declared topics with the weight of each partition."""
+    found: list[TopicView] = []
+    for topic in declared:
+        ends = dict.fromkeys(range(topic.partitions), 0) | log.ends(topic.name)
+        total = sum(ends.values())
+        found.append(
+            TopicView(
+                topic.name,
+                total,
+                max(ends.values()) * len(ends) / total if total else 0.0,
+                [
+                    TopicPartition(number, end, end / total if total else 0.0)
+                    for number, end in sorted(ends.items())
+                ],
+            )
+        )
+    return found
+
+
+def read(log: EventLog, topic: AnyTopic, positions: Mapping[int, int]) -> Iterator[Record]:
+    """The records of a topic from some offsets to its end as it is now, in each partition's order.
+
+    A partition that is not named is left out. Nobody's position is moved.
+    """
+    ends = log.ends(topic.name)
+    left = {number for number in positions if positions[number] < ends.get(number, 0)}
+    # A partition that is not wanted is read from its end, which is not behind its end.
+    begin = {number: positions.get(number, ends.get(number, 0)) for number in ends}
+    idle_since = time.monotonic()
+    with closing(log.reader([topic], lambda _: begin)) as reader:
+        while left and time.monotonic() - idle_since < IDLE_SECONDS:
+            batches = reader.fetch(READ_BATCH)
+            if not batches:
+                time.sleep(REST_SECONDS)
+            for batch in batches:
+                idle_since = time.monotonic()
+                if batch.partition in left:
+                    end = ends[batch.partition]
+                    yield from (record for record in batch.records if record.offset < end)
+                    if batch.end >= end:
+                        left.discard(batch.partition)

@@ -143,6 +143,22 @@ class KafkaLog:
             known = consumer.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions
             return {number: _end(consumer, TopicPartition(name, number)) for number in known}
 
+    def offsets_at(self, topic: AnyTopic, time_us: int) -> dict[int, int]:
+        """The offset of each partition from which on records have come in since that time."""
+        from confluent_kafka import TopicPartition  # noqa: PLC0415
+
+        name = self._named(topic.name)
+        wanted = [
+            TopicPartition(name, number, max(time_us // 1_000, 0))
+            for number in range(topic.partitions)
+        ]
+        with closing(looker(self._connection)) as consumer, Reported():
+            found = consumer.offsets_for_times(wanted, timeout=CALL_SECONDS)
+            return {
+                each.partition: each.offset if each.offset >= 0 else _end(consumer, each)
+                for each in found
+            }
+
     def copy(self, topic: AnyTopic, records: Iterable[Record]) -> None:
         """Fill an empty topic with the records of another log, each at the offset it had there.
 

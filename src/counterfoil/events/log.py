@@ -124,6 +124,13 @@ class EventLog(Protocol):
         """The next offset of each partition."""
         ...
 
+    def offsets_at(self, topic: AnyTopic, time_us: int) -> dict[int, int]:
+        """The offset of each partition from which on to look for what is of that time or later.
+
+        The embedded log knows the time of the event, Kafka that of the record's arrival.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of what is open."""
         ...

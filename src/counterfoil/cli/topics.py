@@ -1,0 +1,85 @@
+"""`counterfoil events lag | topics | read`: the log and its consumers, looked at from outside."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
+Json = Annotated[bool, Parameter("--json", help="Write JSON; a line for each look or record.")]
+
+
+def lag(
+    path: Path = Path(),
+    *,
+    watch: bool = False,
+    every: float = 2.0,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far each consumer is behind the end of its topic.
+
+    Examples: counterfoil events lag examples/shop
+              counterfoil events lag examples/shop --watch
+
+    Parameters
+    ----------
+    watch
+        Look again and again, with rates and the time until nothing is left, until Ctrl-C.
+    every
+        Seconds between two looks.
+    """
+    from counterfoil.cli.inspection import events_of, print_lag, watch_lag  # noqa: PLC0415
+
+    events = events_of(path, state or path / ".counterfoil")
+    if watch:
+        watch_lag(events, every, as_json=as_json)
+    else:
+        print_lag(events, as_json=as_json)
+
+
+def topics(path: Path = Path(), *, state: State = None, as_json: Json = False) -> None:
+    """Show the topics: partitions, their ends, and how evenly the keys fall on them.
+
+    Example: counterfoil events topics examples/shop
+    """
+    from counterfoil.cli.inspection import application_and_events, print_topics  # noqa: PLC0415
+
+    print_topics(*application_and_events(path, state or path / ".counterfoil"), as_json=as_json)
+
+
+def read(
+    topic: str,
+    path: Path = Path(),
+    *,
+    start: Annotated[str, Parameter("--from")] = "0",
+    partition: int | None = None,
+    limit: int = 100,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Read a topic from an offset or a moment on, without moving anybody's position.
+
+    Examples: counterfoil events read payments examples/shop --from 15m --limit 20
+              counterfoil events read payments examples/shop --partition 2 --from 4711 --json
+
+    Parameters
+    ----------
+    start
+        An offset of each partition; or a moment, 2026-03-01T12:30 (UTC) or an age such as 15m: on
+        Kafka of the records' arrival, on the embedded engine of the events themselves.
+    partition
+        Of this partition alone.
+    """
+    from counterfoil.cli.inspection import application_and_events, print_records  # noqa: PLC0415
+
+    application, events = application_and_events(path, state or path / ".counterfoil")
+    print_records(
+        application,
+        events,
+        topic,
+        start=start,
+        partition=partition,
+        limit=limit,
+        as_json=as_json,
+    )
