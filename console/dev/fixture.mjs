@@ -74,6 +74,8 @@ function answerApi(request, response, url) {
       return json(response, empty ? [] : deadLetters(url.searchParams));
     case "lag":
       return json(response, empty ? [] : lag());
+    case "topics":
+      return json(response, topics(empty));
     case "reports":
       if (first) return json(response, report(first));
       return json(response, empty ? [] : [summary()]);
@@ -343,6 +345,27 @@ function lag() {
       return { group, topic: "payments", partition, committed: end - behind, end, lag: behind };
     }),
   );
+}
+
+function topics(empty) {
+  if (empty) return { topics: [], consumers: [], transactions: [], trouble: "" };
+  const ends = [17_411, 17_622, 48_833, 18_044];
+  const records = ends.reduce((sum, end) => sum + end, 0);
+  const partitions = ends.map((end, partition) => ({ partition, end, weight: end / records }));
+  const skew = (Math.max(...ends) * ends.length) / records;
+  const consumers = lag().map((each) => {
+    const late = each.lag > 1_000;
+    const rates = { per_second: late ? 35 : 92.4, arriving_per_second: 40 };
+    return { ...each, ...rates, catch_up_seconds: late ? null : each.lag / 52.4 };
+  });
+  const partitionsOpen = ["shop.payments/2"];
+  const open = { age_seconds: 12.4, timeout_seconds: 30, partitions: partitionsOpen };
+  const ended = { age_seconds: null, timeout_seconds: 30, partitions: [] };
+  const transactions = [
+    { id: "shop.payments", state: "open", holder: "producer 12, epoch 3", ...open },
+    { id: "shop._pipelines", state: "committed", holder: "producer 13, epoch 41", ...ended },
+  ];
+  return { topics: [{ name: "payments", records, skew, partitions }], consumers, transactions };
 }
 
 function summary() {

@@ -11,6 +11,7 @@ import { ProofPage } from "./pages/ProofPage";
 import { ReportPage } from "./pages/ReportPage";
 import { ReportsPage } from "./pages/ReportsPage";
 import { SignedOutPage } from "./pages/SignedOutPage";
+import { TopicsPage } from "./pages/TopicsPage";
 import { TracePage } from "./pages/TracePage";
 import { isUnauthorised, overviewQuery } from "./queries";
 import { segments, usePath } from "./router";
@@ -60,6 +61,8 @@ function pageAt(path: string): ReactNode {
   switch (page) {
     case "reports":
       return <ReportsPage />;
+    case "topics":
+      return <TopicsPage />;
     case "limits":
       return <LimitsPage />;
     case "coordination":

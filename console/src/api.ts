@@ -139,6 +139,40 @@ export interface Lag {
   lag: number;
 }
 
+export interface TopicView {
+  name: string;
+  /** On Kafka, markers of transactions count as well. */
+  records: number;
+  /** The largest partition over the mean. */
+  skew: number;
+  partitions: { partition: number; end: number; weight: number }[];
+}
+
+/** A consumer in one partition, with what changed between two looks. */
+export interface Progress extends Lag {
+  per_second: number;
+  arriving_per_second: number;
+  /** Null if it gets no closer to the end. */
+  catch_up_seconds: number | null;
+}
+
+export interface Transaction {
+  id: string;
+  state: string;
+  holder: string;
+  age_seconds: number | null;
+  timeout_seconds: number | null;
+  partitions: string[];
+}
+
+export interface Topics {
+  topics: TopicView[];
+  consumers: Progress[];
+  /** Null if they could not be asked for; `trouble` says why. */
+  transactions: Transaction[] | null;
+  trouble: string;
+}
+
 export interface ReportSummary {
   name: string;
   title: string;
@@ -270,6 +304,7 @@ export const api = {
     return (await answer.json()) as ReplayedPart;
   },
   lag: (signal: AbortSignal) => get<Lag[]>("/api/lag", signal),
+  topics: (signal: AbortSignal) => get<Topics>("/api/topics", signal),
   reports: (signal: AbortSignal) => get<ReportSummary[]>("/api/reports", signal),
   report: (name: string, signal: AbortSignal) =>
     get<Report>(`/api/reports/${encodeURIComponent(name)}`, signal),

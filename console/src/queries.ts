@@ -38,6 +38,12 @@ export const lagQuery = queryOptions({
   refetchInterval: OFTEN,
 });
 
+export const topicsQuery = queryOptions({
+  queryKey: ["topics"],
+  queryFn: ({ signal }) => api.topics(signal),
+  refetchInterval: OFTEN,
+});
+
 export const traceQuery = (identity: string) =>
   queryOptions({
     queryKey: ["trace", identity],

@@ -1,4 +1,4 @@
-"""What the console answers about dead letters, without the processes around it."""
+"""What the console answers about dead letters and topics, without the processes around it."""
 
 import asyncio
 from pathlib import Path
@@ -144,3 +144,16 @@ def test_a_console_that_is_read_only_refuses_every_action(tmp_path: Path) -> Non
 def test_a_request_that_is_too_large_is_refused(page: Page) -> None:
     huge = page.post("/api/dead-letters/1/edit", {"value": "x" * (1 << 20)})
     assert huge.status_code == 400
+
+
+def test_topics_consumers_and_transactions_are_shown(page: Page) -> None:
+    with page.events.pipelines().database.transaction():
+        found = page.get("/api/topics")
+    payments = next(each for each in found["topics"] if each["name"] == "payments")
+    assert len(payments["partitions"]) == 4
+    assert found["consumers"] == []
+    assert [each["state"] for each in found["transactions"]] == ["open"]
+    store = page.events.pipelines()
+    store.store_positions("lake", "payments", {0: 0})
+    (lake,) = page.get("/api/topics")["consumers"]
+    assert (lake["group"], lake["lag"], lake["catch_up_seconds"]) == ("lake", 0, 0)

@@ -1,4 +1,4 @@
-"""The page of dead letters in a real browser, by keyboard; only the console of the shop runs."""
+"""The pages of dead letters and topics in a real browser; only the console of the shop runs."""
 
 import os
 import re
@@ -122,4 +122,13 @@ def test_letters_are_tried_edited_replayed_and_discarded(address: str, page: Pag
     dialog.get_by_role("button", name="Discard").press("Enter")
     expect(page.get_by_role("table", name="Audit")).to_contain_text("a test")
     expect(page.get_by_role("button", name="Try")).to_be_disabled()
+    accessible(page)
+
+
+def test_topics_are_shown_and_accessible(address: str, page: Page) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="Topics").press("Enter")
+    expect(page.get_by_role("heading", name="Topics")).to_be_visible()
+    expect(page.get_by_text("None is open at this moment.")).to_be_visible()
+    expect(page.get_by_role("table", name="Partitions")).to_contain_text("payments, 3")
     accessible(page)

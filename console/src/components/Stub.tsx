@@ -5,6 +5,7 @@ import { Guilloche } from "./Guilloche";
 const PAGES = [
   ["/", "Overview"],
   ["/trace", "Trace"],
+  ["/topics", "Topics"],
   ["/dead-letters", "Dead letters"],
   ["/reports", "Reports"],
   ["/limits", "Limits and services"],

@@ -27,6 +27,7 @@ from starlette.routing import Route
 from counterfoil import secret
 from counterfoil.application.web import problem
 from counterfoil.console.letters import Letters
+from counterfoil.console.topics import Topics
 from counterfoil.console.way import NOTHING, Way
 from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
 from counterfoil.errors import CounterfoilError
@@ -87,6 +88,7 @@ class Console:
         counterfoils = host.application.counterfoils
         self._events = host.events()
         self._letters = Letters(host.application, self._events)
+        self._topics = Topics(host.application, self._events)
         self._stores = open_stores(host.application.name, host.configuration, host.state)
         self._way = Way(counterfoils, self._stores) if counterfoils is not None else None
 
@@ -97,6 +99,7 @@ class Console:
             "/api/trace/{identity:path}": self.trace,
             **self._letters.readers(),
             "/api/lag": self.lag,
+            "/api/topics": self._topics.show,
             "/api/reports": self.reports,
             "/api/reports/{name}": self.report,
             "/api/gateway": self.gateway,

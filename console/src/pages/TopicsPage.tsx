@@ -1,0 +1,163 @@
+import { useQuery } from "@tanstack/react-query";
+import type { Progress, TopicView, Transaction } from "../api";
+import { UP } from "../commands";
+import { type Column, DataTable } from "../components/DataTable";
+import { Empty } from "../components/Empty";
+import { Mark, type Tone } from "../components/Mark";
+import { Meter } from "../components/Meter";
+import { Page, Section } from "../components/Page";
+import { QueryView } from "../components/QueryView";
+import { formatCount, formatDuration, formatRate } from "../format";
+import { topicsQuery } from "../queries";
+
+export function TopicsPage() {
+  const topics = useQuery(topicsQuery);
+  return (
+    <Page title="Topics" lead="What is in the log, how far each consumer has come, what is open.">
+      <QueryView query={topics} command="counterfoil events topics {at}">
+        {(found) => (
+          <>
+            <Topics topics={found.topics} />
+            <Consumers rows={found.consumers} />
+            <Transactions transactions={found.transactions} trouble={found.trouble} />
+          </>
+        )}
+      </QueryView>
+    </Page>
+  );
+}
+
+interface PartitionRow {
+  topic: TopicView;
+  partition: number;
+  end: number;
+  weight: number;
+}
+
+const TOPIC_COLUMNS: Column<PartitionRow>[] = [
+  {
+    name: "Topic, partition",
+    cell: (row) => `${row.topic.name}, ${row.partition}`,
+    heading: true,
+  },
+  { name: "End", cell: (row) => formatCount(row.end), numeric: true },
+  { name: "Share", cell: (row) => `${(row.weight * 100).toFixed(0)} %`, numeric: true },
+  {
+    name: "Weight",
+    cell: (row) => (
+      <Meter
+        label={`Share of partition ${row.partition} of ${row.topic.name}`}
+        value={row.weight}
+        maximum={1}
+      />
+    ),
+    minor: true,
+  },
+];
+
+function Topics({ topics }: { topics: TopicView[] }) {
+  const rows = topics.flatMap((topic) => topic.partitions.map((each) => ({ topic, ...each })));
+  return (
+    <Section title="Partitions" aside="how evenly the keys fall on them">
+      {rows.length > 0 ? (
+        <>
+          <DataTable
+            label="Partitions"
+            columns={TOPIC_COLUMNS}
+            rows={rows}
+            rowKey={(row) => `${row.topic.name} ${row.partition}`}
+          />
+          {topics
+            .filter((topic) => topic.partitions.length > 1 && topic.skew >= 2)
+            .map((topic) => (
+              <p key={topic.name} className="note">
+                The largest partition of {topic.name} has {topic.skew.toFixed(1)} times the mean.
+              </p>
+            ))}
+        </>
+      ) : (
+        <Empty title="This application declares no topics." command={UP} />
+      )}
+    </Section>
+  );
+}
+
+const CONSUMER_COLUMNS: Column<Progress>[] = [
+  { name: "Consumer", cell: (row) => row.group, heading: true },
+  { name: "Topic, partition", cell: (row) => `${row.topic}, ${row.partition}` },
+  { name: "Behind", cell: (row) => formatCount(row.lag), numeric: true },
+  { name: "Handled a second", cell: (row) => formatRate(row.per_second), numeric: true },
+  {
+    name: "Arriving a second",
+    cell: (row) => formatRate(row.arriving_per_second),
+    numeric: true,
+    minor: true,
+  },
+  { name: "Caught up in", cell: caughtUp, numeric: true },
+];
+
+function caughtUp(row: Progress): string {
+  if (row.lag <= 0) return "–";
+  return row.catch_up_seconds === null ? "gets no closer" : formatDuration(row.catch_up_seconds);
+}
+
+function Consumers({ rows }: { rows: Progress[] }) {
+  return (
+    <Section title="Consumers" aside="by partition, with rates between two looks">
+      {rows.length > 0 ? (
+        <DataTable
+          label="Consumers"
+          columns={CONSUMER_COLUMNS}
+          rows={rows}
+          rowKey={(row) => `${row.group} ${row.topic} ${row.partition}`}
+        />
+      ) : (
+        <Empty title="No consumer has committed yet." command={UP} />
+      )}
+    </Section>
+  );
+}
+
+const TONES: Record<string, Tone> = { open: "waiting", committing: "waiting", aborting: "waiting" };
+
+const TRANSACTION_COLUMNS: Column<Transaction>[] = [
+  { name: "Id", cell: (row) => row.id, heading: true },
+  { name: "State", cell: (row) => <Mark tone={TONES[row.state] ?? "good"}>{row.state}</Mark> },
+  {
+    name: "Open for",
+    cell: (row) => (row.age_seconds === null ? "–" : formatDuration(row.age_seconds)),
+    numeric: true,
+  },
+  { name: "Holder", cell: (row) => row.holder },
+  { name: "Partitions", cell: (row) => row.partitions.join(", ") || "–", minor: true },
+];
+
+interface TransactionsProps {
+  /** Null if they could not be asked for. */
+  transactions: Transaction[] | null;
+  trouble: string;
+}
+
+const TRANSACTIONS = "counterfoil events transactions {at}";
+
+function Transactions({ transactions, trouble }: TransactionsProps) {
+  return (
+    <Section title="Transactions" aside="the newest of each source">
+      {transactions && transactions.length > 0 ? (
+        <DataTable
+          label="Transactions"
+          columns={TRANSACTION_COLUMNS}
+          rows={transactions}
+          rowKey={(row) => row.id}
+        />
+      ) : (
+        <Empty
+          title={transactions ? "None is open at this moment." : "They can't be asked for."}
+          command={TRANSACTIONS}
+        >
+          {trouble}
+        </Empty>
+      )}
+    </Section>
+  );
+}

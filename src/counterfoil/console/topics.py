@@ -1,0 +1,76 @@
+"""The console's look at topics: partitions, consumers with their rates, transactions."""
+
+import asyncio
+import threading
+import time
+from contextlib import closing
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+
+from counterfoil.application import Application
+from counterfoil.events import (
+    Events,
+    EventsError,
+    Lag,
+    Progress,
+    TopicView,
+    Transaction,
+    lag,
+    progress,
+    topics,
+)
+from counterfoil.supervisor.host import now_us
+
+APART_SECONDS: Final = 1.0
+"""Between two looks that a rate is made of; readers that ask more often share one."""
+
+
+class Topics:
+    """What the page asks for; rates come from the looks that pages take."""
+
+    def __init__(self, application: Application, events: Events) -> None:
+        self._declared = application.all_topics()
+        self._events = events
+        self._lock = threading.Lock()
+        self._looks: list[tuple[float, list[Lag]]] = []
+
+    async def show(self, _: Request) -> object:
+        """All topics, how each consumer gets on, and the transactions of the engine."""
+        return await asyncio.to_thread(self._show)
+
+    def _show(self) -> dict[str, object]:
+        log = self._events.log()
+        with closing(self._events.pipelines()) as store:
+            found = lag(log, store)
+        views: list[TopicView] = topics(log, self._declared)
+        transactions: list[Transaction] | None = None
+        trouble = ""
+        try:
+            transactions = self._events.transactions().newest(now_us())
+        except EventsError as error:
+            trouble = str(error)
+        return {
+            "topics": views,
+            "consumers": self._progress(found),
+            "transactions": None
+            if transactions is None
+            else [
+                {
+                    **msgspec.structs.asdict(each),
+                    "producer_id": None if each.producer_id is None else str(each.producer_id),
+                }
+                for each in transactions
+            ],
+            "trouble": trouble,
+        }
+
+    def _progress(self, found: list[Lag]) -> list[Progress]:
+        now = time.monotonic()
+        with self._lock:
+            old = [look for look in self._looks if now - look[0] >= APART_SECONDS]
+            since, before = old[-1] if old else (now, found)
+            if not self._looks or now - self._looks[-1][0] >= APART_SECONDS:
+                self._looks = [*self._looks[-1:], (now, found)]
+        return progress(before, found, max(now - since, 0.001))
