@@ -192,6 +192,7 @@ def test_a_batch_gives_back_what_went_in() -> None:
         assert (record.key, record.value, record.headers) == (sent.key, sent.value, sent.headers)
 
 
+@settings(deadline=None)
 @given(uses=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1_000)), max_size=300))
 def test_a_memory_is_bounded_and_never_wrong(uses: list[tuple[int, int]]) -> None:
     limit = 10 * ENTRY_BYTES

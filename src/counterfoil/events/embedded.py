@@ -88,8 +88,9 @@ class EmbeddedLog:
             places.setdefault((message.topic, partition), []).append(message)
         rows: list[tuple[object, ...]] = []
         ends: list[tuple[str, int, int]] = []
+        stored = {topic: self.ends(topic) for topic in {topic for topic, _ in places}}
         for place, found in places.items():
-            end = self._end(*place)
+            end = stored[place[0]].get(place[1], 0)
             for portion in record_batches.split(found):
                 end += len(portion)
                 newest_us = max(each.timestamp_us for each in portion)
@@ -156,9 +157,6 @@ class EmbeddedLog:
 
     def close(self) -> None:
         """Nothing is open but the database, which is its owner's."""
-
-    def _end(self, topic: str, partition: int) -> int:
-        return self.ends(topic).get(partition, 0)
 
 
 class EmbeddedAppender:

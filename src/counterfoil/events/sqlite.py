@@ -30,13 +30,19 @@ class SqliteDatabase:
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run a statement."""
-        with _available():
+        try:
             return self._connection.execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            _raise_if_unavailable(error)
+            raise
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
         """Run a statement once for each row of parameters; returns the rows touched in all."""
-        with _available():
+        try:
             return max(self._connection.executemany(sql, rows).rowcount, 0)
+        except sqlite3.OperationalError as error:
+            _raise_if_unavailable(error)
+            raise
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
@@ -72,6 +78,10 @@ def _available() -> Generator[None, None, None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
-            raise  # the statement is wrong; the file is well
+        _raise_if_unavailable(error)
+        raise
+
+
+def _raise_if_unavailable(error: sqlite3.OperationalError) -> None:
+    if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # else the statement is wrong
         raise StoreUnavailable(f"SQLite: {error}") from error

@@ -40,7 +40,7 @@ class State:
             "SELECT value FROM state WHERE pipeline = ? AND key = ?", (self._pipeline, key)
         ).fetchone()
         value = None if row is None else row[0]
-        self._remember(key, value)
+        self._known.put(key, value, len(value or b""))
         return value
 
     def put(self, key: str, value: bytes) -> None:
@@ -71,18 +71,21 @@ class State:
         """Write what handlers have changed; keys in order, so that neighbours share a page."""
         if not self._commit:
             return
-        values = [(self._pipeline, key, value) for key, value in sorted(self._commit.items())]
-        self._database.executemany(
-            "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (pipeline, key) "
-            "DO UPDATE SET value = excluded.value",
-            [row for row in values if row[2] is not None],
-        )
-        self._database.executemany(
-            "DELETE FROM state WHERE pipeline = ? AND key = ?",
-            [row[:2] for row in values if row[2] is None],
-        )
-        for _, key, value in values:
-            self._remember(key, value)
+        changes = sorted(self._commit.items())
+        kept = [(self._pipeline, key, value) for key, value in changes if value is not None]
+        if kept:
+            self._database.executemany(
+                "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (pipeline, key) "
+                "DO UPDATE SET value = excluded.value",
+                kept,
+            )
+        if len(kept) < len(changes):
+            self._database.executemany(
+                "DELETE FROM state WHERE pipeline = ? AND key = ?",
+                [(self._pipeline, key) for key, value in changes if value is None],
+            )
+        for key, value in changes:
+            self._known.put(key, value, len(value or b""))
         self._commit.clear()
 
     def forget(self) -> None:
@@ -90,6 +93,3 @@ class State:
         self._handler.clear()
         self._commit.clear()
         self._known.clear()
-
-    def _remember(self, key: str, value: bytes | None) -> None:
-        self._known.put(key, value, 0 if value is None else len(value))
