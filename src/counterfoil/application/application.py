@@ -19,11 +19,15 @@ from counterfoil.events import (
     Pipeline,
     Saga,
     StatelessContext,
+    TaskQueue,
     Topic,
     Unit,
 )
 from counterfoil.events.parallel import Order
 from counterfoil.events.parallel.parallel import CONCURRENCY
+from counterfoil.events.tasks.queue import CONCURRENCY as TASKS_AT_ONCE
+from counterfoil.events.tasks.queue import TRIES as TASK_TRIES
+from counterfoil.events.tasks.queue import VISIBILITY_SECONDS
 from counterfoil.gateway.hooks import Hook
 from counterfoil.reports import Report, Table
 
@@ -128,6 +132,7 @@ class Application:
         self.topics: dict[str, Topic[Any]] = {}
         self.pipelines: dict[str, Pipeline[Any]] = {}
         self.parallels: dict[str, Parallel[Any, Any]] = {}
+        self.queues: dict[str, TaskQueue[Any]] = {}
         self.sagas: dict[str, Saga[Any]] = {}
         self.choreographies: dict[str, Choreography] = {}
         self.stores: dict[str, tuple[Topic[Any], Table[Any]]] = {}
@@ -269,6 +274,34 @@ class Application:
 
         return declare
 
+    def tasks(
+        self,
+        name: str,
+        task: type[Event],
+        *,
+        concurrency: int = TASKS_AT_ONCE,
+        tries: int = TASK_TRIES,
+        visibility_seconds: float = VISIBILITY_SECONDS,
+    ) -> Callable[[Callable[[Event], Any]], TaskQueue[Event]]:
+        """Declare a task queue and what does one of its tasks: a function or a coroutine function.
+
+        Tasks are sent with `queue.send(unit, task)`; what is done with a result, once, is declared
+        on the queue with `then`.
+        """
+
+        def declare(work: Callable[[Event], Any]) -> TaskQueue[Event]:
+            queue = TaskQueue(
+                name,
+                task,
+                work,
+                concurrency=concurrency,
+                tries=tries,
+                visibility_seconds=visibility_seconds,
+            )
+            return _declare(self.queues, name, queue, "task queue")
+
+        return declare
+
     def saga(
         self, name: str, source: Topic[Event], *, timeout_seconds: float | None = None
     ) -> Saga[Event]:
@@ -303,6 +336,7 @@ class Application:
         """The declared topics, and those that belong to pipelines and sagas."""
         own = [topic for each in self.pipelines.values() for topic in each.topics()[1:]]
         own += [topic for each in self.parallels.values() for topic in each.topics()[1:]]
+        own += [topic for each in self.queues.values() for topic in each.pipeline().topics()]
         own += [topic for each in self.sagas.values() for topic in each.own_topics()]
         return [*self.topics.values(), *own]
 

@@ -17,6 +17,7 @@ from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.cli.gateway import app as gateway_commands
 from counterfoil.cli.sagas import saga, sagas
+from counterfoil.cli.tasks import tasks
 from counterfoil.cli.topics import lag, read, topics
 from counterfoil.cli.transactions import app as transaction_commands
 from counterfoil.faults import SABOTAGES
@@ -37,6 +38,7 @@ events.command(topics)
 events.command(read)
 events.command(sagas)
 events.command(saga)
+events.command(tasks)
 out = Console()
 
 State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]

@@ -38,6 +38,7 @@ from counterfoil.events.errors import (
     Overdrawn,
     SnapshotMismatch,
     StoreUnavailable,
+    TaskAbandoned,
     TermOver,
     VersionConflict,
 )
@@ -78,6 +79,7 @@ from counterfoil.events.sagas import (
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
 from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
+from counterfoil.events.tasks import Priority, TaskCounts, TaskQueue, TaskWorker, task_counts
 from counterfoil.events.topics import Topic
 from counterfoil.events.transactions import UNFINISHED, Hanging, Transaction, Transactions
 
@@ -136,6 +138,7 @@ __all__ = [
     "Pipeline",
     "PipelineRunner",
     "PipelineStore",
+    "Priority",
     "Progress",
     "Record",
     "Relay",
@@ -151,6 +154,10 @@ __all__ = [
     "StepContext",
     "StepFailed",
     "StoreUnavailable",
+    "TaskAbandoned",
+    "TaskCounts",
+    "TaskQueue",
+    "TaskWorker",
     "TermOver",
     "Topic",
     "TopicView",
@@ -174,6 +181,7 @@ __all__ = [
     "rehearse",
     "service_schema",
     "statement",
+    "task_counts",
     "topics",
     "trial_balance",
 ]

@@ -59,6 +59,13 @@ class Database(Protocol):
         """Wait until no other transaction is past this point, and keep others before it."""
         ...
 
+    def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run a SELECT in a transaction whose rows are this transaction's until its end.
+
+        Rows that another transaction has locked are left out, not waited for.
+        """
+        ...
+
     def close(self) -> None:
         """Close the connection."""
         ...

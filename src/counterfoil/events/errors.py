@@ -77,3 +77,7 @@ class SnapshotMismatch(EventsError):
 
 class NoSuchTransaction(EventsError):
     """There is no such open transaction, or none that could be aborted."""
+
+
+class TaskAbandoned(EventsError):
+    """A task was taken as often as it may be tried, and no worker has ended it, well or badly."""

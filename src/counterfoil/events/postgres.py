@@ -69,6 +69,11 @@ class PostgresDatabase:
         """
         self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (f"{self._schema} {name}",))
 
+    def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> "psycopg.Cursor[Any]":
+        """Run a SELECT and lock its rows; those that are locked are skipped."""
+        with self._available() as connection:
+            return connection.execute(_sql(sql) + " FOR UPDATE SKIP LOCKED", parameters)
+
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:

@@ -68,6 +68,10 @@ class SqliteDatabase:
     def exclusive(self, name: str) -> None:
         """Nothing is left to do: a file has one writing transaction at a time."""
 
+    def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Run a SELECT: a file has one writing transaction at a time."""
+        return self.execute(sql, parameters)
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

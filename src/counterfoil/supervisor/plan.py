@@ -132,6 +132,7 @@ def plan(application: Application, configuration: Configuration) -> list[Process
     processes += [
         ProcessPlan(f"parallel-{name}", "parallel", name) for name in application.parallels
     ]
+    processes += [ProcessPlan(f"tasks-{name}", "tasks", name) for name in application.queues]
     for name in application.sagas:
         processes += [ProcessPlan(f"saga-{name}-{number}", "saga", name) for number in (1, 2)]
     processes += [

@@ -17,6 +17,7 @@ from counterfoil.coordination import (
     Membership,
     Snowflake,
 )
+from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     ChoreographyTracer,
     EmbeddedEvents,
@@ -31,6 +32,7 @@ from counterfoil.events import (
     SagaCoordinator,
     ServiceStore,
     StoreUnavailable,
+    TaskWorker,
     TermOver,
 )
 from counterfoil.events.topics import AnyTopic
@@ -194,6 +196,33 @@ def parallel(host: Host) -> None:
     host.ready()
     _repeat(host, step)
     runner.close()
+
+
+def tasks(host: Host) -> None:
+    """Takes the tasks of one queue over from its topic, and works on them."""
+    events = host.events()
+    event_log = events.log()
+    event_log.declare(host.application.all_topics())
+    queue = host.application.queues[host.target]
+    worker = TaskWorker(events.pipelines(), queue, now_us)
+    taking_over = PipelineRunner(event_log, events.pipelines(), queue.pipeline(), now_us)
+
+    def take_over() -> None:
+        _repeat(host, taking_over.step)
+        taking_over.close()
+
+    beside = threading.Thread(target=take_over, name="take-over")
+    beside.start()
+    host.ready()
+
+    def step() -> int:
+        if not beside.is_alive() and not host.stop.is_set():
+            raise CounterfoilError(f"tasks are no longer taken over into {queue.name}")
+        return worker.step()
+
+    _repeat(host, step)
+    worker.close()
+    beside.join()
 
 
 def saga(host: Host) -> None:
@@ -375,6 +404,7 @@ KINDS: Final[Mapping[str, Callable[[Host], None]]] = MappingProxyType(
             relay,
             pipeline,
             parallel,
+            tasks,
             saga,
             choreography,
             retention,

@@ -208,6 +208,9 @@ class _Observed:
     def exclusive(self, name: str) -> None:
         self._database.exclusive(name)
 
+    def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        return self._database.lock_rows(sql, parameters)
+
     def close(self) -> None:
         self._database.close()
 

@@ -1,0 +1,145 @@
+"""The table of tasks: those that wait, and those that somebody works on for a while.
+
+A task that is worked on is one that is not visible until its lease ends. Each time it is taken its
+`attempt` grows, and whoever took it must name that attempt to extend, finish or fail it: a worker
+whose lease has run out changes nothing any more. What is finished is deleted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Protocol
+
+import msgspec
+
+from counterfoil.events.database import Cursor, Database
+
+LEVELS: Final[Mapping[str, int]] = MappingProxyType({"high": 0, "normal": 1, "low": 2})
+"""Few, since each is looked through by itself: that way the index gives the next task at once."""
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS tasks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, level INTEGER NOT NULL,
+    visible_us INTEGER NOT NULL, attempt INTEGER NOT NULL, taken_us INTEGER, is_unique TEXT,
+    content BLOB NOT NULL, sent_us INTEGER NOT NULL, UNIQUE (queue, is_unique)) STRICT;
+CREATE INDEX IF NOT EXISTS tasks_by_visibility ON tasks (queue, level, visible_us);
+"""
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A task as it was taken."""
+
+    id: int
+    attempt: int
+    content: bytes
+    sent_us: int
+
+
+class TaskCounts(msgspec.Struct, frozen=True):
+    """What a queue holds."""
+
+    queue: str
+    waiting: int
+    delayed: int
+    """Not due yet: sent with a delay, or waiting for another try."""
+    at_work: int
+    oldest_us: int | None
+    """Since when the oldest task that is due has waited."""
+
+
+class _Session(Protocol):
+    @property
+    def now_us(self) -> int: ...
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor: ...
+
+
+class Waiting:
+    """Puts tasks into the table, in the transaction of a handler."""
+
+    def __init__(self, session: _Session, queue: str) -> None:
+        self._session = session
+        self._queue = queue
+
+    def add(self, content: bytes, *, level: int, visible_us: int, unique: str | None) -> bool:
+        """Add a task; False if one with its unique key is there."""
+        added = self._session.execute(
+            "INSERT INTO tasks "
+            "(queue, level, visible_us, attempt, taken_us, is_unique, content, sent_us) "
+            "VALUES (?, ?, ?, 0, NULL, ?, ?, ?) ON CONFLICT (queue, is_unique) DO NOTHING",
+            (self._queue, level, visible_us, unique, content, self._session.now_us),
+        )
+        return added.rowcount == 1
+
+
+class Taking:
+    """Takes tasks of one queue, and gives them back; for one worker."""
+
+    def __init__(self, database: Database, queue: str) -> None:
+        self._database = database
+        self._queue = queue
+        database.create([SCHEMA])
+
+    def due(self, now_us: int) -> bool:
+        """Whether there is anything to take; looks, and locks nothing."""
+        return any(self._visible(level, now_us, 1, lock=False) for level in LEVELS.values())
+
+    def take(self, now_us: int, until_us: int, limit: int) -> list[Task]:
+        """Take tasks that are due until a time, in the caller's transaction: urgent ones first,
+        and of those the ones that have waited longest."""
+        taken: list[Task] = []
+        for level in LEVELS.values():
+            taken += self._visible(level, now_us, limit - len(taken), lock=True)
+            if len(taken) == limit:
+                break
+        self._database.executemany(
+            "UPDATE tasks SET visible_us = ?, attempt = attempt + 1, taken_us = ? WHERE id = ?",
+            [(until_us, now_us, task.id) for task in taken],
+        )
+        return [msgspec.structs.replace(task, attempt=task.attempt + 1) for task in taken]
+
+    def extend(self, tasks: Iterable[Task], until_us: int) -> None:
+        """Keep tasks for longer, in the caller's transaction."""
+        self._database.executemany(
+            "UPDATE tasks SET visible_us = ? WHERE id = ? AND attempt = ?",
+            [(until_us, task.id, task.attempt) for task in tasks],
+        )
+
+    def finish(self, task: Task) -> bool:
+        """Delete a task; False if somebody else has taken it meanwhile."""
+        finished = self._database.execute(
+            "DELETE FROM tasks WHERE id = ? AND attempt = ?", (task.id, task.attempt)
+        )
+        return finished.rowcount == 1
+
+    def give_back(self, task: Task, visible_us: int) -> None:
+        """Let somebody take a task again, from a time on."""
+        self._database.execute(
+            "UPDATE tasks SET visible_us = ?, taken_us = NULL WHERE id = ? AND attempt = ?",
+            (visible_us, task.id, task.attempt),
+        )
+
+    def _visible(self, level: int, now_us: int, limit: int, *, lock: bool) -> list[Task]:
+        read = self._database.lock_rows if lock else self._database.execute
+        return [
+            Task(*row)
+            for row in read(
+                "SELECT id, attempt, content, sent_us FROM tasks "
+                "WHERE queue = ? AND level = ? AND visible_us <= ? ORDER BY visible_us, id LIMIT ?",
+                (self._queue, level, now_us, limit),
+            ).fetchall()
+        ]
+
+
+def task_counts(database: Database, now_us: int) -> list[TaskCounts]:
+    """What the queues hold that hold anything."""
+    database.create([SCHEMA])
+    return [
+        TaskCounts(*row)
+        for row in database.execute(
+            "SELECT queue, count(CASE WHEN visible_us <= ? THEN 1 END), "
+            "count(CASE WHEN visible_us > ? AND taken_us IS NULL THEN 1 END), "
+            "count(CASE WHEN visible_us > ? AND taken_us IS NOT NULL THEN 1 END), "
+            "min(CASE WHEN visible_us <= ? THEN visible_us END) "
+            "FROM tasks GROUP BY queue ORDER BY queue",
+            (now_us,) * 4,
+        )
+    ]

@@ -1,0 +1,219 @@
+"""Works on a queue: takes tasks, keeps them while they are worked on, acknowledges them.
+
+Whoever calls `step` does all that concerns the database; the crew works meanwhile. A task is
+acknowledged in one commit with its effects, its dead letter, or the time of its next try. That
+commit names the attempt: after a lease that ran out, another worker's, it does nothing.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from counterfoil import faults
+from counterfoil.events.dead_letters import bury
+from counterfoil.events.effects import Context, Effects
+from counterfoil.events.errors import StoreUnavailable, TaskAbandoned
+from counterfoil.events.messages import Record
+from counterfoil.events.parallel.crews import Crew, Loop, Threads
+from counterfoil.events.parallel.parallel import Parallel
+from counterfoil.events.parallel.schedule import ALONE, Item
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.sagas.saga import identity_of
+from counterfoil.events.tasks.queue import Sent, TaskQueue
+from counterfoil.events.tasks.waiting import Taking, Task
+from counterfoil.events.topics import Topic
+
+POLL_SECONDS: Final = 0.02
+"""Between two looks for tasks that are due: so much later than due is one begun at most, beside
+what a commit takes."""
+EXTENSIONS: Final = 3
+"""How often a lease is extended in its time: two may fail."""
+DRAIN_SECONDS: Final = 5.0
+"""How long a worker that is told to stop waits for its tasks; what isn't done is given back."""
+log = structlog.get_logger()
+
+
+class TaskWorker:
+    """A worker on one queue; others may run beside it, in other processes too."""
+
+    def __init__(
+        self, store: PipelineStore, queue: TaskQueue[Any], now_us: Callable[[], int]
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._now_us = now_us
+        self._taking = Taking(store.database, queue.name)
+        self._effects = Effects(store, queue.consumer)
+        self._changed = threading.Condition()
+        """Guards what is worked on and what has ended."""
+        self._at_work: dict[int, tuple[Item, Task, int]] = {}
+        """By the identity of an item: with its task, and since when."""
+        self._ended: list[Item] = []
+        self._extended_us = now_us()
+        self._closing = False
+        one_try: Parallel[Any, Any] = Parallel(
+            queue.consumer,
+            Topic(queue.consumer, queue.type),
+            queue.work,
+            order="none",
+            concurrency=queue.concurrency,
+            tries=1,
+        )
+        crew = Loop if one_try.asynchronous else Threads
+        self._crew: Crew = crew(one_try, self._worked)
+
+    def step(self) -> int:
+        """Acknowledge what has ended, keep what is worked on, take what there is room for.
+
+        Returns how many tasks were acknowledged or taken; waits a moment if there were none.
+
+        Raises:
+            StoreUnavailable: nothing was changed; a later step may do better.
+        """
+        with self._changed:
+            ended = list(self._ended)
+        if ended:
+            self._acknowledge(ended)
+        self._extend()
+        taken = self._take()
+        if not ended and not taken:
+            with self._changed:
+                if not self._ended:
+                    self._changed.wait(POLL_SECONDS)
+        return len(ended) + taken
+
+    def close(self) -> None:
+        """Take no more, wait a while for what is worked on, give back what isn't done.
+
+        Raises:
+            StoreUnavailable: others get the tasks when their leases run out.
+        """
+        self._closing = True
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self._at_work and time.monotonic() < deadline:
+            self.step()
+        with self._store.database.transaction():
+            for _, task, _ in self._at_work.values():
+                self._taking.give_back(task, self._now_us())
+        if not self._at_work:
+            self._crew.close()
+
+    def _worked(self, item: Item) -> list[Item]:
+        with self._changed:
+            self._ended.append(item)
+            self._changed.notify_all()
+        return []
+
+    def _take(self) -> int:
+        room = self._queue.concurrency - len(self._at_work)
+        now_us = self._now_us()
+        if self._closing or room <= 0 or not self._taking.due(now_us):
+            return 0
+        with self._store.database.transaction():
+            tasks = self._taking.take(now_us, self._lease_us(now_us), room)
+        for task in tasks:
+            item = self._item(task)
+            self._at_work[id(item)] = (item, task, now_us)
+            if item.error is None:
+                self._crew.begin([item])
+            else:
+                self._worked(item)
+        return len(tasks)
+
+    def _lease_us(self, now_us: int) -> int:
+        return now_us + int(self._queue.visibility_seconds * 1_000_000)
+
+    def _extend(self) -> None:
+        """Keep what is worked on, but not for ever: what hangs is given to another in the end."""
+        now_us = self._now_us()
+        pause_us = int(self._queue.visibility_seconds * 1_000_000) // EXTENSIONS
+        if not self._at_work or now_us - self._extended_us < pause_us:
+            return
+        limit_us = int(self._queue.limit_seconds * 1_000_000)
+        kept = [task for _, task, since in self._at_work.values() if now_us - since < limit_us]
+        with self._store.database.transaction():
+            self._taking.extend(kept, self._lease_us(now_us))
+        self._extended_us = now_us
+
+    def _item(self, task: Task) -> Item:
+        record = Record(
+            topic=self._queue.consumer,
+            partition=0,
+            offset=task.id,
+            event_id=identity_of("task", self._queue.name, task.id),
+            key="",
+            value=task.content,
+            headers={},
+            timestamp_us=task.sent_us,
+        )
+        item = Item(record, None, ALONE)
+        if task.attempt > self._queue.tries:
+            item.error = TaskAbandoned(f"{task.attempt - 1} workers have died or hung with it")
+            return item
+        try:
+            item.event = msgspec.json.decode(task.content, type=self._queue.type)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            item.error = error  # sent by a program with another type of task
+        return item
+
+    def _acknowledge(self, ended: list[Item]) -> None:
+        try:
+            try:
+                self._attempt(ended, alone=False)
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                log.info("tasks_are_settled_alone", queue=self._queue.name, why=str(error))
+                self._effects.forget()
+                self._attempt(ended, alone=True)
+        finally:
+            self._effects.forget()  # other workers write the same state
+        faults.point("tasks.after-commit")
+        with self._changed:
+            for item in ended:
+                self._ended.remove(item)
+                del self._at_work[id(item)]
+
+    def _attempt(self, ended: list[Item], *, alone: bool) -> None:
+        now_us = self._now_us()
+        with self._store.database.transaction():
+            self._effects.begin(alone=alone)
+            if self._queue.effects is not None:
+                # Keyed state is read and written back: workers settle one after the other.
+                self._store.database.exclusive(self._queue.consumer)
+            for item in ended:
+                self._settle(item, self._at_work[id(item)][1], now_us)
+            self._effects.flush()
+            faults.point("tasks.before-commit")
+
+    def _settle(self, item: Item, task: Task, now_us: int) -> None:
+        error, effects = item.error, self._queue.effects
+        if error is None:
+            if not self._taking.finish(task):
+                log.warning("task_was_taken_by_another", queue=self._queue.name, task=task.id)
+                return
+            if effects is None:
+                return
+            context = Context(self._effects, item.record, now_us)
+            try:
+                self._effects.handle(effects, item.event, item.result, context)
+            except StoreUnavailable:
+                raise  # not this task's fault
+            except Exception as failure:
+                self._bury(item, failure, task.attempt, now_us)
+        elif task.attempt < self._queue.tries:
+            self._taking.give_back(task, now_us + self._queue.wait_us(task.attempt))
+        elif self._taking.finish(task):
+            self._bury(item, error, task.attempt, now_us)
+
+    def _bury(self, item: Item, error: Exception, tries: int, now_us: int) -> None:
+        """A dead letter whose replay sends the task again."""
+        sent = Sent(msgspec.Raw(item.record.value), 0, "normal", None)
+        record = msgspec.structs.replace(item.record, value=msgspec.json.encode(sent))
+        name = self._queue.consumer
+        letter = bury(self._store, name, record, error, tries=tries, now_us=now_us)
+        self._effects.bury(letter)
