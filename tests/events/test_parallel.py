@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterfoil.events import (
@@ -266,6 +266,7 @@ def test_what_is_declared_wrong_is_refused_at_once() -> None:
         parallel.then(post)
 
 
+@settings(deadline=None)
 @given(
     keys=st.lists(st.sampled_from(["a", "b", "c", ALONE]), max_size=30),
     concurrency=st.integers(1, 5),
@@ -319,6 +320,7 @@ def test_any_interleaving_keeps_lanes_in_order_and_positions_behind_what_is_done
         assert position == offsets[-1] + 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=400), st.integers(1, 12))
 def test_heavy_hitters_are_never_missed_and_their_counts_are_bounds(
     keys: list[int], capacity: int

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterfoil.events import (
@@ -364,6 +364,7 @@ def test_what_is_declared_wrong_is_refused_at_once() -> None:
 OUTCOMES: list[Outcome] = ["done", "failed", "refused", "unclear", "unanswered", "overdue"]
 
 
+@settings(deadline=None)
 @given(
     undoable=st.lists(st.booleans(), min_size=1, max_size=6),
     chance=st.lists(st.sampled_from(OUTCOMES), max_size=60),

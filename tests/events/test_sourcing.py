@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterfoil import Refusal
@@ -93,6 +93,7 @@ events_of_a_tally = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     appends=st.lists(
         st.tuples(

@@ -21,6 +21,7 @@ from counterfoil.events.dead_letters import (
 from counterfoil.events.effects import Context
 from counterfoil.events.engine import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.events.errors import (
+    BadToken,
     DeadLetterSettled,
     EventsError,
     Fenced,
@@ -35,6 +36,7 @@ from counterfoil.events.errors import (
     NoSuchEntry,
     NoSuchSaga,
     NoSuchTransaction,
+    NotCaughtUp,
     Overdrawn,
     SnapshotMismatch,
     StoreUnavailable,
@@ -64,6 +66,7 @@ from counterfoil.events.parallel import HeavyHitters, HotKey, Parallel, Parallel
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_runner import PipelineRunner
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.read_model import CaughtUp, ReadModel
 from counterfoil.events.relay import Relay
 from counterfoil.events.sagas import (
     Choreography,
@@ -79,9 +82,11 @@ from counterfoil.events.sagas import (
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
 from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
+from counterfoil.events.tables import create_all_tables
 from counterfoil.events.tasks import Priority, TaskCounts, TaskQueue, TaskWorker, task_counts
 from counterfoil.events.topics import Topic
 from counterfoil.events.transactions import UNFINISHED, Hanging, Transaction, Transactions
+from counterfoil.events.versions import RowCounts, Upserted, VersionedRows
 
 __all__ = [
     "AGGREGATE_SCHEMA",
@@ -90,8 +95,10 @@ __all__ = [
     "UNFINISHED",
     "Aggregate",
     "AuditEntry",
+    "BadToken",
     "Balance",
     "Batch",
+    "CaughtUp",
     "Choreography",
     "ChoreographyTracer",
     "Command",
@@ -129,6 +136,7 @@ __all__ = [
     "NoSuchEntry",
     "NoSuchSaga",
     "NoSuchTransaction",
+    "NotCaughtUp",
     "OutboxReader",
     "Outcome",
     "Overdrawn",
@@ -140,9 +148,11 @@ __all__ = [
     "PipelineStore",
     "Priority",
     "Progress",
+    "ReadModel",
     "Record",
     "Relay",
     "Reply",
+    "RowCounts",
     "Saga",
     "SagaCoordinator",
     "SagaView",
@@ -165,11 +175,14 @@ __all__ = [
     "Transactions",
     "Transfer",
     "Unit",
+    "Upserted",
     "VersionConflict",
+    "VersionedRows",
     "Waiting",
     "act_on_each",
     "balance",
     "balance_at",
+    "create_all_tables",
     "handle",
     "in_order",
     "lag",

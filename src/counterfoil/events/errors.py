@@ -81,3 +81,11 @@ class NoSuchTransaction(EventsError):
 
 class TaskAbandoned(EventsError):
     """A task was taken as often as it may be tried, and no worker has ended it, well or badly."""
+
+
+class NotCaughtUp(EventsError):
+    """A read model has not handled a write in time; a later read may see it."""
+
+
+class BadToken(EventsError):
+    """What was handed in is not the consistency token of a write."""

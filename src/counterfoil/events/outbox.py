@@ -39,12 +39,6 @@ def insert(database: Database, messages: Iterable[Message]) -> None:
     )
 
 
-def last_position(database: Database) -> int:
-    """The position of the newest event, 0 before the first."""
-    found: int | None = database.execute("SELECT max(seq) FROM outbox").fetchone()[0]
-    return found or 0
-
-
 class OutboxReader:
     """Reads the outbox of a database."""
 

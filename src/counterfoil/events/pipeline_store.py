@@ -8,7 +8,7 @@ commit: into the embedded log, which is in the same file, or through an outbox.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from counterfoil.events import ledger
+from counterfoil.events import ledger, versions
 from counterfoil.events.database import Database
 from counterfoil.events.errors import Fenced
 from counterfoil.events.messages import Batch, Message
@@ -41,7 +41,7 @@ class PipelineStore:
     def __init__(self, database: Database, send: Callable[[Iterable[Message]], None]) -> None:
         self.database = database
         self.send = send
-        database.create([_SCHEMA, ledger.SCHEMA])
+        database.create([_SCHEMA, ledger.SCHEMA, versions.SCHEMA])
 
     def positions(self, consumer: str, topic: str) -> dict[int, int]:
         """The next offset of each partition that `consumer` has still to handle."""

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 from counterfoil import faults
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import outbox
+from counterfoil.events.consistency import HEADER, token_of
 from counterfoil.events.database import Cursor, Database
 from counterfoil.events.errors import KeyReused, StoreUnavailable
 from counterfoil.events.messages import Message
@@ -172,9 +173,8 @@ class ServiceStore:
                 outcomes = [self._outcome(command, now_us, published) for command, _ in batch]
                 if published:
                     outbox.insert(self._database, published)
-                token = outbox.last_position(self._database)
                 if early:
-                    _settle(batch, outcomes, token)
+                    _settle(batch, outcomes)
                     time.sleep(SABOTAGE_SECONDS)
                 faults.point("service.before-commit")
         except StoreUnavailable as error:
@@ -185,7 +185,7 @@ class ServiceStore:
             return
         faults.point("service.after-commit")
         if not early:
-            _settle(batch, outcomes, token)
+            _settle(batch, outcomes)
 
     def _outcome(self, command: Command, now_us: int, published: list[Message]) -> "_Outcome":
         unit = Unit(self._database, command.headers, self._next_id, now_us)
@@ -221,6 +221,8 @@ class ServiceStore:
                 raise KeyReused("this key was used with another request")
             return Reply(status, body, json.loads(headers))
         reply = command.handle(unit)
+        if token := token_of(unit.published):
+            reply = Reply(reply.status, reply.body, {**reply.headers, HEADER: token})
         database.execute(
             "UPDATE idempotency SET status = ?, body = ?, headers = ? WHERE key = ?",
             (reply.status, reply.body, json.dumps(reply.headers), key),
@@ -232,10 +234,9 @@ _Outcome = Reply | Exception
 _Waiting = tuple[Command, "Future[Reply]"]
 
 
-def _settle(batch: list[_Waiting], outcomes: list[_Outcome], token: int) -> None:
+def _settle(batch: list[_Waiting], outcomes: list[_Outcome]) -> None:
     for (_, future), outcome in zip(batch, outcomes, strict=True):
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
         elif future.set_running_or_notify_cancel():
-            headers = {**outcome.headers, "counterfoil-consistency-token": str(token)}
-            future.set_result(Reply(outcome.status, outcome.body, headers))
+            future.set_result(outcome)

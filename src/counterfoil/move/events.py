@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from counterfoil.application import Application, StateFolder
-from counterfoil.events import Database, KafkaEvents, Record, service_schema
+from counterfoil.events import Database, KafkaEvents, Record, create_all_tables, service_schema
 from counterfoil.events.embedded import EmbeddedLog
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.move.errors import MoveError
@@ -34,6 +34,7 @@ def copy_events(
             _copy_tables(state.service(name), database)
     tell("pipelines")
     with closing(target.pipelines()) as store:
+        create_all_tables(store.database)
         _copy_tables(state.log, store.database, without=_LOG_TABLES)
     _copy_log(application, state.log, target, tell)
 

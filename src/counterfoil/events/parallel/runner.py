@@ -31,7 +31,7 @@ FETCH: Final = 500
 WAIT_SECONDS: Final = 0.05
 """How long a step waits for work to be done, and a fetch for room or for something to fetch."""
 RETRY_SECONDS: Final = 0.5
-_SCHEMA: Final = """
+SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS parallel_done (
     consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, offsets BLOB NOT NULL,
     PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
@@ -62,7 +62,7 @@ class ParallelRunner:
         self._unavailable: LogUnavailable | None = None
         topics = parallel.topics()[:2]
         event_log.declare(parallel.topics())
-        store.database.create([_SCHEMA])
+        store.database.create([SCHEMA])
         with store.database.transaction():
             self._commits = store.count_commit(parallel.name)
             positions = {each.name: store.positions(parallel.name, each.name) for each in topics}

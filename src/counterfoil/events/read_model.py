@@ -1,0 +1,94 @@
+"""Reading what one has written: a wait, bounded, for a read model to have it.
+
+A read model is what a pipeline makes of events, some moments after the write. Whoever reads hands
+in the token of the write's answer, and waits until the pipeline's position has passed the events
+that it names. Without a token nobody waits.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from counterfoil.events.consistency import Write, writes_of
+from counterfoil.events.errors import NotCaughtUp
+from counterfoil.events.log import EventLog
+from counterfoil.events.parallel.parallel import Parallel
+from counterfoil.events.pipeline import Pipeline
+from counterfoil.events.pipeline_store import PipelineStore
+
+POLL_SECONDS: Final = 0.005
+FIND_SECONDS: Final = 0.05
+"""Between two looks into the log, which cost more than one at a position."""
+
+
+class CaughtUp(msgspec.Struct, frozen=True):
+    """How long a read model was waited for."""
+
+    waited_seconds: float
+    events: int
+    """Of the token, those that the pipeline reads."""
+
+
+class ReadModel:
+    """What one pipeline makes of events, as seen by those who read it; for one thread at a time."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        store: PipelineStore,
+        pipeline: Pipeline[Any] | Parallel[Any, Any],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._name = pipeline.name
+        self._source = pipeline.source
+        self._clock = clock
+        self._sleep = sleep
+
+    def await_caught_up(self, token: str, timeout_seconds: float) -> CaughtUp:
+        """Wait until the pipeline has handled the events of a token.
+
+        On Kafka finding an event is a look into its partition from its time on: a read that must
+        see a write costs some tens of milliseconds there.
+
+        Raises:
+            NotCaughtUp: not in time; tells how many events the pipeline is behind.
+            BadToken: not a token of a write.
+            StoreUnavailable, LogUnavailable: nobody can say.
+        """
+        began = self._clock()
+        writes = [write for write in writes_of(token) if write.topic == self._source.name]
+        for write in writes:
+            while not self._handled(write, began + timeout_seconds):
+                if self._clock() - began >= timeout_seconds:
+                    raise NotCaughtUp(
+                        f"{self._name} has not handled event {write.event_id} of {write.topic} "
+                        f"after {timeout_seconds} s; it is {self.lag()} events behind",
+                        hint="show what is there as not current yet, or ask again",
+                    )
+                self._sleep(FIND_SECONDS)
+        return CaughtUp(self._clock() - began, len(writes))
+
+    def lag(self) -> int:
+        """How many events of its source the pipeline has not handled yet."""
+        positions = self._store.positions(self._name, self._source.name)
+        ends = self._log.ends(self._source.name)
+        return sum(max(end - positions.get(partition, 0), 0) for partition, end in ends.items())
+
+    def _handled(self, write: Write, deadline: float) -> bool:
+        """Whether an event was handled by the deadline; False at once if it isn't in the log."""
+        record = self._log.find(self._source, write.event_id, write.key, write.at_us)
+        if record is None:
+            return False
+        while True:
+            positions = self._store.positions(self._name, self._source.name)
+            if positions.get(record.partition, 0) > record.offset:
+                return True
+            if self._clock() >= deadline:
+                return False
+            self._sleep(POLL_SECONDS)
