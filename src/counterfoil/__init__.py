@@ -11,6 +11,7 @@ from counterfoil.events import (
     StepFailed,
     Unit,
     VersionConflict,
+    VersionedRows,
 )
 from counterfoil.gateway.hooks import HookRequest, Pass, Refuse
 
@@ -30,4 +31,5 @@ __all__ = [
     "StepFailed",
     "Unit",
     "VersionConflict",
+    "VersionedRows",
 ]
