@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: plots bench-shedding setup extras demo test check browser bench-gateway bench-coordination bench-limits bench-engines bench-events bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
+.PHONY: plots bench-shedding setup extras demo test check browser bench-gateway bench-memory bench-coordination bench-limits bench-engines bench-events bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -58,6 +58,10 @@ test: check browser cache-suite
 # Beside nginx and Envoy; says what is missing and how to get it.
 bench-gateway: setup
 	$(BIN)/python bench/gateway.py
+
+# What an idle connection holds of memory, beside nginx, HAProxy and Envoy.
+bench-memory: setup
+	$(BIN)/python bench/gateway_memory.py
 
 # Both engines, and etcd's JSON gateway.
 bench-coordination: setup

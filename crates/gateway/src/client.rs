@@ -1,8 +1,9 @@
 //! A client's connection: who is at its other end, what is under way on it, and when it ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 use hyper::header::HeaderValue;
@@ -12,6 +13,10 @@ use tokio::time::sleep;
 use crate::door::Patience;
 use crate::shared::Phase;
 
+/// After once to twice this time without a request, a connection of HTTP/1.1 gives back its buffers:
+/// long after the pauses of somebody who is at work on a page, long before its end.
+const REST_AFTER: Duration = Duration::from_secs(5);
+
 /// Its counts are written by one thread, and read by the same.
 pub struct Client {
     /// Its address, without the port.
@@ -19,6 +24,10 @@ pub struct Client {
     begun: AtomicU64,
     ended: AtomicU64,
     ending: AtomicU8,
+    /// Whether it is time to give back what serving takes.
+    resting: AtomicBool,
+    /// Whether it has not taken all that was written to it.
+    blocked: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -38,6 +47,8 @@ impl Client {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             ending: AtomicU8::new(0),
+            resting: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -48,20 +59,27 @@ impl Client {
         UnderWay(self)
     }
 
-    /// Let the connection end when it has been idle for once to twice as long as it may be, or when
-    /// the gateway reaches the phase `last`. One timer for many requests costs less than one for each.
+    /// Let the connection end when it has been idle for as long as it may be (and no more than
+    /// `REST_AFTER` longer), or when the gateway reaches the phase `last`. One timer for many requests
+    /// costs less than one for each.
     pub async fn watch(self: Arc<Self>, patience: Patience, mut phase: watch::Receiver<Phase>, last: Phase) {
-        let (mut seen, mut pause) = (0, patience.head);
+        let look = REST_AFTER.min(patience.head).min(patience.idle);
+        let (mut seen, mut idle) = (0, Duration::ZERO);
         loop {
             tokio::select! {
                 _ = phase.wait_for(|phase| *phase >= last) => break,
-                () = sleep(pause) => {}
+                () = sleep(look) => {}
             }
             let begun = self.begun.load(Ordering::Relaxed);
-            if begun == seen && !self.is_busy() {
+            if begun != seen || self.is_busy() {
+                (seen, idle) = (begun, Duration::ZERO);
+                continue;
+            }
+            idle += look;
+            if idle >= (if begun == 0 { patience.head } else { patience.idle }) {
                 break;
             }
-            (seen, pause) = (begun, patience.idle);
+            self.rest();
         }
         self.end(Ending::Politely);
         sleep(patience.head).await;
@@ -79,6 +97,24 @@ impl Client {
             ending if ending == Ending::Politely as u8 && so_far.is_none() => Poll::Ready(Ending::Politely),
             _ => Poll::Pending,
         }
+    }
+
+    /// Whether what serving takes is to be given back now: it is time, nothing is under way, and all
+    /// that was written was taken.
+    pub fn takes_rest(&self) -> bool {
+        self.resting.swap(false, Ordering::Relaxed)
+            && !self.is_busy()
+            && !self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Remember whether the client takes what is written to it.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    fn rest(&self) {
+        self.resting.store(true, Ordering::Relaxed);
+        self.waker.wake();
     }
 
     fn is_busy(&self) -> bool {
@@ -175,6 +211,27 @@ mod tests {
         }
         let last = tokio::time::Instant::now();
         assert_eq!(ending(&client, None).await, Ending::Politely);
-        assert!((5..=35).contains(&last.elapsed().as_secs()));
+        assert!((5..=10).contains(&last.elapsed().as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_pauses_takes_a_rest_unless_it_has_not_taken_its_answer() {
+        let (_sender, phase) = watch::channel(Phase::Serving);
+        let client = client();
+        tokio::spawn(Arc::clone(&client).watch(PATIENCE, phase, Phase::Draining));
+        drop(Arc::clone(&client).begin());
+        sleep(Duration::from_secs(6)).await;
+        assert!(!client.takes_rest());
+        sleep(Duration::from_secs(5)).await;
+        assert!(client.takes_rest());
+        assert!(!client.takes_rest(), "once is enough");
+        client.set_blocked(true);
+        sleep(Duration::from_secs(5)).await;
+        assert!(!client.takes_rest());
+        client.set_blocked(false);
+        let under_way = Arc::clone(&client).begin();
+        sleep(Duration::from_secs(12)).await;
+        assert!(!client.takes_rest());
+        drop(under_way);
     }
 }

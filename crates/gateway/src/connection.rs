@@ -2,6 +2,11 @@
 //!
 //! Where TLS has agreed on a protocol, that one is spoken. Without TLS the first bytes tell: HTTP/2
 //! begins with a preface that no request of HTTP/1.1 begins with (RFC 9113, section 3.4).
+//!
+//! hyper keeps a connection's buffers for as long as it lives, some 20 KiB. A client of HTTP/1.1 that
+//! pauses is taken from it, and waited for with next to nothing: when it asks again, hyper is put
+//! before it anew. This must only be done between two requests, when all of the last body is read and
+//! all of the last answer is written, or bytes of one would be taken for another (`Client::takes_rest`).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -65,21 +70,54 @@ pub async fn serve<I, S, F>(
     let _connected = shared.connected();
     let watching = tokio::spawn(Arc::clone(&client).watch(door.patience, shared.phase(), door.last));
     let service = service(shared, &client, door, serve);
-    if let Some(read) = first_bytes(&mut io, &client, agreed.is_none()).await {
-        let spoken = agreed.unwrap_or(if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 });
-        let io = ClientIo::new(io, read.freeze());
-        // hyper's connections are large: what waits for its first bytes should not be.
-        match spoken {
-            Spoken::Http1 => {
-                drive(&client, Box::pin(http1().serve_connection(io, service).with_upgrades())).await;
+    let mut spoken = agreed;
+    loop {
+        let Some(read) = first_bytes(&mut io, &client, spoken.is_none()).await else {
+            // The client hears that this is the end, unless it has gone first.
+            let _ = timeout(door.patience.head, io.shutdown()).await;
+            break;
+        };
+        let begins = if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 };
+        let hyper_io = ClientIo::new(io, read.freeze(), Arc::clone(&client));
+        // On the heap, since hyper's connections are large, and who waits should not be.
+        match *spoken.get_or_insert(begins) {
+            Spoken::Http1 => match Box::pin(serve_http1(&client, hyper_io, service.clone())).await {
+                Some(resting) => io = resting,
+                None => break,
+            },
+            Spoken::Http2 => {
+                drive(&client, Box::pin(http2().serve_connection(hyper_io, service))).await;
+                break;
             }
-            Spoken::Http2 => drive(&client, Box::pin(http2().serve_connection(io, service))).await,
         }
-    } else {
-        // The client hears that this is the end, unless it has gone first.
-        let _ = timeout(door.patience.head, io.shutdown()).await;
     }
     watching.abort();
+}
+
+/// Serve requests of HTTP/1.1 until the client pauses: its connection is returned then.
+async fn serve_http1<I, S>(client: &Arc<Client>, mut io: ClientIo<I>, service: S) -> Option<I>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible> + Clone,
+{
+    loop {
+        let mut serving = http1().serve_connection(io, service.clone()).with_upgrades();
+        let mut ending = None;
+        poll_fn(|cx| match poll_serving(Pin::new(&mut serving), client, &mut ending, cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending if ending.is_none() && client.takes_rest() => Poll::Ready(Some(())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await?;
+        let parts = serving.into_parts()?;
+        let (resting, unread) = parts.io.into_parts();
+        if parts.read_buf.is_empty() && unread.is_empty() {
+            return Some(resting);
+        }
+        // The beginning of a request, from a client that is slow to send it.
+        let first = [parts.read_buf, unread].concat().into();
+        io = ClientIo::new(resting, first, Arc::clone(client));
+    }
 }
 
 /// What hyper asks for each request.
@@ -93,7 +131,8 @@ fn service<S, F>(
     Response = Response<Sent>,
     Error = Infallible,
     Future: Future<Output = Result<Response<Sent>, Infallible>> + Send + 'static,
-> + Send
+> + Clone
++ Send
 + 'static
 where
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
@@ -102,7 +141,8 @@ where
     let (client, alternative) = (Arc::clone(client), door.alternative.clone());
     let stall = door.patience.stall;
     service_fn(move |request: Request<_>| {
-        let answer = serve(Arc::clone(&shared), Arc::clone(&client), request.map(RequestBody::Hyper));
+        let body = |body| RequestBody::hyper(body, &client);
+        let answer = serve(Arc::clone(&shared), Arc::clone(&client), request.map(body));
         let (client, alternative) = (Arc::clone(&client), alternative.clone());
         async move {
             let Ok(mut answer) = answer.await;
@@ -194,18 +234,25 @@ where
 
 async fn drive(client: &Client, mut serving: Pin<Box<impl Serving>>) {
     let mut ending = None;
-    poll_fn(|cx| {
-        loop {
-            // A client's protocol error ends its connection, which is all it needs to know.
-            if serving.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            match ready!(client.poll_ending(ending, cx)) {
-                Ending::Politely => serving.as_mut().shut_down(),
-                Ending::Cut => return Poll::Ready(()),
-            }
-            ending = Some(Ending::Politely);
+    poll_fn(|cx| poll_serving(serving.as_mut(), client, &mut ending, cx)).await;
+}
+
+/// Ready when the client has gone, or has to go.
+fn poll_serving(
+    mut serving: Pin<&mut impl Serving>,
+    client: &Client,
+    ending: &mut Option<Ending>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    loop {
+        // A client's protocol error ends its connection, which is all it needs to know.
+        if serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
         }
-    })
-    .await;
+        match ready!(client.poll_ending(*ending, cx)) {
+            Ending::Politely => serving.as_mut().shut_down(),
+            Ending::Cut => return Poll::Ready(()),
+        }
+        *ending = Some(Ending::Politely);
+    }
 }

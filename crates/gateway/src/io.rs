@@ -2,12 +2,15 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::client::Client;
 
 /// Up to this size a copy costs less than a gathering write (`writev`) does over a plain one, and
 /// over TLS it makes one record of what would be two.
@@ -19,11 +22,17 @@ pub struct ClientIo<I> {
     /// Read before hyper was there.
     first: Bytes,
     buffer: Vec<u8>,
+    client: Arc<Client>,
 }
 
 impl<I> ClientIo<I> {
-    pub fn new(inner: I, first: Bytes) -> Self {
-        Self { inner: TokioIo::new(inner), first, buffer: Vec::new() }
+    pub fn new(inner: I, first: Bytes, client: Arc<Client>) -> Self {
+        Self { inner: TokioIo::new(inner), first, buffer: Vec::new(), client }
+    }
+
+    /// The connection alone, and what is still to be read before what comes on it.
+    pub fn into_parts(self) -> (I, Bytes) {
+        (self.inner.into_inner(), self.first)
     }
 }
 
@@ -45,7 +54,9 @@ impl<I: AsyncRead + Unpin> Read for ClientIo<I> {
 
 impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, part)
+        let written = Pin::new(&mut self.inner).poll_write(cx, part);
+        self.client.set_blocked(written.is_pending());
+        written
     }
 
     fn poll_write_vectored(
@@ -53,15 +64,18 @@ impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { inner, buffer, .. } = self.get_mut();
-        if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL {
-            return Pin::new(inner).poll_write_vectored(cx, parts);
-        }
-        buffer.clear();
-        for part in parts {
-            buffer.extend_from_slice(part);
-        }
-        Pin::new(inner).poll_write(cx, buffer)
+        let Self { inner, buffer, client, .. } = self.get_mut();
+        let written = if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL {
+            Pin::new(inner).poll_write_vectored(cx, parts)
+        } else {
+            buffer.clear();
+            for part in parts {
+                buffer.extend_from_slice(part);
+            }
+            Pin::new(inner).poll_write(cx, buffer)
+        };
+        client.set_blocked(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

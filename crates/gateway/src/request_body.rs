@@ -4,15 +4,22 @@
 //! apart is one branch for each part of a body.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::client::{Client, UnderWay};
+
 /// What a client sends after the head of its request.
 pub enum RequestBody {
     /// By HTTP/1.1 or HTTP/2.
-    Hyper(Incoming),
+    Hyper {
+        body: Incoming,
+        /// Until it is read or given up, the client is not at rest: what comes is not a request.
+        _under_way: Option<UnderWay>,
+    },
     /// Whoever took it sees to it.
     Taken,
     /// By HTTP/3.
@@ -30,13 +37,20 @@ pub enum Broken {
     Length,
 }
 
+impl RequestBody {
+    pub fn hyper(body: Incoming, client: &Arc<Client>) -> Self {
+        let _under_way = (!body.is_end_stream()).then(|| Arc::clone(client).begin());
+        Self::Hyper { body, _under_way }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Broken::from),
+            Self::Hyper { body, .. } => Pin::new(body).poll_frame(cx).map_err(Broken::from),
             Self::Taken => Poll::Ready(None),
             Self::Quic(body) => body.as_mut().poll_frame(cx),
         }
@@ -44,7 +58,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hyper(body) => body.is_end_stream(),
+            Self::Hyper { body, .. } => body.is_end_stream(),
             Self::Taken => true,
             Self::Quic(body) => body.is_end_stream(),
         }
@@ -52,7 +66,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hyper(body) => body.size_hint(),
+            Self::Hyper { body, .. } => body.size_hint(),
             Self::Taken => SizeHint::with_exact(0),
             Self::Quic(body) => body.size_hint(),
         }
