@@ -2,11 +2,13 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -14,6 +16,7 @@ import h2.settings
 import httpx2
 import pytest
 from h2.events import DataReceived, ResponseReceived, StreamEnded
+from secure import secure
 from upstream import OK, Asked, gateway
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
@@ -116,6 +119,22 @@ def test_messages_of_every_kind_come_back_as_they_were_sent(server: Server) -> N
         assert client.ping().wait(20)
         state = service(gateway)
         assert (state["tunnels"], state["in_flight"]) == (1, 0)
+
+
+def test_a_tunnel_over_tls_carries_as_much(server: Server, tmp_path: Path) -> None:
+    host, port = server.socket.getsockname()
+    with secure(tmp_path, lambda _, __: None) as gateway:
+        gateway.plane.set_endpoints("s", [("s-1", f"{host}:{port}")])
+        trusted = ssl.create_default_context(cafile=gateway.authority)
+        with connect(
+            f"wss://127.0.0.1:{gateway.port}/s/echo",
+            ssl=trusted,
+            server_hostname="localhost",
+            max_size=None,
+        ) as client:
+            for message in ("text", bytes(MEBIBYTE)):
+                client.send(message)
+                assert client.recv(20) == message
 
 
 def test_both_sides_hear_why_the_other_closed(server: Server) -> None:
