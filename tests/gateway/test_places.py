@@ -13,7 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from upstream import Asked, Server, gateway, serving, sized
 
-from counterfoil.gateway.config import GatewayConfig, Identity, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route, Upstream
 from counterfoil.gateway.data_plane import DataPlane
 
 KEY = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
@@ -26,9 +26,9 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def headers(tier: str, tenant: str = "t1") -> dict[str, str]:
+def headers(tier: str, tenant: str = "t1", **more: str) -> dict[str, str]:
     expires = int(time.time()) + 600
-    claims = {"iss": "me", "aud": "a", "tenant": tenant, "tier": tier, "exp": expires}
+    claims = {"iss": "me", "aud": "a", "tenant": tenant, "tier": tier, "exp": expires, **more}
     token = jwt.encode({"alg": "ES256", "kid": "k1"}, claims, KEY, algorithms=["ES256"])
     return {"authorization": f"Bearer {token}"}
 
@@ -57,7 +57,9 @@ class Slow:
 
 
 @contextmanager
-def tiered(slow: Slow, **protection: object) -> Generator[tuple[DataPlane, Server], None, None]:
+def tiered(
+    slow: Slow, limits: dict[str, Limit] | None = None, **protection: object
+) -> Generator[tuple[DataPlane, Server], None, None]:
     """A gateway of a slow service, for whoever has a token."""
     with serving(slow) as server:
         issuer = f"http://{server.address}/jwks"
@@ -67,7 +69,10 @@ def tiered(slow: Slow, **protection: object) -> Generator[tuple[DataPlane, Serve
                 admin="127.0.0.1:0",
                 tls="off",
                 identity=Identity(issuer="me", audience="a", jwks_url=issuer),
-                routes=(Route(path="/x", methods=("GET",), service="s"),),
+                limits=limits or {},
+                routes=(
+                    Route(path="/x", methods=("GET",), service="s", limits=tuple(limits or ())),
+                ),
                 services={"s": Upstream(attempt_timeout_seconds=30.0, **protection)},  # type: ignore[arg-type]
             ),
             access_log=None,
@@ -244,3 +249,16 @@ def test_an_adaptive_limit_follows_what_the_service_can_do() -> None:
             done.set()
             for thread in threads:
                 thread.join(30)
+
+
+def test_a_limit_by_claim_counts_each_of_its_values() -> None:
+    slow = Slow()
+    slow.go_on.release(100)
+    by_subject = {"subject": Limit(key="claim:sub", rate=0.001, burst=2)}
+    with tiered(slow, by_subject) as (plane, _):
+
+        def ask(subject: str) -> int:
+            given = headers("gold", sub=subject)
+            return httpx2.get(f"http://{plane.listen}/x", headers=given).status_code
+
+        assert [ask(subject) for subject in ("a", "a", "b", "a", "b")] == [200, 200, 200, 429, 200]
