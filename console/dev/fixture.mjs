@@ -446,6 +446,14 @@ function gateway() {
         ],
       },
     ],
+    routes: [
+      {
+        path: "/payments",
+        answers: [0, acceptedAt(now), 0, 409, 3],
+        latency_us: { p50: 8000, p99: 64000 },
+      },
+    ],
+    configuration: { version: 2, loaded_us: (now - 3600) * 1_000_000, refused: null },
     requests: acceptedAt(now) + 412,
     p50_ms: 4.21,
     p99_ms: 38.7,

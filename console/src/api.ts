@@ -217,6 +217,14 @@ export interface Gateway {
     limit: number;
     endpoints: { instance: string; address: string; breaker: Breaker }[];
   }[];
+  routes: {
+    path: string;
+    /** By class of status, 1xx to 5xx. */
+    answers: [number, number, number, number, number];
+    latency_us: { p50: number; p99: number };
+  }[];
+  /** Which configuration is in force, and why the last one isn't if it was refused. */
+  configuration: { version: number; loaded_us: number; refused: string | null };
   requests: number;
   p50_ms: number | null;
   p99_ms: number | null;

@@ -42,6 +42,10 @@ def test_no_secret_is_compared_by_equality() -> None:
     assert found == []
 
 
+def source() -> str:
+    return (ROOT / "crates/gateway/src/config.rs").read_text()
+
+
 def test_secrets_in_the_gateways_configuration_are_of_the_type_for_secrets() -> None:
     field = re.compile(rf"pub ({SECRET_NAMES}): (.+),")
     types = {
@@ -50,4 +54,6 @@ def test_secrets_in_the_gateways_configuration_are_of_the_type_for_secrets() -> 
         if (found := field.search(line))
     }
     assert types
+    hidden = set(re.findall(r'"(\w+)"', re.search(r"const SECRETS.*", source())[0]))  # type: ignore[index]
+    assert set(types) <= hidden, "GET /config would show it"
     assert set(types.values()) == {"Secret"}

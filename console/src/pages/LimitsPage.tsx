@@ -37,8 +37,10 @@ export function LimitsPage() {
                   ),
                 ],
                 ...sharedFacts(data.shared_limits),
+                ...configurationFacts(data.configuration),
               ]}
             />
+            <Routes routes={data.routes} />
             <Limits limits={data.limits} />
             <Services services={data.services} />
           </>
@@ -65,6 +67,53 @@ function sharedFacts(shared: Gateway["shared_limits"]): Fact[] {
       </Mark>,
     ],
   ];
+}
+
+function configurationFacts({ version, refused }: Gateway["configuration"]): Fact[] {
+  return [
+    [
+      "Its configuration",
+      <Mark key="configuration" tone={refused ? "alarm" : "good"}>
+        {refused ? `${version}, since the last one was refused: ${refused}` : `${version}`}
+      </Mark>,
+    ],
+  ];
+}
+
+type Route = Gateway["routes"][number];
+
+const ROUTE_COLUMNS: Column<Route>[] = [
+  { name: "Route", cell: (route) => route.path, heading: true },
+  { name: "Answered", cell: ({ answers }) => formatCount(answers[1] + answers[2]), numeric: true },
+  { name: "Refused (4xx)", cell: ({ answers }) => formatCount(answers[3]), numeric: true },
+  { name: "Failed (5xx)", cell: ({ answers }) => formatCount(answers[4]), numeric: true },
+  { name: "Median, up to", cell: (route) => milliseconds(route.latency_us.p50), numeric: true },
+  { name: "99%, up to", cell: (route) => milliseconds(route.latency_us.p99), numeric: true },
+];
+
+/** The upper bound of a bucket, of which the last has none. */
+function milliseconds(us: number): string {
+  return us > 4_000_000 ? "over 4 s" : us > 0 ? `${us / 1000} ms` : "";
+}
+
+function Routes({ routes }: { routes: Route[] }) {
+  return (
+    <Section title="Routes" aside="since the gateway started">
+      {routes.length > 0 ? (
+        <DataTable
+          label="Routes"
+          columns={ROUTE_COLUMNS}
+          rows={routes}
+          rowKey={(route) => route.path}
+          tone={(route) => (route.answers[4] > 0 ? "note" : undefined)}
+        />
+      ) : (
+        <Empty title="No routes are set.">
+          They are declared as <code>[[gateway.routes]]</code> in <code>counterfoil.toml</code>.
+        </Empty>
+      )}
+    </Section>
+  );
 }
 
 type Limit = Gateway["limits"][number];

@@ -15,6 +15,9 @@ use serde::Serialize;
 pub struct Stub<'a> {
     pub time_us: u64,
     pub request_id: &'a str,
+    /// Empty where requests aren't traced.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub trace_id: &'a str,
     pub method: &'a str,
     pub path: &'a str,
     pub status: u16,

@@ -1,28 +1,27 @@
 //! The operators' port: metrics and state, for whoever holds the credential.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use counterfoil_policy::breaker::Mode;
-use counterfoil_policy::shared_gcra::SharedGcra;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::cache;
+use crate::metrics;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::route::BUCKETS;
 use crate::service::Upstream;
 use crate::shared::Shared;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, waiting};
 
 /// A purge that names more than fits is sent in parts.
 const PURGE_BYTES: usize = 1024 * 1024;
 
-/// Answer `GET /metrics`, `GET /state` and `POST /cache/purge`.
+/// Answer `GET /metrics`, `/state` and `/config`, `POST /cache/purge` and `/drain`.
 pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<Body> {
     let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
@@ -30,8 +29,13 @@ pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<B
         return Problem::new(StatusCode::UNAUTHORIZED, "the operators' credential is needed").into_response();
     }
     let (kind, content) = match request.uri().path() {
-        "/metrics" => ("text/plain; version=0.0.4", metrics(shared)),
+        "/metrics" => metrics::answer(shared, request.headers()),
         "/state" => ("application/json", state(shared).to_string()),
+        "/config" => ("application/json", shared.snapshot().config.shown.to_string()),
+        "/drain" if request.method() == Method::POST => {
+            shared.drain();
+            ("application/json", json!({"draining": true}).to_string())
+        }
         "/cache/purge" if request.method() == Method::POST => match purge(shared, request).await {
             Ok(purged) => ("application/json", purged),
             Err(problem) => return problem.into_response(),
@@ -117,11 +121,13 @@ pub fn state(shared: &Shared) -> Value {
         "shared_limits": shared.link.as_ref().map(|link| link.state(waiting(&snapshot))),
         "hooks": snapshot.hooks.values().map(|hook| hook.state()).collect::<Vec<_>>(),
         "cache": cache::state(&snapshot),
+        "routes": routes(&snapshot),
         "requests": load(&shared.requests),
         "connections": shared.connections(),
         "turned_away": load(&shared.turned_away),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
+        "traces": snapshot.tracing.as_ref().map(|tracing| tracing.state()),
         "configuration": shared.configuration_state(),
         "draining": shared.draining(),
     })
@@ -136,9 +142,18 @@ fn shed(snapshot: &Snapshot, upstream: &Upstream) -> Value {
     snapshot.config.tiers.iter().zip(counts).map(|(tier, count)| (tier.clone(), count)).collect()
 }
 
-/// How many keys the shared store is still to be told of.
-fn waiting(snapshot: &Snapshot) -> usize {
-    snapshot.limits.iter().filter_map(|limit| limit.shared()).map(SharedGcra::waiting).sum()
+/// What became of the requests of each path.
+fn routes(snapshot: &Snapshot) -> Vec<Value> {
+    let told = snapshot.counts.iter().map(|(path, counts)| {
+        let durations: [u64; BUCKETS.len()] =
+            std::array::from_fn(|bucket| counts.durations[bucket].load(Ordering::Relaxed));
+        json!({
+            "path": path,
+            "answers": counts.answers.each_ref().map(|count| count.load(Ordering::Relaxed)),
+            "latency_us": {"p50": quantile(&durations, 0.5), "p99": quantile(&durations, 0.99)},
+        })
+    });
+    told.collect()
 }
 
 /// The upper bound of the bucket that holds the quantile.
@@ -153,43 +168,4 @@ fn quantile(counts: &[u64; BUCKETS.len()], quantile: f64) -> u64 {
         }
     }
     0
-}
-
-/// The Prometheus text format. Labels are routes and classes of status: their number is bounded
-/// by the configuration, whatever clients send.
-fn metrics(shared: &Shared) -> String {
-    let snapshot = shared.snapshot();
-    let mut text = String::from("# TYPE counterfoil_gateway_requests_total counter\n");
-    for (path, counts) in &snapshot.counts {
-        for (class, count) in counts.answers.iter().enumerate() {
-            let count = count.load(Ordering::Relaxed);
-            // Writing to a String can't fail.
-            let _ = writeln!(
-                text,
-                "counterfoil_gateway_requests_total{{route=\"{path}\",status=\"{}xx\"}} {count}",
-                class + 1
-            );
-        }
-    }
-    text.push_str("# TYPE counterfoil_gateway_request_duration_seconds histogram\n");
-    for (path, counts) in &snapshot.counts {
-        let mut total = 0;
-        for (count, bound) in counts.durations.iter().zip(BUCKETS) {
-            total += count.load(Ordering::Relaxed);
-            let bound = if bound == u64::MAX { "+Inf".to_owned() } else { (bound as f64 / 1e6).to_string() };
-            let _ = writeln!(
-                text,
-                "counterfoil_gateway_request_duration_seconds_bucket{{route=\"{path}\",le=\"{bound}\"}} {total}"
-            );
-        }
-        let sum = counts.duration_sum_us.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(text, "counterfoil_gateway_request_duration_seconds_sum{{route=\"{path}\"}} {sum}");
-        let _ =
-            writeln!(text, "counterfoil_gateway_request_duration_seconds_count{{route=\"{path}\"}} {total}");
-    }
-    cache::metrics(&mut text, &snapshot);
-    if let Some(link) = &shared.link {
-        link.metrics(&mut text, waiting(&snapshot));
-    }
-    text
 }

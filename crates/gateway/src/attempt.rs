@@ -136,6 +136,7 @@ impl Asking<'_> {
             client: seen.way(),
             request_id: &seen.request_id,
             bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
+            traceparent: seen.trace.as_ref().map(|trace| &trace.header),
             hooked: &seen.hooked,
         };
         let timely = matches!(body, Upload::Whole(_));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use counterfoil_policy::breaker;
 use hyper::header::HeaderName;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::secret::Secret;
 
@@ -12,6 +13,9 @@ use crate::secret::Secret;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// All of this as it was given, without what is secret.
+    #[serde(skip)]
+    pub shown: Value,
     pub listen: String,
     pub admin: String,
     pub admin_credential: Secret,
@@ -40,6 +44,7 @@ pub struct Config {
     /// The highest first.
     pub tiers: Vec<String>,
     pub limits: HashMap<String, Limit>,
+    pub telemetry: Telemetry,
     /// Where limits are shared with other gateways; without it they are this one's own.
     pub shared_limits: Option<SharedLimits>,
     pub hooks: HashMap<String, Hook>,
@@ -47,7 +52,35 @@ pub struct Config {
     pub services: HashMap<String, Service>,
 }
 
+/// What secrets are called in the configuration, and an address that may hold a password.
+const SECRETS: [&str; 4] = ["admin_credential", "password", "secret", "url"];
+
+/// A document with nothing secret in it.
+fn without_secrets(document: Value) -> Value {
+    match document {
+        Value::Object(fields) => {
+            let hidden = |(name, value): (String, Value)| match value {
+                Value::String(_) if SECRETS.contains(&name.as_str()) => (name, "(hidden)".into()),
+                value => (name, without_secrets(value)),
+            };
+            Value::Object(fields.into_iter().map(hidden).collect())
+        }
+        Value::Array(items) => items.into_iter().map(without_secrets).collect(),
+        other => other,
+    }
+}
+
 impl Config {
+    /// Read a configuration.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        let mut config: Self = serde_json::from_str(text)?;
+        config.shown = without_secrets(serde_json::from_str(text)?);
+        Ok(config)
+    }
+
     /// The first setting that differs in `next` and was settled when the gateway started.
     pub fn fixed_at_start(&self, next: &Self) -> Option<&'static str> {
         let settings = [
@@ -104,6 +137,20 @@ pub struct Issuer {
     /// Further claims that limits count by.
     #[serde(skip)]
     pub claims: Vec<String>,
+}
+
+/// What is told of requests, and to whom.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// The collector's address, without `/v1/traces`; empty for no traces.
+    pub otlp_url: String,
+    pub ca_file: Option<String>,
+    pub service_name: String,
+    pub sample_ratio: f64,
+    pub slow_ms: u64,
+    /// Those that metrics tell apart.
+    pub tenants: Vec<String>,
 }
 
 /// Who may show a key, of which only the digest is known here.

@@ -5,7 +5,6 @@
 //! and the connection is made anew, after a pause with full jitter, so that a store that comes back
 //! does not meet all gateways at once (Brooker, "Exponential backoff and jitter", 2015).
 
-use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::config::SharedLimits;
+use crate::metrics::Kind;
 use crate::shared::{Phase, Shared};
 use crate::store::{Entry, Place, Store, Trouble};
 
@@ -77,21 +77,25 @@ impl Link {
         })
     }
 
-    /// For Prometheus.
-    pub fn metrics(&self, text: &mut String, waiting: usize) {
+    /// Name, kind, what it is, and value of each metric.
+    pub fn metrics(&self, waiting: usize) -> [(&'static str, Kind, &'static str, u64); 4] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut write = |name: &str, kind: &str, value: u64| {
-            // Writing to a String can't fail.
-            let _ = writeln!(
-                text,
-                "# TYPE counterfoil_gateway_shared_limits_{name} {kind}\n\
-                 counterfoil_gateway_shared_limits_{name} {value}"
-            );
-        };
-        write("connected", "gauge", self.connected().into());
-        write("exchanges_total", "counter", load(&self.exchanges));
-        write("exchange_failures_total", "counter", load(&self.failures));
-        write("waiting_keys", "gauge", waiting as u64);
+        [
+            (
+                "shared_limits_connected",
+                Kind::Gauge,
+                "Whether the last exchange succeeded.",
+                self.connected().into(),
+            ),
+            ("shared_limits_exchanges", Kind::Counter, "Exchanges that succeeded.", load(&self.exchanges)),
+            (
+                "shared_limits_exchange_failures",
+                Kind::Counter,
+                "Exchanges that failed.",
+                load(&self.failures),
+            ),
+            ("shared_limits_waiting_keys", Kind::Gauge, "Keys that wait to be told.", waiting as u64),
+        ]
     }
 
     fn succeeded(&self, began: Instant) {

@@ -18,6 +18,8 @@ pub struct Added<'a> {
     pub request_id: &'a HeaderValue,
     /// Tenant and tier, where the gateway has checked them.
     pub bearer: Option<(&'a str, &'a str)>,
+    /// In place of the client's, where requests are traced.
+    pub traceparent: Option<&'a HeaderValue>,
     /// What hooks say, in place of what the client does.
     pub hooked: &'a [(HeaderName, HeaderValue)],
 }
@@ -41,6 +43,9 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
     if let Some((tenant, tier)) = added.bearer {
         line(out, "x-counterfoil-tenant", tenant.as_bytes());
         line(out, "x-counterfoil-tier", tier.as_bytes());
+    }
+    if let Some(traceparent) = added.traceparent {
+        line(out, "traceparent", traceparent.as_bytes());
     }
     match sent.length {
         Some(0) if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
@@ -75,6 +80,7 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
         let passes = match name {
             name if added.hooked.iter().any(|(hooked, _)| hooked == name) => false,
             "authorization" | "x-api-key" | "content-length" | "expect" => false,
+            "traceparent" if added.traceparent.is_some() => false,
             "cookie" => {
                 cookies = true;
                 false
@@ -195,7 +201,8 @@ mod tests {
         let value = HeaderValue::from_static;
         let (host, client, request_id) = (&value("10.0.0.1:80"), &value("192.0.2.1"), &value("id"));
         let mut out = Vec::new();
-        let added = Added { host, client, request_id, bearer: Some(("t1", "gold")), hooked: &[] };
+        let added =
+            Added { host, client, request_id, bearer: Some(("t1", "gold")), traceparent: None, hooked: &[] };
         write(&mut out, &Method::GET, &map, &added, Sent { length: Some(0), offered: false, upgrade: None });
         String::from_utf8_lossy(&out)
             .lines()

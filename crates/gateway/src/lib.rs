@@ -22,6 +22,7 @@ mod http3;
 mod identity;
 mod io;
 mod limit;
+mod metrics;
 mod own_request;
 mod places;
 mod proxy;
@@ -36,9 +37,11 @@ mod service;
 mod shared;
 mod snapshot;
 mod store;
+mod tenants;
 mod tickets;
 mod timer;
 mod tls;
+mod tracing;
 mod tunnel;
 mod upload;
 mod upstream;
@@ -70,8 +73,7 @@ impl Error {
 }
 
 fn parse(config_json: &str) -> Result<Config, Error> {
-    serde_json::from_str(config_json)
-        .map_err(|error| Error::Config(format!("gateway configuration: {error}")))
+    Config::parse(config_json).map_err(|error| Error::Config(format!("gateway configuration: {error}")))
 }
 
 /// A running data plane; dropping it ends its threads.

@@ -27,6 +27,7 @@ use crate::route::Route;
 use crate::service::{Admitted, Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
+use crate::tracing::{Span, Trace};
 use crate::tunnel::{self, Upgrade};
 use crate::upload::{Upload, discard, drain};
 use crate::{hook, limit};
@@ -44,6 +45,8 @@ pub struct Seen {
     pub bearer: Option<Arc<Bearer>>,
     /// Where the request comes from, if trusted proxies passed it on.
     pub origin: Option<Box<Origin>>,
+    /// Its place in its trace, where requests are traced.
+    pub trace: Option<Box<Trace>>,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
     /// What hooks add to the request on its way to an instance.
@@ -71,6 +74,7 @@ impl Seen {
             request_id: self.request_id.clone(),
             bearer: self.bearer.clone(),
             origin: self.origin.clone(),
+            trace: self.trace.clone(),
             endpoint: None,
             attempts: 0,
             hooked: self.hooked.clone(),
@@ -96,12 +100,14 @@ pub async fn serve(
         let peer = under_way.client().address.to_str().unwrap_or_default();
         trust.origin(peer, &parts.headers).map(Box::new)
     });
+    let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&parts.headers)));
     let mut seen = Seen {
         started,
         under_way,
         request_id,
         bearer: None,
         origin,
+        trace,
         endpoint: None,
         attempts: 0,
         hooked: Vec::new(),
@@ -140,6 +146,7 @@ pub async fn serve(
         let written = log.write(&Stub {
             time_us: now_us().saturating_sub(duration_us),
             request_id: seen.request_id.to_str().unwrap_or_default(),
+            trace_id: seen.trace.as_ref().map_or("", |trace| &trace.id),
             method: parts.method.as_str(),
             path: cut(path, LOGGED_LIMIT),
             status: response.status().as_u16(),
@@ -163,6 +170,7 @@ pub async fn serve(
     if parts.method == Method::HEAD {
         head_only(&mut response);
     }
+    tell(&snapshot, route, &parts, response.status(), duration_us, &mut seen);
     response.headers_mut().insert(headers::REQUEST_ID, seen.request_id);
     response.body_mut().keep(seen.under_way);
     if let Body::Tunnel(tunnel) = response.body_mut()
@@ -171,6 +179,36 @@ pub async fn serve(
         tunnel.open(shared.connected());
     }
     Ok(response)
+}
+
+/// Count the answer for its tenant, and tell the collector of it, where that is configured.
+fn tell(
+    snapshot: &Snapshot,
+    route: Option<&Route>,
+    parts: &Parts,
+    status: StatusCode,
+    duration_us: u64,
+    seen: &mut Seen,
+) {
+    if let Some(tenants) = &snapshot.tenants {
+        tenants.add(seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant), status);
+    }
+    if let (Some(tracing), Some(trace)) = (&snapshot.tracing, seen.trace.take()) {
+        tracing.end(trace.context, status.as_u16(), duration_us, |context| Span {
+            context,
+            start_us: now_us().saturating_sub(duration_us),
+            duration_us,
+            method: parts.method.as_str().to_owned(),
+            route: route.map(|route| route.config.path.clone()).unwrap_or_default(),
+            path: cut(parts.uri.path(), LOGGED_LIMIT).to_owned(),
+            status: status.as_u16(),
+            tenant: seen.bearer.as_ref().map(|bearer| bearer.tenant.clone()).unwrap_or_default(),
+            service: route.map(|route| route.config.service.clone()).unwrap_or_default(),
+            instance: seen.endpoint.as_ref().map(|endpoint| endpoint.instance.clone()).unwrap_or_default(),
+            attempts: seen.attempts,
+            request_id: seen.request_id.to_str().unwrap_or_default().to_owned(),
+        });
+    }
 }
 
 /// See to what is left of a refused request's body: what comes soon is waited for, what comes later

@@ -20,7 +20,7 @@ use crate::door::{Door, Patience, Place, Places};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
-use crate::{Error, admin, exchange, http3, identity, proxy, tls};
+use crate::{Error, admin, exchange, http3, identity, proxy, tls, tracing};
 
 const BACKLOG: i32 = 4096;
 /// Headers of a request: three times what a browser sends.
@@ -164,7 +164,12 @@ fn admin_worker(shared: &Arc<Shared>, listener: TcpListener, door: Door) -> io::
         // Here it takes no time from clients.
         let kept = Arc::clone(shared);
         tokio::spawn(async move { identity::keep_fresh(&kept).await });
-        accept(shared, listener, Arc::new(door), serve).await
+        let kept = Arc::clone(shared);
+        let exporting = tokio::spawn(async move { tracing::keep_exporting(&kept).await });
+        let accepted = accept(shared, listener, Arc::new(door), serve).await;
+        // It ends soon after the gateway, with what was still to be told.
+        let _ = exporting.await;
+        accepted
     })
 }
 

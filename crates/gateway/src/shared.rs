@@ -102,6 +102,12 @@ impl Shared {
         })
     }
 
+    /// Configurations that were refused, and when the one in force was loaded (microseconds since
+    /// 1970).
+    pub fn configuration_counts(&self) -> (u64, u64) {
+        (self.refusals.load(Ordering::Relaxed), self.loaded_us.load(Ordering::Relaxed))
+    }
+
     fn replace(&self, config: Config) -> Result<u64, Error> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();

@@ -11,6 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use counterfoil_policy::shared_gcra::SharedGcra;
+
 use crate::Error;
 use crate::access_log::AccessLog;
 use crate::cache::{Cache, Store};
@@ -24,6 +26,8 @@ use crate::places::{Rank, TIERS};
 use crate::route::{Counts, Route};
 use crate::routing::Routes;
 use crate::service::Upstream;
+use crate::tenants::Tenants;
+use crate::tracing::Tracing;
 
 pub struct Snapshot {
     pub config: Config,
@@ -38,6 +42,8 @@ pub struct Snapshot {
     pub hooks: BTreeMap<String, Arc<Hook>>,
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub verifier: Option<Verifier>,
+    pub tracing: Option<Arc<Tracing>>,
+    pub tenants: Option<Tenants>,
     pub trust: Option<Trust>,
     /// What routes with a cache keep; nothing if there are none.
     pub cache: Option<Arc<Store>>,
@@ -92,6 +98,10 @@ impl Snapshot {
                 "a route asks for an identity, but none is configured: set [gateway.identity]".into(),
             ));
         }
+        let telemetry = &config.telemetry;
+        let known = before.and_then(|before| before.tracing.as_ref());
+        let tracing = (!telemetry.otlp_url.is_empty()).then(|| Tracing::new(telemetry, known));
+        let tenants = Tenants::new(&telemetry.tenants, before.and_then(|before| before.tenants.as_ref()));
         let access_log = config
             .access_log
             .as_ref()
@@ -109,6 +119,8 @@ impl Snapshot {
             hooks,
             upstreams,
             verifier,
+            tracing,
+            tenants,
             trust,
             cache,
             access_log,
@@ -135,6 +147,11 @@ impl Snapshot {
         let tier = bearer.and_then(|bearer| self.config.tiers.iter().position(|tier| *tier == bearer.tier));
         Rank { tier: tier.unwrap_or(tiers - 1), tiers }
     }
+}
+
+/// How many keys the shared store is still to be told of.
+pub fn waiting(snapshot: &Snapshot) -> usize {
+    snapshot.limits.iter().filter_map(|limit| limit.shared()).map(SharedGcra::waiting).sum()
 }
 
 /// The claims that limits count by.

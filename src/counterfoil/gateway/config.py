@@ -327,6 +327,30 @@ class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError("clients: connections are numbers, or 0 for as many as come")
 
 
+class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is told of requests, and to whom. Every request that failed (5xx) or was slow is traced,
+    and a share of the others; metrics have labels from the configuration alone."""
+
+    otlp_url: str = ""
+    """A collector that takes OTLP over HTTP in JSON, such as `http://127.0.0.1:4318`; empty: no
+    traces."""
+    ca_file: str = ""
+    """Authorities (PEM) that vouch for its certificate, in place of those this machine trusts."""
+    service_name: str = "counterfoil-gateway"
+    sample_ratio: float = 0.01
+    """The share of requests that are traced though nothing is wrong with them, 0 to 1."""
+    slow_ms: int = 1_000
+    """Milliseconds from which on a request is slow."""
+    tenants: tuple[str, ...] = ()
+    """Tenants with counts of their own in metrics, at most 100; all others are `other`."""
+
+    def __post_init__(self) -> None:
+        if self.otlp_url and not self.otlp_url.startswith(("http://", "https://")):
+            raise ValueError("otlp_url must begin with http:// or https://")
+        if not 0 <= self.sample_ratio <= 1 or self.slow_ms < 1 or len(self.tenants) > 100:
+            raise ValueError("sample_ratio is 0 to 1, slow_ms at least 1, tenants at most 100")
+
+
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The data plane."""
 
@@ -360,6 +384,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tiers: tuple[str, ...] = ("gold", "silver", "bronze")
     """The highest first: who keeps being served when there is not enough for all. Who is of
     none of them is of the lowest."""
+    telemetry: Telemetry = Telemetry()
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
     hooks: dict[str, HookSettings] = msgspec.field(default_factory=dict[str, HookSettings])
     routes: tuple[Route, ...] = ()

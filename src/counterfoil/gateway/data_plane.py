@@ -177,6 +177,7 @@ def _document(
         msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
         for issuer in config.issuers
     ]
+    document["telemetry"]["ca_file"] = config.telemetry.ca_file or None
     document["signing_keys"] = {
         name: {"secret": _secret(folder / key.secret_file), "tenant": key.tenant, "tier": key.tier}
         for name, key in config.signing_keys.items()

@@ -1,10 +1,10 @@
 //! What became of requests on routes with a cache, for operators.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::metrics::{Kind, Page};
 use crate::snapshot::Snapshot;
 
 /// Where an answer came from, as its stub and the counts have it.
@@ -101,29 +101,23 @@ pub fn state(snapshot: &Snapshot) -> Value {
 }
 
 /// The same in the Prometheus text format. Labels are paths of routes and the outcomes above.
-pub fn metrics(text: &mut String, snapshot: &Snapshot) {
+pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
     let Some(store) = &snapshot.cache else { return };
     let (entries, bytes) = store.size();
-    // Writing to a String can't fail.
-    text.push_str("# TYPE counterfoil_gateway_cache_requests_total counter\n");
+    page.head("cache_requests", "_total", "counter", "Requests to routes with a cache, by outcome.");
     for path in cached(snapshot) {
         for outcome in Outcome::ALL {
             let count = snapshot.counts.get(path).map_or(0, |counts| counts.cache.of(outcome));
-            let name = outcome.name();
-            let _ = writeln!(
-                text,
-                "counterfoil_gateway_cache_requests_total{{route=\"{path}\",outcome=\"{name}\"}} {count}"
-            );
+            page.sample("cache_requests", "_total", &[("route", path), ("outcome", outcome.name())], count);
         }
     }
-    for (name, kind, value) in [
-        ("entries", "gauge", entries),
-        ("bytes", "gauge", bytes),
-        ("capacity_bytes", "gauge", store.capacity_bytes),
-        ("evictions_total", "counter", store.evictions()),
+    for (name, kind, help, value) in [
+        ("cache_entries", Kind::Gauge, "Answers that are stored.", entries),
+        ("cache_bytes", Kind::Gauge, "What they take.", bytes),
+        ("cache_capacity_bytes", Kind::Gauge, "What they may take.", store.capacity_bytes),
+        ("cache_evictions", Kind::Counter, "Answers that made room for others.", store.evictions()),
     ] {
-        let _ = writeln!(text, "# TYPE counterfoil_gateway_cache_{name} {kind}");
-        let _ = writeln!(text, "counterfoil_gateway_cache_{name} {value}");
+        page.family(name, kind, help, [(&[][..], value)]);
     }
 }
 

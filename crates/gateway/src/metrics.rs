@@ -1,0 +1,207 @@
+//! Metrics, for Prometheus and for who speaks OpenMetrics.
+//!
+//! Labels are what the configuration names (paths of routes, limits, services, tenants that are
+//! listed) and a few words of our own: how many series there are is settled before the first
+//! request, whatever clients send. Who else asks is `other`; who it was in particular is a matter
+//! for traces and the access log.
+
+use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::header::{self, HeaderMap};
+
+use crate::cache;
+use crate::headers::text;
+use crate::route::BUCKETS;
+use crate::shared::Shared;
+use crate::snapshot::{Snapshot, waiting};
+
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The metrics in the format that a scraper asks for, and its name.
+pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
+    let open = text(headers, header::ACCEPT).contains("application/openmetrics-text");
+    let mut page = Page { open, text: String::new() };
+    let snapshot = shared.snapshot();
+    requests(&mut page, shared, &snapshot);
+    policies(&mut page, &snapshot);
+    own(&mut page, shared, &snapshot);
+    cache::metrics(&mut page, &snapshot);
+    if let Some(link) = &shared.link {
+        for (name, kind, help, value) in link.metrics(waiting(&snapshot)) {
+            page.family(name, kind, help, [(&[][..], value)]);
+        }
+    }
+    if open {
+        page.text.push_str("# EOF\n");
+    }
+    (if open { OPEN_METRICS } else { PROMETHEUS }, page.text)
+}
+
+/// What a family of metrics is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// The text of an answer, while it is written.
+pub struct Page {
+    open: bool,
+    text: String,
+}
+
+/// Names and values.
+type Labels<'a> = &'a [(&'static str, &'a str)];
+
+impl Page {
+    /// One family: its samples by their labels. A counter is called by its name and `_total`.
+    pub fn family<'a, V: Display>(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'a>, V)>,
+    ) {
+        let total = if kind == Kind::Counter { "_total" } else { "" };
+        let word = if kind == Kind::Counter { "counter" } else { "gauge" };
+        self.head(name, total, word, help);
+        for (labels, value) in samples {
+            self.sample(name, total, labels, value);
+        }
+    }
+
+    /// OpenMetrics knows a counter without its `_total`, Prometheus with it.
+    pub fn head(&mut self, name: &str, total: &str, kind: &str, help: &str) {
+        let total = if self.open { "" } else { total };
+        // Writing to a String can't fail.
+        let _ = writeln!(self.text, "# HELP counterfoil_gateway_{name}{total} {help}");
+        let _ = writeln!(self.text, "# TYPE counterfoil_gateway_{name}{total} {kind}");
+    }
+
+    pub fn sample(&mut self, name: &str, suffix: &str, labels: Labels<'_>, value: impl Display) {
+        let _ = write!(self.text, "counterfoil_gateway_{name}{suffix}");
+        for (number, (label, value)) in labels.iter().enumerate() {
+            let _ = write!(self.text, "{}{label}=\"", if number == 0 { '{' } else { ',' });
+            for letter in value.chars() {
+                match letter {
+                    '\\' => self.text.push_str("\\\\"),
+                    '"' => self.text.push_str("\\\""),
+                    '\n' => self.text.push_str("\\n"),
+                    letter => self.text.push(letter),
+                }
+            }
+            self.text.push('"');
+        }
+        let _ = writeln!(self.text, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn requests(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
+    page.head("requests", "_total", "counter", "Answers by route and class of status.");
+    for (path, counts) in &snapshot.counts {
+        for (class, count) in CLASSES.iter().zip(&counts.answers) {
+            page.sample("requests", "_total", &[("route", path), ("status", class)], load(count));
+        }
+    }
+    let name = "request_duration_seconds";
+    page.head(name, "", "histogram", "From the head of a request to the head of its answer.");
+    for (path, counts) in &snapshot.counts {
+        let mut total = 0;
+        for (count, bound) in counts.durations.iter().zip(BUCKETS) {
+            total += load(count);
+            let bound = if bound == u64::MAX { "+Inf".to_owned() } else { (bound as f64 / 1e6).to_string() };
+            page.sample(name, "_bucket", &[("route", path), ("le", &bound)], total);
+        }
+        page.sample(name, "_sum", &[("route", path)], load(&counts.duration_sum_us) as f64 / 1e6);
+        page.sample(name, "_count", &[("route", path)], total);
+    }
+    if let Some(tenants) = &snapshot.tenants {
+        page.head("tenant_requests", "_total", "counter", "Answers by listed tenant and class of status.");
+        for (tenant, answers) in tenants.answers() {
+            for (class, count) in CLASSES.iter().zip(answers) {
+                page.sample(
+                    "tenant_requests",
+                    "_total",
+                    &[("tenant", tenant), ("status", class)],
+                    load(count),
+                );
+            }
+        }
+    }
+    page.family("connections", Kind::Gauge, "Clients that are connected.", [(&[][..], shared.connections())]);
+    let turned_away = [(&[][..], load(&shared.turned_away))];
+    page.family("turned_away", Kind::Counter, "Connections for which there was no place.", turned_away);
+}
+
+fn policies(page: &mut Page, snapshot: &Snapshot) {
+    page.head("limit_decisions", "_total", "counter", "Requests that a limit let pass or refused.");
+    for limit in &snapshot.limits {
+        for (decision, count) in [("allowed", &limit.allowed), ("refused", &limit.refused)] {
+            let labels = [("limit", limit.name.as_str()), ("decision", decision)];
+            page.sample("limit_decisions", "_total", &labels, load(count));
+        }
+    }
+    page.head("limit_keys", "", "gauge", "Keys that a limit remembers.");
+    for limit in &snapshot.limits {
+        page.sample("limit_keys", "", &[("limit", &limit.name)], limit.keys());
+    }
+    let mut services: Vec<_> = snapshot.upstreams.iter().collect();
+    services.sort_by_key(|(name, _)| *name);
+    page.head("in_flight", "", "gauge", "Requests under way to a service.");
+    for (name, upstream) in &services {
+        page.sample("in_flight", "", &[("service", name)], upstream.places.in_flight());
+    }
+    page.head("instances", "", "gauge", "Instances of a service by the state of their breakers.");
+    for (name, upstream) in &services {
+        let endpoints = upstream.endpoints.load();
+        for state in ["closed", "half-open", "open"] {
+            let count = endpoints.iter().filter(|each| each.breaker.view().name() == state).count();
+            page.sample("instances", "", &[("service", name), ("breaker", state)], count);
+        }
+    }
+}
+
+/// What the gateway itself is at.
+fn own(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
+    let (refusals, loaded_us) = shared.configuration_counts();
+    let one = |value: u64| [(&[][..], value)];
+    page.family(
+        "configuration_version",
+        Kind::Gauge,
+        "Of the one in force; 1 at the start.",
+        one(snapshot.version),
+    );
+    let loaded = [(&[][..], loaded_us as f64 / 1e6)];
+    page.family("configuration_loaded_seconds", Kind::Gauge, "When it came into force, since 1970.", loaded);
+    page.family(
+        "configuration_refusals",
+        Kind::Counter,
+        "Configurations that could not be used.",
+        one(refusals),
+    );
+    if let Some(verifier) = &snapshot.verifier {
+        let failures = verifier.issuers.iter().map(|issuer| issuer.failures()).sum();
+        page.family("issuer_failures", Kind::Counter, "Fetches of issuers' keys that failed.", one(failures));
+    }
+    if let Some(tracing) = &snapshot.tracing {
+        let (exported, dropped, failures) = tracing.counts();
+        page.family("spans_exported", Kind::Counter, "Spans that the collector took.", one(exported));
+        page.family("spans_dropped", Kind::Counter, "Spans for which there was no room.", one(dropped));
+        page.family(
+            "span_export_failures",
+            Kind::Counter,
+            "Exports that the collector did not take.",
+            one(failures),
+        );
+        let waiting = one(tracing.waiting_spans() as u64);
+        page.family("spans_waiting", Kind::Gauge, "Spans that are still to be exported.", waiting);
+    }
+}

@@ -1,0 +1,214 @@
+//! Exports spans to a collector: OTLP/HTTP in JSON (OpenTelemetry Protocol 1.x, `/v1/traces`).
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::Request;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::config::Telemetry;
+use crate::own_request;
+use crate::shared::{Phase, Shared};
+use crate::tracing::context::text;
+use crate::tracing::{Counts, Span, Waiting};
+
+/// Spans of one document, which is then some 300 KB.
+const BATCH: usize = 512;
+/// How long a span waits for others to go along with.
+const GATHER: Duration = Duration::from_secs(1);
+/// Pauses after a failure: the first doubles with each in a row.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+/// A collector's answer is not read beyond this.
+const ANSWER_LIMIT: usize = 64 * 1024;
+/// How long the end of the gateway waits for what is left.
+const LAST: Duration = Duration::from_secs(2);
+/// `SPAN_KIND_SERVER`, `STATUS_CODE_UNSET` and `STATUS_CODE_ERROR`.
+const SERVER: u8 = 2;
+const UNSET: u8 = 0;
+const ERROR: u8 = 2;
+
+/// Export the spans of every configuration that comes into force, for as long as the gateway runs,
+/// and what is left then as far as it is quickly done.
+pub async fn keep_exporting(shared: &Shared) {
+    let (mut version, mut phase) = (shared.version(), shared.phase());
+    let mut exporters = JoinSet::new();
+    loop {
+        version.mark_unchanged();
+        if let Some(tracing) = &shared.snapshot().tracing
+            && let Some(waiting) = tracing.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            // Who exports must not keep alive who sends: the queue's end is how it learns of its own.
+            let exporter = Exporter { config: tracing.config.clone(), counts: Arc::clone(&tracing.counts) };
+            exporters.spawn(exporter.run(waiting, shared.phase()));
+        }
+        while exporters.try_join_next().is_some() {}
+        tokio::select! {
+            _ = version.changed() => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Ended) => break,
+        }
+    }
+    let _ = timeout(LAST, async { while exporters.join_next().await.is_some() {} }).await;
+}
+
+struct Exporter {
+    config: Telemetry,
+    counts: Arc<Counts>,
+}
+
+impl Exporter {
+    /// Export until nobody is left who could send a span, or until the gateway has ended.
+    async fn run(self, mut waiting: Waiting, mut phase: watch::Receiver<Phase>) {
+        let mut batch = Vec::new();
+        let ended = async {
+            // The sender of phases lives as long as the gateway.
+            let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
+        };
+        let exporting = async {
+            loop {
+                waiting.gather(&mut batch).await;
+                if batch.is_empty() {
+                    return;
+                }
+                self.until_exported(&batch).await;
+                batch.clear();
+            }
+        };
+        tokio::select! {
+            () = exporting => return,
+            () = ended => {}
+        }
+        loop {
+            waiting.fill(&mut batch);
+            if batch.is_empty() || self.post(&batch).await.is_err() {
+                self.counts.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                return;
+            }
+            batch.clear();
+        }
+    }
+
+    /// Try again for as long as it takes: what comes meanwhile waits, and is dropped where there is
+    /// no more room.
+    async fn until_exported(&self, batch: &[Span]) {
+        let mut failed = 0;
+        while let Err(error) = self.post(batch).await {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+            self.say(Some(error.to_string()));
+            sleep(PAUSE.saturating_mul(1 << failed.min(10)).min(PAUSE_LIMIT)).await;
+            failed += 1;
+        }
+        self.say(None);
+    }
+
+    async fn post(&self, batch: &[Span]) -> Result<(), own_request::Error> {
+        let document = document(&self.config.service_name, batch).to_string();
+        let request = Request::post(format!("{}/v1/traces", self.config.otlp_url.trim_end_matches('/')))
+            .header("content-type", "application/json")
+            .body(Full::from(document))?;
+        let authorities = self.config.ca_file.as_deref().map(Path::new);
+        own_request::send(request, authorities, ANSWER_LIMIT).await?;
+        self.counts.exported.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Keep what is to be said of the last export, and log it if it is news.
+    fn say(&self, trouble: Option<String>) {
+        let mut said = self.counts.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said == trouble {
+            return;
+        }
+        let address = &self.config.otlp_url;
+        let line = match &trouble {
+            Some(error) => json!({"level": "warning", "event": "traces_lost", "address": address,
+                "error": error, "hint": "see whether a collector takes OTLP over HTTP there; requests go on"}),
+            None => json!({"level": "info", "event": "traces_exported", "address": address}),
+        };
+        eprintln!("{line}");
+        *said = trouble;
+    }
+}
+
+impl Waiting {
+    /// Put the next spans into `batch`, once there are some; none once there will be no more.
+    async fn gather(&mut self, batch: &mut Vec<Span>) {
+        let first = tokio::select! {
+            biased;
+            span = self.kept.recv() => span,
+            span = self.sampled.recv() => span,
+        };
+        batch.extend(first);
+        if !batch.is_empty() && batch.len() + self.kept.len() + self.sampled.len() < BATCH {
+            sleep(GATHER).await;
+        }
+        self.fill(batch);
+    }
+
+    /// Put what is there already into `batch`, those that matter first.
+    fn fill(&mut self, batch: &mut Vec<Span>) {
+        while batch.len() < BATCH {
+            match self.kept.try_recv().or_else(|_| self.sampled.try_recv()) {
+                Ok(span) => batch.push(span),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The export request, in the JSON mapping of its Protobuf: ids in hex, 64-bit numbers as text.
+fn document(service_name: &str, batch: &[Span]) -> Value {
+    json!({"resourceSpans": [{
+        "resource": {"attributes": [attribute("service.name", service_name.into())]},
+        "scopeSpans": [{
+            "scope": {"name": "counterfoil.gateway"},
+            "spans": batch.iter().map(span).collect::<Vec<_>>(),
+        }],
+    }]})
+}
+
+fn span(span: &Span) -> Value {
+    let Span { context, start_us, duration_us, method, route, path, status, .. } = span;
+    let nanoseconds = |us: u64| us.saturating_mul(1_000).to_string();
+    let texts = [
+        ("http.request.method", method),
+        ("http.route", route),
+        ("url.path", path),
+        ("counterfoil.tenant", &span.tenant),
+        ("counterfoil.service", &span.service),
+        ("counterfoil.instance", &span.instance),
+        ("counterfoil.request_id", &span.request_id),
+    ];
+    let mut attributes: Vec<Value> = texts
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(key, text)| attribute(key, text.as_str().into()))
+        .collect();
+    attributes.push(json!({"key": "http.response.status_code", "value": {"intValue": status.to_string()}}));
+    attributes.push(json!({"key": "counterfoil.attempts", "value": {"intValue": span.attempts.to_string()}}));
+    let failed = *status >= 500;
+    if failed {
+        attributes.push(attribute("error.type", status.to_string()));
+    }
+    json!({
+        "traceId": text(&context.trace_id),
+        "spanId": text(&context.span_id),
+        "parentSpanId": context.parent_id.map(|id| text(&id)).unwrap_or_default(),
+        "flags": u8::from(context.sampled),
+        "name": if route.is_empty() { method.clone() } else { format!("{method} {route}") },
+        "kind": SERVER,
+        "startTimeUnixNano": nanoseconds(*start_us),
+        "endTimeUnixNano": nanoseconds(start_us + duration_us),
+        "attributes": attributes,
+        "status": {"code": if failed { ERROR } else { UNSET }},
+    })
+}
+
+fn attribute(key: &str, text: String) -> Value {
+    json!({"key": key, "value": {"stringValue": text}})
+}

@@ -1,0 +1,83 @@
+"""The operators' port: who may use it, what it shows and what it does."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from upstream import Asked, Server, sized
+
+from counterfoil.gateway.config import ApiKey, GatewayConfig, Route, SigningKey
+from counterfoil.gateway.data_plane import DataPlane, SharedLimits
+
+CREDENTIAL = "credential-of-operators"
+SECRETS = ("password-of-redis", "x" * 40, CREDENTIAL)
+
+
+def answer(_: Asked, connection: socket.socket) -> None:
+    connection.sendall(sized(b"abc"))
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[DataPlane]:
+    server = Server(answer)
+    threading.Thread(target=server.accept, daemon=True).start()
+    (tmp_path / "depot.key").write_text(SECRETS[1])
+    plane = DataPlane(
+        GatewayConfig(
+            listen="127.0.0.1:0",
+            admin="127.0.0.1:0",
+            tls="off",
+            api_keys={"billing": ApiKey(sha256="0" * 64, tenant="t1")},
+            signing_keys={"depot": SigningKey(secret_file="depot.key", tenant="t2")},
+            routes=(Route(path="/a", methods=("GET",), service="s", identity=False),),
+        ),
+        access_log=None,
+        admin_credential=CREDENTIAL,
+        shared_limits=SharedLimits(f"redis://user:{SECRETS[0]}@127.0.0.1:1/0", "shop", SECRETS[0]),
+        folder=tmp_path,
+    )
+    plane.set_endpoints("s", [("s-1", server.address)])
+    yield plane
+    plane.drain(1.0)
+    server.close()
+
+
+def ask(plane: DataPlane, method: str, path: str, credential: str = CREDENTIAL) -> httpx2.Response:
+    headers = {"authorization": f"Bearer {credential}"}
+    return httpx2.request(method, f"http://{plane.admin}{path}", headers=headers)
+
+
+@pytest.mark.parametrize("path", ["/state", "/metrics", "/config", "/drain"])
+def test_nothing_is_told_or_done_without_the_credential(plane: DataPlane, path: str) -> None:
+    for credential in ("x", CREDENTIAL[:-1], CREDENTIAL + "x"):
+        assert ask(plane, "POST", path, credential).status_code == 401
+    assert not plane.state()["draining"]
+
+
+def test_the_configuration_in_force_is_shown_without_its_secrets(plane: DataPlane) -> None:
+    shown = ask(plane, "GET", "/config")
+    assert shown.json()["routes"][0]["path"] == "/a"
+    assert shown.json()["signing_keys"]["depot"] == {
+        "secret": "(hidden)",
+        "tenant": "t2",
+        "tier": "bronze",
+    }
+    assert not any(secret in shown.text for secret in SECRETS)
+
+
+def test_routes_tell_what_became_of_their_requests(plane: DataPlane) -> None:
+    assert httpx2.get(f"http://{plane.listen}/a").status_code == 200
+    (route,) = ask(plane, "GET", "/state").json()["routes"]
+    assert (route["path"], route["answers"]) == ("/a", [0, 1, 0, 0, 0])
+    assert route["latency_us"]["p99"] > 0
+
+
+def test_a_drain_lets_nobody_new_in(plane: DataPlane) -> None:
+    assert ask(plane, "POST", "/drain").json() == {"draining": True}
+    assert ask(plane, "GET", "/state").json()["draining"], "operators are still let in"
+    with pytest.raises(httpx2.TransportError):
+        while True:  # the listener closes a moment later
+            httpx2.get(f"http://{plane.listen}/a")
