@@ -110,5 +110,11 @@ bench-shedding: setup
 plots:
 	cargo run --quiet -p counterfoil-policy --example plots -- docs
 
+# What finding a route costs, among ten and among a thousand.
+.PHONY: bench-routes
+bench-routes:
+	CARGO_PROFILE_RELEASE_LTO=off cargo test --quiet --release -p counterfoil-gateway --lib routing:: -- \
+		--ignored --nocapture
+
 clean:
 	rm -rf .venv .tools target console/node_modules bench/cache-suite/node_modules $(dir $(PAGE))

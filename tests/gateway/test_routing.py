@@ -20,6 +20,8 @@ ROUTES = (
     Route(path="/h", methods=GET, hosts=("*.test",), service="names", identity=False),
     Route(path="/v", methods=GET, headers={"api-version": "2"}, service="new", identity=False),
     Route(path="/v", methods=GET, service="old", identity=False),
+    Route(path="/in", methods=GET, allow=("127.0.0.0/8",), service="all", identity=False),
+    Route(path="/out", methods=GET, deny=("127.0.0.1",), service="all", identity=False),
 )
 
 
@@ -70,3 +72,12 @@ def test_the_most_specific_route_that_fits_is_taken(
 def test_a_method_that_no_route_has_is_told_those_that_there_are(client: httpx2.Client) -> None:
     refused = client.put("/a/b")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST, GET")
+
+
+def test_who_asks_from_elsewhere_is_refused(client: httpx2.Client) -> None:
+    assert client.get("/in").status_code == 200
+    refused = client.get("/out")
+    assert (refused.status_code, refused.headers["content-type"]) == (
+        403,
+        "application/problem+json",
+    )

@@ -277,6 +277,9 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// What headers must say.
     pub headers: HashMap<String, String>,
+    /// Networks (CIDR) that may ask, all if there are none, and networks that may not.
+    pub allow: Vec<String>,
+    pub deny: Vec<String>,
     pub service: String,
     pub identity: bool,
     pub limits: Vec<String>,

@@ -4,6 +4,7 @@
 //! to the instances of its own, so that nothing on the way of a request is shared but the policies.
 
 mod access_log;
+mod addresses;
 mod admin;
 mod ambiguity;
 mod attempt;

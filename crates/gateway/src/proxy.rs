@@ -235,6 +235,9 @@ async fn pass_on(
     body: &mut RequestBody,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
+    if let Some(addresses) = &route.addresses {
+        addresses.check(seen.address())?;
+    }
     let mut signed_body = None;
     if route.config.identity {
         let (bearer, digest) = identify(snapshot, parts, !body.is_end_stream())?;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
 
+use crate::addresses::Addresses;
 use crate::cache::{self, Cache};
 use crate::config;
 use crate::hook::Hook;
@@ -31,6 +32,8 @@ pub const BUCKETS: [u64; 14] = [
 
 pub struct Route {
     pub config: config::Route,
+    /// Where requests may come from, unless from everywhere.
+    pub addresses: Option<Addresses>,
     pub limits: Vec<Arc<Limit>>,
     pub hooks: Vec<Arc<Hook>>,
     /// Whether clients are told of a limit with every answer.

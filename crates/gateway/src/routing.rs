@@ -251,6 +251,30 @@ mod tests {
         assert_eq!(place("DELETE", "/b", "h"), Err("POST".into()));
     }
 
+    #[test]
+    #[ignore = "measures time: `make bench-routes`"]
+    fn a_thousand_routes_cost_no_more_than_ten() {
+        const ROUNDS: u32 = 2_000_000;
+        let paths = |count: usize| -> Vec<String> {
+            let path = |number| format!("/services/{number}/{}", if number % 2 == 0 { "*" } else { "whole" });
+            (0..count).map(path).collect()
+        };
+        let nanoseconds = |count: usize| {
+            let paths = paths(count);
+            let table = Table::new(paths.iter().map(|each| (each.as_str(), asks(&["GET"], &[]))));
+            let parts = asked("GET", "/", "h");
+            let asked: Vec<String> = paths.iter().map(|path| path.replace('*', "below")).collect();
+            let began = std::time::Instant::now();
+            for path in asked.iter().cycle().take(ROUNDS as usize) {
+                assert!(std::hint::black_box(table.find(&parts, &Method::GET, path)).is_ok());
+            }
+            began.elapsed().as_nanos() as f64 / f64::from(ROUNDS)
+        };
+        let (ten, thousand) = (nanoseconds(10), nanoseconds(1_000));
+        println!("finding one of 10 routes takes {ten:.0} ns, one of 1,000 {thousand:.0} ns");
+        assert!(thousand < ten + 200.0, "{thousand} ns: a request takes 10,000");
+    }
+
     proptest! {
         #[test]
         fn every_route_that_a_scan_would_find_is_found(

@@ -15,12 +15,13 @@ use counterfoil_policy::shared_gcra::SharedGcra;
 
 use crate::Error;
 use crate::access_log::AccessLog;
+use crate::addresses::Addresses;
 use crate::cache::{Cache, Store};
 use crate::config::{self, Config, LimitKey};
 use crate::exchange::Link;
 use crate::forwarded::Trust;
 use crate::hook::Hook;
-use crate::identity::{Bearer, Verifier};
+use crate::identity::{Bearer, Replays, Verifier};
 use crate::limit::Limit;
 use crate::places::{Rank, TIERS};
 use crate::route::{Counts, Route};
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub hooks: BTreeMap<String, Arc<Hook>>,
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub verifier: Option<Verifier>,
+    /// Signatures that were accepted: a configuration without signing keys doesn't forget them.
+    pub replays: Arc<Replays>,
     pub tracing: Option<Arc<Tracing>>,
     pub tenants: Option<Tenants>,
     pub trust: Option<Trust>,
@@ -92,7 +95,8 @@ impl Snapshot {
         let cache = store(&config, before);
         let routes = routes(&config, &limits, &hooks, &upstreams, &counts, cache.as_ref())?;
         let known = before.and_then(|before| before.verifier.as_ref());
-        let verifier = Verifier::new(&config, known)?;
+        let replays = before.map(|before| Arc::clone(&before.replays)).unwrap_or_default();
+        let verifier = Verifier::new(&config, known, &replays)?;
         if verifier.is_none() && config.routes.iter().any(|route| route.identity) {
             return Err(Error::Config(
                 "a route asks for an identity, but none is configured: set [gateway.identity]".into(),
@@ -119,6 +123,7 @@ impl Snapshot {
             hooks,
             upstreams,
             verifier,
+            replays,
             tracing,
             tenants,
             trust,
@@ -235,6 +240,7 @@ fn routes(
                 .zip(route.cache.as_ref())
                 .map(|(store, cache)| Arc::new(Cache::new(cache, &route.service, store))),
             counts: counts.get(&route.path).cloned().unwrap_or_default(),
+            addresses: Addresses::new(route)?,
             config: route.clone(),
         })
     });

@@ -31,11 +31,9 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tier_claim: str = "tier"
 
     def __post_init__(self) -> None:
-        for name, url in (("issuer", self.issuer), ("jwks_url", self.jwks_url)):
-            is_url = url.startswith(("http://", "https://"))
-            needed = bool(url) if name == "jwks_url" else not self.jwks_url
-            if needed and not is_url:
-                raise ValueError(f"{name} must begin with http:// or https://, not {url!r}")
+        _check_url("jwks_url", self.jwks_url)
+        if not self.jwks_url:
+            _check_url("issuer", self.issuer or "?")
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,6 +61,14 @@ class SigningKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def __post_init__(self) -> None:
         _check_tenant(self.tenant)
+
+
+def _check_url(name: str, url: str) -> None:
+    """Empty is fine."""
+    if url and not url.startswith(("http://", "https://")):
+        raise ValueError(f"{name} must begin with http:// or https://, not {url!r}")
+    if "@" in url:
+        raise ValueError(f"{name} must not hold credentials: they would be shown")
 
 
 def _check_tenant(tenant: str) -> None:
@@ -185,6 +191,10 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Names by which clients must ask, without ports; `*.example.com` is every name below it."""
     headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     """What headers must say, to the letter."""
+    allow: tuple[str, ...] = ()
+    """Networks (CIDR) that may ask, all if there are none; others get 403."""
+    deny: tuple[str, ...] = ()
+    """Networks that may not, though they are allowed."""
     service: str
     identity: bool = True
     limits: tuple[str, ...] = ()
@@ -198,6 +208,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Keep answers that may be kept; without this table none are."""
 
     def __post_init__(self) -> None:
+        for network in (*self.allow, *self.deny):
+            ip_network(network)  # says itself what is wrong
         if self.request_body_limit is not None and self.request_body_limit < 0:
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
         if hidden := {each.lower() for each in self.upgrades} & HIDING_PROTOCOLS:
@@ -345,8 +357,7 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Tenants with counts of their own in metrics, at most 100; all others are `other`."""
 
     def __post_init__(self) -> None:
-        if self.otlp_url and not self.otlp_url.startswith(("http://", "https://")):
-            raise ValueError("otlp_url must begin with http:// or https://")
+        _check_url("otlp_url", self.otlp_url)
         if not 0 <= self.sample_ratio <= 1 or self.slow_ms < 1 or len(self.tenants) > 100:
             raise ValueError("sample_ratio is 0 to 1, slow_ms at least 1, tenants at most 100")
 

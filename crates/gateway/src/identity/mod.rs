@@ -17,7 +17,7 @@ use hyper::header;
 use hyper::http::request::Parts;
 
 pub use issuer::{Issuer, keep_fresh};
-pub use signature::BodyDigest;
+pub use signature::{BodyDigest, Replays};
 
 use crate::Error;
 use crate::config::Config;
@@ -107,11 +107,15 @@ pub struct Verifier {
 
 impl Verifier {
     /// What `config` says of identity, with the issuers of `before` that stay as they are; nothing
-    /// if it says nothing.
+    /// if it says nothing. What is in `replays` was accepted before.
     ///
     /// # Errors
     /// `Error::Config` for two issuers of one name, and for keys that are none.
-    pub fn new(config: &Config, before: Option<&Self>) -> Result<Option<Self>, Error> {
+    pub fn new(
+        config: &Config,
+        before: Option<&Self>,
+        replays: &Arc<Replays>,
+    ) -> Result<Option<Self>, Error> {
         let mut issuers: Vec<Arc<Issuer>> = Vec::new();
         for issuer in &config.identity {
             if issuers.iter().any(|each| each.config.issuer == issuer.issuer) {
@@ -120,8 +124,7 @@ impl Verifier {
             issuers.push(Issuer::new(issuer, before.map_or(&[], |before| &before.issuers)));
         }
         let api_keys = ApiKeys::new(&config.api_keys)?;
-        let replays = before.map(|before| before.signing_keys.replays());
-        let signing_keys = SigningKeys::new(&config.signing_keys, replays)?;
+        let signing_keys = SigningKeys::new(&config.signing_keys, Arc::clone(replays))?;
         let nobody = issuers.is_empty() && api_keys.is_empty() && signing_keys.is_empty();
         Ok((!nobody).then_some(Self { issuers, api_keys, signing_keys }))
     }

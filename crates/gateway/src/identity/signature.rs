@@ -76,7 +76,7 @@ impl SigningKeys {
     /// `Error::Config` for a secret that is too short.
     pub fn new(
         configured: &HashMap<String, config::SigningKey>,
-        replays: Option<&Arc<Replays>>,
+        replays: Arc<Replays>,
     ) -> Result<Self, Error> {
         let keys = configured.iter().map(|(name, key)| {
             let secret = key.secret.expose();
@@ -87,15 +87,11 @@ impl SigningKeys {
             let bearer = Bearer::of_key(&key.tenant, &key.tier);
             Ok((name.clone(), (hmac::Key::new(hmac::HMAC_SHA256, secret), bearer)))
         });
-        Ok(Self { by_id: keys.collect::<Result<_, _>>()?, replays: replays.cloned().unwrap_or_default() })
+        Ok(Self { by_id: keys.collect::<Result<_, _>>()?, replays })
     }
 
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
-    }
-
-    pub fn replays(&self) -> &Arc<Replays> {
-        &self.replays
     }
 
     /// Who signed a request, and what its body has to be; `now` is in seconds since 1970.
