@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+FILES = {"ticket_secret"}
+"""Names of files that hold a secret, which are none themselves."""
 SECRET_NAMES = r"(?:\w*_)?(?:credential|secret|password|cookie|mac)"
 
 
@@ -37,7 +39,7 @@ def test_no_secret_is_compared_by_equality() -> None:
         (where, line.strip())
         for pattern in ("src/counterfoil/**/*.py", "crates/gateway/src/**/*.rs")
         for where, line in lines(pattern)
-        if equality.search(line) and "admin_credential" not in line
+        if equality.search(line) and not any(name in line for name in ("admin_credential", *FILES))
     ]
     assert found == []
 
@@ -51,7 +53,7 @@ def test_secrets_in_the_gateways_configuration_are_of_the_type_for_secrets() -> 
     types = {
         found[1]: found[2]
         for _, line in lines("crates/gateway/src/config.rs")
-        if (found := field.search(line))
+        if (found := field.search(line)) and found[1] not in FILES
     }
     assert types
     hidden = set(re.findall(r'"(\w+)"', re.search(r"const SECRETS.*", source())[0]))  # type: ignore[index]
