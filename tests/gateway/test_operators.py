@@ -50,7 +50,7 @@ def ask(plane: DataPlane, method: str, path: str, credential: str = CREDENTIAL) 
     return httpx2.request(method, f"http://{plane.admin}{path}", headers=headers)
 
 
-@pytest.mark.parametrize("path", ["/state", "/metrics", "/config", "/drain"])
+@pytest.mark.parametrize("path", ["/state", "/metrics", "/config", "/drain", "/breakers"])
 def test_nothing_is_told_or_done_without_the_credential(plane: DataPlane, path: str) -> None:
     for credential in ("x", CREDENTIAL[:-1], CREDENTIAL + "x"):
         assert ask(plane, "POST", path, credential).status_code == 401
@@ -73,6 +73,23 @@ def test_routes_tell_what_became_of_their_requests(plane: DataPlane) -> None:
     (route,) = ask(plane, "GET", "/state").json()["routes"]
     assert (route["path"], route["answers"]) == ("/a", [0, 1, 0, 0, 0])
     assert route["latency_us"]["p99"] > 0
+
+
+def test_an_operator_holds_a_breaker_and_lets_go(plane: DataPlane) -> None:
+    def hold(mode: str, instance: str = "s-1") -> int:
+        headers = {"authorization": f"Bearer {CREDENTIAL}"}
+        given = {"service": "s", "instance": instance, "mode": mode}
+        return httpx2.post(
+            f"http://{plane.admin}/breakers", headers=headers, json=given
+        ).status_code
+
+    def asked() -> int:
+        return httpx2.get(f"http://{plane.listen}/a").status_code
+
+    assert (asked(), hold("open"), asked()) == (200, 200, 503)
+    assert (hold("auto"), asked()) == (200, 200)
+    assert (hold("ajar"), hold("open", "s-2")) == (400, 400)
+    assert asked() == 200
 
 
 def test_a_drain_lets_nobody_new_in(plane: DataPlane) -> None:

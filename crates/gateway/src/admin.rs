@@ -7,6 +7,7 @@ use counterfoil_policy::breaker::Mode;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cache;
@@ -18,10 +19,13 @@ use crate::service::Upstream;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, waiting};
 
+/// Which breaker, and what it is to do.
+const HOLD_BYTES: usize = 4 * 1024;
 /// A purge that names more than fits is sent in parts.
 const PURGE_BYTES: usize = 1024 * 1024;
 
-/// Answer `GET /metrics`, `/state` and `/config`, `POST /cache/purge` and `/drain`.
+/// Answer `GET /metrics`, `/state` and `/config`, `POST /cache/purge`, `/breakers` and
+/// `/drain`.
 pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<Body> {
     let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
@@ -36,6 +40,10 @@ pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<B
             shared.drain();
             ("application/json", json!({"draining": true}).to_string())
         }
+        "/breakers" if request.method() == Method::POST => match hold_breaker(shared, request).await {
+            Ok(held) => ("application/json", held),
+            Err(problem) => return problem.into_response(),
+        },
         "/cache/purge" if request.method() == Method::POST => match purge(shared, request).await {
             Ok(purged) => ("application/json", purged),
             Err(problem) => return problem.into_response(),
@@ -48,6 +56,26 @@ pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<B
     let mut response = Response::new(Body::Whole(content.into()));
     response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
     response
+}
+
+/// A breaker, and what an operator decides: `open`, `closed`, or `auto` to let go.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hold {
+    service: String,
+    instance: String,
+    mode: String,
+}
+
+/// Hold the breaker that the body of the request names, or let go of it.
+async fn hold_breaker(shared: &Shared, request: Request<RequestBody>) -> Result<String, Problem> {
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
+    let read = Limited::new(request.into_body(), HOLD_BYTES).collect().await;
+    let body = read.map_err(|_| bad(format!("send at most {HOLD_BYTES} bytes")))?.to_bytes();
+    let hold: Hold = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    shared.hold_breaker(&hold.service, &hold.instance, &hold.mode).map_err(|error| bad(error.to_string()))?;
+    let Hold { service, instance, mode } = hold;
+    Ok(json!({"service": service, "instance": instance, "mode": mode}).to_string())
 }
 
 /// Purge what the body of the request asks for; what was purged, as JSON.

@@ -52,7 +52,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use config::Config;
-use counterfoil_policy::breaker::Mode;
 use shared::Shared;
 
 /// Why the gateway can't start or go on.
@@ -152,12 +151,6 @@ impl Gateway {
     /// # Errors
     /// `Error::Config` for another word, and for a service or an instance that isn't there.
     pub fn hold_breaker(&self, service: &str, instance: &str, mode: &str) -> Result<(), Error> {
-        let mode = match mode {
-            "auto" => Mode::Auto,
-            "open" => Mode::HeldOpen,
-            "closed" => Mode::HeldClosed,
-            _ => return Err(Error::Config(format!("{mode:?}: a breaker is held open, closed or auto"))),
-        };
         self.shared.hold_breaker(service, instance, mode)
     }
 

@@ -134,11 +134,17 @@ impl Shared {
             .set_endpoints(endpoints, self.nanoseconds(Instant::now()))
     }
 
-    /// Let an operator decide over a breaker, or let go of it.
+    /// Let an operator decide over a breaker: `open`, `closed`, or `auto` to let go of it.
     ///
     /// # Errors
-    /// `Error::Config` if there is no such service or instance.
-    pub fn hold_breaker(&self, service: &str, instance: &str, mode: Mode) -> Result<(), Error> {
+    /// `Error::Config` for another word, and if there is no such service or instance.
+    pub fn hold_breaker(&self, service: &str, instance: &str, mode: &str) -> Result<(), Error> {
+        let mode = match mode {
+            "auto" => Mode::Auto,
+            "open" => Mode::HeldOpen,
+            "closed" => Mode::HeldClosed,
+            _ => return Err(Error::Config(format!("{mode:?}: a breaker is held open, closed or auto"))),
+        };
         self.snapshot()
             .upstreams
             .get(service)
