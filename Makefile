@@ -9,7 +9,9 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: plots bench-shedding setup extras demo test check browser bench-gateway bench-memory bench-coordination bench-limits bench-engines bench-events bench-parallel bench-sourcing bench-timing bench-cache cache-suite clean
+.PHONY: setup extras demo test check browser cache-suite fuzz plots clean
+.PHONY: bench-gateway bench-memory bench-shedding bench-routes bench-timing bench-limits bench-cache
+.PHONY: bench-events bench-parallel bench-sourcing bench-coordination bench-engines
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -55,7 +57,7 @@ test: check browser cache-suite
 	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
 	$(BIN)/pytest
 
-# Beside nginx and Envoy; says what is missing and how to get it.
+# Beside nginx, HAProxy and Envoy; says what is missing and how to get it.
 bench-gateway: setup
 	$(BIN)/python bench/gateway.py
 
@@ -111,10 +113,19 @@ plots:
 	cargo run --quiet -p counterfoil-policy --example plots -- docs
 
 # What finding a route costs, among ten and among a thousand.
-.PHONY: bench-routes
 bench-routes:
 	CARGO_PROFILE_RELEASE_LTO=off cargo test --quiet --release -p counterfoil-gateway --lib routing:: -- \
 		--ignored --nocapture
+
+# Readers of bytes that others choose, by coverage. The corpora are small, and kept.
+FUZZED := answer token keys path
+SECONDS ?= 600
+
+fuzz:
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "nightly Rust is missing: rustup toolchain install nightly"; exit 1; }
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz"; exit 1; }
+	for target in $(FUZZED); do mkdir -p fuzz/found/$$target; cargo +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+		-max_total_time=$$(($(SECONDS) / $(words $(FUZZED)))) || exit 1; done
 
 clean:
 	rm -rf .venv .tools target console/node_modules bench/cache-suite/node_modules $(dir $(PAGE))

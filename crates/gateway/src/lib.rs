@@ -16,6 +16,8 @@ mod connection;
 mod door;
 mod exchange;
 mod forwarded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod hook;
 mod http1;

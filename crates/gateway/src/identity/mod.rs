@@ -5,10 +5,10 @@
 
 mod api_key;
 mod issuer;
-mod keys;
+pub mod keys;
 mod known;
 mod signature;
-mod token;
+pub mod token;
 
 use std::sync::Arc;
 

@@ -1,0 +1,62 @@
+//! What `make fuzz` calls: readers of bytes that others choose, each with what must hold whatever
+//! they are. Compiled for the fuzzer alone.
+
+use bytes::BytesMut;
+use hyper::Request;
+
+use crate::http1::head;
+use crate::{ambiguity, identity};
+
+/// An instance's answer, all at once and in two pieces: whoever reads it whole reads the same.
+pub fn answer(bytes: &[u8]) {
+    let (cut, bytes) = bytes.split_first().map_or((0, bytes), |(first, rest)| (usize::from(*first), rest));
+    let (before, after) = bytes.split_at(cut.min(bytes.len()));
+    if let (Some(at_once), Some(in_pieces)) = (read(&[bytes]), read(&[before, after])) {
+        assert_eq!(at_once, in_pieces);
+    }
+}
+
+/// Status and content, if the answer has an end.
+fn read(pieces: &[&[u8]]) -> Option<(u16, Vec<u8>)> {
+    let (mut buffer, mut begun, mut content) = (BytesMut::new(), None, Vec::new());
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        if begun.is_none() {
+            begun = head(&mut buffer, false).ok()?;
+        }
+        if let Some(head) = &mut begun {
+            while let Some(frame) = head.framing.take(&mut buffer).ok()? {
+                if let Ok(part) = frame.into_data() {
+                    content.extend_from_slice(&part);
+                }
+            }
+        }
+    }
+    let mut head = begun?;
+    head.framing.close().ok()?;
+    Some((head.status.as_u16(), content))
+}
+
+/// A token, as a client shows it.
+pub fn token(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(token) = identity::token::Token::parse(text)
+    {
+        let _ = (token.key_id(), token.is_from("https://issuer.test"));
+    }
+}
+
+/// Keys, as an issuer publishes them.
+pub fn keys(bytes: &[u8]) {
+    let _ = identity::keys::parse(bytes);
+}
+
+/// A path: what a route is chosen by has no way up.
+pub fn path(bytes: &[u8]) {
+    let Ok(request) = Request::builder().uri(bytes).header("host", "shop.test").body(()) else { return };
+    let (parts, ()) = request.into_parts();
+    if let Ok(path) = ambiguity::checked_path(&parts) {
+        assert!(!path.split(['/', '\\']).any(|segment| segment == ".." || segment == "."), "{path:?}");
+        assert!(!path.contains('\0'), "{path:?}");
+    }
+}
