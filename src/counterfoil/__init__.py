@@ -1,19 +1,27 @@
-"""Counterfoil: one backbone for Python backends, from request to report, exactly once."""
+"""Counterfoil: one backbone for Python backends, from request to report, exactly once.
 
-from counterfoil.application import Application, Counterfoils, Request
-from counterfoil.application.web import Refusal
-from counterfoil.events import (
-    AGGREGATE_SCHEMA,
-    Aggregate,
-    Context,
-    StatelessContext,
-    StepContext,
-    StepFailed,
-    Unit,
-    VersionConflict,
-    VersionedRows,
-)
-from counterfoil.gateway.hooks import HookRequest, Pass, Refuse
+What is named here is imported when it is first used, so that the command line answers `--help`
+without the libraries of all parts.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from counterfoil.application import Application, Counterfoils, Request
+    from counterfoil.application.web import Refusal
+    from counterfoil.events import (
+        AGGREGATE_SCHEMA,
+        Aggregate,
+        Context,
+        StatelessContext,
+        StepContext,
+        StepFailed,
+        Unit,
+        VersionConflict,
+        VersionedRows,
+    )
+    from counterfoil.gateway.hooks import HookRequest, Pass, Refuse
 
 __all__ = [
     "AGGREGATE_SCHEMA",
@@ -33,3 +41,21 @@ __all__ = [
     "VersionConflict",
     "VersionedRows",
 ]
+
+_ELSEWHERE = {
+    "Application": "counterfoil.application",
+    "Counterfoils": "counterfoil.application",
+    "HookRequest": "counterfoil.gateway.hooks",
+    "Pass": "counterfoil.gateway.hooks",
+    "Refusal": "counterfoil.application.web",
+    "Refuse": "counterfoil.gateway.hooks",
+    "Request": "counterfoil.application",
+}
+"""The modules of names that are not of `counterfoil.events`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the part that it belongs to."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ELSEWHERE.get(name, "counterfoil.events")), name)

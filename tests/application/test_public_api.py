@@ -1,6 +1,8 @@
 """Applications need the public API alone: what the examples import is all that anyone needs."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,15 @@ def test_an_application_imports_the_public_api_alone(path: Path) -> None:
             if node.module == "counterfoil":
                 assert {alias.name for alias in node.names} <= set(counterfoil.__all__)
     assert {name for name in imported if name.startswith("counterfoil")} <= PUBLIC
+
+
+@pytest.mark.parametrize("name", counterfoil.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(counterfoil, name) is not None
+
+
+def test_help_is_given_without_the_libraries_of_the_parts() -> None:
+    code = "import sys, counterfoil.cli.commands; print(*sys.modules)"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"deltalake", "duckdb", "pyarrow", "sqlglot", "starlette", "cryptography"}
+    assert heavy.isdisjoint(asked.stdout.split())
