@@ -8,7 +8,7 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from counterfoil import Application, Context
+from counterfoil import Application, Context, Unit, VersionConflict
 from counterfoil.application import load_application
 from counterfoil.cli import scaffold
 from counterfoil.testing import Rehearsal, RehearsalError
@@ -91,6 +91,20 @@ def test_the_clock_moves_only_when_it_is_told_to(rehearsal: Rehearsal, wallet: M
 
 class Ping(msgspec.Struct):
     number: int
+
+
+def test_who_was_overtaken_is_told_so() -> None:
+    app = Application("overtaken")
+    service = app.service("pings", schema=[])
+
+    @service.post("/pings")
+    def ping(ping: Ping, _: Unit) -> Ping:
+        raise VersionConflict(f"ping {ping.number} has changed since")
+
+    with Rehearsal(app) as rehearsal:
+        answer = rehearsal.post("/pings", Ping(7), idempotency_key="1")
+        assert answer.status_code == 409
+        assert answer.json()["detail"] == "ping 7 has changed since"
 
 
 def test_an_application_that_feeds_itself_is_told_apart() -> None:

@@ -13,7 +13,14 @@ from starlette.routing import Route
 
 from counterfoil.application.application import Command, Service
 from counterfoil.events import Command as StoreCommand
-from counterfoil.events import KeyReused, Reply, ServiceStore, StoreUnavailable, Unit
+from counterfoil.events import (
+    KeyReused,
+    Reply,
+    ServiceStore,
+    StoreUnavailable,
+    Unit,
+    VersionConflict,
+)
 
 IDEMPOTENCY_KEY_LIMIT = 255
 """Characters; the draft for the header sets no limit, and an index needs one."""
@@ -89,6 +96,8 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "this Idempotency-Key was used before with another request",
             )
+        except VersionConflict as error:
+            return problem(HTTPStatus.CONFLICT, str(error))
         except Refusal as refusal:
             return problem(refusal.status, refusal.detail)
         except StoreUnavailable as error:

@@ -22,7 +22,7 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.events import outbox
 from counterfoil.events.consistency import HEADER, token_of
 from counterfoil.events.database import Cursor, Database
-from counterfoil.events.errors import KeyReused, StoreUnavailable
+from counterfoil.events.errors import KeyReused, StoreUnavailable, VersionConflict
 from counterfoil.events.messages import Message
 from counterfoil.events.topics import Topic
 
@@ -135,7 +135,8 @@ class ServiceStore:
     def submit(self, command: Command) -> "Future[Reply]":
         """Hand a command over; the future is done once its effect is durable.
 
-        The future raises `KeyReused`, `StoreUnavailable`, or what the command raised.
+        The future raises `KeyReused`, `VersionConflict`, `StoreUnavailable`, or what the command
+        raised.
         """
         future: Future[Reply] = Future()
         try:
@@ -194,7 +195,7 @@ class ServiceStore:
                 reply = self._run(command, unit, now_us)
         except StoreUnavailable:
             raise  # the disk or the server, not this command: nothing of the batch may stand
-        except KeyReused as error:
+        except (KeyReused, VersionConflict) as error:
             return error
         except CounterfoilError as error:
             return StoreUnavailable(str(error))
