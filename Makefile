@@ -9,7 +9,7 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser cache-suite fuzz plots clean
+.PHONY: setup extras demo test check browser nginx cache-suite fuzz plots clean
 .PHONY: bench-gateway bench-memory bench-shedding bench-routes bench-timing bench-limits bench-cache
 .PHONY: bench-events bench-parallel bench-sourcing bench-coordination bench-engines
 
@@ -51,7 +51,13 @@ browser:
 		&& apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "chromium is missing: apt-get install chromium"; exit 1; }
 
-test: check browser cache-suite
+# The second backend of the tests against smuggled requests, which say so where it is missing.
+nginx:
+	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+		&& apt-get install -y -qq --no-install-recommends nginx-light; } \
+		|| echo "nginx is missing, and tests that need it are skipped: apt-get install nginx-light"
+
+test: check browser nginx cache-suite
 	cd console && npm run --silent test
 	cargo test --quiet --workspace --exclude counterfoil-python
 	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
