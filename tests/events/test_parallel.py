@@ -303,7 +303,10 @@ def test_any_interleaving_keeps_lanes_in_order_and_positions_behind_what_is_done
             if not group and not at_work and not coming and not schedule.passable():
                 break
             positions = schedule.positions(group)
-            schedule.durable(group)
+            came = chance.draw(st.integers(0, 7))  # while the commit is under way
+            schedule.add(coming[:came])
+            del coming[:came]
+            schedule.durable(group, positions)
             done |= {item.record.offset for item in group}
             if ("t", 0) in positions:
                 following, beyond = positions["t", 0]

@@ -22,7 +22,7 @@ from counterfoil.events.messages import Batch, Record
 from counterfoil.events.parallel.crews import Crew, Loop, Threads
 from counterfoil.events.parallel.hitters import HeavyHitters, HotKey
 from counterfoil.events.parallel.parallel import WINDOW_BYTES, Parallel
-from counterfoil.events.parallel.schedule import ALONE, Item, Place, Schedule
+from counterfoil.events.parallel.schedule import ALONE, Item, Place, Positions, Schedule
 from counterfoil.events.pipeline_store import PipelineStore
 
 GROUP: Final = 1_000
@@ -93,10 +93,10 @@ class ParallelRunner:
                     self._group = self._schedule.take_worked(GROUP)
             if not self._group and not self._schedule.passable():
                 return 0
-        self._commit(self._group)
+        positions = self._commit(self._group)
         committed, self._group = self._group, []
         with self._changed:
-            self._schedule.durable(committed)
+            self._schedule.durable(committed, positions)
             self._changed.notify_all()
         return len(committed)
 
@@ -196,22 +196,24 @@ class ParallelRunner:
             return item
         return Item(record, event, lane)
 
-    def _commit(self, group: list[Item]) -> None:
+    def _commit(self, group: list[Item]) -> Positions:
+        """Returns the positions that were committed."""
         try:
             try:
-                self._attempt(group, alone=False)
+                positions = self._attempt(group, alone=False)
             except (Fenced, StoreUnavailable):
                 raise
             except Exception as error:
                 log.info("events_are_handled_alone", pipeline=self._parallel.name, why=str(error))
                 self._effects.forget()
-                self._attempt(group, alone=True)
+                positions = self._attempt(group, alone=True)
         except BaseException:
             self._effects.forget()
             raise
         faults.point("parallel.after-commit")
+        return positions
 
-    def _attempt(self, group: list[Item], *, alone: bool) -> None:
+    def _attempt(self, group: list[Item], *, alone: bool) -> Positions:
         with self._store.database.transaction():
             number = self._store.count_commit(self._parallel.name)
             if number != self._commits + 1:
@@ -229,6 +231,7 @@ class ParallelRunner:
             self._store_positions(positions)
             faults.point("parallel.before-commit")
         self._commits = number
+        return positions
 
     def _settle(self, item: Item, now_us: int) -> None:
         """The effects of one event, or its dead letter."""
@@ -251,7 +254,7 @@ class ParallelRunner:
             letter = bury(self._store, name, item.record, error, tries=tries, now_us=now_us)
             self._effects.bury(letter)
 
-    def _store_positions(self, positions: dict[Place, tuple[int, list[int]]]) -> None:
+    def _store_positions(self, positions: Positions) -> None:
         name, database = self._parallel.name, self._store.database
         for (topic, partition), (following, beyond) in positions.items():
             self._store.store_positions(name, topic, {partition: following})

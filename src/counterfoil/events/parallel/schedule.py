@@ -15,6 +15,8 @@ from counterfoil.events.messages import Record
 
 Place = tuple[str, int]
 """A topic and a partition."""
+Positions = dict[Place, tuple[int, list[int]]]
+"""Up to which offset all is done, and the offsets beyond it that are."""
 ALONE: Final = ""
 
 
@@ -99,7 +101,7 @@ class Schedule:
         """Whether a position can move though no work was done: all was done before a restart."""
         return any(items and items[0].done for items in self._held.values())
 
-    def positions(self, group: Iterable[Item]) -> dict[Place, tuple[int, list[int]]]:
+    def positions(self, group: Iterable[Item]) -> Positions:
         """Where the partitions of `group` stand once it is durable.
 
         Returns the position up to which all is done, and the offsets beyond it that are. Partitions
@@ -108,7 +110,7 @@ class Schedule:
         done = set(map(id, group))
         places = {(item.record.topic, item.record.partition) for item in group}
         places |= {place for place, items in self._held.items() if items and items[0].done}
-        found: dict[Place, tuple[int, list[int]]] = {}
+        found: Positions = {}
         for place in places:
             following, beyond, whole = 0, list[int](), True
             for item in self._held[place]:
@@ -123,13 +125,18 @@ class Schedule:
             found[place] = (following, [*beyond, *sorted(self._before.get(place, ()))])
         return found
 
-    def durable(self, group: Iterable[Item]) -> None:
-        """The effects of `group` are durable: let go of what lies before the first gap."""
+    def durable(self, group: Iterable[Item], positions: Positions) -> None:
+        """The effects of `group` and `positions` are durable: let go of what lies before them.
+
+        What came in since the positions were taken stays, though it may be done: no position has
+        moved over it yet.
+        """
         for item in group:
             item.done = True
             item.event = item.result = None
-        for items in self._held.values():
-            while items and items[0].done:
+        for place, (following, _) in positions.items():
+            items = self._held[place]
+            while items and items[0].record.offset < following:
                 record = items.popleft().record
                 self.held -= 1
                 self.held_bytes -= len(record.value)
