@@ -1,0 +1,60 @@
+//! An answer after its head: what is still to come of it, and what its connection is good for then.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::Frame;
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::pool::give_back;
+use crate::http1::Framing;
+use crate::upload::CarriedOn;
+
+pub struct Answer {
+    pub connection: Box<Connection>,
+    pub framing: Framing,
+    /// Where the connection belongs when all is read, if it is good for more.
+    pub address: Option<String>,
+    /// The body of the request, if that is still under way.
+    pub carried_on: Option<CarriedOn>,
+}
+
+impl Answer {
+    /// The next part, the trailers, or nothing at the end.
+    pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Frame<Bytes>>>> {
+        self.connection.poll_part(&mut self.framing, cx)
+    }
+
+    /// Ready from `deadline` on.
+    pub fn poll_late(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.connection.timer.poll_late(deadline, cx)
+    }
+
+    /// How many bytes are still to come at least, as far as that is known.
+    pub fn at_least(&self) -> u64 {
+        self.framing.at_least()
+    }
+
+    /// Whether no more than that is to come.
+    pub fn is_measured(&self) -> bool {
+        matches!(self.framing, Framing::Length(_) | Framing::Done)
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.framing == Framing::Done
+    }
+
+    /// All is read: the connection may serve another request if all was sent as well.
+    pub fn finish(mut self) {
+        if let Some(carried_on) = self.carried_on {
+            self.connection.writer = carried_on.finish();
+        }
+        if let Some(address) = self.address
+            && self.connection.writer.is_some()
+        {
+            give_back(&address, self.connection);
+        }
+    }
+}

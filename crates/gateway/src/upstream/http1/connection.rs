@@ -1,0 +1,281 @@
+//! A connection to an instance in HTTP/1.1: a request is written, its answer read.
+//!
+//! A connection has no task of its own: whoever waits for its answer reads it. An idle one that
+//! the instance has closed is found out before anything is sent on it.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::Frame;
+use hyper::header::HeaderMap;
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
+
+use crate::headers::{self, Added, Sent};
+use crate::http1::{Framing, Head, Malformed, head};
+use crate::respond::Body;
+use crate::timer::Timer;
+use crate::tunnel::{self, Upgrade};
+use crate::upload::{CarriedOn, Sending, Stopped, Stream, Upload};
+use crate::upstream::Failure;
+
+/// A body up to this size is sent along with its head.
+const TOGETHER: usize = 16 * 1024;
+const READ: usize = 8 * 1024;
+/// Interim answers (1xx) before the one that counts.
+const INTERIM: u32 = 16;
+/// How long an instance may think about whether it wants a body that it is offered; many never say
+/// (RFC 9110, section 10.1.1, has the client wait no longer than is sensible).
+const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection to an instance; between two exchanges there is nothing unread on it.
+pub struct Connection {
+    reader: OwnedReadHalf,
+    /// Elsewhere while a body is still sent that is being answered already.
+    pub writer: Option<OwnedWriteHalf>,
+    read: BytesMut,
+    /// The head of a request, and its body if that is small.
+    unsent: Vec<u8>,
+    pub timer: Timer,
+}
+
+impl Connection {
+    pub fn new(stream: TcpStream) -> Box<Self> {
+        let (reader, writer) = stream.into_split();
+        let (read, unsent, timer) = (BytesMut::new(), Vec::new(), Timer::default());
+        Box::new(Self { reader, writer: Some(writer), read, unsent, timer })
+    }
+
+    /// Write a head for sending, and its body along with it if that is small; returns what remains.
+    pub fn write<'a>(
+        &mut self,
+        parts: &Parts,
+        added: &Added<'_>,
+        sent: Sent<'_>,
+        body: &'a [u8],
+    ) -> &'a [u8] {
+        let out = &mut self.unsent;
+        out.clear();
+        let method = tunnel::method(parts);
+        out.extend_from_slice(method.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(parts.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        headers::write(out, method, &parts.headers, added, sent);
+        out.extend_from_slice(b"\r\n");
+        if body.len() > TOGETHER {
+            return body;
+        }
+        out.extend_from_slice(body);
+        &[]
+    }
+
+    /// Send a request, and read the head of its answer.
+    pub async fn ask(
+        &mut self,
+        method: &Method,
+        upgrade: Option<&Upgrade>,
+        mut body: &[u8],
+        deadline: Instant,
+    ) -> Result<Head, Failure> {
+        let asked_for_head = *method == Method::HEAD;
+        let (mut sent, mut interim) = (0, 0);
+        self.until(deadline, |connection, cx| {
+            // An instance may answer, and even close, before it has read all of a request.
+            let done = connection.poll_send(&mut sent, &mut body, cx);
+            loop {
+                let mut head = ready!(connection.poll_head(asked_for_head, upgrade, &mut interim, cx))?;
+                if !head.status.is_informational() || head.upgrade.is_some() {
+                    head.reusable &= matches!(done, Poll::Ready(Ok(())));
+                    return Poll::Ready(Ok(head));
+                }
+            }
+        })
+        .await
+    }
+
+    /// The same for a body that goes on as it comes. What is left to send is returned along with the
+    /// head of an answer that came before the end of the body and is no refusal.
+    pub async fn ask_streaming(
+        &mut self,
+        method: &Method,
+        stream: &mut Stream,
+        sent: Sent<'_>,
+        timeout: Duration,
+    ) -> Result<(Head, Option<Sending>), Failure> {
+        let asked_for_head = *method == Method::HEAD;
+        let mut interim = 0;
+        let mut sending = Sending::new(std::mem::take(&mut self.unsent), sent.length.is_none());
+        let mut offered_until = sent.offered.then(|| Instant::now() + OFFER_TIMEOUT.min(timeout));
+        let (mut writes, mut until) = (0, None);
+        let (mut head, done) = poll_fn(|cx| {
+            loop {
+                let done = match &mut self.writer {
+                    Some(writer) if offered_until.is_some() => {
+                        sending.poll_flush(writer, cx).map_ok(|()| false)
+                    }
+                    Some(writer) => sending.poll(stream, writer, cx).map_ok(|()| true),
+                    None => Poll::Ready(Err(Stopped::Instance)),
+                };
+                if let Poll::Ready(Err(Stopped::Client(fault))) = done {
+                    return Poll::Ready(Err(Failure::Client(fault)));
+                }
+                match self.poll_head(asked_for_head, None, &mut interim, cx)? {
+                    Poll::Ready(head) if head.status.is_informational() => {
+                        if head.status == StatusCode::CONTINUE {
+                            offered_until = None;
+                        }
+                        continue;
+                    }
+                    Poll::Ready(head) => return Poll::Ready(Ok((head, done))),
+                    Poll::Pending => {}
+                }
+                if let Some(offered) = offered_until {
+                    ready!(self.timer.poll_late(offered, cx));
+                    offered_until = None;
+                    continue;
+                }
+                if sending.waits_for_client || writes != sending.writes {
+                    // It is not the instance that is waited for, or it goes on taking the body.
+                    (writes, until) = (sending.writes, None);
+                }
+                if sending.waits_for_client {
+                    return Poll::Pending;
+                }
+                let until = *until.get_or_insert_with(|| Instant::now() + timeout);
+                return self.timer.poll_late(until, cx).map(|()| Err(Failure::Late));
+            }
+        })
+        .await?;
+        let finished = matches!(done, Poll::Ready(Ok(true)));
+        let wanted = head.status.as_u16() < 400 && head.reusable && done.is_pending();
+        head.reusable &= finished || wanted;
+        Ok((head, wanted.then_some(sending)))
+    }
+
+    /// Give up the connection to what it goes over to.
+    pub fn tunnel(self, upgrade: &Upgrade, headers: HeaderMap) -> Result<Response<Body>, Failure> {
+        let writer = self.writer.ok_or(Failure::Unknown)?;
+        Ok(upgrade.tunnel(headers, self.reader, writer, self.read))
+    }
+
+    /// Leave the rest of a body to a task of its own, now that its answer is there to be read.
+    pub fn carry_on(&mut self, sending: Sending, body: &mut Upload) -> Option<CarriedOn> {
+        match std::mem::replace(body, Upload::Whole(Bytes::new())) {
+            Upload::Stream(stream) => self.writer.take().map(|writer| sending.carry_on(stream, writer)),
+            Upload::Whole(_) | Upload::Upgrade(_) => None,
+        }
+    }
+
+    fn poll_send(
+        &mut self,
+        sent: &mut usize,
+        body: &mut &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(writer) = &mut self.writer else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        while *sent < self.unsent.len() {
+            *sent += ready!(Pin::new(&mut *writer).poll_write(cx, &self.unsent[*sent..]))?;
+        }
+        while !body.is_empty() {
+            let written = ready!(Pin::new(&mut *writer).poll_write(cx, body))?;
+            *body = &body[written..];
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The head of the answer, or of one that only tells how things stand (1xx), or goes over to what
+    /// was asked for.
+    fn poll_head(
+        &mut self,
+        asked_for_head: bool,
+        upgrade: Option<&Upgrade>,
+        interim: &mut u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Failure>> {
+        loop {
+            match head(&mut self.read, asked_for_head) {
+                Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    if upgrade.is_some_and(|upgrade| upgrade.is_granted(&head)) {
+                        return Poll::Ready(Ok(head));
+                    }
+                    break;
+                }
+                Ok(Some(head)) if head.status.is_informational() => {
+                    *interim += 1;
+                    if *interim > INTERIM {
+                        break;
+                    }
+                    return Poll::Ready(Ok(head));
+                }
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => match ready!(self.poll_read(cx)) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                },
+                Err(_) => break,
+            }
+        }
+        Poll::Ready(Err(Failure::Unknown))
+    }
+
+    /// The next part of the answer's body, its trailers, or nothing at its end.
+    pub fn poll_part(
+        &mut self,
+        framing: &mut Framing,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Frame<Bytes>>>> {
+        loop {
+            if let Some(part) = framing.take(&mut self.read)? {
+                return Poll::Ready(Ok(Some(part)));
+            }
+            if *framing == Framing::Done {
+                return Poll::Ready(Ok(None));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                framing.close()?;
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.read.reserve(READ);
+        poll_read_buf(Pin::new(&mut self.reader), cx, &mut self.read)
+    }
+
+    /// What `step` leads to, or `Late` after the deadline.
+    async fn until<T>(
+        &mut self,
+        deadline: Instant,
+        mut step: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        poll_fn(|cx| match step(self, cx) {
+            Poll::Pending => self.timer.poll_late(deadline, cx).map(|()| Err(Failure::Late)),
+            ready => ready,
+        })
+        .await
+    }
+
+    /// Whether an idle connection is still good: nothing has come on it, not even its end.
+    pub fn is_good(&self) -> bool {
+        let read = self.reader.try_read(&mut [0]);
+        self.read.is_empty() && matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl From<Malformed> for io::Error {
+    fn from(_: Malformed) -> Self {
+        io::ErrorKind::InvalidData.into()
+    }
+}

@@ -1,0 +1,87 @@
+//! The rest of an answer that is large, or has trailers, on its way through.
+
+use std::any::Any;
+use std::io;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use hyper::header::HeaderMap;
+use tokio::time::Instant;
+
+use super::http1::Answer;
+
+pub struct Rest {
+    read: Bytes,
+    trailers: Option<HeaderMap>,
+    /// Until its end.
+    answer: Option<Answer>,
+    timeout: Duration,
+    /// Until when the next part must be here, while one is waited for.
+    until: Option<Instant>,
+    /// What ends with the last part.
+    kept: Vec<Box<dyn Any + Send>>,
+}
+
+impl Rest {
+    /// What was read already, and the trailers.
+    pub fn whole(read: Bytes, trailers: HeaderMap) -> Self {
+        let trailers = Some(trailers);
+        Self { read, trailers, answer: None, timeout: Duration::ZERO, until: None, kept: Vec::new() }
+    }
+
+    /// What was read already, and what is still to come: each part of it within `timeout`.
+    pub fn begun(read: Bytes, answer: Answer, timeout: Duration) -> Self {
+        Self { read, trailers: None, answer: Some(answer), timeout, until: None, kept: Vec::new() }
+    }
+
+    /// Keep something until the last part is through.
+    pub fn keep(&mut self, kept: impl Send + 'static) {
+        self.kept.push(Box::new(kept));
+    }
+
+    /// Put back what was read of it, to be read again.
+    pub fn put_back(&mut self, read: Bytes) {
+        self.read = read;
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if !self.read.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))));
+        }
+        let Some(answer) = &mut self.answer else {
+            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+        };
+        let part = match answer.poll_part(cx) {
+            Poll::Ready(part) => part,
+            Poll::Pending => {
+                let until = *self.until.get_or_insert_with(|| Instant::now() + self.timeout);
+                ready!(answer.poll_late(until, cx));
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        };
+        self.until = None;
+        if answer.is_ended()
+            && let Some(answer) = self.answer.take()
+        {
+            answer.finish();
+        }
+        Poll::Ready(part.transpose())
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        let ended = self.answer.as_ref().is_none_or(Answer::is_ended);
+        self.read.is_empty() && ended && self.trailers.is_none()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        let known = self.read.len() as u64 + self.answer.as_ref().map_or(0, Answer::at_least);
+        if self.trailers.is_none() && self.answer.as_ref().is_none_or(Answer::is_measured) {
+            return SizeHint::with_exact(known);
+        }
+        let mut hint = SizeHint::default();
+        hint.set_lower(known);
+        hint
+    }
+}
