@@ -5,15 +5,20 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 from conftest import COUNTERFOIL, SHOP
 
 from counterfoil.application import StateFolder
 from counterfoil.supervisor import last_addresses
+
+PATIENCE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,24 @@ class Running:
         assert old in text
         file.write_text(text.replace(old, new))
 
-    def limits(self) -> list[str]:
+    def told(self) -> dict[str, Any]:
+        """What the gateway says of itself."""
         connection = http.client.HTTPConnection(last_addresses(self.state).admin, timeout=10)
         headers = {"authorization": f"Bearer {self.state.credential()}"}
         connection.request("GET", "/state", headers=headers)
-        found = json.loads(connection.getresponse().read())["limits"]
+        found = json.loads(connection.getresponse().read())
         connection.close()
-        return [limit["name"] for limit in found]
+        return found
+
+    def limits(self) -> list[str]:
+        return [limit["name"] for limit in self.told()["limits"]]
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    folder = shutil.copytree(SHOP, tmp_path / "shop")
-    state = StateFolder(tmp_path / "state")
+@pytest.fixture(scope="module")
+def shop_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    root = tmp_path_factory.mktemp("gateway")
+    folder = shutil.copytree(SHOP, root / "shop")
+    state = StateFolder(root / "state")
     command = [COUNTERFOIL, "up", str(folder), "--state", str(state.root), "--free-ports"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -57,13 +67,21 @@ def running(tmp_path: Path) -> Iterator[Running]:
     assert process.wait(30) == 0
 
 
+@pytest.fixture
+def running(shop_of_its_own: Running) -> Running:
+    """The shop with the file as it is in the repository; what is in force may be another's."""
+    shutil.copy(SHOP / "counterfoil.toml", shop_of_its_own.folder)
+    return shop_of_its_own
+
+
 def test_a_changed_file_comes_into_force_and_a_wrong_one_does_not(running: Running) -> None:
     running.change("[gateway.limits.address]", "[gateway.limits.host]")
     running.change('"address"]', '"host"]')
     assert running.limits() == ["address", "tenant"]
+    following = running.told()["configuration"]["version"] + 1
     taken = running.run("reload")
     assert taken.returncode == 0, taken.stderr
-    assert taken.stdout.endswith("configuration 2 is in force\n")
+    assert taken.stdout.endswith(f"configuration {following} is in force\n")
     assert running.limits() == ["host", "tenant"]
 
     running.change('listen = "127.0.0.1:8443"', 'listen = "127.0.0.1:9443"')
@@ -77,6 +95,33 @@ def test_a_changed_file_comes_into_force_and_a_wrong_one_does_not(running: Runni
         assert wrong.returncode == 2
         assert "counterfoil.toml, line" in wrong.stderr
     assert running.limits() == ["host", "tenant"]
+
+
+def test_the_console_reloads_what_was_looked_at_and_ends_a_drain(running: Running) -> None:
+    def until(holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (answer := console.get("/api/gateway")).is_error or not holds(answer.json()):
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.05)
+        return answer.json()
+
+    address = f"http://{last_addresses(running.state).console}"
+    with httpx2.Client(base_url=address) as console:
+        console.post("/api/session", json={"key": running.state.credential()})
+        running.change("burst = 20000", "burst = 10000")
+        found = console.get("/api/gateway/reload").json()
+        assert "limits.tenant.burst" in [each["setting"] for each in found["changes"]]
+        before = running.told()["configuration"]["version"]
+        reloaded = console.post("/api/gateway/reload", json={"digest": found["digest"]})
+        assert reloaded.json() == {"version": before + 1}
+        same = console.get("/api/gateway/reload").json()
+        assert (same["outcome"], same["changes"]) == ("nothing", []), "free ports are no change"
+        assert console.post("/api/gateway/drain", json={"on": True}).status_code == 204
+        until(lambda state: state["draining"])
+        assert console.post("/api/gateway/drain", json={"on": False}).status_code == 204
+        back = until(lambda state: not state["draining"] and state["services"][0]["endpoints"])
+        assert back["configuration"]["version"] == 1, "another process, which has read the file"
+        assert running.limits() == ["address", "tenant"]
 
 
 def test_a_configuration_is_checked_without_anything_running() -> None:

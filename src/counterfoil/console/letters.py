@@ -7,7 +7,7 @@ browser waits: the page asks for the next with what the last one answered.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from counterfoil.application import Application
 from counterfoil.application.web import problem
+from counterfoil.console.requests import ACTOR, Answer, body_of
 from counterfoil.events import (
     PER_SECOND,
     AuditEntry,
@@ -37,13 +38,8 @@ from counterfoil.events import (
 from counterfoil.supervisor.host import now_us
 
 LETTERS_SHOWN: Final = 500
-BODY_LIMIT: Final = 1 << 20
-"""Bytes of a request: Kafka refuses larger events by default."""
 PART_SECONDS: Final = 3.0
 """Of a replay of many, in one request."""
-ACTOR: Final = "console"
-"""Who acts, for the audit: whoever has the key, which is one for all operators."""
-Answer = Callable[[Request], Awaitable[object]]
 Number = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
 Via = Literal["retries", "handler"]
 T = TypeVar("T")
@@ -131,7 +127,7 @@ class Letters:
     async def edit(self, request: Request) -> object:
         """Replace the value of a letter, if the new one is an event of its topic."""
         number = request.path_params["number"]
-        edit = msgspec.json.decode(await _body(request), type=Edit)
+        edit = msgspec.json.decode(await body_of(request), type=Edit)
 
         def act(letters: DeadLetters) -> None:
             name = letters.show(number).topic
@@ -145,7 +141,7 @@ class Letters:
     async def discard(self, request: Request) -> object:
         """Decide that a letter is not to be handled."""
         number = request.path_params["number"]
-        reason = msgspec.json.decode(await _body(request), type=Discard).reason
+        reason = msgspec.json.decode(await body_of(request), type=Discard).reason
         if not reason.strip():
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a letter is discarded for a reason")
         await self._do(lambda letters: letters.discard(number, reason, now_us()))
@@ -182,14 +178,14 @@ class Letters:
     async def replay(self, request: Request) -> object:
         """Hand one letter to its pipeline again."""
         number = request.path_params["number"]
-        body = await _body(request)
+        body = await body_of(request)
         via = msgspec.json.decode(body, type=Replay).via if body else "retries"
         said = await self._do(lambda letters: self._replay(letters, letters.show(number), via))
         return {"said": said}
 
     async def replay_some(self, request: Request) -> object:
         """A part of a replay of many, with the outcome for each letter."""
-        part = msgspec.json.decode(await _body(request), type=Part)
+        part = msgspec.json.decode(await body_of(request), type=Part)
         return await self._do(lambda letters: self._replay_some(letters, part))
 
     def _replay(self, letters: DeadLetters, letter: DeadLetter, via: Via) -> str:
@@ -237,20 +233,6 @@ class Letters:
     def _letters(self) -> Generator[DeadLetters, None, None]:
         with closing(self._events.pipelines()) as store:
             yield DeadLetters(store, actor=ACTOR)
-
-
-async def _body(request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        msgspec.DecodeError: it is too large.
-    """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise msgspec.DecodeError(f"more than {BODY_LIMIT} bytes")
-    return body
 
 
 def _text(value: msgspec.Raw | str) -> str:

@@ -9,7 +9,6 @@ so an action must come from this very origin as well.
 import asyncio
 import hashlib
 import hmac
-import http.client
 import json
 import shlex
 from collections.abc import Awaitable, Callable
@@ -27,6 +26,7 @@ from starlette.routing import Route
 from counterfoil import secret
 from counterfoil.application.web import problem
 from counterfoil.console.letters import Letters
+from counterfoil.console.switches import Switches
 from counterfoil.console.topics import Topics
 from counterfoil.console.way import NOTHING, Way
 from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
@@ -45,6 +45,7 @@ from counterfoil.events import (
 from counterfoil.proof.stores import open_stores
 from counterfoil.proof.trace import trace
 from counterfoil.reports import published
+from counterfoil.supervisor.gateway_control import GatewayRefused, GatewayUnreachable
 from counterfoil.supervisor.host import Host
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -61,6 +62,8 @@ _STATUS: Final[dict[type[Exception], HTTPStatus]] = {
     NoHandler: HTTPStatus.UNPROCESSABLE_ENTITY,
     DeadLetterSettled: HTTPStatus.CONFLICT,
     NoSuchDeadLetter: HTTPStatus.NOT_FOUND,
+    GatewayRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    GatewayUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -88,6 +91,7 @@ class Console:
         counterfoils = host.application.counterfoils
         self._events = host.events()
         self._letters = Letters(host.application, self._events)
+        self._switches = Switches(host)
         self._topics = Topics(host.application, self._events)
         self._stores = open_stores(host.application.name, host.configuration, host.state)
         self._way = Way(counterfoils, self._stores) if counterfoils is not None else None
@@ -102,7 +106,7 @@ class Console:
             "/api/topics": self._topics.show,
             "/api/reports": self.reports,
             "/api/reports/{name}": self.report,
-            "/api/gateway": self.gateway,
+            **self._switches.readers(),
             "/api/coordination": self.coordination,
             "/api/proof": self.proof,
         }
@@ -112,7 +116,10 @@ class Console:
                 *(Route(path, self._guarded(answer)) for path, answer in readers.items()),
                 *(
                     Route(path, self._guarded(self._acting(act)), methods=["POST"])
-                    for path, act in self._letters.actions().items()
+                    for path, act in {
+                        **self._letters.actions(),
+                        **self._switches.actions(),
+                    }.items()
                 ),
                 Route("/reports/{name}/{file}", self._guarded(self.report_file)),
                 Route("/{path:path}", self.page),
@@ -184,8 +191,8 @@ class Console:
         """The line of the first page, and who runs."""
         run = json.loads(self._host.state.run.read_text())
         try:
-            gateway = await self.gateway(_)
-        except OSError:
+            gateway = await self._switches.show(_)
+        except GatewayUnreachable:
             gateway = None
         return {
             "application": self._host.application.name,
@@ -262,18 +269,6 @@ class Console:
             return problem(HTTPStatus.NOT_FOUND, f"there is no published file {name}/{file}")
         return FileResponse(path)
 
-    async def gateway(self, _: Request) -> object:
-        """Limits, breakers and counts, as the gateway itself tells them."""
-        state = await asyncio.to_thread(self._ask_gateway)
-        latency = state.pop("latency_us")
-        services = state.pop("services")
-        return {
-            **state,
-            "services": [{"name": name, **each} for name, each in services.items()],
-            "p50_ms": latency["p50"] / 1000 if state["requests"] else None,
-            "p99_ms": latency["p99"] / 1000 if state["requests"] else None,
-        }
-
     async def coordination(self, _: Request) -> object:
         """Who is where, who leads, who holds which machine number."""
         return await asyncio.to_thread(self._ask_coordination)
@@ -297,20 +292,6 @@ class Console:
 
     def _published(self, name: str) -> dict[str, Any]:
         return published(self._host.application.reports[name], self._host.state.reports / name)
-
-    def _ask_gateway(self) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(self._host.addresses.admin, timeout=1.0)
-        try:
-            headers = {"authorization": f"Bearer {self._credential}"}
-            connection.request("GET", "/state", headers=headers)
-            answer = connection.getresponse()
-            if answer.status != HTTPStatus.OK:
-                raise OSError(f"the gateway answered {answer.status}")
-            return json.loads(answer.read())
-        except http.client.HTTPException as error:
-            raise OSError(f"the gateway did not answer: {error}") from error
-        finally:
-            connection.close()
 
     def _ask_coordination(self) -> dict[str, object]:
         client = self._host.coordination()

@@ -160,6 +160,15 @@ def check(config: GatewayConfig, *, folder: Path = Path()) -> None:
         raise GatewayError(str(error)) from error
 
 
+def document(config: GatewayConfig, *, folder: Path = Path()) -> dict[str, Any]:
+    """What the data plane is told of `config` itself, without what is around it; secrets are in it.
+
+    Raises:
+        GatewayError: a signing key's secret can't be read.
+    """
+    return msgspec.json.decode(_document(config, {}, folder, {}))
+
+
 def _document(
     config: GatewayConfig,
     surroundings: dict[str, Any],

@@ -1,0 +1,27 @@
+"""What all acts of the console's page have in common: who acts, and how large a request may be."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+
+BODY_LIMIT: Final = 1 << 20
+"""Bytes of a request: Kafka refuses larger events by default."""
+ACTOR: Final = "console"
+"""Who acts, for the audit: whoever has the key, which is one for all operators."""
+Answer = Callable[[Request], Awaitable[object]]
+
+
+async def body_of(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        msgspec.DecodeError: it is too large.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise msgspec.DecodeError(f"more than {BODY_LIMIT} bytes")
+    return body
