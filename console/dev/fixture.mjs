@@ -27,6 +27,9 @@ const replayed = new Map();
 const discarded = new Map();
 const replacements = new Map();
 const audits = [];
+const held = new Map();
+let draining = false;
+let version = 2;
 
 const server = createServer(async (request, response) => {
   const url = new URL(request.url ?? "/", "http://fixture");
@@ -80,6 +83,8 @@ function answerApi(request, response, url) {
       if (first) return json(response, report(first));
       return json(response, empty ? [] : [summary()]);
     case "gateway":
+      if (request.method === "POST") return gatewayAct(request, response, first);
+      if (first === "reload") return json(response, dryRun());
       if (empty || scenario === "gateway-down") {
         return problem(response, 503, "The gateway can't be asked", "Nothing listens there.");
       }
@@ -441,8 +446,8 @@ function gateway() {
         in_flight: Math.round(70 + 60 * Math.sin(now)),
         limit: 256,
         endpoints: [
-          { instance: "payments-1", address: "127.0.0.1:40113", breaker: "closed" },
-          { instance: "payments-2", address: "127.0.0.1:40117", breaker: "open" },
+          endpoint("payments-1", "127.0.0.1:40113", "closed", "nothing has happened yet"),
+          endpoint("payments-2", "127.0.0.1:40117", "open", "5 failures in a row"),
         ],
       },
     ],
@@ -453,12 +458,70 @@ function gateway() {
         latency_us: { p50: 8000, p99: 64000 },
       },
     ],
-    configuration: { version: 2, loaded_us: (now - 3600) * 1_000_000, refused: null },
+    cache: {
+      entries: 1_411,
+      bytes: 21_000_000,
+      capacity_bytes: 67_108_864,
+      evictions: 12,
+      hit_rate: 0.93,
+    },
+    configuration: { version, loaded_us: (now - 3600) * 1_000_000, refused: null },
     requests: acceptedAt(now) + 412,
     p50_ms: 4.21,
     p99_ms: 38.7,
-    draining: false,
+    draining,
   };
+}
+
+function endpoint(instance, address, breaker, reason) {
+  const mode = held.get(instance) ?? "auto";
+  return {
+    instance,
+    address,
+    breaker: mode === "auto" ? breaker : mode,
+    breaker_held: mode !== "auto",
+    breaker_reason: mode === "auto" ? reason : `held ${mode} by an operator`,
+    breaker_changed_seconds: 41.2,
+  };
+}
+
+function dryRun() {
+  const rate = { setting: "limits.tenant.rate", before: "20000.0", after: "10000.0" };
+  const methods = { before: '["POST"]', after: '["POST","GET"]', needs_start: false };
+  const changes = [
+    { ...rate, needs_start: false },
+    { setting: "routes[/payments].methods", ...methods },
+  ];
+  if (scenario !== "broken") {
+    return { outcome: "changes", digest: "d", problem: "", changes, more: 0 };
+  }
+  changes.unshift({ setting: "threads", before: "1", after: "2", needs_start: true });
+  const problem = "threads can't change while the gateway runs: start it again";
+  return { outcome: "refused", digest: "d", problem, changes, more: 0 };
+}
+
+async function gatewayAct(request, response, act) {
+  if (scenario === "read-only") return problem(response, 403, "This console is read-only", "");
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  const body = JSON.parse(Buffer.concat(chunks).toString());
+  switch (act) {
+    case "drain":
+      draining = body.on;
+      return send(response, 204, "");
+    case "breakers":
+      held.set(body.instance, body.mode);
+      return send(response, 204, "");
+    case "purge":
+      if (body.urls.some((url) => !url.includes("/"))) {
+        const detail = `"${body.urls[0]}" is no address such as /items/1?page=2`;
+        return problem(response, 422, "Unprocessable Entity", detail);
+      }
+      return json(response, { urls: body.urls.length, tags: body.tags.length, soft: body.soft });
+    default:
+      version += 1;
+      return json(response, { version });
+  }
 }
 
 function coordination() {

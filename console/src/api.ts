@@ -202,6 +202,8 @@ export interface Report {
 }
 
 export type Breaker = "closed" | "open" | "half-open";
+/** `auto`: nobody holds it. */
+export type BreakerMode = "auto" | "open" | "closed";
 
 export interface Gateway {
   limits: { name: string; allowed: number; refused: number; keys: number }[];
@@ -215,7 +217,15 @@ export interface Gateway {
     name: string;
     in_flight: number;
     limit: number;
-    endpoints: { instance: string; address: string; breaker: Breaker }[];
+    endpoints: {
+      instance: string;
+      address: string;
+      breaker: Breaker;
+      /** Whether an operator decides over it. */
+      breaker_held: boolean;
+      breaker_reason: string;
+      breaker_changed_seconds: number;
+    }[];
   }[];
   routes: {
     path: string;
@@ -223,12 +233,47 @@ export interface Gateway {
     answers: [number, number, number, number, number];
     latency_us: { p50: number; p99: number };
   }[];
+  /** Null where no route has one. */
+  cache: {
+    entries: number;
+    bytes: number;
+    capacity_bytes: number;
+    evictions: number;
+    /** The share of requests that no service saw, from 0 to 1. */
+    hit_rate: number;
+  } | null;
   /** Which configuration is in force, and why the last one isn't if it was refused. */
   configuration: { version: number; loaded_us: number; refused: string | null };
   requests: number;
   p50_ms: number | null;
   p99_ms: number | null;
   draining: boolean;
+}
+
+/** A setting that differs between what is in force and the file; values are JSON. */
+export interface SettingChange {
+  setting: string;
+  before: string | null;
+  after: string | null;
+  needs_start: boolean;
+}
+
+/** What a reload would do. */
+export interface DryRun {
+  outcome: "changes" | "nothing" | "refused";
+  /** Of what was looked at: a reload names it. */
+  digest: string;
+  problem: string;
+  changes: SettingChange[];
+  /** Changes beyond those. */
+  more: number;
+}
+
+export interface Purge {
+  urls: string[];
+  tags: string[];
+  /** Stale, and not gone. */
+  soft: boolean;
 }
 
 export interface Coordination {
@@ -317,6 +362,17 @@ export const api = {
   report: (name: string, signal: AbortSignal) =>
     get<Report>(`/api/reports/${encodeURIComponent(name)}`, signal),
   gateway: (signal: AbortSignal) => get<Gateway>("/api/gateway", signal),
+  drain: async (on: boolean) => {
+    await act("/api/gateway/drain", { on });
+  },
+  holdBreaker: async (service: string, instance: string, mode: BreakerMode) => {
+    await act("/api/gateway/breakers", { service, instance, mode });
+  },
+  purge: async (purge: Purge) =>
+    (await (await act("/api/gateway/purge", purge)).json()) as { urls: number; tags: number },
+  dryRun: async () => (await (await send("/api/gateway/reload", {})).json()) as DryRun,
+  reload: async (digest: string) =>
+    (await (await act("/api/gateway/reload", { digest })).json()) as { version: number },
   coordination: (signal: AbortSignal) => get<Coordination>("/api/coordination", signal),
   proof: (signal: AbortSignal) => get<Verdict | null>("/api/proof", signal),
   openSession: async (key: string) => {

@@ -106,13 +106,18 @@ export const proofQuery = queryOptions({
   refetchInterval: SELDOM,
 });
 
-/** An act on dead letters; what is shown of them is asked for again when it has ended. */
-export function useLetterAct<Given, Answer>(act: (given: Given) => Promise<Answer>) {
+/** An act on what is shown under a name, which is asked for again when the act has ended. */
+export function useAct<Given, Answer>(shown: string, act: (given: Given) => Promise<Answer>) {
   const client = useQueryClient();
   return useMutation({
     mutationFn: act,
-    onSettled: () => client.invalidateQueries({ queryKey: ["dead-letters"] }),
+    onSettled: () => client.invalidateQueries({ queryKey: [shown] }),
   });
+}
+
+/** An act on dead letters. */
+export function useLetterAct<Given, Answer>(act: (given: Given) => Promise<Answer>) {
+  return useAct("dead-letters", act);
 }
 
 /** Why this console may not act, or nothing if it may. */

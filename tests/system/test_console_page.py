@@ -28,6 +28,13 @@ def page(shop: RunningShop) -> Iterator[Page]:
         assert errors == []
 
 
+def accessible(page: Page) -> None:
+    """Axe finds no fault with what is shown."""
+    page.evaluate(AXE.read_text())
+    violations = page.evaluate("axe.run().then(found => found.violations)")
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
+
+
 def test_the_key_leaves_the_address_and_the_line_holds(shop: RunningShop, page: Page) -> None:
     shop.pay("page-1")
     page.goto(f"{shop.console}/")
@@ -53,9 +60,38 @@ def test_every_view_has_an_address_and_is_accessible(
     expect(page.get_by_role("main")).to_be_visible()
     expect(page.get_by_role("heading").first).to_be_visible()
     expect(page.get_by_text("Loading")).to_have_count(0)
-    page.evaluate(AXE.read_text())
-    violations = page.evaluate("axe.run().then(found => found.violations)")
-    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
+    accessible(page)
+
+
+def test_a_breaker_is_held_after_a_question_and_let_go(shop: RunningShop, page: Page) -> None:
+    def hold(words: str, answer: str) -> None:
+        page.get_by_role("button", name=f"payments-1: {words}").press("Enter")
+        accessible(page)
+        page.get_by_role("dialog").get_by_role("button", name=answer).press("Enter")
+
+    page.goto(f"{shop.console}/limits")
+    row = page.get_by_role("row").filter(has_text="payments-1")
+    hold("held open", "Cancel")
+    expect(row).to_contain_text("closed: gets requests")
+    hold("held open", "Hold open")
+    expect(row).to_contain_text("open: gets none")
+    expect(row).to_contain_text("held open by an operator")
+    pressed = row.get_by_role("button", pressed=True)
+    expect(pressed).to_have_text("held open")
+    hold("itself", "Let go")
+    expect(row).to_contain_text("closed: gets requests")
+    expect(pressed).to_have_text("itself")
+
+
+def test_a_reload_is_looked_at_first(shop: RunningShop, page: Page) -> None:
+    page.goto(f"{shop.console}/limits")
+    page.get_by_role("button", name="Check the configuration").press("Enter")
+    expect(page.get_by_text("The file says what is in force.")).to_be_visible()
+    accessible(page)
+    page.get_by_role("button", name="Put it into force").press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Reload").press("Enter")
+    result = page.get_by_label("Result", exact=True)
+    expect(result).to_have_text(re.compile(r"Configuration \d+ is in force"), timeout=10_000)
 
 
 def test_an_empty_page_names_the_command_for_this_very_application(

@@ -12,7 +12,7 @@ export interface Column<Row> {
   onSort?: () => void;
 }
 
-interface Props<Row> {
+export interface TableProps<Row> {
   label: string;
   columns: Column<Row>[];
   rows: readonly Row[];
@@ -21,7 +21,7 @@ interface Props<Row> {
   tone?: (row: Row) => "alarm" | "note" | undefined;
 }
 
-export function DataTable<Row>({ label, columns, rows, rowKey, tone }: Props<Row>) {
+export function DataTable<Row>({ label, columns, rows, rowKey, tone }: TableProps<Row>) {
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls sideways, also by keyboard
     <div className="table-scroll" role="group" aria-label={`${label}, scrollable`} tabIndex={0}>

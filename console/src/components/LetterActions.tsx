@@ -1,4 +1,4 @@
-import { type ReactNode, useId, useState } from "react";
+import { useId, useState } from "react";
 import { api, type DeadLetter, saidBy, type Via } from "../api";
 import { indentJson } from "../json";
 import { stateOf } from "../letters";
@@ -6,6 +6,7 @@ import { useLetterAct, useReadOnlyReason } from "../queries";
 import { ConfirmDialog } from "./ConfirmDialog";
 import { HandledView } from "./HandledView";
 import { LetterEditor } from "./LetterEditor";
+import { Result } from "./Result";
 import { ViaChoice } from "./ViaChoice";
 
 type Asked = "replay" | "discard" | "edit" | null;
@@ -56,7 +57,7 @@ export function LetterActions({ letter }: { letter: DeadLetter }) {
             {reason}
           </p>
         )}
-        <Results
+        <Result
           pending={acts.some((each) => each.isPending)}
           said={
             (replay.data && `Replayed: ${replay.data.said}.`) ||
@@ -118,19 +119,5 @@ export function LetterActions({ letter }: { letter: DeadLetter }) {
         </ConfirmDialog>
       )}
     </>
-  );
-}
-
-interface ResultsProps {
-  pending: boolean;
-  said: ReactNode;
-  failed: ReactNode;
-}
-
-function Results({ pending, said, failed }: ResultsProps) {
-  return (
-    <p role="status" aria-label="Result" className="result" data-failed={failed !== ""}>
-      {pending ? "Under way." : failed || said}
-    </p>
   );
 }

@@ -1,5 +1,6 @@
-import { type FormEvent, useId, useState } from "react";
+import { type FormEvent, useState } from "react";
 import { isFiltered, LETTER_STATES, type LetterFilter, NO_FILTER } from "../letters";
+import { Choice, Field } from "./Field";
 
 interface Props {
   filter: LetterFilter;
@@ -57,44 +58,5 @@ export function LetterFilters({ filter, pipelines, onFilter }: Props) {
         </div>
       </form>
     </search>
-  );
-}
-
-interface FieldProps {
-  name: string;
-  value: string;
-  onChange: (value: string) => void;
-}
-
-function Field({ name, value, onChange, type = "text" }: FieldProps & { type?: string }) {
-  const id = useId();
-  return (
-    <div className="field">
-      <label htmlFor={id}>{name}</label>
-      <input
-        id={id}
-        type={type}
-        value={value}
-        onChange={(event) => onChange(event.target.value)}
-        autoComplete="off"
-        autoCapitalize="off"
-        spellCheck={false}
-      />
-    </div>
-  );
-}
-
-function Choice({ name, value, choices, onChange }: FieldProps & { choices: readonly string[] }) {
-  const id = useId();
-  return (
-    <div className="field">
-      <label htmlFor={id}>{name}</label>
-      <select id={id} value={value} onChange={(event) => onChange(event.target.value)}>
-        <option value="">all</option>
-        {choices.map((choice) => (
-          <option key={choice}>{choice}</option>
-        ))}
-      </select>
-    </div>
   );
 }

@@ -1,11 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
-import type { ReactNode } from "react";
 import type { Coordination } from "../api";
 import { UP } from "../commands";
-import { type Column, DataTable } from "../components/DataTable";
+import type { Column } from "../components/DataTable";
 import { Empty } from "../components/Empty";
-import { Page, Section } from "../components/Page";
+import { Page } from "../components/Page";
 import { QueryView } from "../components/QueryView";
+import { TableSection } from "../components/TableSection";
 import { formatCount } from "../format";
 import { coordinationQuery } from "../queries";
 
@@ -30,6 +30,8 @@ const MACHINE_ID_COLUMNS: Column<MachineId>[] = [
   { name: "Held by", cell: (each) => each.holder },
 ];
 
+const NONE = <Empty title="None at the moment." command={UP} />;
+
 export function CoordinationPage() {
   const coordination = useQuery(coordinationQuery);
   return (
@@ -37,52 +39,31 @@ export function CoordinationPage() {
       <QueryView query={coordination} command={UP}>
         {({ instances, leaders, machine_ids }) => (
           <>
-            <Part
+            <TableSection
               title="Leaders"
               aside="a lower token is fenced off"
-              isEmpty={leaders.length === 0}
-            >
-              <DataTable
-                label="Leaders"
-                columns={LEADER_COLUMNS}
-                rows={leaders}
-                rowKey={(each) => each.name}
-              />
-            </Part>
-            <Part title="Instances" isEmpty={instances.length === 0}>
-              <DataTable
-                label="Instances"
-                columns={INSTANCE_COLUMNS}
-                rows={instances}
-                rowKey={(each) => `${each.service} ${each.instance}`}
-              />
-            </Part>
-            <Part title="Machine numbers of ids" isEmpty={machine_ids.length === 0}>
-              <DataTable
-                label="Machine numbers of ids"
-                columns={MACHINE_ID_COLUMNS}
-                rows={machine_ids}
-                rowKey={(each) => String(each.number)}
-              />
-            </Part>
+              columns={LEADER_COLUMNS}
+              rows={leaders}
+              rowKey={(each) => each.name}
+              empty={NONE}
+            />
+            <TableSection
+              title="Instances"
+              columns={INSTANCE_COLUMNS}
+              rows={instances}
+              rowKey={(each) => `${each.service} ${each.instance}`}
+              empty={NONE}
+            />
+            <TableSection
+              title="Machine numbers of ids"
+              columns={MACHINE_ID_COLUMNS}
+              rows={machine_ids}
+              rowKey={(each) => String(each.number)}
+              empty={NONE}
+            />
           </>
         )}
       </QueryView>
     </Page>
-  );
-}
-
-interface PartProps {
-  title: string;
-  aside?: string;
-  isEmpty: boolean;
-  children: ReactNode;
-}
-
-function Part({ title, aside, isEmpty, children }: PartProps) {
-  return (
-    <Section title={title} {...(aside ? { aside } : {})}>
-      {isEmpty ? <Empty title="None at the moment." command={UP} /> : children}
-    </Section>
   );
 }

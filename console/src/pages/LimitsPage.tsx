@@ -1,13 +1,16 @@
 import { useQuery } from "@tanstack/react-query";
-import type { Breaker, Gateway } from "../api";
+import type { Gateway } from "../api";
 import { UP } from "../commands";
-import { type Column, DataTable } from "../components/DataTable";
+import { CachePurge } from "../components/CachePurge";
+import type { Column } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { type Fact, Facts, gatewayFacts } from "../components/Facts";
+import { GatewaySwitches } from "../components/GatewaySwitches";
 import { Mark, type Tone } from "../components/Mark";
-import { Meter } from "../components/Meter";
-import { Page, Section } from "../components/Page";
+import { Page } from "../components/Page";
 import { QueryView } from "../components/QueryView";
+import { Services } from "../components/Services";
+import { TableSection } from "../components/TableSection";
 import { formatCount } from "../format";
 import { gatewayQuery } from "../queries";
 
@@ -40,9 +43,11 @@ export function LimitsPage() {
                 ...configurationFacts(data.configuration),
               ]}
             />
-            <Routes routes={data.routes} />
-            <Limits limits={data.limits} />
+            <GatewaySwitches isDraining={data.draining} />
             <Services services={data.services} />
+            <Limits limits={data.limits} />
+            <Routes routes={data.routes} />
+            {data.cache && <CachePurge cache={data.cache} />}
           </>
         )}
       </QueryView>
@@ -98,27 +103,23 @@ function milliseconds(us: number): string {
 
 function Routes({ routes }: { routes: Route[] }) {
   return (
-    <Section title="Routes" aside="since the gateway started">
-      {routes.length > 0 ? (
-        <DataTable
-          label="Routes"
-          columns={ROUTE_COLUMNS}
-          rows={routes}
-          rowKey={(route) => route.path}
-          tone={(route) => (route.answers[4] > 0 ? "note" : undefined)}
-        />
-      ) : (
+    <TableSection
+      title="Routes"
+      aside="since the gateway started"
+      columns={ROUTE_COLUMNS}
+      rows={routes}
+      rowKey={(route) => route.path}
+      tone={(route) => (route.answers[4] > 0 ? "note" : undefined)}
+      empty={
         <Empty title="No routes are set.">
           They are declared as <code>[[gateway.routes]]</code> in <code>counterfoil.toml</code>.
         </Empty>
-      )}
-    </Section>
+      }
+    />
   );
 }
 
 type Limit = Gateway["limits"][number];
-type Service = Gateway["services"][number];
-type Endpoint = Service["endpoints"][number];
 
 const LIMIT_COLUMNS: Column<Limit>[] = [
   { name: "Limit", cell: (limit) => limit.name, heading: true },
@@ -139,68 +140,18 @@ function share(part: number, whole: number): number {
 
 function Limits({ limits }: { limits: Limit[] }) {
   return (
-    <Section title="Limits" aside="since the gateway started">
-      {limits.length > 0 ? (
-        <DataTable
-          label="Limits"
-          columns={LIMIT_COLUMNS}
-          rows={limits}
-          rowKey={(limit) => limit.name}
-          tone={(limit) => (limit.refused > 0 ? "note" : undefined)}
-        />
-      ) : (
+    <TableSection
+      title="Limits"
+      aside="since the gateway started"
+      columns={LIMIT_COLUMNS}
+      rows={limits}
+      rowKey={(limit) => limit.name}
+      tone={(limit) => (limit.refused > 0 ? "note" : undefined)}
+      empty={
         <Empty title="No limits are set.">
           They are declared as <code>[gateway.limits.NAME]</code> in <code>counterfoil.toml</code>.
         </Empty>
-      )}
-    </Section>
+      }
+    />
   );
-}
-
-const BREAKERS: Record<Breaker, readonly [Tone, string]> = {
-  closed: ["good", "closed: gets requests"],
-  "half-open": ["waiting", "half-open: gets one to try"],
-  open: ["alarm", "open: gets none"],
-};
-
-const ENDPOINT_COLUMNS: Column<Endpoint>[] = [
-  { name: "Instance", cell: (endpoint) => endpoint.instance, heading: true },
-  { name: "Address", cell: (endpoint) => endpoint.address, minor: true },
-  {
-    name: "Breaker",
-    cell: ({ breaker }) => <Mark tone={BREAKERS[breaker][0]}>{BREAKERS[breaker][1]}</Mark>,
-  },
-];
-
-function Services({ services }: { services: Service[] }) {
-  if (services.length === 0) {
-    return (
-      <Section title="Services">
-        <Empty title="The gateway knows no service." command={UP} />
-      </Section>
-    );
-  }
-  return services.map((service) => (
-    <Section
-      key={service.name}
-      title={`Service ${service.name}`}
-      aside={`${formatCount(service.in_flight)} of ${formatCount(service.limit)} in flight`}
-    >
-      <Meter
-        label={`In flight at ${service.name}`}
-        value={service.in_flight}
-        maximum={service.limit}
-      />
-      {service.endpoints.length > 0 ? (
-        <DataTable
-          label={`Instances of ${service.name}`}
-          columns={ENDPOINT_COLUMNS}
-          rows={service.endpoints}
-          rowKey={(endpoint) => endpoint.instance}
-        />
-      ) : (
-        <Empty title="No instance is registered." command={UP} />
-      )}
-    </Section>
-  ));
 }

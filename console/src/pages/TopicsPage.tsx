@@ -1,12 +1,13 @@
 import { useQuery } from "@tanstack/react-query";
 import type { Progress, TopicView, Transaction } from "../api";
 import { UP } from "../commands";
-import { type Column, DataTable } from "../components/DataTable";
+import type { Column } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { Mark, type Tone } from "../components/Mark";
 import { Meter } from "../components/Meter";
-import { Page, Section } from "../components/Page";
+import { Page } from "../components/Page";
 import { QueryView } from "../components/QueryView";
+import { TableSection } from "../components/TableSection";
 import { formatCount, formatDuration, formatRate } from "../format";
 import { topicsQuery } from "../queries";
 
@@ -56,29 +57,23 @@ const TOPIC_COLUMNS: Column<PartitionRow>[] = [
 ];
 
 function Topics({ topics }: { topics: TopicView[] }) {
-  const rows = topics.flatMap((topic) => topic.partitions.map((each) => ({ topic, ...each })));
   return (
-    <Section title="Partitions" aside="how evenly the keys fall on them">
-      {rows.length > 0 ? (
-        <>
-          <DataTable
-            label="Partitions"
-            columns={TOPIC_COLUMNS}
-            rows={rows}
-            rowKey={(row) => `${row.topic.name} ${row.partition}`}
-          />
-          {topics
-            .filter((topic) => topic.partitions.length > 1 && topic.skew >= 2)
-            .map((topic) => (
-              <p key={topic.name} className="note">
-                The largest partition of {topic.name} has {topic.skew.toFixed(1)} times the mean.
-              </p>
-            ))}
-        </>
-      ) : (
-        <Empty title="This application declares no topics." command={UP} />
-      )}
-    </Section>
+    <TableSection
+      title="Partitions"
+      aside="how evenly the keys fall on them"
+      columns={TOPIC_COLUMNS}
+      rows={topics.flatMap((topic) => topic.partitions.map((each) => ({ topic, ...each })))}
+      rowKey={(row) => `${row.topic.name} ${row.partition}`}
+      empty={<Empty title="This application declares no topics." command={UP} />}
+    >
+      {topics
+        .filter((topic) => topic.partitions.length > 1 && topic.skew >= 2)
+        .map((topic) => (
+          <p key={topic.name} className="note">
+            The largest partition of {topic.name} has {topic.skew.toFixed(1)} times the mean.
+          </p>
+        ))}
+    </TableSection>
   );
 }
 
@@ -103,18 +98,14 @@ function caughtUp(row: Progress): string {
 
 function Consumers({ rows }: { rows: Progress[] }) {
   return (
-    <Section title="Consumers" aside="by partition, with rates between two looks">
-      {rows.length > 0 ? (
-        <DataTable
-          label="Consumers"
-          columns={CONSUMER_COLUMNS}
-          rows={rows}
-          rowKey={(row) => `${row.group} ${row.topic} ${row.partition}`}
-        />
-      ) : (
-        <Empty title="No consumer has committed yet." command={UP} />
-      )}
-    </Section>
+    <TableSection
+      title="Consumers"
+      aside="by partition, with rates between two looks"
+      columns={CONSUMER_COLUMNS}
+      rows={rows}
+      rowKey={(row) => `${row.group} ${row.topic} ${row.partition}`}
+      empty={<Empty title="No consumer has committed yet." command={UP} />}
+    />
   );
 }
 
@@ -142,22 +133,20 @@ const TRANSACTIONS = "counterfoil events transactions {at}";
 
 function Transactions({ transactions, trouble }: TransactionsProps) {
   return (
-    <Section title="Transactions" aside="the newest of each source">
-      {transactions && transactions.length > 0 ? (
-        <DataTable
-          label="Transactions"
-          columns={TRANSACTION_COLUMNS}
-          rows={transactions}
-          rowKey={(row) => row.id}
-        />
-      ) : (
+    <TableSection
+      title="Transactions"
+      aside="the newest of each source"
+      columns={TRANSACTION_COLUMNS}
+      rows={transactions ?? []}
+      rowKey={(row) => row.id}
+      empty={
         <Empty
           title={transactions ? "None is open at this moment." : "They can't be asked for."}
           command={TRANSACTIONS}
         >
           {trouble}
         </Empty>
-      )}
-    </Section>
+      }
+    />
   );
 }
