@@ -48,6 +48,7 @@ def test_a_good_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('limits = ["tenant"]', 'limits = ["tenants"]', 16, "unknown limit"),
         ('limits = ["tenant"]', 'hooks = ["fraud"]', 16, "unknown hook"),
         ('key = "tenant"', 'key = "planet"', 8, "planet"),
+        ("[gateway.limits", '[events]\noutbox = "log"\n[gateway.limits', 8, "SQLite has no log"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_line(

@@ -15,7 +15,8 @@ from confluent_kafka.admin import (
 )
 
 from counterfoil.engines import RunningEngine
-from counterfoil.engines.checks import Finding, Level, check
+from counterfoil.engines.checks import Finding, Level, check, check_decoding
+from counterfoil.engines.checks import postgres as postgres_checks
 from counterfoil.engines.checks.etcd import _Member
 from counterfoil.engines.checks.kafka import _judge
 from counterfoil.engines.checks.redis import _Connection
@@ -157,6 +158,36 @@ def test_a_postgres_that_can_not_be_written_is_found(engine: Engine) -> None:
     with setting(postgres, "default_transaction_read_only", "on"):
         eventually(lambda: "default_transaction_read_only" in broken(postgres))
     eventually(lambda: broken(postgres) == {})
+
+
+def test_a_log_that_a_slot_may_keep_without_bound_is_found(engine: Engine) -> None:
+    postgres = engine("postgres")
+
+    def found(sources: int = 2) -> list[str]:
+        findings = check_decoding(postgres.address, postgres.secret, sources)
+        return [each.setting for each in findings]
+
+    assert found() == ["max_slot_wal_keep_size"]
+    assert found(9_999) == ["replication slots", "max_slot_wal_keep_size"]
+    with setting(postgres, "max_slot_wal_keep_size", "1000"):
+        eventually(lambda: found() == [])
+
+
+def test_a_slot_that_nobody_reads_is_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    postgres = engine("postgres")
+
+    def found() -> list[str]:
+        findings = check("postgres", postgres.address, postgres.secret, time.time())
+        return [each.setting for each in findings if each.setting.startswith("slot ")]
+
+    with psycopg.connect(postgres.address, password=postgres.secret, autocommit=True) as database:
+        database.execute("SELECT pg_create_logical_replication_slot('left_behind', 'pgoutput')")
+        try:
+            assert found() == [], "what it holds is little"
+            monkeypatch.setattr(postgres_checks, "HELD_BYTES", 0)
+            assert "slot left_behind" in found()
+        finally:
+            database.execute("SELECT pg_drop_replication_slot('left_behind')")
 
 
 def test_a_postgres_that_forgets_after_a_crash_is_found(engine: Engine) -> None:

@@ -38,6 +38,13 @@ class EnginesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """`redis`: limits that hold over all gateways, on Redis or Valkey."""
 
 
+class EventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How events leave the database of their rows."""
+
+    outbox: Literal["table", "log"] = "table"
+    """`log`: from PostgreSQL's log (logical decoding), where `events` is `kafka`."""
+
+
 class AddressesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the real engines are; one without an address is started here, in the state folder."""
 
@@ -90,6 +97,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     services: dict[str, ServiceConfig]
     gateway: GatewayConfig = msgspec.field(default_factory=GatewayConfig)
     engines: EnginesConfig = msgspec.field(default_factory=EnginesConfig)
+    events: EventsConfig = msgspec.field(default_factory=EventsConfig)
     addresses: AddressesConfig = msgspec.field(default_factory=AddressesConfig)
     issuer: IssuerConfig | None = None
     coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
@@ -152,6 +160,12 @@ def _chosen(engines: str) -> dict[str, str]:
 
 
 def _check_references(path: Path, text: str, configuration: Configuration) -> None:
+    if configuration.events.outbox == "log" and configuration.engines.events == "embedded":
+        raise ConfigurationError(
+            f"{path}, line {_line_of(text, '$.events.outbox')}: "
+            "SQLite has no log from which an outbox could be read",
+            hint='use outbox = "table", or [engines] events = "kafka"',
+        )
     for name, limit in configuration.gateway.limits.items():
         if configuration.engines.limits == "redis" and limit.algorithm != "gcra":
             where = f"$.gateway.limits.{name}"

@@ -59,6 +59,13 @@ class Database(Protocol):
         """Wait until no other transaction is past this point, and keep others before it."""
         ...
 
+    def enter_outbox(self) -> None:
+        """Last thing before a transaction leaves events in the outbox: see that they are read.
+
+        It may have to wait for the commits of others.
+        """
+        ...
+
     def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run a SELECT in a transaction whose rows are this transaction's until its end.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from counterfoil.events import outbox
 from counterfoil.events.database import Database
@@ -10,9 +10,10 @@ from counterfoil.events.embedded import EmbeddedLog
 from counterfoil.events.kafka import KafkaLog
 from counterfoil.events.kafka_transactions import KafkaTransactions
 from counterfoil.events.log import EventLog
-from counterfoil.events.outbox import OutboxReader
+from counterfoil.events.outbox import OutboxReader, TableOutbox
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.postgres import PostgresDatabase
+from counterfoil.events.replication import LogOutbox, ReturnedOutbox, Slot
 from counterfoil.events.retention import Retention
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.events.sqlite_transactions import SqliteTransactions
@@ -65,7 +66,7 @@ class EmbeddedEvents:
 
     def outbox(self, source: str) -> OutboxReader:
         """What a service has to send."""
-        return OutboxReader(self.service(source))
+        return TableOutbox(self.service(source))
 
     def transactions(self) -> SqliteTransactions:
         """Who holds the write lock of which file."""
@@ -84,17 +85,27 @@ class KafkaEvents:
     """The log on the cluster at `servers`; services and pipelines in schemas of PostgreSQL.
 
     What pipelines send goes through an outbox of theirs, in the database of their state: that is
-    one commit, where Kafka and PostgreSQL would be two.
+    one commit, where Kafka and PostgreSQL would be two. Outboxes are read from their tables, or
+    with `outbox_from="log"` from PostgreSQL's log.
     """
 
     PIPELINES = "_pipelines"
     """The source of what pipelines send, beside the services."""
 
-    def __init__(self, servers: str, postgres: str, password: str | None, application: str) -> None:
+    def __init__(
+        self,
+        servers: str,
+        postgres: str,
+        password: str | None,
+        application: str,
+        *,
+        outbox_from: Literal["table", "log"] = "table",
+    ) -> None:
         self._servers = servers
         self._postgres = postgres
         self._password = password
         self._application = application
+        self._outbox_from: Literal["table", "log"] = outbox_from
 
     def log(self) -> KafkaLog:
         """The event log."""
@@ -102,8 +113,12 @@ class KafkaEvents:
 
     def service(self, name: str) -> Database:
         """The database of a service: the schema `APPLICATION.SERVICE`."""
-        schema = f"{self._application}.{name}"
-        return PostgresDatabase(self._postgres, schema, password=self._password)
+        return PostgresDatabase(
+            self._postgres,
+            self._schema(name),
+            password=self._password,
+            outbox_from=self._outbox_from,
+        )
 
     def pipelines(self) -> PipelineStore:
         """The database of the pipelines."""
@@ -113,8 +128,14 @@ class KafkaEvents:
 
     def outbox(self, source: str) -> OutboxReader:
         """What a source has to send."""
-        return OutboxReader(self.service(source))
+        database = self.service(source)
+        slot = Slot(self._postgres, self._password, self._schema(source))
+        log = LogOutbox(database, slot, self._postgres, self._password)
+        return log if self._outbox_from == "log" else ReturnedOutbox(database, slot, log)
 
     def transactions(self) -> KafkaTransactions:
         """The transactions of the sources, as their coordinators know them."""
         return KafkaTransactions(self._servers, self._application)
+
+    def _schema(self, source: str) -> str:
+        return f"{self._application}.{source}"

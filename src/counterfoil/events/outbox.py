@@ -2,11 +2,13 @@
 
 A position must never be passed by a commit that comes later with a smaller one, or its event is
 never read. SQLite has one writer at a time. PostgreSQL hands numbers out before their transactions
-commit, so writers enter the outbox one after the other, last thing before their commits.
+commit, so writers enter the outbox one after the other, last thing before their commits; unless it
+is read from PostgreSQL's log (`replication`), in which commits are in order by themselves.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
 
 from counterfoil.events.database import Database
 from counterfoil.events.messages import Message
@@ -17,11 +19,13 @@ CREATE TABLE IF NOT EXISTS outbox (
     key TEXT NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL,
     created_us INTEGER NOT NULL) STRICT;
 """
+COLUMNS: Final = ("event_id", "topic", "key", "value", "headers", "created_us")
+"""What makes an event."""
 
 
 def insert(database: Database, messages: Iterable[Message]) -> None:
     """Leave events in the outbox; call it last in a transaction."""
-    database.exclusive("outbox")
+    database.enter_outbox()
     database.executemany(
         "INSERT INTO outbox (event_id, topic, key, value, headers, created_us) "
         "VALUES (?, ?, ?, ?, ?, ?)",
@@ -39,8 +43,23 @@ def insert(database: Database, messages: Iterable[Message]) -> None:
     )
 
 
-class OutboxReader:
-    """Reads the outbox of a database."""
+class OutboxReader(Protocol):
+    """Reads the outbox of one source, for one term of a relay."""
+
+    def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
+        """About `limit` events after `position`, each with its own position.
+
+        All that is up to `position` is in the event log, and is not asked for again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
+
+
+class TableOutbox:
+    """Reads the outbox from its table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -49,8 +68,8 @@ class OutboxReader:
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
         """At most `limit` events after `position`, each with its own position."""
         return [
-            (seq, Message(event_id, topic, key, value, json.loads(headers), created_us))
-            for seq, event_id, topic, key, value, headers, created_us in self._database.execute(
+            (seq, message_of(row))
+            for seq, *row in self._database.execute(
                 "SELECT seq, event_id, topic, key, value, headers, created_us FROM outbox "
                 "WHERE seq > ? ORDER BY seq LIMIT ?",
                 (position, limit),
@@ -60,3 +79,9 @@ class OutboxReader:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+
+def message_of(row: Sequence[Any]) -> Message:
+    """The event of a row, whose columns come in the order of `COLUMNS`."""
+    event_id, topic, key, value, headers, created_us = row
+    return Message(event_id, topic, key, value, json.loads(headers), created_us)

@@ -6,7 +6,7 @@ first (a claim with ON CONFLICT, an offset with a guard), on which a twin waits.
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, LiteralString, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString, cast
 
 from counterfoil.events.dialect import to_postgres
 from counterfoil.events.errors import EventsError, StoreUnavailable
@@ -19,12 +19,23 @@ OLDEST: Final = 150_000
 
 
 class PostgresDatabase:
-    """The tables below `schema` of the database at `uri`; a password in `password` or by libpq."""
+    """The tables below `schema` of the database at `uri`; a password in `password` or by libpq.
 
-    def __init__(self, uri: str, schema: str, *, password: str | None = None) -> None:
+    With `outbox_from="log"` writers needn't enter its outbox one after the other.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        schema: str,
+        *,
+        password: str | None = None,
+        outbox_from: Literal["table", "log"] = "table",
+    ) -> None:
         self._uri = uri
         self._schema = schema
         self._password = password
+        self._outbox_from = outbox_from
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
     def create(self, statements: Iterable[str]) -> None:
@@ -68,6 +79,17 @@ class PostgresDatabase:
         The server releases it after the commit is durable and seen by others.
         """
         self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (f"{self._schema} {name}",))
+
+    def enter_outbox(self) -> None:
+        """Wait for the commits of others, or only for a reader that is about to go over.
+
+        The lock is `exclusive`'s, so whoever takes that one finds no writer in the outbox.
+        """
+        if self._outbox_from == "table":
+            self.exclusive("outbox")
+        else:
+            name = f"{self._schema} outbox"
+            self.execute("SELECT pg_advisory_xact_lock_shared(hashtext(?))", (name,))
 
     def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> "psycopg.Cursor[Any]":
         """Run a SELECT and lock its rows; those that are locked are skipped."""

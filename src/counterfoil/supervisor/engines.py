@@ -7,7 +7,7 @@ import msgspec
 from counterfoil.application import Application, Configuration, EnginesConfig, StateFolder
 from counterfoil.application.state import write_json
 from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
-from counterfoil.engines.checks import Finding, check, checkable
+from counterfoil.engines.checks import Finding, check, check_decoding, checkable
 from counterfoil.events import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.reports import Embedded, Engine, Lake, check_tables
 from counterfoil.supervisor.plan import Addresses
@@ -56,7 +56,11 @@ def open_events(
         return EmbeddedEvents(state.root)
     password = secret("postgres", configuration, state)
     return KafkaEvents(
-        addresses.engines["kafka"], addresses.engines["postgres"], password, application=name
+        addresses.engines["kafka"],
+        addresses.engines["postgres"],
+        password,
+        application=name,
+        outbox_from=configuration.events.outbox,
     )
 
 
@@ -83,12 +87,17 @@ def check_engines(
     configuration: Configuration, state: StateFolder, addresses: Addresses, now: float
 ) -> list[Finding]:
     """What would break or weaken a promise; `now` is in seconds since 1970."""
-    return [
+    findings = [
         finding
         for engine, address in addresses.engines.items()
         if engine in checkable
         for finding in check(engine, address, secret(engine, configuration, state), now)
     ]
+    if configuration.events.outbox == "log" and (address := addresses.engines.get("postgres")):
+        password = secret("postgres", configuration, state)
+        sources = len(configuration.services) + 1  # and what the pipelines send
+        findings += check_decoding(address, password, sources)
+    return findings
 
 
 def check_data(

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Final
 
 from counterfoil.engines.checks.finding import Finding, Level
+from counterfoil.engines.checks.postgres import check_decoding
 
 Check = Callable[[str, str | None, float], list[Finding]]
 checkable: Final = frozenset({"kafka", "postgres", "redis", "etcd"})
@@ -28,4 +29,4 @@ def check(engine: str, address: str, secret: str | None, now: float) -> list[Fin
     return found(address, secret, now)
 
 
-__all__ = ["Finding", "Level", "check", "checkable"]
+__all__ = ["Finding", "Level", "check", "check_decoding", "checkable"]

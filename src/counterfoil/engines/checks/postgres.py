@@ -8,6 +8,9 @@ from counterfoil.engines.checks.finding import Finding, Level, clock, unreachabl
 OLDEST: Final = 150_000
 CONNECTIONS: Final = 50
 """What a small application opens: two for each process, and room for people."""
+HELD_BYTES: Final = 1 << 30
+"""What a slot that nobody reads may hold of the log before it is told of: a day of a small server,
+or a reader's pause of some minutes on a large one."""
 _QUERY: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float8, pg_is_in_recovery(),
     current_setting('server_version_num')::int, current_setting('server_version'),
@@ -16,21 +19,92 @@ SELECT extract(epoch FROM clock_timestamp())::float8, pg_is_in_recovery(),
     current_setting('max_connections')::int, current_setting('server_encoding'),
     current_setting('wal_level'), has_database_privilege(current_database(), 'CREATE')
 """
+_DECODING: Final = """
+SELECT current_setting('wal_level'), current_setting('max_slot_wal_keep_size'),
+    (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
+    least(current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int)
+        - (SELECT count(*) FROM pg_replication_slots WHERE slot_name NOT LIKE 'counterfoil\\_%%')
+"""
+_IDLE: Final = """
+SELECT slot_name, pg_size_pretty(held) FROM (
+    SELECT slot_name, active, pg_wal_lsn_diff(
+        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+            ELSE pg_current_wal_insert_lsn() END, restart_lsn) AS held
+    FROM pg_replication_slots) AS slots
+WHERE NOT active AND held > %s
+"""
 
 
 def check(address: str, secret: str | None, now: float) -> list[Finding]:
-    """Version, durability, role, rights, clock."""
+    """Version, durability, role, rights, clock, and slots that hold the log for nobody."""
     import psycopg  # noqa: PLC0415 - an extra
 
     try:
         with psycopg.connect(address, password=secret, connect_timeout=3) as connection:
             row = connection.execute(_QUERY).fetchone()
+            idle = connection.execute(_IDLE, (HELD_BYTES,)).fetchall()
     except psycopg.OperationalError as error:
         remedy = "start it, correct [addresses] postgres, or give the password in PGPASSWORD"
         said = " ".join(str(error).split())
         return unreachable("postgres", urlsplit(address).hostname or "", said, remedy)
     assert row is not None, "a query without FROM has one row"
-    return _judge(row) + clock("postgres", row[0], now)
+    return _judge(row) + _left_behind(idle) + clock("postgres", row[0], now)
+
+
+def check_decoding(address: str, secret: str | None, sources: int) -> list[Finding]:
+    """What reading the outboxes of so many sources from the server's log needs.
+
+    A server that can't be reached is `check`'s to tell of.
+    """
+    import psycopg  # noqa: PLC0415 - an extra
+
+    try:
+        with psycopg.connect(address, password=secret, connect_timeout=3) as connection:
+            row = connection.execute(_DECODING).fetchone()
+    except psycopg.OperationalError:
+        return []
+    assert row is not None, "a query without FROM has one row"
+    wal_level, kept, may_replicate, room = row
+    findings: list[Finding] = []
+    if wal_level != "logical":
+        remedy = "ALTER SYSTEM SET wal_level = logical, and restart"
+        findings.append(
+            Finding("postgres", Level.BREAKS, "wal_level", wal_level, "logical", remedy)
+        )
+    if not may_replicate:
+        remedy = "ALTER ROLE ... REPLICATION: reading the log needs it"
+        findings.append(
+            Finding("postgres", Level.BREAKS, "role", "no REPLICATION", "REPLICATION", remedy)
+        )
+    if room < sources:
+        remedy = "raise max_replication_slots and max_wal_senders, and restart"
+        needed = f"{sources} or more"
+        findings.append(
+            Finding("postgres", Level.BREAKS, "replication slots", str(room), needed, remedy)
+        )
+    if kept == "-1":
+        remedy = (
+            "ALTER SYSTEM SET max_slot_wal_keep_size = '64GB', or what the disk has to spare: "
+            "a source whose relays are away fills it otherwise"
+        )
+        findings.append(
+            Finding("postgres", Level.WEAKENS, "max_slot_wal_keep_size", "-1", "a bound", remedy)
+        )
+    return findings
+
+
+def _left_behind(slots: list[tuple[Any, ...]]) -> list[Finding]:
+    return [
+        Finding(
+            "postgres",
+            Level.WEAKENS,
+            f"slot {name}",
+            f"holds {held} of the log, and nobody reads it",
+            "a reader",
+            f"start its reader, or SELECT pg_drop_replication_slot('{name}')",
+        )
+        for name, held in slots
+    ]
 
 
 def _judge(row: tuple[Any, ...]) -> list[Finding]:

@@ -208,6 +208,9 @@ class _Observed:
     def exclusive(self, name: str) -> None:
         self._database.exclusive(name)
 
+    def enter_outbox(self) -> None:
+        self._database.enter_outbox()
+
     def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         return self._database.lock_rows(sql, parameters)
 
