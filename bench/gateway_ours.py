@@ -12,11 +12,14 @@ from counterfoil.gateway.data_plane import DataPlane, SharedLimits
 SERVICE = "upstream"
 
 
-def config(listen: str, identity: Identity | None) -> GatewayConfig:
-    """One route; with an identity also two limits that no load here uses up."""
+def config(listen: str, identity: Identity | None, strict: bool) -> GatewayConfig:
+    """One route; with an identity also two limits that no load here uses up, one maybe strict."""
     ample = {"rate": 1e6, "burst": 1_000_000}
     limits = (
-        {"tenant": Limit(key="tenant", **ample), "address": Limit(key="address", **ample)}
+        {
+            "tenant": Limit(key="tenant", strict=strict, **ample),
+            "address": Limit(key="address", **ample),
+        }
         if identity
         else {}
     )
@@ -39,7 +42,9 @@ def config(listen: str, identity: Identity | None) -> GatewayConfig:
 
 
 def main(document: str) -> None:
-    """Serve what the document says: listen, upstream, access_log, identity, tls, shared_limits."""
+    """Serve what the document says: listen, upstream, access_log, identity, tls, shared_limits,
+    strict.
+    """
     asked = json.loads(document)
     # Blocked before the native threads start, so that the signal reaches `sigwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -50,7 +55,7 @@ def main(document: str) -> None:
         password = os.environ["REDIS_PASSWORD"]
         shared_limits = SharedLimits(asked["shared_limits"], "bench", password=password)
     plane = DataPlane(
-        config(asked["listen"], identity),
+        config(asked["listen"], identity, asked["strict"]),
         access_log=Path(asked["access_log"]) if asked["access_log"] else None,
         admin_credential="bench",
         certificate=certificate,

@@ -67,6 +67,8 @@ class Setup:
     """Certificate and key, where clients speak TLS."""
     shared_limits: str = ""
     """The address of the Redis that ours shares its limits by, if any."""
+    strict: bool = False
+    """Whether it is asked about each request."""
 
 
 class Server:
@@ -398,6 +400,7 @@ def counterfoil(setup: Setup, name: str = "counterfoil") -> Server:
         "identity": identity if setup.jwks else None,
         "tls": [str(path) for path in setup.tls] if setup.tls else None,
         "shared_limits": setup.shared_limits,
+        "strict": setup.strict,
     }
     command = [sys.executable, str(HERE / "gateway_ours.py"), json.dumps(document)]
     log, tls = setup.folder / f"{name}.log", setup.tls is not None

@@ -2,7 +2,8 @@
 
 The claim: a request takes no longer, since it never waits for the store. So both are the same data
 plane with the same tokens and tenants, at a rate that leaves it room; what may differ is the
-latency, and the CPU time that the exchanges take. Cores and rounds are as in `gateway.py`.
+latency, and the CPU time that the exchanges take. Cores and rounds are as in `gateway.py`. Beside
+them the same with strict limits, where each request does wait: what the sum being exact costs.
 
 A latency of the whole way shows above all what else the machine does. So the limiter's own part is
 measured by itself as well (`crates/policy/examples/limiter.rs`): what else runs hardly touches it.
@@ -37,6 +38,7 @@ PAUSE_MS: Final = CONNECTIONS * 1_000 // REQUESTS_PER_SECOND
 MORE_US: Final = 1_000
 """What sharing may add to the 99th percentile."""
 LOCAL: Final = "local"
+STRICT: Final = "strict"
 
 
 def shared(setup: proxies.Setup) -> proxies.Server:
@@ -51,7 +53,12 @@ def local(setup: proxies.Setup) -> proxies.Server:
     return server
 
 
-CASE: Final = gateway.Case("limit at 5,000/s", (shared, local), {LOCAL: 1.1}, tokens=True)
+def strict(setup: proxies.Setup) -> proxies.Server:
+    """The data plane with shared limits, asking about each request."""
+    return proxies.counterfoil(dataclasses.replace(setup, strict=True), STRICT)
+
+
+CASE: Final = gateway.Case("limit at 5,000/s", (shared, local, strict), {LOCAL: 1.1}, tokens=True)
 
 
 def keys(redis: RunningEngine) -> int:

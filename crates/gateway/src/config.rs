@@ -183,6 +183,7 @@ pub struct Limit {
     pub requests: Option<u32>,
     pub window_seconds: Option<f64>,
     pub fallback: Fallback,
+    pub strict: bool,
     pub tell: bool,
 }
 

@@ -1,5 +1,5 @@
 //! When the store is told what was admitted here: one task, on a thread of its own, does all of it,
-//! and no request waits for it.
+//! and no request waits for it but those of strict limits (`strict`).
 //!
 //! What a failure costs is argued in `shared_gcra`. Here it means: what was taken is given back,
 //! and the connection is made anew, after a pause with full jitter, so that a store that comes back
@@ -16,7 +16,8 @@ use crate::Error;
 use crate::config::SharedLimits;
 use crate::metrics::Kind;
 use crate::shared::{Phase, Shared};
-use crate::store::{Entry, Place, Store, Trouble};
+use crate::store::{Entry, Place, Question, Store, Trouble, Verdict};
+use crate::strict::Queue;
 
 /// Keys of one script. The store does nothing else meanwhile, for about a millisecond.
 const BATCH: usize = 500;
@@ -30,6 +31,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(2);
 pub struct Link {
     place: Place,
     every: Duration,
+    strict: Queue,
     connected: AtomicBool,
     exchanges: AtomicU64,
     failures: AtomicU64,
@@ -47,6 +49,7 @@ impl Link {
         Ok(Self {
             place: Place::new(settings)?,
             every: Duration::from_millis(settings.interval_ms),
+            strict: Queue::new(),
             connected: AtomicBool::new(false),
             exchanges: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -59,6 +62,11 @@ impl Link {
     /// Whether the last exchange succeeded.
     pub fn connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
+    }
+
+    /// What the store says to a request of a strict limit, unless it is away.
+    pub async fn ask(&self, question: Question) -> Option<Verdict> {
+        if self.connected() { self.strict.ask(question).await } else { None }
     }
 
     /// For operators.
@@ -132,28 +140,42 @@ impl Link {
 /// Exchange until the gateway ends. What was admitted since the last exchange is then forgotten, as
 /// are the cells themselves.
 pub async fn keep(shared: &Shared, link: &Link) {
+    let Some(mut waiting) = link.strict.end() else { return };
     let mut phase = shared.phase();
     let exchanging = async {
         let mut failed = 0;
+        let mut rest = Duration::ZERO;
         loop {
-            let trouble = match link.place.connect().await {
+            let connecting = async {
+                tokio::time::sleep(rest).await;
+                link.place.connect().await
+            };
+            let connected = tokio::select! {
+                connected = connecting => connected,
+                never = waiting.turn_away() => never,
+            };
+            let trouble = match connected {
                 Ok((store, warning)) => {
                     let event = if warning.is_some() {
                         "shared_limits_may_forget"
                     } else {
                         "shared_limits_connected"
                     };
-                    until_lost(shared, link, store, |began| {
+                    let asking = waiting.ask(store.clone());
+                    let telling = until_lost(shared, link, store, |began| {
                         failed = 0;
                         link.succeeded(began);
                         link.say(event, warning.clone());
-                    })
-                    .await
+                    });
+                    tokio::select! {
+                        trouble = telling => trouble,
+                        trouble = asking => trouble,
+                    }
                 }
                 Err(trouble) => trouble,
             };
             link.failed(trouble);
-            tokio::time::sleep(pause(failed)).await;
+            rest = pause(failed);
             failed += 1;
         }
     };

@@ -40,6 +40,7 @@ mod service;
 mod shared;
 mod snapshot;
 mod store;
+mod strict;
 mod tenants;
 mod tickets;
 mod timer;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use counterfoil_policy::Left;
 use counterfoil_policy::fixed_window::FixedWindow;
@@ -22,6 +23,8 @@ use crate::exchange::Link;
 use crate::proxy::Seen;
 use crate::respond::Problem;
 use crate::route::Route;
+use crate::shared;
+use crate::store::{Question, Verdict};
 
 /// Keys that one limit remembers: 16 bytes each by GCRA, some 100 where they are kept as text.
 const KEYS: usize = 1_000_000;
@@ -33,7 +36,7 @@ const KEY_BYTES: usize = 128;
 
 enum Cells {
     Local(Gcra),
-    Shared { cells: SharedGcra, link: Arc<Link>, fallback: Fallback },
+    Shared { cells: SharedGcra, link: Arc<Link>, fallback: Fallback, strict: bool },
     FixedWindow(Keyed<FixedWindow>),
     SlidingCounter(Keyed<SlidingCounter>),
     SlidingLog(Keyed<SlidingLog>),
@@ -82,15 +85,52 @@ impl Limit {
         let decision = match &self.cells {
             Cells::Local(cells) => cells.check(key, now_ns),
             Cells::Shared { link, fallback: Fallback::Refuse, .. } if !link.connected() => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                let detail = format!("limit {} can't be told from its store at the moment", self.name);
-                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1));
+                return Err(self.untold());
             }
             Cells::Shared { cells, .. } => cells.check(key, now_ns),
             Cells::FixedWindow(keyed) => keyed.check(key, now_ns),
             Cells::SlidingCounter(keyed) => keyed.check(key, now_ns),
             Cells::SlidingLog(keyed) => keyed.check(key, now_ns),
         };
+        self.decided(decision)
+    }
+
+    /// The same by the store's word, where the limit is strict.
+    pub async fn ask(&self, key: &str, shared: &shared::Shared) -> Result<(), Problem> {
+        let Cells::Shared { cells, link, fallback, .. } = &self.cells else { return Ok(()) };
+        let now_ns = shared.nanoseconds(Instant::now());
+        let known = cells.look(key, now_ns);
+        if known != Decision::Allowed {
+            return self.decided(known);
+        }
+        let question = Question {
+            limit: self.name.as_str().into(),
+            key: key.into(),
+            interval_ns: cells.interval_ns(),
+            tolerance_ns: cells.tolerance_ns(),
+        };
+        match (link.ask(question).await, fallback) {
+            (Some(Verdict { decision, debt_ns }), _) => {
+                cells.told(key, now_ns, debt_ns);
+                self.decided(decision)
+            }
+            (None, Fallback::Local) => self.decided(cells.check(key, shared.nanoseconds(Instant::now()))),
+            (None, Fallback::Refuse) => Err(self.untold()),
+        }
+    }
+
+    /// Whether its store is asked about each request.
+    pub fn is_strict(&self) -> bool {
+        matches!(self.cells, Cells::Shared { strict: true, .. })
+    }
+
+    fn untold(&self) -> Problem {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let detail = format!("limit {} can't be told from its store at the moment", self.name);
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
+    }
+
+    fn decided(&self, decision: Decision) -> Result<(), Problem> {
         match decision {
             Decision::Allowed => {
                 self.allowed.fetch_add(1, Ordering::Relaxed);
@@ -149,9 +189,23 @@ impl Limit {
     }
 }
 
-/// Let a request pass all limits of its route.
+/// Let a request pass all limits of its route but the strict ones.
 pub fn pass(route: &Route, parts: &Parts, seen: &Seen, now_ns: u64) -> Result<(), Problem> {
-    route.limits.iter().try_for_each(|limit| limit.pass(limit.key(route, parts, seen), now_ns))
+    let mut limits = route.limits.iter().filter(|limit| !limit.is_strict());
+    limits.try_for_each(|limit| limit.pass(limit.key(route, parts, seen), now_ns))
+}
+
+/// Let a request that the others let pass also pass the strict limits of its route.
+pub async fn pass_strictly(
+    route: &Route,
+    parts: &Parts,
+    seen: &Seen,
+    shared: &shared::Shared,
+) -> Result<(), Problem> {
+    for limit in route.limits.iter().filter(|limit| limit.is_strict()) {
+        limit.ask(limit.key(route, parts, seen), shared).await?;
+    }
+    Ok(())
 }
 
 /// Tell a client its limits and what is left of them (draft-ietf-httpapi-ratelimit-headers-10):
@@ -186,6 +240,7 @@ fn cells(config: &config::Limit, link: Option<&Arc<Link>>) -> Result<Cells, &'st
                 cells: SharedGcra::new(rate, burst, KEYS),
                 link: Arc::clone(link),
                 fallback: config.fallback,
+                strict: config.strict,
             },
         });
     }

@@ -244,6 +244,9 @@ async fn pass_on(
         (seen.bearer, signed_body) = (Some(bearer), digest);
     }
     limit::pass(route, parts, seen, shared.nanoseconds(seen.started))?;
+    if route.asks {
+        Box::pin(limit::pass_strictly(route, parts, seen, shared)).await?;
+    }
     if !route.hooks.is_empty() {
         seen.hooked = Box::pin(hook::ask(&route.hooks, parts, seen)).await?;
     }
@@ -277,7 +280,7 @@ async fn pass_on(
             return Err(problem);
         }
     };
-    let waited = admitted.waited || !upload.is_empty() || !route.hooks.is_empty();
+    let waited = admitted.waited || !upload.is_empty() || !route.hooks.is_empty() || route.asks;
     let mut answer = attempt(shared, upstream, parts, &mut upload, seen, waited).await;
     *body = upload.into_rest();
     match answer.as_mut().map(Response::body_mut) {

@@ -35,6 +35,8 @@ pub struct Route {
     /// Where requests may come from, unless from everywhere.
     pub addresses: Option<Addresses>,
     pub limits: Vec<Arc<Limit>>,
+    /// Whether one of them is strict.
+    pub asks: bool,
     pub hooks: Vec<Arc<Hook>>,
     /// Whether clients are told of a limit with every answer.
     pub tells: bool,

@@ -230,6 +230,7 @@ fn routes(
         let found = |name: &String| hooks.get(name).cloned().ok_or_else(|| unknown("hook", name));
         Ok(Route {
             hooks: route.hooks.iter().map(found).collect::<Result<_, _>>()?,
+            asks: limits.iter().any(|limit| limit.is_strict()),
             tells: limits.iter().any(|limit| limit.tell),
             limits,
             upstream: upstreams

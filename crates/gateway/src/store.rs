@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use counterfoil_policy::gcra::Decision;
 use counterfoil_policy::shared_gcra::{Advance, SharedGcra};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -66,13 +67,30 @@ pub struct Entry<'a> {
     pub advance: Advance,
 }
 
+/// One request that the store is to decide.
+pub struct Question {
+    pub limit: Box<str>,
+    pub key: Box<str>,
+    pub interval_ns: u64,
+    pub tolerance_ns: u64,
+}
+
+/// What the store says to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    /// What its key owes now.
+    pub debt_ns: u64,
+}
+
 /// Where the store is, and how to get in.
 pub struct Place {
     /// Without credentials.
     pub address: String,
     client: Client,
     prefix: String,
-    script: Script,
+    advance: Script,
+    admit: Script,
 }
 
 impl Place {
@@ -94,7 +112,8 @@ impl Place {
             address: info.addr().to_string(),
             client: Client::open(info).map_err(wrong)?,
             prefix: settings.prefix.clone(),
-            script: Script::new(include_str!("advance.lua")),
+            advance: Script::new(include_str!("advance.lua")),
+            admit: Script::new(include_str!("admit.lua")),
         })
     }
 
@@ -135,7 +154,8 @@ fn suits(said: &str) -> Result<Option<Trouble>, Trouble> {
     Ok(None)
 }
 
-/// A connection to the store.
+/// A connection to the store; what is asked on its clones shares it.
+#[derive(Clone)]
 pub struct Store<'a> {
     place: &'a Place,
     connection: MultiplexedConnection,
@@ -144,7 +164,7 @@ pub struct Store<'a> {
 impl Store<'_> {
     /// Apply the batch, which is as of `sent_ns`; what each key then owes, in nanoseconds.
     pub async fn advance(&mut self, batch: &[Entry<'_>], sent_ns: u64) -> Result<Vec<u64>, Trouble> {
-        let mut call = self.place.script.prepare_invoke();
+        let mut call = self.place.advance.prepare_invoke();
         call.arg(KEPT_US);
         for Entry { limit, cells, key, advance } in batch {
             call.key(format!("{}{limit}:{key}", self.place.prefix))
@@ -153,17 +173,47 @@ impl Store<'_> {
                 .arg(cells.debt_limit_ns().div_ceil(1_000));
         }
         let debts: Vec<u64> = call.invoke_async(&mut self.connection).await?;
-        if debts.len() != batch.len() {
-            let error = format!("{} answers for {} keys", debts.len(), batch.len());
-            return Err(Trouble::new(error, "see whether this is a Redis or a Valkey"));
-        }
+        expect(batch.len(), debts.len())?;
         Ok(debts.into_iter().map(|debt_us| debt_us.saturating_mul(1_000)).collect())
+    }
+
+    /// Decide the requests, those of one key in their order.
+    pub async fn admit<'a>(
+        &mut self,
+        batch: impl ExactSizeIterator<Item = &'a Question>,
+    ) -> Result<Vec<Verdict>, Trouble> {
+        let number = batch.len();
+        let mut call = self.place.admit.prepare_invoke();
+        call.arg(KEPT_US);
+        for Question { limit, key, interval_ns, tolerance_ns } in batch {
+            call.key(format!("{}{limit}:{key}", self.place.prefix))
+                .arg(interval_ns.div_ceil(1_000))
+                .arg(tolerance_ns.div_ceil(1_000));
+        }
+        let said: Vec<(u64, u64)> = call.invoke_async(&mut self.connection).await?;
+        expect(number, said.len())?;
+        let verdict = |(debt_us, early_us): (u64, u64)| Verdict {
+            decision: match early_us.saturating_mul(1_000) {
+                0 => Decision::Allowed,
+                retry_after_ns => Decision::Refused { retry_after_ns },
+            },
+            debt_ns: debt_us.saturating_mul(1_000),
+        };
+        Ok(said.into_iter().map(verdict).collect())
     }
 
     /// A sign of life.
     pub async fn ping(&mut self) -> Result<(), Trouble> {
         Ok(redis::cmd("PING").query_async(&mut self.connection).await?)
     }
+}
+
+fn expect(keys: usize, answers: usize) -> Result<(), Trouble> {
+    if keys == answers {
+        return Ok(());
+    }
+    let error = format!("{answers} answers for {keys} keys");
+    Err(Trouble::new(error, "see whether this is a Redis or a Valkey"))
 }
 
 #[cfg(test)]

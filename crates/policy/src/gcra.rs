@@ -41,18 +41,29 @@ impl Gcra {
     /// it; where every cell that a newcomer could have is in debt, it is refused for one interval, so
     /// that memory stays bounded without ever admitting more than the rate.
     pub fn check(&self, key: &str, now_ns: u64) -> Decision {
-        let advanced = self.cells.update(self.cells.hash(key), now_ns, |tat| {
-            let due = tat.max(now_ns);
-            match (due - now_ns).checked_sub(self.tolerance_ns) {
-                None | Some(0) => Ok(due.saturating_add(self.interval_ns)),
-                Some(retry_after_ns) => Err(retry_after_ns),
-            }
+        let advanced = self.cells.update(self.cells.hash(key), now_ns, |tat| match self.early(tat, now_ns) {
+            0 => Ok(tat.max(now_ns).saturating_add(self.interval_ns)),
+            retry_after_ns => Err(retry_after_ns),
         });
         match advanced {
             Ok(_) => Decision::Allowed,
             Err(Kept::Refused(retry_after_ns)) => Decision::Refused { retry_after_ns },
             Err(Kept::Full) => Decision::Refused { retry_after_ns: self.interval_ns },
         }
+    }
+
+    /// What `check` would say of a key that has a cell, without counting the request.
+    #[must_use]
+    pub fn look(&self, key: &str, now_ns: u64) -> Decision {
+        match self.early(self.cells.time(self.cells.hash(key)), now_ns) {
+            0 => Decision::Allowed,
+            retry_after_ns => Decision::Refused { retry_after_ns },
+        }
+    }
+
+    /// By how much a request at `now_ns` is too early.
+    fn early(&self, tat_ns: u64, now_ns: u64) -> u64 {
+        tat_ns.saturating_sub(now_ns).saturating_sub(self.tolerance_ns)
     }
 
     /// What `key` has left at `now_ns`.
@@ -75,6 +86,12 @@ impl Gcra {
     #[must_use]
     pub fn interval_ns(&self) -> u64 {
         self.interval_ns
+    }
+
+    /// How early a request may be.
+    #[must_use]
+    pub fn tolerance_ns(&self) -> u64 {
+        self.tolerance_ns
     }
 
     /// How long it takes to earn a whole burst.
@@ -105,7 +122,9 @@ mod tests {
             let (mut now, mut admitted) = (1_000u64, Vec::new());
             for gap in gaps {
                 now += gap;
-                if limiter.check("key", now) == Decision::Allowed { admitted.push(now); }
+                let seen = limiter.look("key", now);
+                prop_assert_eq!(limiter.check("key", now), seen);
+                if seen == Decision::Allowed { admitted.push(now); }
             }
             for (i, start) in admitted.iter().enumerate() {
                 for (j, end) in admitted.iter().enumerate().skip(i) {

@@ -39,6 +39,11 @@
 //! meanwhile is told when the store is back, but not more of it than one burst and a second:
 //! nobody should be refused for an hour because the store was away for half of one. An exchange
 //! whose answer was lost may have been counted; it is told again, since a limit errs towards less.
+//!
+//! **A strict limit** asks the store about each request before it passes, so the store's TAT alone
+//! decides, and the bound is that of a single node. What the store then says is kept here as above:
+//! a TAT that is never later than the store's. So who is refused by what is known here would be
+//! refused there, and need not ask; and a node that loses the store goes on from where the store was.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -123,6 +128,12 @@ impl SharedGcra {
         decision
     }
 
+    /// Whether one request of `key` would pass at `now_ns`, by what is known here; it isn't counted.
+    #[must_use]
+    pub fn look(&self, key: &str, now_ns: u64) -> Decision {
+        self.gcra.look(key, now_ns)
+    }
+
     /// What `key` has left at `now_ns`, by what is known here.
     #[must_use]
     pub fn left(&self, key: &str, now_ns: u64) -> Left {
@@ -143,6 +154,18 @@ impl SharedGcra {
     /// What was taken of `key` may not have reached the store.
     pub fn lost(&self, key: &str, taken: Advance) {
         self.add(key, |later| taken.then(later));
+    }
+
+    /// The time between two requests at the steady rate.
+    #[must_use]
+    pub fn interval_ns(&self) -> u64 {
+        self.gcra.interval_ns()
+    }
+
+    /// How early a request may be.
+    #[must_use]
+    pub fn tolerance_ns(&self) -> u64 {
+        self.gcra.tolerance_ns()
     }
 
     /// The longest debt that the store keeps for a key of this limit.

@@ -95,6 +95,9 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     fallback: Literal["local", "refuse"] = "local"
     """While the store that gateways share is away: `local`, each gateway limits alone; `refuse`,
     nothing passes (503). Without `[engines] limits = "redis"` it means nothing."""
+    strict: bool = False
+    """Ask the store that gateways share about each request before it passes: all of them together
+    admit no more than one would, and each request waits for an answer. Means nothing without it."""
     tell: bool = False
     """Say what is left in each answer (RateLimit fields); refusals always say it."""
 
