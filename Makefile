@@ -43,6 +43,8 @@ check: extras
 	$(BIN)/pyright
 	cargo fmt --check
 	cargo clippy --quiet --workspace -- -D warnings
+	cargo fmt --check --manifest-path bench/h3load/Cargo.toml
+	cargo clippy --quiet --locked --manifest-path bench/h3load/Cargo.toml --target-dir target/h3load -- -D warnings
 	cd console && npm run --silent lint
 
 # A browser is the one thing that tests need and no package registry has.
@@ -63,7 +65,8 @@ test: check browser nginx cache-suite
 	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
 	$(BIN)/pytest
 
-# Beside nginx, HAProxy and Envoy; says what is missing and how to get it.
+# Beside nginx, HAProxy and Envoy; says what is missing and how to get it. One case alone, the others' figures
+# kept: `.venv/bin/python bench/gateway.py --cases http3`.
 bench-gateway: setup
 	$(BIN)/python bench/gateway.py
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final, Literal
 import cyclopts
 import gateway_proxies as proxies
 from cyclopts import Parameter, validators
-from gateway_load import Http2Load, Load, Measured, Wrk
+from gateway_load import Http2Load, Http3Load, Load, Measured, Wrk
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 from rich.console import Console
@@ -55,7 +55,7 @@ class Case:
     start: tuple[Callable[[proxies.Setup], proxies.Server], ...]
     targets: dict[str, float]
     tokens: bool = False
-    http2: bool = False
+    protocol: Literal["http/1.1", "http2", "http3"] = "http/1.1"
 
 
 CASES: Final = {
@@ -76,7 +76,13 @@ CASES: Final = {
             "http2",
             (proxies.counterfoil, proxies.nginx, proxies.haproxy, proxies.envoy),
             {"envoy": 0.5},
-            http2=True,
+            protocol="http2",
+        ),
+        Case(
+            "http3",
+            (proxies.counterfoil, proxies.envoy),
+            {"envoy": 0.8},
+            protocol="http3",
         ),
     )
 }
@@ -129,6 +135,17 @@ def running(case: Case, setup: proxies.Setup, good: str) -> Iterator[list[proxie
                 if status != 401:
                     raise proxies.BenchError(f"{server.name} answers a bad token with {status}")
         yield servers
+
+
+def load_of(case: Case, folder: Path, tokens: list[str]) -> Load:
+    """Who sends the requests."""
+    match case.protocol:
+        case "http/1.1":
+            return Wrk(folder, tokens)
+        case "http2":
+            return Http2Load(folder)
+        case "http3":
+            return Http3Load(folder)
 
 
 def measure(
@@ -219,7 +236,10 @@ def main(
     rounds: Positive = 11,
     seconds: Positive = 2,
     json_out: Path = proxies.HERE / "results" / "gateway.json",
-    case: Literal["bare", "policies", "http2"] | None = None,
+    case: Annotated[
+        tuple[Literal["bare", "policies", "http2", "http3"], ...],
+        Parameter(name=("--case", "--cases")),
+    ] = (),
     access_log: bool = False,
 ) -> int:
     """Compare the gateway with nginx, HAProxy and Envoy: CPU per request, throughput and latency.
@@ -233,7 +253,7 @@ def main(
     json_out
         Where the result document goes.
     case
-        Only this case.
+        Only these cases; the others' figures stay in the document as they are.
     access_log
         Let nginx, Envoy and ours write a JSON line for each request: the peers through their
         buffers, ours unbuffered, as is its promise.
@@ -264,7 +284,7 @@ def main(
     }
     issuer, found = Issuer(), []
     try:
-        for each in [CASES[case]] if case else CASES.values():
+        for each in [CASES[name] for name in case] if case else CASES.values():
             tokens = [issuer.token(n) for n in range(TENANTS * TOKENS_PER_TENANT)]
             tokens = tokens if each.tokens else []
             with contextlib.ExitStack() as stack:
@@ -277,13 +297,15 @@ def main(
                     upstream.address,
                     jwks=issuer.jwks if tokens else None,
                     access_log=access_log,
-                    tls=proxies.certificate(folder) if each.http2 else None,
+                    tls=proxies.certificate(folder) if each.protocol != "http/1.1" else None,
+                    authority=proxies.authority(folder) if each.protocol == "http3" else None,
                 )
                 good = tokens[0] if tokens else ""
                 servers = stack.enter_context(running(each, setup, good))
-                load: Load = Http2Load(folder) if each.http2 else Wrk(folder, tokens)
+                load = load_of(each, folder, tokens)
                 measured = measure(each, servers, load, rounds, seconds)
-            more = {"tls": "1.3, ECDSA P-256" if each.http2 else "off for all", **load.conditions}
+            tls = "off for all" if each.protocol == "http/1.1" else "1.3, ECDSA P-256"
+            more = {"tls": tls, **load.conditions}
             if tokens:
                 more |= {"tokens": len(tokens), "tenants": TENANTS, "algorithms": "ES256, RS256"}
             found += entries(each, measured, conditions | more)
@@ -295,7 +317,7 @@ def main(
         return 130
     if case and json_out.exists():  # what was not measured anew stays
         cases = json.loads(json_out.read_text())["cases"]
-        found = [*found, *(old for old in cases if old["name"].partition(":")[0] != case)]
+        found = [*found, *(old for old in cases if old["name"].partition(":")[0] not in case)]
     json_out.parent.mkdir(parents=True, exist_ok=True)
     json_out.write_text(json.dumps({"cases": found}, indent=2) + "\n")
     console.print(table(found))

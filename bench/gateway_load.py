@@ -1,4 +1,4 @@
-"""Load by wrk and h2load, and the CPU time that a process and its children took meanwhile."""
+"""Load by wrk, h2load and h3load, and the CPU time that a process and its children took."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from gateway_proxies import LOAD_CORE, BenchError
+import gateway_quic as quic
+from gateway_proxies import BODY, HERE, LOAD_CORE, BenchError, authority, certificate, free_address
 
 CONNECTIONS: Final = 64
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -95,10 +96,7 @@ class Wrk:
 
     def run(self, name: str, address: str, process: int, seconds: float) -> Measured:
         """Send requests for `seconds`, and say what they cost `process`."""
-        command = ["wrk", "--threads", "1", "--latency"]
-        command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s"]
-        command += ["--script", str(self._script), f"http://{address}/x", *self._arguments]
-        output, spent = _sent(command, process)
+        output, spent = _sent(self._command(address, seconds), process)
         answer = json.loads(output.strip().splitlines()[-1])
         if answer["errors"] or not answer["requests"]:
             raise BenchError(f"{name}: not every request was answered with success: {answer}")
@@ -109,6 +107,16 @@ class Wrk:
             p99_us=answer["p99_us"],
             requests=answer["requests"],
         )
+
+    def ask(self, address: str, seconds: float) -> dict[str, int]:
+        """Send requests for `seconds`: how many, and how many of them failed; durations in us."""
+        output, _ = _sent(self._command(address, seconds), os.getpid())
+        return json.loads(output.strip().splitlines()[-1])
+
+    def _command(self, address: str, seconds: float) -> list[str]:
+        command = ["wrk", "--threads", "1", "--latency"]
+        command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s"]
+        return [*command, "--script", str(self._script), f"http://{address}/x", *self._arguments]
 
 
 class Http2Load:
@@ -149,6 +157,57 @@ class Http2Load:
             p99_us=durations[len(durations) * 99 // 100],
             requests=done,
         )
+
+
+class Http3Load:
+    """HTTP/3: several streams on each connection, as much as is answered; by `bench/h3load`."""
+
+    CLIENTS: Final = Http2Load.CLIENTS
+    STREAMS: Final = Http2Load.STREAMS
+
+    def __init__(self, folder: Path) -> None:
+        self.conditions = {
+            "load": "bench/h3load (quinn and h3; packaged generators here speak no HTTP/3), "
+            "held against aioquic before the run",
+            "connections": self.CLIENTS,
+            "streams on each": self.STREAMS,
+            "peers": "Envoy alone: nginx speaks HTTP/3 from 1.25 on, Debian's HAProxy is built "
+            "without it",
+        }
+        self._authority = authority(folder)
+        self._program = _h3load()
+        tls = certificate(folder)
+        if wrong := quic.faults([str(self._program)], free_address(), self._authority, *tls):
+            raise BenchError("\n".join(["h3load does not count as it should:", *wrong]))
+
+    def run(self, name: str, address: str, process: int, seconds: float) -> Measured:
+        """Send requests for `seconds`, and say what they cost `process`."""
+        command = [str(self._program), "--authority", str(self._authority), "--path", "/x"]
+        command += ["--connections", str(self.CLIENTS), "--streams", str(self.STREAMS)]
+        command += ["--seconds", f"{seconds:.0f}", "--body-bytes", str(len(BODY)), address]
+        output, spent = _sent(command, process)
+        answer = json.loads(output)
+        if answer["errors"] or not answer["requests"]:
+            raise BenchError(f"{name}: not every request was answered with success: {answer}")
+        return Measured(
+            cpu_us_per_request=spent * 1e6 / answer["requests"],
+            requests_per_second=answer["requests"] / answer["seconds"],
+            p50_us=answer["p50_us"],
+            p99_us=answer["p99_us"],
+            requests=answer["requests"],
+        )
+
+
+def _h3load() -> Path:
+    """The load generator, built if it isn't."""
+    target = HERE.parent / "target" / "h3load"
+    manifest = HERE / "h3load" / "Cargo.toml"
+    command = ["cargo", "build", "--quiet", "--release", "--locked"]
+    command += ["--manifest-path", str(manifest), "--target-dir", str(target)]
+    built = subprocess.run(command, check=False)
+    if built.returncode:
+        raise BenchError("bench/h3load can't be built: cargo has said above why")
+    return target / "release" / "counterfoil-h3load"
 
 
 def _sent(command: list[str], process: int) -> tuple[str, float]:

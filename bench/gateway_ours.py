@@ -1,19 +1,36 @@
-"""Counterfoil's data plane in a process of its own, started by `gateway.py`, until SIGTERM."""
+"""Counterfoil's data plane in a process of its own, started by `gateway.py`, until SIGTERM.
+
+At each SIGHUP it takes on another configuration, and says how long that took.
+"""
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
-from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route
+import msgspec
+
+from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route, Upstream
 from counterfoil.gateway.data_plane import DataPlane, SharedLimits
 
 SERVICE = "upstream"
 
 
-def config(listen: str, identity: Identity | None, strict: bool) -> GatewayConfig:
-    """One route; with an identity also two limits that no load here uses up, one maybe strict."""
+def config(
+    listen: str,
+    identity: Identity | None,
+    *,
+    strict: bool,
+    http3: bool,
+    further: dict[str, str],
+) -> GatewayConfig:
+    """One route; with an identity also two limits that no load here uses up, one maybe strict.
+
+    `further` are paths with their methods, each a service of its own: what one has under way is
+    not in the way of another.
+    """
     ample = {"rate": 1e6, "burst": 1_000_000}
     limits = (
         {
@@ -33,37 +50,69 @@ def config(listen: str, identity: Identity | None, strict: bool) -> GatewayConfi
     return GatewayConfig(
         listen=listen,
         admin="127.0.0.1:0",
-        tls="off",
+        tls="development" if http3 else "off",
+        http3=http3,
         threads=1,
         identity=identity,
         limits=limits,
-        routes=(route,),
+        routes=(
+            route,
+            *(
+                Route(path=path, methods=(method,), service=path.strip("/"), identity=False)
+                for path, method in further.items()
+            ),
+        ),
+    )
+
+
+def changed(base: GatewayConfig, number: int) -> GatewayConfig:
+    """Another configuration, where a route, a limit and bounds differ; what is asked for stays."""
+    other = Route(path=f"/{number}", methods=("GET",), service=SERVICE, identity=False)
+    limit = Limit(key="address", rate=1e6 + number, burst=1_000_000)
+    routes = tuple(
+        msgspec.structs.replace(route, limits=("changing",)) if route.path == "/x" else route
+        for route in base.routes
+    )
+    return msgspec.structs.replace(
+        base,
+        routes=(*routes, other) if number % 2 else (other, *routes),
+        limits={"changing": limit},
+        services={SERVICE: Upstream(concurrency=256 + number, breaker_failures=5 + number % 3)},
     )
 
 
 def main(document: str) -> None:
-    """Serve what the document says: listen, upstream, access_log, identity, tls, shared_limits,
-    strict.
+    """Serve what the document says.
+
+    It has listen, upstream, access_log, identity, tls, http3, shared_limits, strict and further.
     """
     asked = json.loads(document)
     # Blocked before the native threads start, so that the signal reaches `sigwait`.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     identity = Identity(**asked["identity"]) if asked["identity"] else None
     certificate, key = map(Path, asked["tls"]) if asked["tls"] else (None, None)
     shared_limits = None
     if asked.get("shared_limits"):
         password = os.environ["REDIS_PASSWORD"]
         shared_limits = SharedLimits(asked["shared_limits"], "bench", password=password)
+    names = ("strict", "http3", "further")
+    base = config(asked["listen"], identity, **{name: asked[name] for name in names})
     plane = DataPlane(
-        config(asked["listen"], identity, asked["strict"]),
+        base,
         access_log=Path(asked["access_log"]) if asked["access_log"] else None,
         admin_credential="bench",
         certificate=certificate,
         key=key,
         shared_limits=shared_limits,
     )
-    plane.set_endpoints(SERVICE, [("upstream-1", asked["upstream"])])
-    signal.sigwait({signal.SIGTERM})
+    for service in {route.service for route in base.routes}:
+        plane.set_endpoints(service, [("upstream-1", asked["upstream"])])
+    number = 0
+    while signal.sigwait({signal.SIGTERM, signal.SIGHUP}) == signal.SIGHUP:
+        number += 1
+        began = time.perf_counter()
+        plane.reload(changed(base, number))
+        print(json.dumps({"reload_ms": round((time.perf_counter() - began) * 1e3, 3)}), flush=True)
     plane.drain(1.0)
 
 

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import gateway_quic as quic
+
 from counterfoil.gateway.tls import development_certificate
 
 HERE: Final = Path(__file__).resolve().parent
@@ -31,6 +33,9 @@ AUDIENCE: Final = "bench"
 BODY: Final = json.dumps({"id": 1, "status": "accepted", "note": "x" * 158})
 UNREACHED: Final = 1_000_000_000
 BARE: Final = "counterfoil bare"
+CONNECTIONS: Final = 8_500
+"""Of clients that nginx and HAProxy are configured for. Both need another to the upstream for each
+at worst, and 20,000 open files are a common limit; HAProxy does not start beyond it."""
 
 SETTINGS: Final = {
     "all": "one worker; plain HTTP/1.1 to the upstream; keep-alive to clients and to the upstream "
@@ -44,6 +49,8 @@ SETTINGS: Final = {
     "and dynamic_stats off; --disable-hot-restart, no admin port; use_remote_address (an edge)",
     "haproxy": "nbthread 1, mode http, option forwardfor, http-reuse always (its default, safe, "
     "opens a connection for each client's first request), no limit on idle server connections",
+    "envoy, http3": "QUIC with its defaults (batched sending, GSO, is one) and batched receiving "
+    "(prefer_gro), which more than doubles what it answers here",
     "counterfoil, policies": "token, a limit by tenant and one by address, tiers",
     "envoy, policies": "jwt_authn with local JWKS and jwt_cache_config large enough for every "
     "token; tenant and tier claims to headers and the token removed, as Counterfoil does; "
@@ -65,10 +72,14 @@ class Setup:
     access_log: bool = False
     tls: tuple[Path, Path] | None = None
     """Certificate and key, where clients speak TLS."""
+    authority: Path | None = None
+    """Who vouches for the certificate, where clients speak HTTP/3."""
     shared_limits: str = ""
     """The address of the Redis that ours shares its limits by, if any."""
     strict: bool = False
     """Whether it is asked about each request."""
+    large: bool = False
+    """Ours also passes on the upstream's /large and /upload, as services of their own."""
 
 
 class Server:
@@ -83,8 +94,10 @@ class Server:
         log: Path,
         core: int = PROXY_CORE,
         tls: bool = False,
+        authority: Path | None = None,
     ) -> None:
         self.name, self.address, self._log, self._tls = name, address, log, tls
+        self._authority = authority
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 ["taskset", "-c", str(core), *command],
@@ -94,7 +107,9 @@ class Server:
             )
 
     def status(self, path: str = "/x", token: str = "") -> tuple[int, str]:
-        """The status and the body of one request."""
+        """The status and the body of one request; over HTTP/3 without a token."""
+        if self._authority:
+            return quic.get(self.address, self._authority, path)
         if self._tls:
             trusting = ssl._create_unverified_context()  # the certificate was made a moment ago
             connection = http.client.HTTPSConnection(self.address, timeout=5, context=trusting)
@@ -120,8 +135,11 @@ class Server:
                     return
                 seen = f"{answer}"
             time.sleep(0.05)
-        tail = self._log.read_text(errors="replace")[-2000:]
-        raise BenchError(f"{self.name} does not answer as it should: {seen}\n{tail}")
+        raise BenchError(f"{self.name} does not answer as it should: {seen}\n{self.said()[-2000:]}")
+
+    def said(self) -> str:
+        """What it has written to its log."""
+        return self._log.read_text(errors="replace")
 
     def stop(self) -> None:
         """End it and wait."""
@@ -178,6 +196,11 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return chain, key
 
 
+def authority(folder: Path) -> Path:
+    """The authority that vouches for the certificate."""
+    return development_certificate(folder / "tls", datetime.now(UTC))[0]
+
+
 def _nginx(
     name: str, address: str, folder: Path, http: str, *, core: int = PROXY_CORE, tls: bool = False
 ) -> Server:
@@ -191,7 +214,7 @@ daemon off;
 worker_processes 1;
 pid {home / "nginx.pid"};
 error_log stderr warn;
-events {{ worker_connections 4096; }}
+events {{ worker_connections {2 * CONNECTIONS}; }}
 http {{
 {paths}
   keepalive_requests {UNREACHED};
@@ -203,15 +226,25 @@ http {{
     return Server(name, address, command, core=core, log=folder / f"{name}.log", tls=tls)
 
 
-def upstream(folder: Path, jwks: dict[str, Any]) -> Server:
-    """A server that answers /x with a fixed body, and /jwks with the issuer's keys."""
-    address = free_address()
+def upstream(folder: Path, jwks: dict[str, Any], *, large_bytes: int = 0) -> Server:
+    """A server that answers /x with a fixed body, and /jwks with the issuer's keys.
+
+    With `large_bytes` it also streams a body of so many from /large, and takes one at /upload.
+    """
+    address, large = free_address(), ""
+    if large_bytes:
+        (folder / "served").mkdir()
+        with (folder / "served" / "large").open("wb") as file:
+            file.truncate(large_bytes)  # zeros that take no place on the disk
+        large = f"""location = /large {{ root {folder / "served"}; sendfile on; }}
+    location = /upload {{ client_max_body_size 0; return 200; }}"""
     http = f"""  access_log off;
   server {{
     listen {address} backlog=4096;
     default_type application/json;
     location = /x {{ return 200 '{BODY}'; }}
     location = /jwks {{ return 200 '{json.dumps(jwks)}'; }}
+    {large}
   }}"""
     return _nginx("upstream", address, folder, http, core=LOAD_CORE)
 
@@ -259,7 +292,7 @@ def haproxy(setup: Setup) -> Server:
         bind = f"ssl crt {both} alpn h2,http/1.1 ssl-min-ver TLSv1.3"
     (home / "haproxy.cfg").write_text(f"""global
   nbthread 1
-  maxconn 4096
+  maxconn {CONNECTIONS}
 defaults
   mode http
   timeout connect 5s
@@ -279,9 +312,9 @@ backend service
     return Server("haproxy", address, command, log=log, tls=tls)
 
 
-def _socket_address(address: str) -> dict[str, Any]:
+def _socket_address(address: str, protocol: str = "TCP") -> dict[str, Any]:
     host, port = address.split(":")
-    return {"socket_address": {"address": host, "port_value": int(port)}}
+    return {"socket_address": {"address": host, "port_value": int(port), "protocol": protocol}}
 
 
 def _typed(name: str, kind: str, **fields: Any) -> dict[str, Any]:
@@ -345,7 +378,7 @@ def envoy(setup: Setup) -> Server:
     manager = _typed(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        codec_type="AUTO",
+        codec_type="HTTP3" if setup.authority else "AUTO",
         stat_prefix="bench",
         generate_request_id=False,
         use_remote_address=True,
@@ -363,8 +396,9 @@ def envoy(setup: Setup) -> Server:
     }
     listener = {
         "name": "bench",
-        "address": _socket_address(address),
+        "address": _socket_address(address, "UDP" if setup.authority else "TCP"),
         "filter_chains": [{"filters": [manager], **_envoy_tls(setup)}],
+        **({"udp_listener_config": _ENVOY_QUIC} if setup.authority else {}),
     }
     document = {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
     path = setup.folder / "envoy.json"
@@ -372,7 +406,10 @@ def envoy(setup: Setup) -> Server:
     command = [envoy_binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart"]
     command += ["--log-level", "warning"]
     log, tls = setup.folder / "envoy.log", setup.tls is not None
-    return Server("envoy", address, command, log=log, tls=tls)
+    return Server("envoy", address, command, log=log, tls=tls, authority=setup.authority)
+
+
+_ENVOY_QUIC: Final = {"quic_options": {}, "downstream_socket_config": {"prefer_gro": True}}
 
 
 def _envoy_tls(setup: Setup) -> dict[str, Any]:
@@ -380,10 +417,14 @@ def _envoy_tls(setup: Setup) -> dict[str, Any]:
         return {}
     chain, key = ({"filename": str(path)} for path in setup.tls)
     context = {
-        "alpn_protocols": ["h2", "http/1.1"],
+        "alpn_protocols": ["h3"] if setup.authority else ["h2", "http/1.1"],
         "tls_certificates": [{"certificate_chain": chain, "private_key": key}],
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
     }
+    if setup.authority:
+        kind = "transport_sockets.quic.v3.QuicDownstreamTransport"
+        inner = {"common_tls_context": context}
+        return {"transport_socket": _typed("quic", kind, downstream_tls_context=inner)}
     kind = "transport_sockets.tls.v3.DownstreamTlsContext"
     return {"transport_socket": _typed("tls", kind, common_tls_context=context)}
 
@@ -399,12 +440,14 @@ def counterfoil(setup: Setup, name: str = "counterfoil") -> Server:
         "access_log": str(setup.folder / f"{name}.jsonl") if setup.access_log else None,
         "identity": identity if setup.jwks else None,
         "tls": [str(path) for path in setup.tls] if setup.tls else None,
+        "http3": setup.authority is not None,
         "shared_limits": setup.shared_limits,
         "strict": setup.strict,
+        "further": {"/large": "GET", "/upload": "POST"} if setup.large else {},
     }
     command = [sys.executable, str(HERE / "gateway_ours.py"), json.dumps(document)]
     log, tls = setup.folder / f"{name}.log", setup.tls is not None
-    return Server(name, address, command, log=log, tls=tls)
+    return Server(name, address, command, log=log, tls=tls, authority=setup.authority)
 
 
 def counterfoil_bare(setup: Setup) -> Server:
