@@ -79,6 +79,11 @@ function answerApi(request, response, url) {
       return json(response, empty ? [] : lag());
     case "topics":
       return json(response, topics(empty));
+    case "sagas":
+      if (first) return oneSaga(response, first);
+      return json(response, sagas(empty, url.searchParams));
+    case "tasks":
+      return json(response, empty ? [] : tasks());
     case "reports":
       if (first) return json(response, report(first));
       return json(response, empty ? [] : [summary()]);
@@ -353,7 +358,7 @@ function lag() {
 }
 
 function topics(empty) {
-  if (empty) return { topics: [], consumers: [], transactions: [], trouble: "" };
+  if (empty) return { topics: [], consumers: [], hot_keys: [], transactions: [], trouble: "" };
   const ends = [17_411, 17_622, 48_833, 18_044];
   const records = ends.reduce((sum, end) => sum + end, 0);
   const partitions = ends.map((end, partition) => ({ partition, end, weight: end / records }));
@@ -370,7 +375,107 @@ function topics(empty) {
     { id: "shop.payments", state: "open", holder: "producer 12, epoch 3", ...open },
     { id: "shop._pipelines", state: "committed", holder: "producer 13, epoch 41", ...ended },
   ];
-  return { topics: [{ name: "payments", records, skew, partitions }], consumers, transactions };
+  const named = [{ name: "payments", records, skew, partitions }];
+  return { topics: named, consumers, hot_keys: hotKeys(), transactions, trouble: "" };
+}
+
+function hotKeys() {
+  const hot_keys = [
+    { key: "customer/18237", share: 0.41, error: 0.002, waiting: 812 },
+    { key: "customer/7", share: 0.03, error: 0.002, waiting: 4 },
+    { key: "customer/91", share: 0.021, error: 0.004, waiting: 0 },
+  ];
+  const told = { at_us: Date.now() * 1000 - 3_000_000, stale: false, held: 1_041, hot_keys };
+  return [{ pipeline: "notify", behind: 4_211, ...told }];
+}
+
+function sagas(empty, asked) {
+  if (empty) return { sagas: [], next: null, open: {} };
+  const statuses = ["running", "completed", "compensated", "stuck", "completed", "compensating"];
+  const all = Array.from({ length: 60 }, (_, index) => saga(60 - index, statuses[index % 6]));
+  const fitting = all
+    .filter((each) => !asked.get("saga") || each.saga === asked.get("saga"))
+    .filter((each) => !asked.get("status") || each.status === asked.get("status"));
+  const from = Number(asked.get("before") || 0);
+  const open = { ordering: { running: 10, compensating: 10, stuck: 10 }, charging: {} };
+  return {
+    sagas: fitting.slice(from, from + 25).map((each) => ({ ...each, timeline: [] })),
+    next: from + 25 < fitting.length ? String(from + 25) : null,
+    open: from === 0 ? open : null,
+  };
+}
+
+function saga(number, status) {
+  const started_us = Math.floor((started - 4_000 + number * 60) * 1e6);
+  const lines = [
+    ["reserve", "do", "done", 1, "", 0.2],
+    ["charge", "do", "asked", 1, "", 0.4],
+    ["charge", "do", "done", 1, "", 3.1],
+    ["ship", "do", "failed", 1, "TimeoutError: the carrier does not answer", 3.4],
+    ["ship", "do", "failed", 2, "TimeoutError: the carrier does not answer", 5.4],
+  ];
+  const back = [
+    ["ship", "do", "refused", 3, "StepFailed: no carrier goes there", 9.4],
+    ["charge", "undo", "failed", 1, "ValueError: the charge was settled", 9.6],
+  ];
+  if (status === "completed") lines.push(["ship", "do", "done", 3, "", 9.4]);
+  if (status === "compensated") {
+    lines.push(...back, ["charge", "undo", "done", 2, "", 11.6]);
+    lines.push(["reserve", "undo", "done", 1, "", 11.7]);
+  }
+  if (status === "stuck" || status === "compensating") lines.push(...back);
+  if (status === "stuck") {
+    lines.push(["charge", "undo", "stuck", 2, "ValueError: the charge was settled", 11.6]);
+  }
+  const [step] = lines.at(-1);
+  const ended = status === "completed" || status === "compensated";
+  return {
+    saga: "ordering",
+    id: String(1234567890123450000n + BigInt(number)),
+    style: "orchestration",
+    status,
+    step,
+    key: `customer/${18_000 + number}`,
+    error: lines.findLast((line) => line[4])?.[4] ?? "",
+    tries: status === "running" ? 2 : 0,
+    waiting: false,
+    wake_us: ended || status === "stuck" ? null : (Date.now() + 4_000) * 1000,
+    deadline_us: started_us + 3_600_000_000,
+    started_us,
+    ended_us: ended ? started_us + Math.floor(lines.at(-1)[5] * 1e6) : null,
+    timeline: lines.map(([name, direction, outcome, attempt, error, seconds]) => ({
+      step: name,
+      direction,
+      outcome,
+      attempt,
+      error,
+      at_us: started_us + Math.floor(seconds * 1e6),
+    })),
+  };
+}
+
+function oneSaga(response, id) {
+  const number = Number(BigInt(id) - 1234567890123450000n);
+  const statuses = ["running", "completed", "compensated", "stuck", "completed", "compensating"];
+  const found = number >= 1 && number <= 60 ? saga(number, statuses[(60 - number) % 6]) : null;
+  if (!found) return problem(response, 404, "Not Found", `there is no saga ${id}`);
+  return json(response, [found]);
+}
+
+function tasks() {
+  const idle = { waiting: 0, delayed: 0, at_work: 0, dead: 0, oldest_seconds: null };
+  return [
+    {
+      queue: "images",
+      waiting: 1_204,
+      delayed: 31,
+      at_work: 8,
+      dead: 2,
+      oldest_seconds: 412.2,
+      by_priority: { high: 4, normal: 1_100, low: 100 },
+    },
+    { queue: "letters", ...idle, by_priority: { high: 0, normal: 0, low: 0 } },
+  ];
 }
 
 function summary() {

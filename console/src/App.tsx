@@ -10,7 +10,9 @@ import { OverviewPage } from "./pages/OverviewPage";
 import { ProofPage } from "./pages/ProofPage";
 import { ReportPage } from "./pages/ReportPage";
 import { ReportsPage } from "./pages/ReportsPage";
+import { SagasPage } from "./pages/SagasPage";
 import { SignedOutPage } from "./pages/SignedOutPage";
+import { TasksPage } from "./pages/TasksPage";
 import { TopicsPage } from "./pages/TopicsPage";
 import { TracePage } from "./pages/TracePage";
 import { isUnauthorised, overviewQuery } from "./queries";
@@ -54,6 +56,8 @@ function pageAt(path: string): ReactNode {
       return <TracePage identity={id ?? ""} />;
     case "dead-letters":
       return <DeadLettersPage selected={id ?? ""} />;
+    case "sagas":
+      return <SagasPage selected={id ?? ""} />;
     case "reports-view":
       return id ? <ReportPage key={id} name={id} /> : <ReportsPage />;
   }
@@ -63,6 +67,8 @@ function pageAt(path: string): ReactNode {
       return <ReportsPage />;
     case "topics":
       return <TopicsPage />;
+    case "tasks":
+      return <TasksPage />;
     case "limits":
       return <LimitsPage />;
     case "coordination":

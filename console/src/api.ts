@@ -165,9 +165,82 @@ export interface Transaction {
   partitions: string[];
 }
 
+/** The hot keys of a parallel pipeline, as its process has told them last. */
+export interface HotKeys {
+  pipeline: string;
+  behind: number;
+  /** Null if it has told nothing yet. */
+  at_us: number | null;
+  stale: boolean;
+  /** Events in its memory. */
+  held: number;
+  /** The share of each is from `share - error` to `share`, of 1. */
+  hot_keys: { key: string; share: number; error: number; waiting: number }[];
+}
+
+export type SagaStatus = "running" | "compensating" | "completed" | "compensated" | "stuck";
+
+/** A line of a timeline. */
+export interface Happening {
+  step: string;
+  /** `undo` for a compensation. */
+  direction: "do" | "undo";
+  outcome: string;
+  attempt: number;
+  error: string;
+  at_us: number;
+}
+
+export interface Saga {
+  saga: string;
+  id: string;
+  style: "orchestration" | "choreography";
+  status: SagaStatus;
+  /** The step that it stands at, or ended with. */
+  step: string;
+  key: string;
+  error: string;
+  tries: number;
+  /** Whether somebody was asked, and has not answered yet. */
+  waiting: boolean;
+  /** When it goes on by itself. */
+  wake_us: number | null;
+  deadline_us: number | null;
+  started_us: number;
+  ended_us: number | null;
+  /** Empty in a list. */
+  timeline: Happening[];
+}
+
+export interface SagaPage {
+  sagas: Saga[];
+  /** Where the next page begins; null after the last. */
+  next: string | null;
+  /** How many of each saga are open, by status; with the first page alone. */
+  open: Record<string, Partial<Record<SagaStatus, number>>> | null;
+}
+
+export interface SagaFilter {
+  saga: string;
+  status: string;
+}
+
+/** What a task queue holds. */
+export interface TaskQueue {
+  queue: string;
+  waiting: number;
+  delayed: number;
+  at_work: number;
+  /** Given up, and not decided upon. */
+  dead: number;
+  oldest_seconds: number | null;
+  by_priority: { high: number; normal: number; low: number };
+}
+
 export interface Topics {
   topics: TopicView[];
   consumers: Progress[];
+  hot_keys: HotKeys[];
   /** Null if they could not be asked for; `trouble` says why. */
   transactions: Transaction[] | null;
   trouble: string;
@@ -358,6 +431,13 @@ export const api = {
   },
   lag: (signal: AbortSignal) => get<Lag[]>("/api/lag", signal),
   topics: (signal: AbortSignal) => get<Topics>("/api/topics", signal),
+  sagas: (filter: SagaFilter, before: string, signal: AbortSignal) => {
+    const query = new URLSearchParams({ ...filter, before });
+    return get<SagaPage>(`/api/sagas?${query}`, signal);
+  },
+  saga: (id: string, signal: AbortSignal) =>
+    get<Saga[]>(`/api/sagas/${encodeURIComponent(id)}`, signal),
+  tasks: (signal: AbortSignal) => get<TaskQueue[]>("/api/tasks", signal),
   reports: (signal: AbortSignal) => get<ReportSummary[]>("/api/reports", signal),
   report: (name: string, signal: AbortSignal) =>
     get<Report>(`/api/reports/${encodeURIComponent(name)}`, signal),

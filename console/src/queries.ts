@@ -7,7 +7,7 @@ import {
   useQuery,
   useQueryClient,
 } from "@tanstack/react-query";
-import { ApiError, api, type Trace } from "./api";
+import { ApiError, api, type Saga, type SagaFilter, type Trace } from "./api";
 import type { LetterFilter } from "./letters";
 import { hasArrived } from "./stations";
 
@@ -75,6 +75,29 @@ export const waitingLettersQuery = queryOptions({
   refetchInterval: OFTEN,
 });
 
+export const sagasQuery = (filter: SagaFilter) =>
+  infiniteQueryOptions({
+    queryKey: ["sagas", "list", filter],
+    queryFn: ({ signal, pageParam }) => api.sagas(filter, pageParam, signal),
+    initialPageParam: "",
+    getNextPageParam: (page) => page.next,
+    refetchInterval: SELDOM,
+    placeholderData: keepPreviousData,
+  });
+
+export const sagaQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["sagas", "saga", id],
+    queryFn: ({ signal }) => api.saga(id, signal),
+    refetchInterval: (query) => (areEnded(query.state.data) ? SELDOM : OFTEN),
+  });
+
+export const tasksQuery = queryOptions({
+  queryKey: ["tasks"],
+  queryFn: ({ signal }) => api.tasks(signal),
+  refetchInterval: SELDOM,
+});
+
 export const reportsQuery = queryOptions({
   queryKey: ["reports"],
   queryFn: ({ signal }) => api.reports(signal),
@@ -136,6 +159,10 @@ export function isUnauthorised(error: Error | null): boolean {
 /** No answer at all, in contrast to one that says no. */
 export function isUnreachable(error: Error | null): boolean {
   return error !== null && !(error instanceof ApiError);
+}
+
+function areEnded(sagas: Saga[] | undefined): boolean {
+  return sagas?.every((saga) => saga.ended_us !== null) ?? false;
 }
 
 function isUnderWay(trace: Trace | undefined): boolean {

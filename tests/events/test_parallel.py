@@ -254,6 +254,28 @@ def test_a_subkey_lets_one_hot_key_go_in_parallel_and_keeps_its_own_order(
     assert all(order == sorted(order) for order in began.values())
 
 
+def test_a_hot_key_tells_how_many_of_its_events_wait(embedded: EmbeddedEvents) -> None:
+    release = threading.Event()
+
+    def work(event: Call) -> int:
+        if event.key == "k0":
+            assert release.wait(PATIENCE_SECONDS)
+        return 1
+
+    parallel = Parallel("calls", CALLS, work, concurrency=4)
+    parallel.then(post)
+    fill(embedded, *(call(each, keys=1) for each in range(1, 9)), call(9, keys=2))
+    with running(embedded, parallel) as runner:
+        until(runner, lambda: posted(embedded) == 1)
+        first, second = runner.load()
+        assert (first.key, first.waiting, round(first.share, 3)) == ("k0", 8, 0.889)
+        assert (second.key, second.waiting) == ("k1", 0)
+        release.set()
+        until(runner, lambda: posted(embedded) == 9)
+        assert [each.waiting for each in runner.load()] == [0, 0]
+        runner.close()
+
+
 def test_what_is_declared_wrong_is_refused_at_once() -> None:
     with pytest.raises(EventsError, match="concurrency"):
         Parallel("calls", CALLS, print, concurrency=0)

@@ -19,6 +19,7 @@ from counterfoil.events import (
     Relay,
     Saga,
     SagaCoordinator,
+    SagaPlace,
     Sagas,
     SagaView,
     Selection,
@@ -347,6 +348,27 @@ def test_ended_sagas_are_forgotten_after_their_retention(embedded: EmbeddedEvent
     desk.until(lambda: desk.found() == [])
     database = embedded.pipelines().database
     assert database.execute("SELECT * FROM saga_lines").fetchall() == []
+
+
+def test_sagas_are_paged_and_those_that_are_open_counted(events: Events) -> None:
+    broken: list[Exception] = []
+    saga = two_steps(lambda: broken[0] if broken else None)
+    desk = Desk(events, saga, *(trip(number) for number in range(1, 6)))
+    for number in range(1, 6):
+        desk.stands("completed", number)
+    broken.append(ArithmeticError("broken"))
+    desk.append(trip(9))
+    desk.until(lambda: len(desk.found(9)) == 1 and len(desk.outcomes(9)) >= 2)
+    assert desk.sagas.open(["trip", "other"]) == {"trip": {"running": 1}, "other": {}}
+    first = desk.sagas.newest(limit=4)
+    last = first[-1]
+    rest = desk.sagas.newest(before=SagaPlace(last.started_us, last.id, last.saga), limit=4)
+    assert sorted(each.id for each in [*first, *rest]) == [1, 2, 3, 4, 5, 9]
+    assert (len(first), len(rest)) == (4, 2)
+    (waits,) = desk.sagas.newest(status="running")
+    assert (waits.step, waits.tries, waits.wake_us) == ("flight", 1, desk.now_us + SECOND)
+    nothing = desk.sagas.newest(saga="trip", before=SagaPlace(0, 0, ""))
+    assert nothing == []
 
 
 def test_what_is_declared_wrong_is_refused_at_once() -> None:

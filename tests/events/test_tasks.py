@@ -158,6 +158,29 @@ def test_urgent_tasks_come_first_and_then_those_that_wait_longest(events: Events
     assert done == ["high", "early", "late", "low"]
 
 
+def test_a_queue_is_counted_by_what_its_tasks_wait_for(events: Events) -> None:
+    def work(_: Image) -> None:
+        raise RuntimeError("no memory")
+
+    queue = TaskQueue("images", Image, work, concurrency=1, tries=1)
+    place = Place(events, queue)
+    place.put("given up", level="high")
+    worker = place.worker()
+    until(worker, lambda: place.left() == 0)
+    worker.close()
+    place.put("urgent", level="high", due_us=3)
+    place.put("taken", level="high", due_us=2)
+    place.put("a", "b", due_us=4)
+    place.put("later", level="low", due_us=place.now_us + 1)
+    with place.database.transaction():
+        place.taking.take(place.now_us, 2 * place.now_us, 1)
+    images, other = task_counts(place.events.pipelines(), place.now_us, ["images", "other"])
+    assert (images.waiting, images.delayed, images.at_work, images.dead) == (3, 1, 1, 1)
+    assert images.by_priority == {"high": 1, "normal": 2, "low": 0}
+    assert images.oldest_us == 3
+    assert (other.queue, other.waiting, other.dead, other.oldest_us) == ("other", 0, 0, None)
+
+
 def test_a_delayed_task_comes_when_it_is_due_and_within_100_ms(events: Events) -> None:
     begun: list[float] = []
     queue = TaskQueue("images", Image, lambda image: begun.append(time.time()))
@@ -325,7 +348,7 @@ def test_a_worker_that_ends_finishes_what_it_has_begun_and_begins_nothing(
     worker.close()
     assert done == ["a"]
     assert place.left() == 1
-    (counts,) = task_counts(place.database, place.now_us)
+    (counts,) = task_counts(embedded.pipelines(), place.now_us)
     assert (counts.waiting, counts.at_work, counts.delayed) == (1, 0, 0)
 
 
@@ -348,7 +371,7 @@ def test_tasks_leave_a_service_with_its_rows_and_arrive_once(embedded: EmbeddedE
     assert taking_over.step() == 2
     rows = place.database.execute("SELECT level, visible_us, is_unique FROM tasks ORDER BY id")
     assert rows.fetchall() == [(0, 2 * SECOND, None), (1, 61 * SECOND, "u")]
-    (counts,) = task_counts(place.database, 3 * SECOND)
+    (counts,) = task_counts(embedded.pipelines(), 3 * SECOND)
     assert (counts.waiting, counts.delayed, counts.oldest_us) == (1, 1, 2 * SECOND)
 
 

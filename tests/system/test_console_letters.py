@@ -1,20 +1,13 @@
 """What the console answers about dead letters and topics, without the processes around it."""
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
-import httpx2
-import msgspec
 import pytest
+from asking import ConsoleClient
 from conftest import SHOP
 
-from counterfoil.application import StateFolder, load, load_application
-from counterfoil.console.server import Console
 from counterfoil.events import Record
 from counterfoil.events.dead_letters import bury
-from counterfoil.supervisor.host import Host
-from counterfoil.supervisor.plan import Addresses
 
 PAYMENT = (
     '{"id":%d,"tenant":"aurora","customer":"c","day":"1997-03-01",'
@@ -23,23 +16,13 @@ PAYMENT = (
 LARGE = 9_007_199_254_740_993
 
 
-class Page:
+class Page(ConsoleClient):
     """Asks as the page does, of a console whose shop has left three dead letters."""
 
     def __init__(self, folder: Path, *, read_only: bool) -> None:
-        configuration = load(SHOP)
-        settings = msgspec.structs.replace(configuration.console, read_only=read_only)
-        host = Host(
-            name="console",
-            target="",
-            folder=SHOP,
-            application=load_application(SHOP, configuration.application.module),
-            configuration=msgspec.structs.replace(configuration, console=settings),
-            state=StateFolder(folder),
-            addresses=Addresses("", "", "", ""),
-        )
-        self.events = host.events()
-        self.events.log().declare(host.application.all_topics())
+        super().__init__(SHOP, folder, read_only=read_only)
+        self.events = self.host.events()
+        self.events.log().declare(self.host.application.all_topics())
         store = self.events.pipelines()
         with store.database.transaction():
             for number in (LARGE, 2, 3):
@@ -47,32 +30,6 @@ class Page:
                 record = Record("payments", 0, number % 9, number, "c", value, {}, 0)
                 bury(store, "ledger", record, ValueError("text"), tries=3, now_us=number)
         store.close()
-        self._application = Console(host).application()
-        self._key = host.state.credential()
-        self._cookies = httpx2.Cookies()
-        assert self.post("/api/session", {"key": self._key}).status_code == 204
-
-    def get(self, path: str) -> Any:
-        """The document behind an address."""
-        answer = self._send("GET", path)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def post(self, path: str, body: object = None) -> httpx2.Response:
-        """The answer to an action."""
-        return self._send("POST", path, body)
-
-    def _send(self, method: str, path: str, body: object = None) -> httpx2.Response:
-        async def send() -> httpx2.Response:
-            transport = httpx2.ASGITransport(app=self._application)
-            async with httpx2.AsyncClient(
-                transport=transport, base_url="http://console", cookies=self._cookies
-            ) as client:
-                answer = await client.request(method, path, json=body)
-                self._cookies = client.cookies
-                return answer
-
-        return asyncio.run(send())
 
 
 @pytest.fixture
@@ -87,8 +44,8 @@ def test_letters_are_found_and_paged(page: Page) -> None:
     assert [each["event_id"] for each in rest] == [str(LARGE)], "as a string: it is too large"
     assert page.get("/api/dead-letters?pipeline=mail") == []
     assert [each["letters"] for each in page.get("/api/dead-letters/waiting")] == [3]
-    assert page._send("GET", "/api/dead-letters?limit=many").status_code == 400
-    assert page._send("GET", "/api/dead-letters/99").status_code == 404
+    assert page.send("GET", "/api/dead-letters?limit=many").status_code == 400
+    assert page.send("GET", "/api/dead-letters/99").status_code == 404
 
 
 def test_a_letter_is_edited_tried_and_handled(page: Page) -> None:

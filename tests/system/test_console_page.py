@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 AXE = SHOP.parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 VIEWS = ["", "trace", "dead-letters", "reports", "reports-view/daily", "limits", "coordination"]
-VIEWS += ["topics", "proof", "nowhere"]
+VIEWS += ["topics", "sagas", "tasks", "proof", "nowhere"]
 
 
 @pytest.fixture(scope="module")

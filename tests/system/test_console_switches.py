@@ -1,21 +1,19 @@
 """The console's switches: a real data plane, and a console without a supervisor around it."""
 
-import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
-import msgspec
 import pytest
+from asking import ConsoleClient
 from conftest import SHOP
 
-from counterfoil.application import StateFolder, load, load_application
+from counterfoil.application import StateFolder, load
 from counterfoil.application.state import write_json
-from counterfoil.console.server import Console
 from counterfoil.engines import free_port
 from counterfoil.gateway.data_plane import DataPlane
-from counterfoil.supervisor.host import Host
 from counterfoil.supervisor.plan import Addresses
 
 FILE = """
@@ -58,70 +56,34 @@ ACTS = {
 }
 
 
-class Desk:
-    """A console before a gateway of its own, asked as the page asks."""
+class Desk(ConsoleClient):
+    """A console before a gateway of its own."""
 
     def __init__(self, folder: Path, *, read_only: bool = False, away: bool = False) -> None:
+        state = StateFolder(folder / "state")
+        gateway = load(folder).gateway
+        admin = f"127.0.0.1:{free_port()}" if away else gateway.admin
+        addresses = Addresses("", gateway.listen, admin, "")
+        super().__init__(folder, state.root, read_only=read_only, addresses=addresses)
+        write_json(state.run, {"processes": []})
         self.file = folder / "counterfoil.toml"
-        configuration = load(folder)
-        gateway = configuration.gateway
-        self.state = StateFolder(folder / "state")
-        self.state.root.mkdir()
-        self.key = self.state.credential()
         self.plane = DataPlane(gateway, access_log=None, admin_credential=self.key, folder=folder)
         self.plane.set_endpoints("payments", [("payments-1", f"127.0.0.1:{free_port()}")])
-        write_json(self.state.run, {"processes": []})
-        settings = msgspec.structs.replace(configuration.console, read_only=read_only)
-        host = Host(
-            name="console",
-            target="",
-            folder=folder,
-            application=load_application(folder, configuration.application.module),
-            configuration=msgspec.structs.replace(configuration, console=settings),
-            state=self.state,
-            addresses=Addresses(
-                "", gateway.listen, f"127.0.0.1:{free_port()}" if away else gateway.admin, ""
-            ),
-        )
-        self._application = Console(host).application()
-        self._cookies = httpx2.Cookies()
-        assert self.post("/api/session", {"key": self.key}).status_code == 204
-
-    def get(self, path: str) -> httpx2.Response:
-        return self._send("GET", path)
-
-    def post(self, path: str, body: object, **headers: str) -> httpx2.Response:
-        return self._send("POST", path, body, headers)
 
     def act(self, name: str, body: object = None, **headers: str) -> httpx2.Response:
-        return self.post(f"/api/gateway/{name}", body or ACTS[name], **headers)
+        answer = self.post(f"/api/gateway/{name}", body or ACTS[name], **headers)
+        assert SECRET not in answer.text
+        return answer
 
-    def leave(self) -> None:
-        """Forget the session."""
-        self._cookies = httpx2.Cookies()
+    def dry_run(self) -> dict[str, Any]:
+        found = self.get("/api/gateway/reload")
+        assert SECRET not in str(found)
+        return found
 
     def change(self, old: str, new: str) -> None:
         text = self.file.read_text()
         assert old in text
         self.file.write_text(text.replace(old, new))
-
-    def _send(
-        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
-    ) -> httpx2.Response:
-        async def send() -> httpx2.Response:
-            transport = httpx2.ASGITransport(app=self._application)
-            async with httpx2.AsyncClient(
-                transport=transport, base_url="http://console", cookies=self._cookies
-            ) as client:
-                answer = await client.request(method, path, json=body, headers=headers)
-                if answer.status_code == 204:
-                    self._cookies = client.cookies
-                return answer
-
-        answer = asyncio.run(send())
-        assert self.key not in answer.text, "the gateway's credential stays on this side"
-        assert SECRET not in answer.text
-        return answer
 
 
 Opened = Callable[..., Desk]
@@ -151,7 +113,7 @@ def desk(opened: Opened) -> Desk:
 
 def test_a_breaker_is_held_and_let_go(desk: Desk) -> None:
     def breaker() -> tuple[str, bool]:
-        (endpoint,) = desk.get("/api/gateway").json()["services"][0]["endpoints"]
+        (endpoint,) = desk.get("/api/gateway")["services"][0]["endpoints"]
         return endpoint["breaker"], endpoint["breaker_held"]
 
     assert breaker() == ("closed", False)
@@ -177,23 +139,23 @@ def test_stored_answers_are_purged_by_address_and_tag(desk: Desk) -> None:
 
 def test_a_drain_lets_nobody_new_in_and_is_shown(desk: Desk) -> None:
     assert desk.act("drain").status_code == 204
-    assert desk.get("/api/gateway").json()["draining"]
+    assert desk.get("/api/gateway")["draining"]
     back = desk.act("drain", {"on": False})
     assert back.status_code == 503, "no supervisor runs this one, so none would start it anew"
     assert "no gateway runs" in back.json()["detail"]
 
 
 def test_a_dry_run_tells_what_a_reload_would_change(desk: Desk) -> None:
-    assert desk.get("/api/gateway/reload").json()["outcome"] == "nothing"
+    assert desk.dry_run()["outcome"] == "nothing"
     desk.change("rate = 20000", "rate = 10000")
     desk.change('methods = ["GET"]', 'methods = ["GET", "HEAD"]')
-    found = desk.get("/api/gateway/reload").json()
+    found = desk.dry_run()
     assert (found["outcome"], found["problem"]) == ("changes", "")
     assert {each["setting"]: (each["before"], each["after"]) for each in found["changes"]} == {
         "limits.tenant.rate": ("20000.0", "10000.0"),
         "routes[/payments].methods": ('["GET"]', '["GET","HEAD"]'),
     }
-    assert desk.get("/api/gateway").json()["configuration"]["version"] == 1, "only looked at"
+    assert desk.get("/api/gateway")["configuration"]["version"] == 1, "only looked at"
     desk.change("rate = 10000", "rate = 5")
     late = desk.act("reload", {"digest": found["digest"]})
     assert late.status_code == 409
@@ -202,12 +164,12 @@ def test_a_dry_run_tells_what_a_reload_would_change(desk: Desk) -> None:
 
 def test_a_dry_run_tells_why_a_reload_would_be_refused(desk: Desk) -> None:
     desk.change('tls = "off"', 'tls = "off"\nthreads = 3')
-    settled = desk.get("/api/gateway/reload").json()
+    settled = desk.dry_run()
     assert settled["outcome"] == "refused"
     assert settled["problem"] == "threads can't change while the gateway runs: start it again"
     assert [each["needs_start"] for each in settled["changes"]] == [True]
     desk.change("rate = 20000", "rate = -1")
-    wrong = desk.get("/api/gateway/reload").json()
+    wrong = desk.dry_run()
     assert (wrong["outcome"], wrong["changes"]) == ("refused", [])
     assert "counterfoil.toml, line" in wrong["problem"]
 
@@ -215,11 +177,13 @@ def test_a_dry_run_tells_why_a_reload_would_be_refused(desk: Desk) -> None:
 def test_only_the_operators_own_page_may_act(desk: Desk) -> None:
     for name in ACTS:
         assert desk.act(name, origin="http://127.0.0.1:1").status_code == 403
-        desk.get(f"/api/gateway/{name}")  # a link or an image of another page can do no more
+        desk.send(
+            "GET", f"/api/gateway/{name}"
+        )  # a link or an image of another page can do no more
     desk.leave()
     for name in ACTS:
         assert desk.act(name).status_code == 401
-    assert desk.get("/api/gateway/reload").status_code == 401
+    assert desk.send("GET", "/api/gateway/reload").status_code == 401
     state = desk.plane.state()
     assert not state["draining"]
     assert not state["services"]["payments"]["endpoints"][0]["breaker_held"]
@@ -230,13 +194,13 @@ def test_a_console_that_is_read_only_looks_and_does_nothing(opened: Opened) -> N
     for name in ACTS:
         assert desk.act(name).status_code == 403
     assert not desk.plane.state()["draining"]
-    assert desk.get("/api/gateway/reload").json()["outcome"] == "nothing"
+    assert desk.dry_run()["outcome"] == "nothing"
 
 
 def test_a_gateway_that_is_away_is_said_to_be(opened: Opened) -> None:
     desk = opened(away=True)
     for answer in (
-        *map(desk.get, ("/api/gateway", "/api/gateway/reload")),
+        *(desk.send("GET", path) for path in ("/api/gateway", "/api/gateway/reload")),
         *map(desk.act, ("drain", "breakers", "purge", "reload")),
     ):
         assert answer.status_code == 503

@@ -88,6 +88,11 @@ def test_both_styles_show_their_timelines_and_work_goes_in_parallel(
         while trial_balance(store.database).get("SENT") != (1, 1):
             assert time.monotonic() < deadline
         assert trial_balance(store.database)["TOLD"] == (1, 1)
+    while not (hot := ask(application, "hot-keys")[0])["hot_keys"]:
+        assert time.monotonic() < deadline, hot
+    assert (hot["pipeline"], hot["behind"], hot["hot_keys"][0]["share"]) == ("notify", 0, 1.0)
+    (queue,) = ask(application, "tasks")
+    assert (queue["queue"], queue["waiting"], queue["dead"]) == ("letters", 0, 0)
     plain = [COUNTERFOIL, "events", "saga", "7", str(application)]
     table = subprocess.run(plain, check=True, capture_output=True, text=True).stdout
     assert "completed" in table

@@ -25,13 +25,20 @@ export function Field({ name, value, onChange, type = "text" }: FieldProps & { t
   );
 }
 
+interface ChoiceProps<T extends string> extends FieldProps {
+  choices: readonly T[];
+  /** What a choice is called, if that is not what it is. */
+  words?: (choice: T) => string;
+}
+
 /** One of several, or all of them. */
-export function Choice({
+export function Choice<T extends string>({
   name,
   value,
   choices,
+  words = String,
   onChange,
-}: FieldProps & { choices: readonly string[] }) {
+}: ChoiceProps<T>) {
   const id = useId();
   return (
     <div className="field">
@@ -39,7 +46,9 @@ export function Choice({
       <select id={id} value={value} onChange={(event) => onChange(event.target.value)}>
         <option value="">all</option>
         {choices.map((choice) => (
-          <option key={choice}>{choice}</option>
+          <option key={choice} value={choice}>
+            {words(choice)}
+          </option>
         ))}
       </select>
     </div>

@@ -6,6 +6,8 @@ const PAGES = [
   ["/", "Overview"],
   ["/trace", "Trace"],
   ["/topics", "Topics"],
+  ["/sagas", "Sagas"],
+  ["/tasks", "Tasks"],
   ["/dead-letters", "Dead letters"],
   ["/reports", "Reports"],
   ["/limits", "Limits and services"],

@@ -11,19 +11,16 @@ interface Settled<T> {
 /**
  * Keeps a live list from moving under the reader: what is new waits until it is asked for.
  *
- * Ids grow with time, so what is new is what is larger than the largest one seen.
+ * `ageOf` grows with time, so what is new is what is larger than the largest one seen.
  */
-export function useSettledList<T extends { id: string }>(items: readonly T[]): Settled<T> {
+export function useSettledList<T>(items: readonly T[], ageOf: (item: T) => bigint): Settled<T> {
   const [newest, setNewest] = useState<bigint | null>(null);
-  if (newest === null && items.length > 0) setNewest(largest(items));
-  const shown = items.filter((item) => newest === null || BigInt(item.id) <= newest);
-  return {
-    shown,
-    arrived: items.length - shown.length,
-    showAll: () => setNewest(largest(items)),
+  const largest = () => {
+    let most = 0n;
+    for (const age of items.map(ageOf)) if (age > most) most = age;
+    return most;
   };
-}
-
-function largest(items: readonly { id: string }[]): bigint {
-  return items.reduce((most, item) => (BigInt(item.id) > most ? BigInt(item.id) : most), 0n);
+  if (newest === null && items.length > 0) setNewest(largest());
+  const shown = items.filter((item) => newest === null || ageOf(item) <= newest);
+  return { shown, arrived: items.length - shown.length, showAll: () => setNewest(largest()) };
 }

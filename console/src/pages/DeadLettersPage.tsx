@@ -119,6 +119,11 @@ function usePipelines(letters: readonly DeadLetter[], chosen: string): readonly 
   return seen;
 }
 
+/** Numbers of letters grow with time. */
+function ageOf(letter: DeadLetter): bigint {
+  return BigInt(letter.id);
+}
+
 interface ListProps {
   letters: DeadLetter[];
   filter: LetterFilter;
@@ -127,7 +132,7 @@ interface ListProps {
 }
 
 function LetterList({ letters, filter, selected, onOlder }: ListProps) {
-  const { shown, arrived, showAll } = useSettledList(letters);
+  const { shown, arrived, showAll } = useSettledList(letters, ageOf);
   return (
     <>
       <div role="status" aria-label="New letters" className="arrivals">

@@ -1,5 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
-import type { Progress, TopicView, Transaction } from "../api";
+import type { HotKeys, Progress, TopicView, Transaction } from "../api";
 import { UP } from "../commands";
 import type { Column } from "../components/DataTable";
 import { Empty } from "../components/Empty";
@@ -8,7 +8,7 @@ import { Meter } from "../components/Meter";
 import { Page } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { TableSection } from "../components/TableSection";
-import { formatCount, formatDuration, formatRate } from "../format";
+import { formatCount, formatDuration, formatInstant, formatRate } from "../format";
 import { topicsQuery } from "../queries";
 
 export function TopicsPage() {
@@ -20,6 +20,9 @@ export function TopicsPage() {
           <>
             <Topics topics={found.topics} />
             <Consumers rows={found.consumers} />
+            {found.hot_keys.map((each) => (
+              <HotKeyTable key={each.pipeline} found={each} />
+            ))}
             <Transactions transactions={found.transactions} trouble={found.trouble} />
           </>
         )}
@@ -105,6 +108,57 @@ function Consumers({ rows }: { rows: Progress[] }) {
       rows={rows}
       rowKey={(row) => `${row.group} ${row.topic} ${row.partition}`}
       empty={<Empty title="No consumer has committed yet." command={UP} />}
+    />
+  );
+}
+
+type HotKey = HotKeys["hot_keys"][number];
+
+const HOT_KEY_COLUMNS: Column<HotKey>[] = [
+  { name: "Key", cell: (hot) => hot.key || "(empty)", heading: true },
+  { name: "Waiting", cell: (hot) => formatCount(hot.waiting), numeric: true },
+  { name: "Share, at least", cell: (hot) => percent(hot.share - hot.error), numeric: true },
+  { name: "Share, at most", cell: (hot) => percent(hot.share), numeric: true },
+  {
+    name: "Share",
+    cell: (hot) => <Meter label={`Share of ${hot.key}`} value={hot.share} maximum={1} />,
+    minor: true,
+  },
+];
+
+function percent(share: number): string {
+  return `${(Math.max(share, 0) * 100).toFixed(1)} %`;
+}
+
+function HotKeyTable({ found }: { found: HotKeys }) {
+  const { pipeline, behind, held, at_us, stale } = found;
+  const lag = `${formatCount(behind)} behind`;
+  return (
+    <TableSection
+      title={`Hot keys of ${pipeline}`}
+      aside={
+        at_us === null
+          ? lag
+          : `${lag}; ${formatCount(held)} in memory at ${formatInstant(at_us)} UTC`
+      }
+      above={
+        stale &&
+        at_us !== null && (
+          <p className="note">
+            Its process has told nothing since: it has ended, or it hangs. See the first page.
+          </p>
+        )
+      }
+      columns={HOT_KEY_COLUMNS}
+      rows={found.hot_keys}
+      rowKey={(hot) => hot.key}
+      tone={(hot) => (hot.share - hot.error >= 0.1 ? "note" : undefined)}
+      empty={
+        <Empty
+          title={at_us === null ? "Its process has told nothing yet." : "It has had no events yet."}
+          command="counterfoil events hot-keys {at}"
+        />
+      }
     />
   );
 }

@@ -81,6 +81,10 @@ class StateFolder:
         """Where a process's output goes."""
         return self.root / "logs" / f"{name}.log"
 
+    def hot_keys(self, pipeline: str) -> Path:
+        """What the process of a parallel pipeline says of its hot keys, as JSON."""
+        return self.root / "hot-keys" / f"{pipeline}.json"
+
     def engine(self, process: str) -> Path:
         """The files of a real engine's server that runs here."""
         return self.root / "engines" / process

@@ -16,6 +16,7 @@ from rich.console import Console
 from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.cli.gateway import app as gateway_commands
+from counterfoil.cli.hot_keys import hot_keys
 from counterfoil.cli.sagas import saga, sagas
 from counterfoil.cli.tasks import tasks
 from counterfoil.cli.topics import lag, read, topics
@@ -39,6 +40,7 @@ events.command(read)
 events.command(sagas)
 events.command(saga)
 events.command(tasks)
+events.command(hot_keys)
 out = Console()
 
 State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]

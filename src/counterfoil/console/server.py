@@ -29,6 +29,7 @@ from counterfoil.console.letters import Letters
 from counterfoil.console.switches import Switches
 from counterfoil.console.topics import Topics
 from counterfoil.console.way import NOTHING, Way
+from counterfoil.console.work import Work
 from counterfoil.coordination import MachineIds, Registry, Unavailable, leaders
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
@@ -39,6 +40,7 @@ from counterfoil.events import (
     LogUnavailable,
     NoHandler,
     NoSuchDeadLetter,
+    NoSuchSaga,
     StoreUnavailable,
     lag,
 )
@@ -62,6 +64,7 @@ _STATUS: Final[dict[type[Exception], HTTPStatus]] = {
     NoHandler: HTTPStatus.UNPROCESSABLE_ENTITY,
     DeadLetterSettled: HTTPStatus.CONFLICT,
     NoSuchDeadLetter: HTTPStatus.NOT_FOUND,
+    NoSuchSaga: HTTPStatus.NOT_FOUND,
     GatewayRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
     GatewayUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -92,7 +95,8 @@ class Console:
         self._events = host.events()
         self._letters = Letters(host.application, self._events)
         self._switches = Switches(host)
-        self._topics = Topics(host.application, self._events)
+        self._topics = Topics(host.application, self._events, host.state)
+        self._work = Work(host.application, self._events)
         self._stores = open_stores(host.application.name, host.configuration, host.state)
         self._way = Way(counterfoils, self._stores) if counterfoils is not None else None
 
@@ -106,6 +110,7 @@ class Console:
             "/api/topics": self._topics.show,
             "/api/reports": self.reports,
             "/api/reports/{name}": self.report,
+            **self._work.readers(),
             **self._switches.readers(),
             "/api/coordination": self.coordination,
             "/api/proof": self.proof,

@@ -1,4 +1,4 @@
-"""The console's look at topics: partitions, consumers with their rates, transactions."""
+"""The console's look at topics: partitions, consumers with their rates, hot keys, transactions."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from starlette.requests import Request
 
-from counterfoil.application import Application
+from counterfoil.application import Application, StateFolder
 from counterfoil.events import (
     Events,
     EventsError,
@@ -21,6 +21,7 @@ from counterfoil.events import (
     progress,
     topics,
 )
+from counterfoil.supervisor import hot_keys
 from counterfoil.supervisor.host import now_us
 
 APART_SECONDS: Final = 1.0
@@ -30,14 +31,16 @@ APART_SECONDS: Final = 1.0
 class Topics:
     """What the page asks for; rates come from the looks that pages take."""
 
-    def __init__(self, application: Application, events: Events) -> None:
+    def __init__(self, application: Application, events: Events, state: StateFolder) -> None:
         self._declared = application.all_topics()
+        self._parallels = list(application.parallels)
+        self._state = state
         self._events = events
         self._lock = threading.Lock()
         self._looks: list[tuple[float, list[Lag]]] = []
 
     async def show(self, _: Request) -> object:
-        """All topics, how each consumer gets on, and the transactions of the engine."""
+        """All topics, how each consumer gets on, its hot keys, the transactions of the engine."""
         return await asyncio.to_thread(self._show)
 
     def _show(self) -> dict[str, object]:
@@ -54,6 +57,7 @@ class Topics:
         return {
             "topics": views,
             "consumers": self._progress(found),
+            "hot_keys": hot_keys.read(self._state, self._parallels, found, now_us()),
             "transactions": None
             if transactions is None
             else [

@@ -62,7 +62,7 @@ from counterfoil.events.log_pipeline_runner import LogPipelineRunner
 from counterfoil.events.messages import Batch, Lag, Message, Record
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.outgoing import StatelessContext
-from counterfoil.events.parallel import HeavyHitters, HotKey, Parallel, ParallelRunner
+from counterfoil.events.parallel import HeavyHitters, HotKey, KeyLoad, Parallel, ParallelRunner
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_runner import PipelineRunner
 from counterfoil.events.pipeline_store import PipelineStore
@@ -74,7 +74,9 @@ from counterfoil.events.sagas import (
     Happening,
     Saga,
     SagaCoordinator,
+    SagaPlace,
     Sagas,
+    SagaStatus,
     SagaView,
     StepContext,
     StepFailed,
@@ -123,6 +125,7 @@ __all__ = [
     "HotKey",
     "InvalidReplacement",
     "KafkaEvents",
+    "KeyLoad",
     "KeyReused",
     "Lag",
     "Ledger",
@@ -155,6 +158,8 @@ __all__ = [
     "RowCounts",
     "Saga",
     "SagaCoordinator",
+    "SagaPlace",
+    "SagaStatus",
     "SagaView",
     "Sagas",
     "Selection",

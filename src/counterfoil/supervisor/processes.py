@@ -37,6 +37,7 @@ from counterfoil.events import (
 )
 from counterfoil.events.topics import AnyTopic
 from counterfoil.reports import Table
+from counterfoil.supervisor import hot_keys
 from counterfoil.supervisor.gateway_process import gateway
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
 
@@ -50,7 +51,8 @@ STORE_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 1.0
 RETENTION_SECONDS: Final = 10.0
 """Between two looks for old records, once all of them are gone."""
-HOT_KEYS_SECONDS: Final = 60.0
+LOGGED_SECONDS: Final = 60.0
+"""Between two lines about hot keys: whoever looks now is told more often."""
 HOT_SHARE: Final = 0.1
 """A key with a tenth of the events holds back whatever is beside it once there is much to do."""
 log = structlog.get_logger()
@@ -181,17 +183,24 @@ def parallel(host: Host) -> None:
     event_log.declare(host.application.all_topics())
     declared = host.application.parallels[host.target]
     runner = ParallelRunner(event_log, events.pipelines(), declared, now_us)
-    told_us = now_us()
+    told_us, logged_us = 0, now_us()
 
-    def step() -> int:
-        nonlocal told_us
-        moved = runner.step()
-        if now_us() - told_us > HOT_KEYS_SECONDS * 1_000_000:
-            told_us = now_us()
-            for hot in runner.hot_keys():
+    def tell() -> None:
+        nonlocal told_us, logged_us
+        now = now_us()
+        if now - told_us < hot_keys.TOLD_SECONDS * 1_000_000:
+            return
+        told_us, load = now, runner.load()
+        hot_keys.tell(host.state, host.target, hot_keys.Told(now, runner.held, load))
+        if now - logged_us > LOGGED_SECONDS * 1_000_000:
+            logged_us = now
+            for hot in load:
                 if hot.share - hot.error >= HOT_SHARE:
                     log.warning("hot_key", key=hot.key, share=round(hot.share, 3))
-        return moved
+
+    def step() -> int:
+        tell()  # first: a store that is away must not silence it
+        return runner.step()
 
     host.ready()
     _repeat(host, step)

@@ -24,6 +24,13 @@ class HotKey(msgspec.Struct, frozen=True):
     error: float
 
 
+class KeyLoad(HotKey, frozen=True):
+    """A hot key with what it holds back at the moment."""
+
+    waiting: int
+    """Its events in memory that are not done: more of them than of others means it is too slow."""
+
+
 class HeavyHitters:
     """Counts keys; not for several threads at once."""
 

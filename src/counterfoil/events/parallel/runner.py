@@ -20,7 +20,7 @@ from counterfoil.events.errors import Fenced, LogUnavailable, StoreUnavailable
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.parallel.crews import Crew, Loop, Threads
-from counterfoil.events.parallel.hitters import HeavyHitters, HotKey
+from counterfoil.events.parallel.hitters import HeavyHitters, HotKey, KeyLoad
 from counterfoil.events.parallel.parallel import WINDOW_BYTES, Parallel
 from counterfoil.events.parallel.schedule import ALONE, Item, Place, Positions, Schedule
 from counterfoil.events.pipeline_store import PipelineStore
@@ -104,6 +104,13 @@ class ParallelRunner:
         """The keys with most of the events lately, each with its share."""
         with self._changed:
             return self._hitters.top(number)
+
+    def load(self, number: int = 10) -> list[KeyLoad]:
+        """The hot keys, each with how many of its events wait here or are worked on."""
+        with self._changed:
+            hot = self._hitters.top(number)
+            waiting = self._schedule.waiting({each.key for each in hot})
+        return [KeyLoad(each.key, each.share, each.error, waiting[each.key]) for each in hot]
 
     @property
     def held(self) -> int:

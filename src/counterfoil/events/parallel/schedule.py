@@ -8,7 +8,7 @@ that a restart leaves them out. No threads, no I/O: callers hold a lock.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from counterfoil.events.messages import Record
@@ -92,6 +92,15 @@ class Schedule:
             self._ready.append(waiting.popleft())
         else:
             del self._lanes[item.lane]
+
+    def waiting(self, keys: Collection[str]) -> dict[str, int]:
+        """How many events of each of these keys are held whose effects are not durable yet."""
+        found = dict.fromkeys(keys, 0)
+        for items in self._held.values():
+            for item in items:
+                if not item.done and item.record.key in found:
+                    found[item.record.key] += 1
+        return found
 
     def take_worked(self, limit: int) -> list[Item]:
         """Events whose work is done and whose effects are not, the longest done first."""

@@ -1,5 +1,6 @@
 """What can be seen of sagas: where each stands, and what happened when."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -10,6 +11,9 @@ from counterfoil.events.sagas.instances import COLUMNS, Instance, Instances, Sty
 from counterfoil.events.sagas.progress import Status
 
 SHOWN: Final = 100
+LINES_SHOWN: Final = 1_000
+"""The newest of a timeline. A saga of 20 steps with 5 tries there and back has 200; what has more
+is a choreography whose events come again and again."""
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -35,10 +39,26 @@ class SagaView(msgspec.Struct, frozen=True):
     key: str
     error: str
     """The last error, whatever became of it."""
+    tries: int
+    """Failed tries of the step so far."""
+    waiting: bool
+    """Whether somebody was asked, and has not answered yet."""
+    wake_us: int | None
+    """When it goes on by itself: the next try, or the end of waiting."""
+    deadline_us: int | None
+    """When it is taken back if it still goes forward then."""
     started_us: int
     ended_us: int | None
     timeline: list[Happening]
     """Empty in a list of sagas."""
+
+
+class SagaPlace(msgspec.Struct, frozen=True):
+    """Where a page of sagas ends, so that the next begins behind it."""
+
+    started_us: int
+    id: int
+    saga: str
 
 
 class Sagas:
@@ -57,19 +77,47 @@ class Sagas:
             found.setdefault(saga, {})[status] = number
         return found
 
+    def open(self, sagas: Iterable[str]) -> dict[str, dict[Status, int]]:
+        """How many instances of these sagas have not ended, by status.
+
+        Those that have ended are many, and are not looked at.
+        """
+        return {
+            saga: dict(
+                self._database.execute(
+                    "SELECT status, count(*) FROM saga_instances "
+                    "WHERE saga = ? AND ended_us IS NULL GROUP BY status",
+                    (saga,),
+                ).fetchall()
+            )
+            for saga in sagas
+        }
+
     def newest(
-        self, *, saga: str | None = None, status: str | None = None, limit: int = SHOWN
+        self,
+        *,
+        saga: str | None = None,
+        status: str | None = None,
+        before: SagaPlace | None = None,
+        limit: int = SHOWN,
     ) -> list[SagaView]:
-        """The newest instances, of one saga or of all, with one status or any."""
+        """The newest instances, of one saga or of all, with one status or any.
+
+        `before` is the place of the last one of the page before.
+        """
         given = {"saga": saga, "status": status}
-        wanted = {name: value for name, value in given.items() if value is not None}
-        where = " AND ".join(["1 = 1", *(f"{name} = ?" for name in wanted)])
+        wanted: dict[str, object] = {
+            f"{name} = ?": value for name, value in given.items() if value is not None
+        }
+        place = () if before is None else msgspec.structs.astuple(before)
+        behind = ["(started_us, id, saga) < (?, ?, ?)"] if place else []
+        where = " AND ".join(["1 = 1", *wanted, *behind])
         return [
             _view(instance_of(row), [])
             for row in self._database.execute(
                 f"SELECT {COLUMNS} FROM saga_instances WHERE {where} "  # noqa: S608
-                "ORDER BY started_us DESC, id DESC LIMIT ?",
-                (*wanted.values(), limit),
+                "ORDER BY started_us DESC, id DESC, saga DESC LIMIT ?",
+                (*wanted.values(), *place, limit),
             )
         ]
 
@@ -88,14 +136,15 @@ class Sagas:
         return [_view(found, self._timeline(found)) for found in map(instance_of, rows)]
 
     def _timeline(self, instance: Instance) -> list[Happening]:
-        return [
+        newest = [
             Happening(*row)
             for row in self._database.execute(
                 "SELECT step, direction, outcome, attempt, error, at_us FROM saga_lines "
-                "WHERE saga = ? AND id = ? ORDER BY at_us, number",
-                (instance.saga, instance.id),
+                "WHERE saga = ? AND id = ? ORDER BY at_us DESC, number DESC LIMIT ?",
+                (instance.saga, instance.id, LINES_SHOWN),
             )
         ]
+        return newest[::-1]
 
 
 def _view(instance: Instance, timeline: list[Happening]) -> SagaView:
@@ -107,6 +156,10 @@ def _view(instance: Instance, timeline: list[Happening]) -> SagaView:
         step=instance.step,
         key=instance.key,
         error=instance.error,
+        tries=instance.tries,
+        waiting=instance.waiting,
+        wake_us=instance.wake_us,
+        deadline_us=instance.deadline_us,
         started_us=instance.started_us,
         ended_us=instance.ended_us,
         timeline=timeline,

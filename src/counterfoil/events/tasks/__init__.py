@@ -1,7 +1,7 @@
 """Task queues: work for whoever is free, acknowledged one by one."""
 
+from counterfoil.events.tasks.counts import TaskCounts, task_counts
 from counterfoil.events.tasks.queue import Priority, TaskQueue
-from counterfoil.events.tasks.waiting import TaskCounts, task_counts
 from counterfoil.events.tasks.worker import TaskWorker
 
 __all__ = ["Priority", "TaskCounts", "TaskQueue", "TaskWorker", "task_counts"]

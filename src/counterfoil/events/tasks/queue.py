@@ -22,6 +22,8 @@ from counterfoil.events.topics import Topic
 T = TypeVar("T")
 Priority = Literal["high", "normal", "low"]
 
+PREFIX: Final = "tasks."
+"""Of a queue's topic, by which its dead letters are told from those of pipelines."""
 CONCURRENCY: Final = 8
 CONCURRENCY_LIMIT: Final = 4_096
 TRIES: Final = 5
@@ -103,7 +105,7 @@ class TaskQueue(Generic[T]):
     @property
     def consumer(self) -> str:
         """The name of its topic, and of its dead letters."""
-        return f"tasks.{self.name}"
+        return f"{PREFIX}{self.name}"
 
     def pipeline(self) -> Pipeline[Sent]:
         """Takes tasks over from the topic into the table; a replayed dead letter comes here too."""

@@ -34,18 +34,6 @@ class Task(msgspec.Struct, frozen=True):
     sent_us: int
 
 
-class TaskCounts(msgspec.Struct, frozen=True):
-    """What a queue holds."""
-
-    queue: str
-    waiting: int
-    delayed: int
-    """Not due yet: sent with a delay, or waiting for another try."""
-    at_work: int
-    oldest_us: int | None
-    """Since when the oldest task that is due has waited."""
-
-
 class _Session(Protocol):
     @property
     def now_us(self) -> int: ...
@@ -127,19 +115,3 @@ class Taking:
                 (self._queue, level, now_us, limit),
             ).fetchall()
         ]
-
-
-def task_counts(database: Database, now_us: int) -> list[TaskCounts]:
-    """What the queues hold that hold anything."""
-    database.create([SCHEMA])
-    return [
-        TaskCounts(*row)
-        for row in database.execute(
-            "SELECT queue, count(CASE WHEN visible_us <= ? THEN 1 END), "
-            "count(CASE WHEN visible_us > ? AND taken_us IS NULL THEN 1 END), "
-            "count(CASE WHEN visible_us > ? AND taken_us IS NOT NULL THEN 1 END), "
-            "min(CASE WHEN visible_us <= ? THEN visible_us END) "
-            "FROM tasks GROUP BY queue ORDER BY queue",
-            (now_us,) * 4,
-        )
-    ]

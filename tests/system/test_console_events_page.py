@@ -1,4 +1,4 @@
-"""The pages of dead letters and topics in a real browser; only the console of the shop runs."""
+"""What pipelines leave, in a real browser: letters, topics, sagas; only the console runs."""
 
 import os
 import re
@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 from conftest import SHOP
 from playwright.sync_api import Page, expect, sync_playwright
+from saga_rows import begin
 
 from counterfoil.application import StateFolder
 from counterfoil.application.state import write_json
 from counterfoil.engines import free_port
 from counterfoil.events import EmbeddedEvents, Record
 from counterfoil.events.dead_letters import bury
+from counterfoil.events.sagas.instances import Instances
 
 AXE = SHOP.parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
+SETTLED = "ValueError: the charge was settled"
 WRONG = (
     '{"id":%d,"tenant":"aurora","customer":"c","day":"1997-03-01",'
     '"amount":"7","currency":"USD","discs":1}'
@@ -27,7 +30,7 @@ WRONG = (
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """Where the console of a shop is that has left three dead letters, with its key."""
+    """Where the console of a shop is that has left three letters and two sagas, with its key."""
     state = StateFolder(tmp_path)
     listen = f"127.0.0.1:{free_port()}"
     nowhere = dict.fromkeys(("coordination", "gateway", "admin"), "")
@@ -38,6 +41,12 @@ def address(tmp_path: Path) -> Iterator[str]:
         for number, key in ((1, "a"), (2, "b"), (3, "b")):
             record = Record("payments", 0, number, number, key, (WRONG % number).encode(), {}, 0)
             bury(store, "ledger", record, ValueError("text"), tries=3, now_us=number * 1_000_000)
+    instances = Instances(store.database)
+    with store.database.transaction():
+        begin(instances, 1, 1, status="completed", ended_us=9)
+        stuck = begin(instances, 2, 2, status="stuck")
+        instances.note(stuck, "charge", "stuck", at_us=7, direction="undo", error=SETTLED)
+        instances.save(stuck)
     store.close()
     told, notify = os.pipe()
     lifeline, alive = os.pipe()
@@ -131,4 +140,37 @@ def test_topics_are_shown_and_accessible(address: str, page: Page) -> None:
     expect(page.get_by_role("heading", name="Topics")).to_be_visible()
     expect(page.get_by_text("None is open at this moment.")).to_be_visible()
     expect(page.get_by_role("table", name="Partitions")).to_contain_text("payments, 3")
+    accessible(page)
+
+
+def test_a_stuck_saga_is_found_and_its_timeline_read(address: str, page: Page) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="Sagas").press("Enter")
+    rows = page.get_by_role("table", name="Sagas").get_by_role("row")
+    expect(rows).to_have_count(3)
+    accessible(page)
+    page.get_by_label("Status").select_option("stuck")
+    expect(rows).to_have_count(2)
+    assert "status=stuck" in page.url
+    rows.get_by_role("link").press("Enter")
+    stages = page.get_by_role("list", name="Timeline of ordering").get_by_role("listitem")
+    expect(stages).to_have_count(3)
+    expect(stages.nth(0)).to_contain_text("done")
+    expect(stages.nth(1)).to_contain_text("failed, try 2")
+    expect(stages.nth(2)).to_contain_text("stuck: a person has to decide")
+    expect(stages.nth(2)).to_contain_text(SETTLED)
+    accessible(page)
+    expect(page.get_by_role("link", name="replay its dead letter")).to_have_attribute(
+        "href", "/dead-letters?pipeline=saga.ordering"
+    )
+    page.get_by_role("link", name="All sagas").press("Enter")
+    expect(rows).to_have_count(2)
+
+
+def test_an_application_without_queues_is_told_how_there_would_be_some(
+    address: str, page: Page
+) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="Tasks").press("Enter")
+    expect(page.get_by_text("This application declares no task queues.")).to_be_visible()
     accessible(page)

@@ -1,0 +1,124 @@
+"""The console's look at work that takes its time: sagas with their timelines, and task queues.
+
+Nothing is changed from here: a saga that is stuck, and a task that was given up, are dead letters,
+which are decided on where all of them are. Sagas come in pages, the newest first; a page names the
+place behind which the next begins, so that what begins meanwhile moves nothing.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import closing
+from typing import Final, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from counterfoil.application import Application
+from counterfoil.console.requests import Answer
+from counterfoil.events import (
+    Events,
+    NoSuchSaga,
+    PipelineStore,
+    SagaPlace,
+    Sagas,
+    SagaStatus,
+    SagaView,
+    task_counts,
+)
+from counterfoil.supervisor.host import now_us
+
+SAGAS_SHOWN: Final = 500
+"""Of one page at most."""
+LARGEST: Final = (1 << 63) - 1
+"""An id that a database can hold."""
+PLACE: Final = re.compile(r"(\d{1,18})-(\d{1,19})-(.+)")
+T = TypeVar("T")
+
+
+class Work:
+    """What the page asks for, a method for each address."""
+
+    def __init__(self, application: Application, events: Events) -> None:
+        self._sagas = [*application.sagas, *application.choreographies]
+        self._queues = list(application.queues)
+        self._events = events
+
+    def readers(self) -> dict[str, Answer]:
+        """What can be looked at."""
+        return {
+            "/api/sagas": self.sagas,
+            "/api/sagas/{number:int}": self.saga,
+            "/api/tasks": self.tasks,
+        }
+
+    async def sagas(self, request: Request) -> object:
+        """A page of sagas; how many are open, of those that are declared, comes with the first."""
+        asked = request.query_params
+        wanted = msgspec.convert(asked.get("limit") or "100", int, strict=False)
+        limit = min(max(wanted, 1), SAGAS_SHOWN)
+        status = msgspec.convert(asked.get("status") or None, SagaStatus | None)
+        before = _place(asked["before"]) if asked.get("before") else None
+
+        def ask(store: PipelineStore) -> dict[str, object]:
+            sagas = Sagas(store)
+            found = sagas.newest(
+                saga=asked.get("saga") or None, status=status, before=before, limit=limit
+            )
+            return {
+                "sagas": [_document(each) for each in found],
+                "next": _text(found[-1]) if len(found) == limit else None,
+                "open": sagas.open(self._sagas) if before is None else None,
+            }
+
+        return await self._do(ask)
+
+    async def saga(self, request: Request) -> object:
+        """The sagas that one event has begun, with their timelines."""
+        number = request.path_params["number"]
+        if number > LARGEST:
+            raise NoSuchSaga(f"there is no saga {number}")
+        found = await self._do(lambda store: Sagas(store).show(number))
+        return [_document(each) for each in found]
+
+    async def tasks(self, _: Request) -> object:
+        """What each queue holds, and how long its oldest task has waited."""
+        now = now_us()
+        found = await self._do(lambda store: task_counts(store, now, self._queues))
+        return [
+            {
+                **msgspec.structs.asdict(each),
+                "oldest_seconds": None
+                if each.oldest_us is None
+                else max(now - each.oldest_us, 0) / 1e6,
+            }
+            for each in found
+        ]
+
+    async def _do(self, ask: Callable[[PipelineStore], T]) -> T:
+        def asked() -> T:
+            with closing(self._events.pipelines()) as store:
+                return ask(store)
+
+        return await asyncio.to_thread(asked)
+
+
+def _document(saga: SagaView) -> dict[str, object]:
+    return {**msgspec.structs.asdict(saga), "id": str(saga.id)}
+
+
+def _text(saga: SagaView) -> str:
+    return f"{saga.started_us}-{saga.id}-{saga.saga}"
+
+
+def _place(text: str) -> SagaPlace:
+    """The place that `_text` has written.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    found = PLACE.fullmatch(text)
+    if found is None or int(found[2]) > LARGEST:
+        raise msgspec.DecodeError(f"{text!r} is not where a page of sagas ended")
+    started_us, number, saga = found.groups()
+    return SagaPlace(int(started_us), int(number), saga)
