@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from counterfoil.engines import RunningEngine
-from counterfoil.events import LogUnavailable, Message, Topic
+from counterfoil.events import KafkaEvents, LogUnavailable, Message, Topic
 from counterfoil.events.kafka import KafkaAppender, KafkaLog
 
 ROUNDS = 3
@@ -44,7 +44,7 @@ def next_term(log: KafkaLog) -> KafkaAppender:
 @pytest.mark.timeout(300)
 def test_what_was_committed_stays_committed(engine: Callable[[str], RunningEngine]) -> None:
     kafka = engine("kafka")
-    log = KafkaLog(kafka.address, f"test-{uuid.uuid4().hex}")
+    log = KafkaEvents(kafka.address, "", None, f"test-{uuid.uuid4().hex}").log()
     log.declare([PAID])
     sent = 0
     for _ in range(ROUNDS):

@@ -9,12 +9,12 @@ from counterfoil.engines import RunningEngine
 from counterfoil.events import (
     Context,
     EmbeddedEvents,
+    KafkaEvents,
     Message,
     Pipeline,
     PipelineRunner,
     Topic,
 )
-from counterfoil.events.kafka import KafkaLog
 from counterfoil.events.retention import CHUNK, Retention
 
 from .test_exactly_once import Paid
@@ -128,7 +128,7 @@ def test_kafka_is_told_how_long_to_keep(engine: Callable[[str], RunningEngine]) 
 
     application = f"test-{uuid.uuid4().hex}"
     servers = engine("kafka").address
-    KafkaLog(servers, application).declare([SHORT, Topic("other", Paid)])
+    KafkaEvents(servers, "", None, application).log().declare([SHORT, Topic("other", Paid)])
     names = [f"{application}.{name}" for name in ("paid", "other")]
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     admin = AdminClient({"bootstrap.servers": servers})

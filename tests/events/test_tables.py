@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+
 from counterfoil.events import (
     EmbeddedEvents,
     Parallel,
@@ -15,6 +17,10 @@ from counterfoil.events import (
     create_all_tables,
 )
 from counterfoil.events.sqlite import SqliteDatabase
+
+
+class Registered(msgspec.Struct):
+    id: int
 
 
 def tables(path: Path) -> set[str]:
@@ -38,9 +44,10 @@ def test_what_whoever_runs_creates_is_what_is_created_for_a_move(tmp_path: Path)
     runner = ParallelRunner(used.log(), used.pipelines(), Parallel("any", topic, print), lambda: 1)
     runner.close()
     TaskWorker(used.pipelines(), TaskQueue("any", dict, print), lambda: 1).close()
+    used.log().declare([Topic("registered", Registered, format="avro")])
     store = new.pipelines()
     create_all_tables(store.database)
     store.close()
     found = tables(tmp_path / "used" / "events.db")
     assert found == tables(tmp_path / "new" / "events.db")
-    assert {"saga_instances", "parallel_done", "tasks", "versioned_rows"} <= found
+    assert {"saga_instances", "parallel_done", "schemas", "tasks", "versioned_rows"} <= found

@@ -22,7 +22,6 @@ from counterfoil.events import (
     Topic,
     Transaction,
 )
-from counterfoil.events.kafka import KafkaLog
 
 PATIENCE = 30.0
 
@@ -34,9 +33,9 @@ class Paid(msgspec.Struct, frozen=True):
 PAID = Topic("paid", Paid, partitions=2)
 PRODUCER = """
 import sys
-from counterfoil.events.kafka import KafkaLog
+from counterfoil.events import KafkaEvents
 
-log = KafkaLog(sys.argv[1], sys.argv[2])
+log = KafkaEvents(sys.argv[1], "", None, sys.argv[2]).log()
 appender = log.appender("bank", 1)
 producer = appender._producer
 producer.begin_transaction()
@@ -63,7 +62,7 @@ class Kafka:
     def __init__(self, servers: str) -> None:
         self.servers = servers
         self.application = f"test-{uuid.uuid4().hex}"
-        self.log = KafkaLog(servers, self.application)
+        self.log = KafkaEvents(servers, "", None, self.application).log()
         self.log.declare([PAID])
         self.transactions = KafkaEvents(servers, "", None, self.application).transactions()
 

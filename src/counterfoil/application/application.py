@@ -25,6 +25,7 @@ from counterfoil.events import (
 )
 from counterfoil.events.parallel import Order
 from counterfoil.events.parallel.parallel import CONCURRENCY
+from counterfoil.events.schemas import Compatibility, Format
 from counterfoil.events.tasks.queue import CONCURRENCY as TASKS_AT_ONCE
 from counterfoil.events.tasks.queue import TRIES as TASK_TRIES
 from counterfoil.events.tasks.queue import VISIBILITY_SECONDS
@@ -152,13 +153,28 @@ class Application:
         *,
         partitions: int = 4,
         retention_seconds: int | None = None,
+        format: Format = "json",
+        compatibility: Compatibility = "BACKWARD",
     ) -> Topic[Event]:
         """Declare a topic of typed events, ordered by key, that are kept for a time.
 
         Without one they are kept for ever in the embedded log, and on Kafka as long as the brokers
         keep what nothing was said of. The proof counts what is in the log: keep what it is to find.
+
+        In the formats `avro` and `protobuf` the type's schema is registered when the application
+        starts, which a schema that breaks with the last one keeps it from doing.
+
+        Raises:
+            UnmappableType: the format can't hold the type; says the field.
         """
-        topic = Topic(name, event, partitions=partitions, retention_seconds=retention_seconds)
+        topic = Topic(
+            name,
+            event,
+            partitions=partitions,
+            retention_seconds=retention_seconds,
+            format=format,
+            compatibility=compatibility,
+        )
         return _declare(self.topics, name, topic, "topic")
 
     @overload
@@ -371,7 +387,17 @@ class Application:
         return _declare(self.reports, name, report, "report")
 
     def matches(self, counterfoils: Counterfoils) -> None:
-        """Declare what must be equal from request to report."""
+        """Declare what must be equal from request to report; the topic is one of JSON.
+
+        Raises:
+            ConfigurationError: it is in another format, which the proof can't read by itself.
+        """
+        if counterfoils.topic.format != "json":
+            raise ConfigurationError(
+                f"the topic {counterfoils.topic.name} is in {counterfoils.topic.format}, and the "
+                "proof reads the log without the code, and the schemas, of those who wrote it",
+                hint='declare it in JSON, with format="json"',
+            )
         self.counterfoils = counterfoils
 
     def workload(self, make: Workload) -> Workload:

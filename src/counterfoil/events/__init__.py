@@ -27,6 +27,8 @@ from counterfoil.events.errors import (
     Fenced,
     HandlerFailed,
     HoldEnded,
+    IncompatibleSchema,
+    InvalidEvent,
     InvalidReplacement,
     KeyReused,
     LedgerConflict,
@@ -38,10 +40,13 @@ from counterfoil.events.errors import (
     NoSuchTransaction,
     NotCaughtUp,
     Overdrawn,
+    RegistryUnavailable,
     SnapshotMismatch,
     StoreUnavailable,
     TaskAbandoned,
     TermOver,
+    UndecodableEvent,
+    UnmappableType,
     VersionConflict,
 )
 from counterfoil.events.inspection import Progress, TopicView, lag, progress, read, topics
@@ -81,12 +86,13 @@ from counterfoil.events.sagas import (
     StepContext,
     StepFailed,
 )
+from counterfoil.events.schemas import EmbeddedRegistry, Registry
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
 from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
 from counterfoil.events.tables import create_all_tables
 from counterfoil.events.tasks import Priority, TaskCounts, TaskQueue, TaskWorker, task_counts
-from counterfoil.events.topics import Topic
+from counterfoil.events.topics import Topic, declare_schemas
 from counterfoil.events.transactions import UNFINISHED, Hanging, Transaction, Transactions
 from counterfoil.events.versions import RowCounts, Upserted, VersionedRows
 
@@ -111,6 +117,7 @@ __all__ = [
     "DeadLetterSettled",
     "DeadLetters",
     "EmbeddedEvents",
+    "EmbeddedRegistry",
     "EventLog",
     "Events",
     "EventsError",
@@ -123,6 +130,8 @@ __all__ = [
     "HeavyHitters",
     "HoldEnded",
     "HotKey",
+    "IncompatibleSchema",
+    "InvalidEvent",
     "InvalidReplacement",
     "KafkaEvents",
     "KeyLoad",
@@ -153,6 +162,8 @@ __all__ = [
     "Progress",
     "ReadModel",
     "Record",
+    "Registry",
+    "RegistryUnavailable",
     "Relay",
     "Reply",
     "RowCounts",
@@ -179,7 +190,9 @@ __all__ = [
     "Transaction",
     "Transactions",
     "Transfer",
+    "UndecodableEvent",
     "Unit",
+    "UnmappableType",
     "Upserted",
     "VersionConflict",
     "VersionedRows",
@@ -188,6 +201,7 @@ __all__ = [
     "balance",
     "balance_at",
     "create_all_tables",
+    "declare_schemas",
     "handle",
     "in_order",
     "lag",

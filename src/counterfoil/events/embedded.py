@@ -15,7 +15,8 @@ from counterfoil.events.database import Database
 from counterfoil.events.errors import EventsError, Fenced
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Batch, Message, Record
-from counterfoil.events.topics import AnyTopic, partition_of
+from counterfoil.events.schemas import Registry
+from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) STRICT;
@@ -34,10 +35,11 @@ EARLY_US: Final = 60_000_000
 
 
 class EmbeddedLog:
-    """The log in `database`, a `SqliteDatabase`."""
+    """The log in `database`, a `SqliteDatabase`; schemas of its topics are kept in `registry`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, registry: Registry) -> None:
         self._database = database
+        self._registry = registry
         self._partitions: dict[str, int] = {}
         database.create([_SCHEMA])
 
@@ -46,8 +48,11 @@ class EmbeddedLog:
 
         Raises:
             EventsError: a topic exists with another number of partitions, which would tear keys.
+            IncompatibleSchema: a topic's schema breaks with its last one.
+            RegistryUnavailable: the registry can't be reached.
         """
         topics = list(topics)
+        declare_schemas(topics, self._registry)
         with self._database.transaction():
             self._database.executemany(
                 "INSERT INTO topics VALUES (?, ?) ON CONFLICT (name) DO NOTHING",

@@ -15,6 +15,7 @@ from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.postgres import PostgresDatabase
 from counterfoil.events.replication import LogOutbox, ReturnedOutbox, Slot
 from counterfoil.events.retention import Retention
+from counterfoil.events.schemas import EmbeddedRegistry, Registry
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.events.sqlite_transactions import SqliteTransactions
 from counterfoil.events.topics import AnyTopic
@@ -44,16 +45,25 @@ class Events(Protocol):
         """What can be seen of transactions."""
         ...
 
+    @property
+    def registry(self) -> Registry:
+        """Where schemas of topics are kept."""
+        ...
+
 
 class EmbeddedEvents:
-    """A SQLite file for each service, and one for log and pipelines, all in `folder`."""
+    """A SQLite file for each service, and one for log and pipelines, all in `folder`.
 
-    def __init__(self, folder: Path) -> None:
+    Schemas are in the latter, unless there is a `registry` for them.
+    """
+
+    def __init__(self, folder: Path, *, registry: Registry | None = None) -> None:
         self._folder = folder
+        self.registry: Registry = registry or EmbeddedRegistry(self._shared)
 
     def log(self) -> EmbeddedLog:
         """The event log."""
-        return EmbeddedLog(self._shared())
+        return EmbeddedLog(self._shared(), self.registry)
 
     def service(self, name: str) -> Database:
         """The database of a service."""
@@ -62,7 +72,7 @@ class EmbeddedEvents:
     def pipelines(self) -> PipelineStore:
         """The database of the pipelines: the log's, so that what they send is in it at once."""
         database = self._shared()
-        return PipelineStore(database, EmbeddedLog(database).insert)
+        return PipelineStore(database, EmbeddedLog(database, self.registry).insert)
 
     def outbox(self, source: str) -> OutboxReader:
         """What a service has to send."""
@@ -86,7 +96,8 @@ class KafkaEvents:
 
     What pipelines send goes through an outbox of theirs, in the database of their state: that is
     one commit, where Kafka and PostgreSQL would be two. Outboxes are read from their tables, or
-    with `outbox_from="log"` from PostgreSQL's log.
+    with `outbox_from="log"` from PostgreSQL's log. Schemas are in the database of the pipelines
+    too, unless there is a `registry` for them.
     """
 
     PIPELINES = "_pipelines"
@@ -100,16 +111,18 @@ class KafkaEvents:
         application: str,
         *,
         outbox_from: Literal["table", "log"] = "table",
+        registry: Registry | None = None,
     ) -> None:
         self._servers = servers
         self._postgres = postgres
         self._password = password
         self._application = application
         self._outbox_from: Literal["table", "log"] = outbox_from
+        self.registry: Registry = registry or EmbeddedRegistry(lambda: self.service(self.PIPELINES))
 
     def log(self) -> KafkaLog:
         """The event log."""
-        return KafkaLog(self._servers, self._application)
+        return KafkaLog(self._servers, self._application, self.registry)
 
     def service(self, name: str) -> Database:
         """The database of a service: the schema `APPLICATION.SERVICE`."""

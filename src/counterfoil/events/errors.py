@@ -1,5 +1,7 @@
 """What can go wrong with events."""
 
+import msgspec
+
 from counterfoil.errors import CounterfoilError
 
 
@@ -89,3 +91,23 @@ class NotCaughtUp(EventsError):
 
 class BadToken(EventsError):
     """What was handed in is not the consistency token of a write."""
+
+
+class UnmappableType(EventsError):
+    """A topic's type has a field that its format can't hold without a loss."""
+
+
+class InvalidEvent(EventsError):
+    """An event's values don't fit the schema of its topic; nothing was sent."""
+
+
+class UndecodableEvent(EventsError, msgspec.DecodeError):
+    """Bytes that are no event of their topic, whoever reads them: they become a dead letter."""
+
+
+class IncompatibleSchema(EventsError):
+    """A topic's schema breaks with the one before; events of both could not be read by one type."""
+
+
+class RegistryUnavailable(StoreUnavailable):
+    """The schema registry can't be used at the moment: no event's fault; try again later."""

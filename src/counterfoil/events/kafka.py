@@ -37,7 +37,8 @@ from counterfoil.events.kafka_exchange import KafkaExchange
 from counterfoil.events.kafka_reader import KafkaReader
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Message, Record
-from counterfoil.events.topics import AnyTopic, partition_of
+from counterfoil.events.schemas import Registry
+from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
@@ -54,10 +55,11 @@ _FETCHING: Final = MappingProxyType(
 
 
 class KafkaLog:
-    """The topics of `application` on the cluster at `servers`."""
+    """The topics of `application` on the cluster at `servers`; their schemas are in `registry`."""
 
-    def __init__(self, servers: str, application: str) -> None:
+    def __init__(self, servers: str, application: str, registry: Registry) -> None:
         self._application = application
+        self._registry = registry
         self._connection: dict[str, Any] = {
             "bootstrap.servers": servers,
             "error_cb": say,
@@ -73,8 +75,11 @@ class KafkaLog:
         Raises:
             EventsError: a topic exists with another number of partitions, which would tear keys.
             LogUnavailable: no broker answered.
+            IncompatibleSchema: a topic's schema breaks with its last one.
+            RegistryUnavailable: the registry can't be reached.
         """
         topics = list(topics)
+        declare_schemas(topics, self._registry)
         wanted = {topic.name: topic.partitions for topic in topics}
         for kept in {topic.retention_seconds for topic in topics}:
             settings = {} if kept is None else {"retention.ms": str(kept * 1_000)}

@@ -101,10 +101,12 @@ class EventLog(Protocol):
     """Partitioned topics."""
 
     def declare(self, topics: Iterable[AnyTopic]) -> None:
-        """Make topics known.
+        """Make topics known, and their schemas to their registry.
 
         Raises:
             EventsError: a topic exists with another number of partitions, which would tear keys.
+            IncompatibleSchema: a topic's schema breaks with its last one.
+            RegistryUnavailable: the registry can't be reached.
         """
         ...
 

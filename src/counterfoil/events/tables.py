@@ -3,12 +3,13 @@
 from counterfoil.events.database import Database
 from counterfoil.events.parallel.runner import SCHEMA as PARALLEL
 from counterfoil.events.sagas.instances import SCHEMA as SAGAS
+from counterfoil.events.schemas.embedded_registry import SCHEMA as SCHEMAS
 from counterfoil.events.tasks.waiting import SCHEMA as TASKS
 
 
 def create_all_tables(database: Database) -> None:
-    """Create what sagas, parallel pipelines and task queues would create once they run.
+    """Create what sagas, parallel pipelines, task queues and schemas would create when used.
 
     The tables of `PipelineStore` are there already.
     """
-    database.create([SAGAS, PARALLEL, TASKS])
+    database.create([SAGAS, PARALLEL, TASKS, SCHEMAS])

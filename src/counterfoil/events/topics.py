@@ -1,51 +1,87 @@
-"""Typed topics: a name, the type of its events, and how a key finds its partition."""
+"""Typed topics: a name, the type and format of its events, and how a key finds its partition."""
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar
 
-import msgspec
+from counterfoil.events.schemas import Codec, Compatibility, Format, Registry, codec_of
 
 T = TypeVar("T")
 PLACES: Final = 16_384
 """Partitions of keys that are remembered: keys come again, and some megabytes are little."""
-_ENCODER: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True)
 class Topic(Generic[T]):
-    """A stream of events of one type, in order within a key."""
+    """A stream of events of one type, in order within a key.
+
+    Raises:
+        UnmappableType: the format can't hold the type; says the field.
+        EventsError: the format's library is missing.
+    """
 
     name: str
     type: type[T]
     partitions: int = field(default=4, kw_only=True)
     retention_seconds: int | None = field(default=None, kw_only=True)
     """How long events are kept; None for the engine's default, which is for ever if embedded."""
+    format: Format = field(default="json", kw_only=True)
+    """Other than JSON, events carry the id of a schema that a registry keeps."""
+    compatibility: Compatibility = field(default="BACKWARD", kw_only=True)
+    """What a new schema must keep to; of no account to JSON."""
+    copies: "Topic[T] | None" = field(default=None, kw_only=True, repr=False)
+    """The topic whose events, byte for byte, are in this one."""
+
+    def __post_init__(self) -> None:
+        if self.format != "json":
+            _ = self.codec  # what can't be mapped is refused where it is declared
+
+    def beside(self, name: str) -> "Topic[T]":
+        """A topic of one partition for some of this one's events as they are, to be tried again."""
+        return Topic(name, self.type, partitions=1, format=self.format, copies=self)
 
     def encode(self, value: T) -> bytes:
-        """The event as JSON."""
-        return _ENCODER.encode(value)
-
-    def decode(self, data: bytes) -> T:
-        """The event from JSON.
+        """The event as bytes.
 
         Raises:
-            msgspec.DecodeError: not JSON, or not of this type.
+            InvalidEvent: it does not fit the topic's schema.
         """
-        return self._decoder.decode(data)
+        return self.codec.encode(value)
+
+    def decode(self, data: bytes) -> T:
+        """The event from bytes.
+
+        Raises:
+            msgspec.DecodeError: they are no event of this type.
+            RegistryUnavailable: the schema that they were written with can't be had at the moment.
+        """
+        return self.codec.decode(data)
 
     def partition_of(self, key: str) -> int:
         """The partition of a key's events."""
         return partition_of(key, self.partitions)
 
     @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[T]:
-        """Made once: to understand a type takes longer than to decode an event of it."""
-        return msgspec.json.Decoder(self.type)
+    def codec(self) -> Codec:
+        """What encodes and decodes; it knows the schemas that this process has met."""
+        return codec_of(self.type, self.format) if self.copies is None else self.copies.codec
 
 
 AnyTopic = Topic[Any]
+
+
+def declare_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
+    """Register the schemas of topics that have one, for this process to encode and decode.
+
+    Raises:
+        IncompatibleSchema: a schema breaks with the topic's last one; names the field and the rule.
+        RegistryUnavailable: the registry can't be reached.
+    """
+    for topic in topics:
+        if topic.copies is None:
+            topic.codec.declare(topic.name, topic.compatibility, registry)
 
 
 @lru_cache(PLACES)

@@ -42,7 +42,7 @@ def copy_events(
 def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: Tell) -> None:
     """Every record at its offset, so that stored positions stay true; then the outbox positions."""
     with closing(SqliteDatabase(path)) as database:
-        source, log = EmbeddedLog(database), target.log()
+        source, log = EmbeddedLog(database, target.registry), target.log()
         log.declare(application.all_topics())
         for topic in application.all_topics():
             tell(f"topic {topic.name}")

@@ -34,6 +34,7 @@ from counterfoil.events import (
     StoreUnavailable,
     TaskWorker,
     TermOver,
+    declare_schemas,
 )
 from counterfoil.events.topics import AnyTopic
 from counterfoil.reports import Table
@@ -90,8 +91,10 @@ def service(host: Host) -> None:
     declared = host.application.services[host.target]
     client = host.coordination()
     ids = _Snowflakes(host)
+    events = host.events()
+    declare_schemas(host.application.all_topics(), events.registry)
     store = ServiceStore(
-        host.events().service(host.target), declared.schema, next_id=ids.next_id, clock_us=now_us
+        events.service(host.target), declared.schema, next_id=ids.next_id, clock_us=now_us
     )
     address = host.addresses.services[host.name]
     memberships: list[Membership] = []

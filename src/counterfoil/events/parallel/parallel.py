@@ -78,9 +78,8 @@ class Parallel(Generic[T, R]):
 
     def topics(self) -> list[AnyTopic]:
         """The source, and what belongs to this pipeline alone: its retries and dead letters."""
-        event = self.source.type
         return [
             self.source,
-            Topic(retry_topic(self.name), event, partitions=1),
-            Topic(dead_letter_topic(self.name), event, partitions=1),
+            self.source.beside(retry_topic(self.name)),
+            self.source.beside(dead_letter_topic(self.name)),
         ]

@@ -16,7 +16,12 @@ import structlog
 from counterfoil import faults
 from counterfoil.events.dead_letters import bury
 from counterfoil.events.effects import Context, Effects
-from counterfoil.events.errors import Fenced, LogUnavailable, StoreUnavailable
+from counterfoil.events.errors import (
+    Fenced,
+    LogUnavailable,
+    RegistryUnavailable,
+    StoreUnavailable,
+)
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.parallel.crews import Crew, Loop, Threads
@@ -59,7 +64,7 @@ class ParallelRunner:
         self._group: list[Item] = []
         """What is to be committed, kept over a failure to do so."""
         self._stopping = False
-        self._unavailable: LogUnavailable | None = None
+        self._unavailable: LogUnavailable | RegistryUnavailable | None = None
         topics = parallel.topics()[:2]
         event_log.declare(parallel.topics())
         store.database.create([SCHEMA])
@@ -136,6 +141,7 @@ class ParallelRunner:
         """Hold as much as the window allows; each partition gives its part of a fetch."""
         window = self._parallel.window
         limit = max(1, min(FETCH, window // (4 * sources)))
+        batches: list[Batch] = []
         while True:
             with self._changed:
                 if self._stopping:
@@ -145,19 +151,20 @@ class ParallelRunner:
                     self._changed.wait(WAIT_SECONDS)
                     continue
             try:
-                batches = self._reader.fetch(limit)
-            except LogUnavailable as error:
-                self._unavailable = error
-                batches = []
-            if not batches:
+                batches = batches or self._reader.fetch(limit)
+                groups = [[self._item(record) for record in batch.records] for batch in batches]
+            except (LogUnavailable, RegistryUnavailable) as error:
+                self._unavailable = error  # what was fetched is kept: the reader has moved on
+                groups = []
+            if not groups:
                 with self._changed:
                     if not self._stopping:
                         self._changed.wait(RETRY_SECONDS if self._unavailable else WAIT_SECONDS / 5)
                 continue
-            self._take_in(batches)
+            batches = []
+            self._take_in(groups)
 
-    def _take_in(self, batches: list[Batch]) -> None:
-        groups = [[self._item(record) for record in batch.records] for batch in batches]
+    def _take_in(self, groups: list[list[Item]]) -> None:
         with self._changed:
             for items in groups:
                 self._schedule.add(items)
@@ -197,6 +204,8 @@ class ParallelRunner:
             event = parallel.source.decode(record.value)
             if parallel.subkey is not None:
                 lane = f"{lane}/{parallel.subkey(event)}"
+        except RegistryUnavailable:
+            raise  # not this event's fault
         except Exception as error:
             item = Item(record, None, lane)
             item.error, item.tries = error, 1

@@ -197,10 +197,9 @@ class Saga(Generic[T]):
 
     def own_topics(self) -> list[AnyTopic]:
         """What belongs to this saga alone: its retries and its dead letters."""
-        event = self.source.type
         return [
-            Topic(retry_topic(self.consumer), event, partitions=1),
-            Topic(dead_letter_topic(self.consumer), event, partitions=1),
+            self.source.beside(retry_topic(self.consumer)),
+            self.source.beside(dead_letter_topic(self.consumer)),
         ]
 
     def _add(self, step: Step[T, R]) -> Step[T, R]:

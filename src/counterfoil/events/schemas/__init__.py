@@ -1,0 +1,17 @@
+"""Formats of events beside JSON, and the registries of their schemas."""
+
+from counterfoil.events.schemas.codec import Codec, Format, codec_of
+from counterfoil.events.schemas.embedded_registry import EmbeddedRegistry
+from counterfoil.events.schemas.registry import Registry
+from counterfoil.events.schemas.schema import Compatibility, Incompatibility, Schema
+
+__all__ = [
+    "Codec",
+    "Compatibility",
+    "EmbeddedRegistry",
+    "Format",
+    "Incompatibility",
+    "Registry",
+    "Schema",
+    "codec_of",
+]

@@ -1,0 +1,113 @@
+"""Topics in Avro, by fastavro: written with the struct's schema, read with the writer's and ours.
+
+A field that the writer did not know is filled in by the struct itself, not by Avro: its default may
+be anything that Python can make, and is exact for every type.
+"""
+
+import copy
+import datetime as dt
+import io
+import json
+import uuid
+from decimal import Decimal
+from typing import Any, Final, cast
+
+import fastavro
+import msgspec
+from fastavro.validation import ValidationError
+
+from counterfoil.events.errors import InvalidEvent, UndecodableEvent
+from counterfoil.events.schemas.avro_compatibility import (
+    incompatibilities,
+    name_of,
+    named_types,
+)
+from counterfoil.events.schemas.avro_schema import avro_schema
+from counterfoil.events.schemas.codec import Read, RegisteredCodec
+from counterfoil.events.schemas.schema import Incompatibility, Schema
+from counterfoil.events.schemas.structs import check_times
+
+_TIMES: Final = frozenset({"timestamp-micros", "time-micros"})
+_BUILTIN: Final = (bytes, dt.datetime, dt.date, dt.time, uuid.UUID, Decimal)
+"""What fastavro takes as it is."""
+
+
+class AvroCodec(RegisteredCodec):
+    """Events of a struct in Avro's binary encoding."""
+
+    def __init__(self, event: type) -> None:
+        self._event = event
+        self._document = avro_schema(event)
+        text = json.dumps(self._document, separators=(",", ":"))
+        self._parsed: Any = fastavro.parse_schema(copy.deepcopy(self._document))
+        self._has_times = any(f'"{each}"' in text for each in _TIMES)
+        super().__init__(Schema("AVRO", text))
+
+    def write(self, value: Any) -> bytes:
+        """An event in binary.
+
+        Raises:
+            InvalidEvent: a number too large, a time without its zone, a value of another type.
+        """
+        datum = msgspec.to_builtins(value, builtin_types=_BUILTIN)
+        if self._has_times:
+            check_times(datum)
+        buffer = io.BytesIO()
+        try:
+            fastavro.schemaless_writer(buffer, self._parsed, datum)
+        except Exception as error:  # the library's errors are no family
+            raise InvalidEvent(self._misfit(datum, error)) from error
+        return buffer.getvalue()
+
+    def reader(self, writer: Schema) -> Read:
+        """What reads the events of a writer.
+
+        Raises:
+            UndecodableEvent: its schema is none, or can't be resolved to ours.
+        """
+        event, written, read = self._event, self._parsed, None
+        if writer != self.schema:
+            document = json.loads(writer.text)
+            readable = _as_written(self._document, document)
+            for each in incompatibilities(readable, document):
+                if each.unnoticed:
+                    raise UndecodableEvent(f"its writer's schema is another: {each}")
+            written, read = fastavro.parse_schema(document), fastavro.parse_schema(readable)
+
+        def decode(content: bytes) -> Any:
+            buffer = io.BytesIO(content)
+            datum = fastavro.schemaless_reader(buffer, written, read)
+            if buffer.tell() != len(content):
+                left = len(content) - buffer.tell()
+                raise UndecodableEvent(f"{left} bytes are left behind the event")
+            return cast("Any", msgspec.convert(datum, event))
+
+        return decode
+
+    def _misfit(self, datum: Any, error: Exception) -> str:
+        """Which fields do not fit; their values are nobody's business."""
+        name = self._event.__name__
+        try:
+            fastavro.validate(datum, self._parsed)
+        except ValidationError as found:
+            errors = cast("tuple[Any, ...]", found.errors)
+            fields = ", ".join(sorted({each.field for each in errors if each.field}))
+            return f"{fields or name}: does not fit the schema"
+        except ValueError as found:  # of decimals, without the field
+            return f"{name}: {found}"
+        return f"{name}: {type(error).__name__} as it was encoded"
+
+    def incompatibilities(self, reader: Schema, writer: Schema) -> list[Incompatibility]:
+        """Why one schema does not read what the other has written."""
+        return incompatibilities(json.loads(reader.text), json.loads(writer.text))
+
+
+def _as_written(ours: Any, theirs: Any) -> Any:
+    """Our schema without the fields that their records lack: those are the struct's to fill in."""
+    ours = copy.deepcopy(ours)
+    written = {name_of(each): each for each in named_types(theirs) if each["type"] == "record"}
+    for record in list(named_types(ours)):
+        if record["type"] == "record" and name_of(record) in written:
+            known = {field["name"] for field in written[name_of(record)]["fields"]}
+            record["fields"] = [field for field in record["fields"] if field["name"] in known]
+    return ours

@@ -1,0 +1,216 @@
+"""How events of a topic become bytes and come back: JSON, or a format with a registered schema.
+
+A codec belongs to one topic in one process. JSON needs nothing. A format with schemas learns from
+the registry, when the topic is declared, by which id its own schema goes, and later, the first time
+that it meets an id, what that stands for: whoever wrote an event may have had an older type of it,
+or a newer one. Then nothing is asked again.
+
+No id that was seen says anything of bytes that hold none, or one that the registry does not know:
+these are `UndecodableEvent`, and so dead letters. A registry that is away is no event's fault.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import msgspec
+
+from counterfoil.events.errors import EventsError, IncompatibleSchema, UndecodableEvent
+from counterfoil.events.schemas import wire
+from counterfoil.events.schemas.schema import (
+    SCHEMA_CHARACTERS,
+    Compatibility,
+    Incompatibility,
+    Schema,
+)
+
+if TYPE_CHECKING:
+    from counterfoil.events.schemas.registry import Registry
+
+Format = Literal["json", "avro", "protobuf"]
+WRITERS: Final = 256
+"""Schemas of writers that a codec keeps ready: more than a topic has versions. One that was given
+up is asked for again."""
+_CODECS: Final = MappingProxyType(
+    {
+        "avro": ("counterfoil.events.schemas.avro", "AvroCodec"),
+        "protobuf": ("counterfoil.events.schemas.protobuf", "ProtobufCodec"),
+    }
+)
+_ENCODER: Final = msgspec.json.Encoder()
+Read = Callable[[bytes], Any]
+
+
+class Codec(Protocol):
+    """Events of one topic to bytes and back."""
+
+    def encode(self, value: Any, /) -> bytes:
+        """An event as bytes.
+
+        Raises:
+            InvalidEvent: it does not fit the schema.
+            EventsError: the topic was not declared to a log or a registry in this process.
+        """
+        ...
+
+    def decode(self, data: bytes, /) -> Any:
+        """An event from bytes.
+
+        Raises:
+            msgspec.DecodeError: they are none of this topic; `UndecodableEvent` is one.
+            RegistryUnavailable: the schema of their writer can't be had at the moment.
+        """
+        ...
+
+    def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
+        """Register the schema, if there is one; from then on events are encoded and decoded.
+
+        A schema that is a version of the topic already, the newest or an older one, is taken as it
+        is, so that an application can go back to what it was. A new one must be compatible with
+        the newest.
+
+        Raises:
+            IncompatibleSchema: names the field and the rule.
+            RegistryUnavailable: nothing was registered, or nobody knows.
+        """
+        ...
+
+
+def codec_of(event: type, format_: Format) -> Codec:
+    """The codec for events of a type.
+
+    Raises:
+        UnmappableType: the format can't hold the type; says the field.
+        EventsError: the format's library is missing.
+        ValueError: there is no such format.
+    """
+    if format_ == "json":
+        return JsonCodec(event)
+    if format_ not in _CODECS:
+        raise ValueError(f"there is no format {format_!r}: json, avro and protobuf are known")
+    module, name = _CODECS[format_]
+    try:
+        found: Codec = getattr(import_module(module), name)(event)
+    except ModuleNotFoundError as error:
+        raise EventsError(
+            f"topics in {format_} need {error.name}", hint=f"install counterfoil[{format_}]"
+        ) from error
+    return found
+
+
+class JsonCodec:
+    """Events as JSON, in which a type is its own schema."""
+
+    def __init__(self, event: type) -> None:
+        self.encode: Callable[[Any], bytes] = _ENCODER.encode
+        # Made once: to understand a type takes longer than to decode an event of it.
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(event).decode
+
+    def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
+        """Nothing is registered."""
+
+
+class RegisteredCodec(ABC):
+    """What formats with a registered schema share: ids, the schemas behind them, and errors."""
+
+    def __init__(self, schema: Schema) -> None:
+        if len(schema.text) > SCHEMA_CHARACTERS:
+            raise EventsError(f"a schema has at most {SCHEMA_CHARACTERS} characters")
+        self.schema = schema
+        self._registry: Registry | None = None
+        self._header = b""
+        self._readers: dict[int, Read] = {}
+
+    @abstractmethod
+    def write(self, value: Any) -> bytes:
+        """An event without its schema's id; raises `InvalidEvent`."""
+
+    @abstractmethod
+    def reader(self, writer: Schema) -> Read:
+        """What reads the events of a writer; it may raise anything at what is none.
+
+        Raises:
+            UndecodableEvent: nothing of this writer can be read.
+        """
+
+    @abstractmethod
+    def incompatibilities(self, reader: Schema, writer: Schema) -> list[Incompatibility]:
+        """Why one schema does not read what the other has written."""
+
+    def encode(self, value: Any) -> bytes:
+        """An event as bytes, with its schema's id."""
+        if not self._header:
+            raise EventsError(
+                "the topic's schema has no id yet", hint="declare the topic to a log first"
+            )
+        return self._header + self.write(value)
+
+    def decode(self, data: bytes) -> Any:
+        """An event from bytes, whatever version of the schema they were written with."""
+        schema_id = wire.schema_id_of(data)
+        read = self._readers.get(schema_id) or self._learn(schema_id)
+        try:
+            return read(wire.content_of(data))
+        except UndecodableEvent:
+            raise
+        except Exception as error:  # the libraries' errors are no family
+            raise UndecodableEvent(
+                f"no event of schema {schema_id}: {type(error).__name__}: {error}"
+            ) from error
+
+    def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
+        """Register the schema, or find that it is registered."""
+        schema_id = registry.find(topic, self.schema)
+        if schema_id is None:
+            latest = registry.latest(topic)
+            if latest is not None:
+                self._check(topic, compatibility, latest)
+            schema_id = registry.register(topic, self.schema)
+        self._registry = registry
+        self._header = wire.header(schema_id)
+        self._readers = {schema_id: self.reader(self.schema)}
+
+    def _check(self, topic: str, compatibility: Compatibility, latest: Schema) -> None:
+        if compatibility == "NONE":
+            return
+        hint = "give what is new a default, or begin a new topic; docs/schemas.md has the rules"
+        if latest.type != self.schema.type:
+            raise IncompatibleSchema(
+                f"topic {topic}: was in {latest.type}, is in {self.schema.type}",
+                hint="a topic keeps its format",
+            )
+        for direction, said, reader, writer in (
+            ("BACKWARD", "does not read events of the last one", self.schema, latest),
+            ("FORWARD", "writes what the last one can't read", latest, self.schema),
+        ):
+            if compatibility not in (direction, "FULL"):
+                continue
+            if found := self.incompatibilities(reader, writer):
+                raise IncompatibleSchema(
+                    f"topic {topic}: the new schema {said} ({compatibility}): "
+                    + "; ".join(map(str, found)),
+                    hint=hint,
+                )
+
+    def _learn(self, schema_id: int) -> Read:
+        if self._registry is None:
+            raise EventsError("the topic has no registry", hint="declare the topic to a log first")
+        schema = self._registry.schema(schema_id)
+        if schema is None:
+            raise UndecodableEvent(f"the registry knows no schema {schema_id}")
+        if schema.type != self.schema.type:
+            raise UndecodableEvent(f"schema {schema_id} is in {schema.type}")
+        if len(schema.text) > SCHEMA_CHARACTERS:
+            raise UndecodableEvent(f"schema {schema_id} has over {SCHEMA_CHARACTERS} characters")
+        try:
+            read = self.reader(schema)
+        except UndecodableEvent:
+            raise
+        except Exception as error:  # whatever a registry may hold
+            raise UndecodableEvent(f"schema {schema_id} can't be used: {error}") from error
+        if len(self._readers) >= WRITERS:
+            self._readers.pop(next(iter(self._readers)), None)
+        self._readers[schema_id] = read
+        return read

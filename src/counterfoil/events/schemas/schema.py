@@ -1,0 +1,31 @@
+"""A schema as a registry keeps it, and the rules that a new one must keep to."""
+
+from typing import Final, Literal
+
+import msgspec
+
+SchemaType = Literal["AVRO", "PROTOBUF"]
+Compatibility = Literal["BACKWARD", "FORWARD", "FULL", "NONE"]
+"""Who must understand whom. BACKWARD: the new schema reads what was written with the last one.
+FORWARD: the last one reads what will be written with the new one. FULL: both."""
+SCHEMA_CHARACTERS: Final = 1 << 20
+"""Longest text of a schema that is kept or taken: far above any that people write."""
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """A schema's text: JSON for Avro, a `FileDescriptorProto` in base64 for Protobuf."""
+
+    type: SchemaType
+    text: str
+
+
+class Incompatibility(msgspec.Struct, frozen=True):
+    """Why a reader does not understand a writer: the field (`lines[].amount`), and the rule."""
+
+    field: str
+    rule: str
+    unnoticed: bool = False
+    """Whether a reader would go on all the same, and read something else than was written."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.rule}"
