@@ -318,10 +318,21 @@ pub enum Balance {
     PeakEwma,
 }
 
-/// How a service is protected.
+/// What instances speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Protocol {
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// HTTP/2 without TLS, with prior knowledge.
+    #[serde(rename = "h2c")]
+    H2c,
+}
+
+/// How a service is asked, and how it is protected.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
+    pub protocol: Protocol,
     /// At most, if it adapts.
     pub concurrency: usize,
     pub adaptive_concurrency: bool,

@@ -1,7 +1,7 @@
 //! Headers on their way through: which are looked at, which go on, which are the gateway's own.
 
 use hyper::Method;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 
 use crate::tunnel::Upgrade;
 
@@ -10,6 +10,10 @@ pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Headers of this kind are the gateway's to set, and nobody else's.
 const INTERNAL: &str = "x-counterfoil-";
+const TENANT: HeaderName = HeaderName::from_static("x-counterfoil-tenant");
+const TIER: HeaderName = HeaderName::from_static("x-counterfoil-tier");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What the gateway itself says in a request to an instance.
 pub struct Added<'a> {
@@ -48,7 +52,7 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
         line(out, "traceparent", traceparent.as_bytes());
     }
     match sent.length {
-        Some(0) if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Some(length) if !has_length(method, length) => {}
         Some(length) => line(out, "content-length", length.to_string().as_bytes()),
         None => line(out, "transfer-encoding", b"chunked"),
     }
@@ -65,37 +69,97 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
         line(out, "te", b"trailers");
         line(out, "connection", b"te");
     }
-    let options: Vec<&str> = given
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(str::trim))
-        .collect();
     for (name, value) in added.hooked {
         line(out, name.as_str(), value.as_bytes());
     }
+    let passing = Passing::of(given, added);
     let mut cookies = false;
     for (name, value) in given {
         let name = name.as_str();
-        let passes = match name {
-            name if added.hooked.iter().any(|(hooked, _)| hooked == name) => false,
-            "authorization" | "x-api-key" | "content-length" | "expect" => false,
-            "traceparent" if added.traceparent.is_some() => false,
-            "cookie" => {
-                cookies = true;
-                false
-            }
-            name if set_by_gateway(name) => false,
-            name => !of_one_connection(name) && !options.iter().any(|each| each.eq_ignore_ascii_case(name)),
-        };
-        if passes {
+        if name == "cookie" {
+            cookies = true;
+        } else if passing.passes(name) {
             line(out, name, value.as_bytes());
         }
     }
-    if cookies {
+    if cookies && passing.passes("cookie") {
         // HTTP/2 sends them apart, HTTP/1.1 must have them in one (RFC 9113, section 8.2.3).
         let all: Vec<&[u8]> = given.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         line(out, "cookie", &all.join(&b"; "[..]));
+    }
+}
+
+/// The same for HTTP/2, whose requests name the instance in a field of their own and know no headers
+/// of a connection (RFC 9113, section 8.2.2).
+///
+/// # Errors
+/// A tenant or a tier can't be said in a header.
+pub fn map(
+    method: &Method,
+    given: &HeaderMap,
+    added: &Added<'_>,
+    length: Option<u64>,
+) -> Result<HeaderMap, InvalidHeaderValue> {
+    let mut out = HeaderMap::with_capacity(given.len() + 8);
+    out.insert(FORWARDED_FOR, added.client.clone());
+    out.insert(REQUEST_ID, added.request_id.clone());
+    if let Some((tenant, tier)) = added.bearer {
+        out.insert(TENANT, HeaderValue::from_bytes(tenant.as_bytes())?);
+        out.insert(TIER, HeaderValue::from_bytes(tier.as_bytes())?);
+    }
+    if let Some(traceparent) = added.traceparent {
+        out.insert(TRACEPARENT, traceparent.clone());
+    }
+    if let Some(length) = length.filter(|length| has_length(method, *length)) {
+        out.insert(header::CONTENT_LENGTH, length.into());
+    }
+    if wants_trailers(given) {
+        out.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    for (name, value) in added.hooked {
+        out.append(name.clone(), value.clone());
+    }
+    let passing = Passing::of(given, added);
+    for (name, value) in given.iter().filter(|(name, _)| passing.passes(name.as_str())) {
+        out.append(name.clone(), value.clone());
+    }
+    Ok(out)
+}
+
+/// Whether a body of this length is told of: none is, where none is expected.
+fn has_length(method: &Method, length: u64) -> bool {
+    length > 0 || matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// Which of a client's headers go on.
+struct Passing<'a> {
+    hooked: &'a [(HeaderName, HeaderValue)],
+    traced: bool,
+    /// Those that the client says belong to its connection.
+    options: Vec<&'a str>,
+}
+
+impl<'a> Passing<'a> {
+    fn of(given: &'a HeaderMap, added: &Added<'a>) -> Self {
+        let options = given
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(',').map(str::trim))
+            .collect();
+        Self { hooked: added.hooked, traced: added.traceparent.is_some(), options }
+    }
+
+    fn passes(&self, name: &str) -> bool {
+        match name {
+            name if self.hooked.iter().any(|(hooked, _)| hooked == name) => false,
+            "authorization" | "x-api-key" | "content-length" | "expect" => false,
+            "traceparent" if self.traced => false,
+            name if set_by_gateway(name) => false,
+            name => {
+                !of_one_connection(name) && !self.options.iter().any(|each| each.eq_ignore_ascii_case(name))
+            }
+        }
     }
 }
 
@@ -152,6 +216,15 @@ pub fn may_trail(name: &str) -> bool {
     !early && !of_one_connection(name) && !name.starts_with(INTERNAL)
 }
 
+/// The trailers that may go on.
+pub fn trailing(trailers: HeaderMap) -> HeaderMap {
+    if trailers.keys().all(|name| may_trail(name.as_str())) {
+        return trailers;
+    }
+    let all = trailers.iter().filter(|(name, _)| may_trail(name.as_str()));
+    all.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 /// Write the end of a body in chunks, with the trailers that may go on.
 pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
@@ -204,11 +277,27 @@ mod tests {
         let added =
             Added { host, client, request_id, bearer: Some(("t1", "gold")), traceparent: None, hooked: &[] };
         write(&mut out, &Method::GET, &map, &added, Sent { length: Some(0), offered: false, upgrade: None });
-        String::from_utf8_lossy(&out)
+        let written: Vec<(String, String)> = String::from_utf8_lossy(&out)
             .lines()
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect()
+            .collect();
+        same_over_http2(&written, &super::map(&Method::GET, &map, &added, Some(0)).unwrap());
+        written
+    }
+
+    /// HTTP/2 says the same, but for what HTTP/1.1 needs besides.
+    fn same_over_http2(written: &[(String, String)], map: &HeaderMap) {
+        let pair = |(name, value): (&HeaderName, &HeaderValue)| {
+            (name.as_str().to_owned(), value.to_str().unwrap().to_owned())
+        };
+        let besides = ["host", "connection", "cookie"];
+        let mut mapped: Vec<_> = map.iter().map(pair).filter(|(name, _)| name != "cookie").collect();
+        let mut written: Vec<_> =
+            written.iter().filter(|(name, _)| !besides.contains(&name.as_str())).cloned().collect();
+        mapped.sort();
+        written.sort();
+        assert_eq!(mapped, written);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The data plane: HTTP/1.1 and HTTP/2 in, a policy at each step, HTTP/1.1 to the instances.
+//! The data plane: HTTP/1.1 and HTTP/2 in, a policy at each step, HTTP/1.1 or HTTP/2 to
+//! the instances.
 //!
 //! Each worker is one thread with a runtime, a listening socket (`SO_REUSEPORT`) and connections
 //! to the instances of its own, so that nothing on the way of a request is shared but the policies.
@@ -18,6 +19,7 @@ mod exchange;
 mod forwarded;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod grpc;
 mod headers;
 mod hook;
 mod http1;

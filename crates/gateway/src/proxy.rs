@@ -30,7 +30,7 @@ use crate::snapshot::Snapshot;
 use crate::tracing::{Span, Trace};
 use crate::tunnel::{self, Upgrade};
 use crate::upload::{Upload, discard, drain};
-use crate::{hook, limit};
+use crate::{grpc, hook, limit};
 
 /// Client-chosen values that are logged are cut to this many bytes.
 const LOGGED_LIMIT: usize = 256;
@@ -126,6 +126,7 @@ pub async fn serve(
         Err(problem) => (None, Err(problem)),
     };
     let limited = matches!(&answer, Err(problem) if problem.status == StatusCode::TOO_MANY_REQUESTS);
+    let call = answer.as_ref().err().and_then(|problem| grpc::Status::of(problem, &parts.headers));
     let mut response = answer.unwrap_or_else(Problem::into_response);
     if let Some(route) = route
         && (route.tells || limited)
@@ -171,6 +172,9 @@ pub async fn serve(
         head_only(&mut response);
     }
     tell(&snapshot, route, &parts, response.status(), duration_us, &mut seen);
+    if let Some(call) = call {
+        call.replace(&mut response);
+    }
     response.headers_mut().insert(headers::REQUEST_ID, seen.request_id);
     response.body_mut().keep(seen.under_way);
     if let Body::Tunnel(tunnel) = response.body_mut()

@@ -17,7 +17,7 @@ use crate::Error;
 use crate::access_log::AccessLog;
 use crate::addresses::Addresses;
 use crate::cache::{Cache, Store};
-use crate::config::{self, Config, LimitKey};
+use crate::config::{self, Config, LimitKey, Protocol};
 use crate::exchange::Link;
 use crate::forwarded::Trust;
 use crate::hook::Hook;
@@ -226,6 +226,13 @@ fn routes(
         let unknown =
             |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
         let found = |name: &String| limits.get(name).cloned().ok_or_else(|| unknown("limit", name));
+        let upstream =
+            upstreams.get(&route.service).cloned().ok_or_else(|| unknown("service", &route.service))?;
+        let mut route = route.clone();
+        if upstream.config.protocol == Protocol::H2c {
+            // Nothing can be changed to on a connection of many requests.
+            route.upgrades.clear();
+        }
         let limits: Vec<_> = route.limits.iter().map(found).collect::<Result<_, _>>()?;
         let found = |name: &String| hooks.get(name).cloned().ok_or_else(|| unknown("hook", name));
         Ok(Route {
@@ -233,16 +240,13 @@ fn routes(
             asks: limits.iter().any(|limit| limit.is_strict()),
             tells: limits.iter().any(|limit| limit.tell),
             limits,
-            upstream: upstreams
-                .get(&route.service)
-                .cloned()
-                .ok_or_else(|| unknown("service", &route.service))?,
+            upstream,
             cache: store
                 .zip(route.cache.as_ref())
                 .map(|(store, cache)| Arc::new(Cache::new(cache, &route.service, store))),
             counts: counts.get(&route.path).cloned().unwrap_or_default(),
-            addresses: Addresses::new(route)?,
-            config: route.clone(),
+            addresses: Addresses::new(&route)?,
+            config: route,
         })
     });
     Routes::new(built.collect::<Result<_, _>>()?)

@@ -237,6 +237,11 @@ impl Stream {
         Poll::Ready(Ok(Some(frame)))
     }
 
+    /// Throw away what is left of it, for a while.
+    pub async fn discard(&mut self) {
+        discard(&mut self.body).await;
+    }
+
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (_, until) = *self.waiting.get_or_insert_with(|| {
             let earned = PATIENCE + Duration::from_secs(self.received / LEAST_RATE);
@@ -247,8 +252,8 @@ impl Stream {
         self.timer.poll_late(until, cx)
     }
 
-    /// What goes to the instance next.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Fault>> {
+    /// What goes to the instance next, or nothing at the end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Fault>> {
         let next = if !self.first.is_empty() {
             Some(Frame::data(std::mem::take(&mut self.first)))
         } else if let Some(trailers) = self.trailers.take() {
@@ -360,7 +365,7 @@ impl Sending {
                 Err(Stopped::Client(_)) => {}
                 Err(Stopped::Instance) => {
                     drop(writer);
-                    discard(&mut stream.body).await;
+                    stream.discard().await;
                 }
             }
         });

@@ -249,8 +249,11 @@ _UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a service is protected, and from what its clients are shielded."""
+    """How a service is asked and protected, and from what its clients are shielded."""
 
+    protocol: Literal["http/1.1", "h2c"] = "http/1.1"
+    """What its instances speak: `h2c` is HTTP/2 without TLS, with prior knowledge, as gRPC needs.
+    Connections to such a service can't be upgraded."""
     concurrency: int = 256
     """Requests that the service has at once, over all of its instances."""
     adaptive_concurrency: bool = False

@@ -8,7 +8,7 @@ use hyper::header::HeaderMap;
 use tokio::time::Instant;
 
 use super::Failure;
-use super::http1::Answer;
+use super::rest::Remainder;
 
 /// An answer up to this size is read whole before any of it leaves, so that a broken one can be
 /// asked for again; what is larger passes through.
@@ -27,7 +27,11 @@ pub enum Gathered {
 ///
 /// # Errors
 /// `Unknown` if it breaks off, `Late` after the deadline.
-pub async fn gather(answer: &mut Answer, through: bool, deadline: Instant) -> Result<Gathered, Failure> {
+pub async fn gather(
+    answer: &mut impl Remainder,
+    through: bool,
+    deadline: Instant,
+) -> Result<Gathered, Failure> {
     let mut read = Joined::default();
     let mut trailers = None;
     loop {

@@ -1,23 +1,27 @@
-//! Exchanges with instances: a request out, its answer back.
+//! Exchanges with instances: a request out, its answer back, in the protocol of the service.
 //!
-//! `http1` asks in HTTP/1.1. What reads an answer (`gather.rs`) and passes the rest of it on (`rest.rs`)
-//! does not depend on the protocol.
+//! `http1` asks in HTTP/1.1, one request at a time on a connection, `http2` in HTTP/2, many at a time.
+//! What reads an answer (`gather.rs`) and passes the rest of it on (`rest.rs`) is the same for both.
 
 mod gather;
 mod http1;
+mod http2;
 mod rest;
 
 use std::time::Duration;
 
+use hyper::Response;
 use hyper::header::{self, HeaderMap};
 use hyper::http::request::Parts;
+use tokio::time::Instant;
 
-pub use self::http1::exchange;
 pub use self::rest::Rest;
+use crate::config::Protocol;
 use crate::headers::{Added, text};
+use crate::respond::Body;
 use crate::upload::{Fault, Upload};
 
-/// Server-sent events pass through as they come, and may be this far apart.
+/// Events and messages of gRPC pass through as they come, and may be this far apart.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What went wrong with one attempt.
@@ -25,6 +29,8 @@ const EVENT_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum Failure {
     /// The request never reached the instance.
     Connect,
+    /// The instance says that it has not looked at the request.
+    Refused,
     /// It may have reached it; nobody knows what became of it.
     Unknown,
     /// As `Unknown`, and the instance still had not answered at the end of its time.
@@ -51,7 +57,24 @@ pub struct Outgoing<'a> {
     pub body: &'a mut Upload,
 }
 
+/// Send one request to `address` and wait for its answer, until `now + answer`; for each further
+/// part of one that passes through, in either direction, as long as they may be idle, or as events may
+/// be apart.
+pub async fn exchange(
+    address: &str,
+    protocol: Protocol,
+    request: Outgoing<'_>,
+    now: Instant,
+    timeouts: &Timeouts,
+) -> Result<Response<Body>, Failure> {
+    match protocol {
+        Protocol::Http1 => http1::exchange(address, request, now, timeouts).await,
+        Protocol::H2c => Box::pin(http2::exchange(address, request, now, timeouts)).await,
+    }
+}
+
 /// Whether an answer is a series of parts, each of which counts as soon as it is there.
 fn is_series(headers: &HeaderMap) -> bool {
-    text(headers, header::CONTENT_TYPE).starts_with("text/event-stream")
+    let kind = text(headers, header::CONTENT_TYPE);
+    kind.starts_with("text/event-stream") || kind.starts_with("application/grpc")
 }

@@ -10,13 +10,31 @@ use hyper::body::{Frame, SizeHint};
 use hyper::header::HeaderMap;
 use tokio::time::Instant;
 
-use super::http1::Answer;
+/// What is still to come of an answer, by whichever protocol it comes.
+pub trait Remainder: Send {
+    /// The next part, the trailers, or nothing at the end.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Frame<Bytes>>>>;
+
+    /// Ready from `deadline` on.
+    fn poll_late(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// How many bytes are still to come at least, as far as that is known.
+    fn at_least(&self) -> u64;
+
+    /// Whether no more than that is to come.
+    fn is_measured(&self) -> bool;
+
+    fn is_ended(&self) -> bool;
+
+    /// All is read: see to what the connection is good for.
+    fn finish(self: Box<Self>);
+}
 
 pub struct Rest {
     read: Bytes,
     trailers: Option<HeaderMap>,
     /// Until its end.
-    answer: Option<Answer>,
+    answer: Option<Box<dyn Remainder>>,
     timeout: Duration,
     /// Until when the next part must be here, while one is waited for.
     until: Option<Instant>,
@@ -32,8 +50,8 @@ impl Rest {
     }
 
     /// What was read already, and what is still to come: each part of it within `timeout`.
-    pub fn begun(read: Bytes, answer: Answer, timeout: Duration) -> Self {
-        Self { read, trailers: None, answer: Some(answer), timeout, until: None, kept: Vec::new() }
+    pub fn begun(read: Bytes, answer: impl Remainder + 'static, timeout: Duration) -> Self {
+        Self { read, trailers: None, answer: Some(Box::new(answer)), timeout, until: None, kept: Vec::new() }
     }
 
     /// Keep something until the last part is through.
@@ -71,13 +89,13 @@ impl Rest {
     }
 
     pub fn is_end_stream(&self) -> bool {
-        let ended = self.answer.as_ref().is_none_or(Answer::is_ended);
+        let ended = self.answer.as_ref().is_none_or(|answer| answer.is_ended());
         self.read.is_empty() && ended && self.trailers.is_none()
     }
 
     pub fn size_hint(&self) -> SizeHint {
-        let known = self.read.len() as u64 + self.answer.as_ref().map_or(0, Answer::at_least);
-        if self.trailers.is_none() && self.answer.as_ref().is_none_or(Answer::is_measured) {
+        let known = self.read.len() as u64 + self.answer.as_ref().map_or(0, |answer| answer.at_least());
+        if self.trailers.is_none() && self.answer.as_ref().is_none_or(|answer| answer.is_measured()) {
             return SizeHint::with_exact(known);
         }
         let mut hint = SizeHint::default();

@@ -11,6 +11,7 @@ use super::connection::Connection;
 use super::pool::give_back;
 use crate::http1::Framing;
 use crate::upload::CarriedOn;
+use crate::upstream::rest::Remainder;
 
 pub struct Answer {
     pub connection: Box<Connection>,
@@ -21,33 +22,29 @@ pub struct Answer {
     pub carried_on: Option<CarriedOn>,
 }
 
-impl Answer {
-    /// The next part, the trailers, or nothing at the end.
-    pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Frame<Bytes>>>> {
+impl Remainder for Answer {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Frame<Bytes>>>> {
         self.connection.poll_part(&mut self.framing, cx)
     }
 
-    /// Ready from `deadline` on.
-    pub fn poll_late(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_late(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         self.connection.timer.poll_late(deadline, cx)
     }
 
-    /// How many bytes are still to come at least, as far as that is known.
-    pub fn at_least(&self) -> u64 {
+    fn at_least(&self) -> u64 {
         self.framing.at_least()
     }
 
-    /// Whether no more than that is to come.
-    pub fn is_measured(&self) -> bool {
+    fn is_measured(&self) -> bool {
         matches!(self.framing, Framing::Length(_) | Framing::Done)
     }
 
-    pub fn is_ended(&self) -> bool {
+    fn is_ended(&self) -> bool {
         self.framing == Framing::Done
     }
 
-    /// All is read: the connection may serve another request if all was sent as well.
-    pub fn finish(mut self) {
+    /// The connection may serve another request if all was sent as well.
+    fn finish(mut self: Box<Self>) {
         if let Some(carried_on) = self.carried_on {
             self.connection.writer = carried_on.finish();
         }

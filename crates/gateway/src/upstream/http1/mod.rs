@@ -7,7 +7,7 @@ mod pool;
 use hyper::Response;
 use tokio::time::Instant;
 
-pub use self::answer::Answer;
+use self::answer::Answer;
 use self::pool::{connect, give_back, pooled};
 use super::gather::{Gathered, gather};
 use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Timeouts, is_series};
@@ -17,9 +17,6 @@ use crate::respond::Body;
 use crate::tunnel;
 use crate::upload::Upload;
 
-/// Send one request to `address` and wait for its answer, until `now + answer`; for each further
-/// part of one that passes through, in either direction, as long as they may be idle, or as events may
-/// be apart.
 pub async fn exchange(
     address: &str,
     request: Outgoing<'_>,
@@ -57,9 +54,9 @@ pub async fn exchange(
         }
     };
     let Head { status, headers, framing, reusable, .. } = head;
-    let events = is_series(&headers);
-    let timeout = if events { EVENT_TIMEOUT } else { timeouts.idle };
-    let through = events || carried_on.is_some();
+    let series = is_series(&headers);
+    let timeout = if series { EVENT_TIMEOUT } else { timeouts.idle };
+    let through = series || carried_on.is_some();
     let mut answer = Answer { connection, framing, address: None, carried_on };
     let body = match gather(&mut answer, through, deadline).await? {
         Gathered::Begun(read) => {

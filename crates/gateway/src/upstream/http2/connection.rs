@@ -1,0 +1,122 @@
+//! One connection to an instance, and the streams on it.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Reason, SendStream};
+use hyper::http::Request;
+use tokio::net::TcpStream;
+
+use crate::server::HEADER_BYTES;
+
+/// Requests on one connection at a time, however many more its instance allows: RFC 9113, section
+/// 6.5.2, asks servers for 100 at least.
+pub const STREAMS: usize = 100;
+/// What an instance may send of one answer before its client has taken any: enough for 500 Mbit/s at
+/// 1 ms, as within a data centre.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// The same for all of a connection: as much as its streams have together, so that clients that read
+/// slowly never hold up the answers of others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
+/// What is kept of one request's body until it is written.
+const SEND_BUFFER: usize = 64 * 1024;
+
+pub struct Connection {
+    sender: SendRequest<Bytes>,
+    /// Requests under way.
+    streams: Arc<AtomicUsize>,
+    /// Whether it takes no more requests.
+    ended: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// Begin to speak, and hear how many requests the instance allows: some end a connection on which
+    /// there are more. What comes and goes is seen to by a task of the connection's own.
+    ///
+    /// # Errors
+    /// The instance doesn't speak HTTP/2.
+    pub async fn new(stream: TcpStream) -> Result<Self, h2::Error> {
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_max_send_streams(0)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_BYTES as u32)
+            .max_send_buffer_size(SEND_BUFFER);
+        let (sender, mut driven) = builder.handshake(stream).await?;
+        poll_fn(|cx| match Pin::new(&mut driven).poll(cx) {
+            Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(ended) => Poll::Ready(Err(ended.err().unwrap_or(Reason::NO_ERROR.into()))),
+        })
+        .await?;
+        let ended = Arc::<AtomicBool>::default();
+        let at_end = Arc::clone(&ended);
+        tokio::spawn(async move {
+            // Each request hears for itself how it ended.
+            let _ = driven.await;
+            at_end.store(true, Ordering::Relaxed);
+        });
+        Ok(Self { sender, streams: Arc::default(), ended })
+    }
+
+    /// How many more requests it takes.
+    pub fn room(&self) -> usize {
+        let most = self.sender.current_max_send_streams().min(STREAMS);
+        most.saturating_sub(self.streams())
+    }
+
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Be one more of its requests.
+    pub fn lease(&self) -> Lease {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        let (sender, streams, ended) =
+            (self.sender.clone(), Arc::clone(&self.streams), Arc::clone(&self.ended));
+        Lease { sender, streams, ended }
+    }
+}
+
+/// A request on a connection, counted for as long as this lives.
+pub struct Lease {
+    sender: SendRequest<Bytes>,
+    streams: Arc<AtomicUsize>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Lease {
+    /// Send the head of a request.
+    ///
+    /// # Errors
+    /// The connection takes no more requests; nothing was sent.
+    pub fn send(
+        &mut self,
+        request: Request<()>,
+        is_whole: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.sender.send_request(request, is_whole)
+    }
+
+    /// Let nobody else ask on this connection.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,243 @@
+//! Exchanges in HTTP/2 with prior knowledge (RFC 9113, section 3.3), for services that speak it: gRPC
+//! above all.
+//!
+//! What a request costs here is decided by what its instance says of it (section 8.7). A stream that was
+//! refused, or lies beyond the last one that a GOAWAY names, was not looked at: it may be sent again
+//! whatever its method. After a GOAWAY without an error, which is how an instance ends a connection
+//! that is in order, it is sent again at once, on another connection, and nobody is blamed. What else
+//! breaks off may have been carried out.
+//!
+//! h2 is used without hyper's client on top of it, which tells neither a stream that waits to be opened
+//! from one that was, nor how many an instance allows.
+
+mod answer;
+mod connection;
+mod pool;
+mod sending;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream};
+use hyper::header;
+use hyper::http::Request;
+use hyper::http::request::Parts;
+use hyper::http::uri::{Authority, Scheme, Uri};
+use hyper::{Method, Response};
+use tokio::time::Instant;
+
+use self::answer::Answer;
+use self::connection::Lease;
+use self::pool::lease;
+use self::sending::{CarriedOn, Sending};
+use super::gather::{Gathered, gather};
+use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Timeouts, is_series};
+use crate::headers::{self, Added};
+use crate::respond::Body;
+use crate::timer::Timer;
+use crate::tunnel;
+use crate::upload::{Stopped, Stream, Upload};
+
+/// Connections that a request may find ended, one after the other, before it is for the service's
+/// retries to say whether it goes on.
+const CONNECTIONS: u32 = 3;
+
+/// Why there is no answer.
+enum Missed {
+    /// The connection had ended before the request.
+    Ended,
+    Failed(Failure),
+}
+
+impl From<Failure> for Missed {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<h2::Error> for Missed {
+    fn from(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Self::Ended,
+            _ if error.is_go_away() && error.is_remote() => Self::Failed(Failure::Refused),
+            Some(Reason::REFUSED_STREAM) if error.is_remote() => Self::Failed(Failure::Refused),
+            _ => Self::Failed(Failure::Unknown),
+        }
+    }
+}
+
+/// As in HTTP/1.1. An offered body (`Expect: 100-continue`) is asked for here, and sent.
+pub async fn exchange(
+    address: &str,
+    request: Outgoing<'_>,
+    now: Instant,
+    timeouts: &Timeouts,
+) -> Result<Response<Body>, Failure> {
+    let deadline = now + timeouts.answer;
+    let Outgoing { parts, added, body } = request;
+    for _ in 0..CONNECTIONS {
+        let lease = lease(address, deadline, timeouts.connect).await?;
+        let asked = match ask(lease, parts, &added, body, deadline, timeouts.idle).await {
+            Err(Missed::Ended) if !body.is_spent() => continue,
+            Err(Missed::Ended) => return Err(Failure::Refused),
+            Err(Missed::Failed(failure)) => return Err(failure),
+            Ok(asked) => asked,
+        };
+        return answer(asked, tunnel::method(parts), deadline, timeouts.idle).await;
+    }
+    Err(Failure::Refused)
+}
+
+/// A request with the head of its answer.
+struct Asked {
+    head: Response<RecvStream>,
+    carried_on: Option<CarriedOn>,
+    lease: Lease,
+    timer: Timer,
+}
+
+/// Send a request on a connection, and wait for the head of its answer.
+async fn ask(
+    mut lease: Lease,
+    parts: &Parts,
+    added: &Added<'_>,
+    body: &mut Upload,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<Asked, Missed> {
+    let length = match &*body {
+        Upload::Whole(whole) => Some(whole.len() as u64),
+        Upload::Stream(stream) => stream.sent().length,
+        Upload::Upgrade(_) => Some(0),
+    };
+    let request = request(parts, added, length)?;
+    let Ok((mut response, mut stream)) = lease.send(request, length == Some(0)) else {
+        lease.end();
+        return Err(Missed::Ended);
+    };
+    let mut timer = Timer::default();
+    let (head, carried_on) = match body {
+        Upload::Stream(upload) => {
+            let mut sending = Sending::new(stream);
+            let (head, unsent) =
+                ask_streaming(&mut response, &mut sending, upload, &mut timer, timeout).await?;
+            let wanted = unsent && head.status().as_u16() < 400;
+            (head, if wanted { carry_on(sending, body) } else { None })
+        }
+        Upload::Whole(whole) => {
+            if !whole.is_empty() {
+                // If it can't be sent the answer says why.
+                let _ = stream.send_data(whole.clone(), true);
+            }
+            (until(&mut response, &mut timer, deadline).await?, None)
+        }
+        Upload::Upgrade(_) => (until(&mut response, &mut timer, deadline).await?, None),
+    };
+    Ok(Asked { head, carried_on, lease, timer })
+}
+
+/// The head of a request.
+fn request(parts: &Parts, added: &Added<'_>, length: Option<u64>) -> Result<Request<()>, Failure> {
+    let method = tunnel::method(parts);
+    let build = || -> Result<Request<()>, hyper::http::Error> {
+        let mut uri = hyper::http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(Authority::try_from(added.host.as_bytes())?);
+        uri.path_and_query = parts.uri.path_and_query().cloned();
+        if uri.path_and_query.is_none() {
+            uri.path_and_query = Some("/".try_into()?);
+        }
+        let mut request = Request::new(());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = Uri::from_parts(uri)?;
+        *request.headers_mut() = headers::map(method, &parts.headers, added, length)?;
+        Ok(request)
+    };
+    // An address that is none is no instance's.
+    build().map_err(|_| Failure::Connect)
+}
+
+async fn until(
+    response: &mut ResponseFuture,
+    timer: &mut Timer,
+    deadline: Instant,
+) -> Result<Response<RecvStream>, Missed> {
+    poll_fn(|cx| match Pin::new(&mut *response).poll(cx) {
+        Poll::Pending => timer.poll_late(deadline, cx).map(|()| Err(Failure::Late.into())),
+        Poll::Ready(head) => Poll::Ready(head.map_err(Missed::from)),
+    })
+    .await
+}
+
+/// The same while a body is sent as it comes. Whether there is more of it to send is returned with the
+/// head.
+async fn ask_streaming(
+    response: &mut ResponseFuture,
+    sending: &mut Sending,
+    upload: &mut Stream,
+    timer: &mut Timer,
+    timeout: Duration,
+) -> Result<(Response<RecvStream>, bool), Missed> {
+    let (mut moves, mut until) = (0, None);
+    poll_fn(|cx: &mut Context<'_>| {
+        let sent = sending.poll(upload, cx);
+        if let Poll::Ready(Err(Stopped::Client(fault))) = sent {
+            return Poll::Ready(Err(Failure::Client(fault).into()));
+        }
+        if let Poll::Ready(head) = Pin::new(&mut *response).poll(cx) {
+            return Poll::Ready(head.map(|head| (head, sent.is_pending())).map_err(Missed::from));
+        }
+        if sending.waits_for_client || moves != sending.moves {
+            // It is not the instance that is waited for, or it goes on taking the body.
+            (moves, until) = (sending.moves, None);
+        }
+        if sending.waits_for_client {
+            return Poll::Pending;
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + timeout);
+        ready!(timer.poll_late(until, cx));
+        Poll::Ready(Err(Failure::Late.into()))
+    })
+    .await
+}
+
+/// Leave the rest of a body to a task of its own, now that its answer is there to be read.
+fn carry_on(sending: Sending, body: &mut Upload) -> Option<CarriedOn> {
+    match std::mem::replace(body, Upload::Whole(Bytes::new())) {
+        Upload::Stream(stream) => Some(sending.carry_on(stream)),
+        Upload::Whole(_) | Upload::Upgrade(_) => None,
+    }
+}
+
+/// An answer as the client gets it: whole if it is small, or as it comes.
+async fn answer(
+    asked: Asked,
+    method: &Method,
+    deadline: Instant,
+    idle: Duration,
+) -> Result<Response<Body>, Failure> {
+    let Asked { head, carried_on, lease, timer } = asked;
+    let (mut parts, stream) = head.into_parts();
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if *method != Method::HEAD {
+        // What comes is measured, and told of again.
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    let series = is_series(&parts.headers);
+    let timeout = if series { EVENT_TIMEOUT } else { idle };
+    let through = series || carried_on.is_some();
+    let mut answer = Answer::new(stream, length, timer, carried_on, lease);
+    let body = match gather(&mut answer, through, deadline).await? {
+        Gathered::Begun(read) => Body::Rest(Box::new(Rest::begun(read, answer, timeout))),
+        Gathered::Whole { body, trailers: None } => Body::Whole(body),
+        Gathered::Whole { body, trailers: Some(trailers) } => {
+            Body::Rest(Box::new(Rest::whole(body, trailers)))
+        }
+    };
+    Ok(Response::from_parts(parts, body))
+}
