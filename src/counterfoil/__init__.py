@@ -14,12 +14,18 @@ if TYPE_CHECKING:
         AGGREGATE_SCHEMA,
         Aggregate,
         Context,
+        EventTime,
+        Hopping,
+        Session,
         StatelessContext,
         StepContext,
         StepFailed,
+        Timer,
+        Tumbling,
         Unit,
         VersionConflict,
         VersionedRows,
+        Window,
     )
     from counterfoil.gateway.hooks import HookRequest, Pass, Refuse
 
@@ -29,17 +35,23 @@ __all__ = [
     "Application",
     "Context",
     "Counterfoils",
+    "EventTime",
     "HookRequest",
+    "Hopping",
     "Pass",
     "Refusal",
     "Refuse",
     "Request",
+    "Session",
     "StatelessContext",
     "StepContext",
     "StepFailed",
+    "Timer",
+    "Tumbling",
     "Unit",
     "VersionConflict",
     "VersionedRows",
+    "Window",
 ]
 
 _ELSEWHERE = {

@@ -301,7 +301,7 @@ def test_a_twin_that_was_slower_handles_nothing_twice(events: Events) -> None:
     with twin.database.transaction():
         twin.advance("ledger", batches)
     with pytest.raises(Fenced):
-        slow._commit(batches)
+        slow._commit(batches, 1)
     assert trial_balance(events.pipelines().database) == {}
 
 

@@ -5,7 +5,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -15,13 +15,16 @@ from counterfoil.application.configuration import ConfigurationError
 from counterfoil.events import (
     Choreography,
     Context,
+    EventTime,
     Parallel,
     Pipeline,
     Saga,
     StatelessContext,
     TaskQueue,
+    Timer,
     Topic,
     Unit,
+    Windowed,
 )
 from counterfoil.events.parallel import Order
 from counterfoil.events.parallel.parallel import CONCURRENCY
@@ -29,6 +32,7 @@ from counterfoil.events.schemas import Compatibility, Format
 from counterfoil.events.tasks.queue import CONCURRENCY as TASKS_AT_ONCE
 from counterfoil.events.tasks.queue import TRIES as TASK_TRIES
 from counterfoil.events.tasks.queue import VISIBILITY_SECONDS
+from counterfoil.events.windows import Emit, Shape
 from counterfoil.gateway.hooks import Hook
 from counterfoil.reports import Report, Table
 
@@ -41,6 +45,8 @@ EachHandler = Callable[[Event, Context], None]
 BatchHandler = Callable[[list[tuple[Event, Context]]], None]
 StatelessHandler = Callable[[Event, StatelessContext], None]
 StatelessBatchHandler = Callable[[list[tuple[Event, StatelessContext]]], None]
+TimerHandler = Callable[[Timer, Context], None]
+State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,7 @@ class Application:
         *,
         partitions: int = 4,
         retention_seconds: int | None = None,
+        compacted: bool = False,
         format: Format = "json",
         compatibility: Compatibility = "BACKWARD",
     ) -> Topic[Event]:
@@ -160,6 +167,9 @@ class Application:
 
         Without one they are kept for ever in the embedded log, and on Kafka as long as the brokers
         keep what nothing was said of. The proof counts what is in the log: keep what it is to find.
+
+        Of a `compacted` topic the newest event of each key is enough, as for a pipeline that keeps
+        it as a table: Kafka forgets the older ones, and none of the newest.
 
         In the formats `avro` and `protobuf` the type's schema is registered when the application
         starts, which a schema that breaks with the last one keeps it from doing.
@@ -172,6 +182,7 @@ class Application:
             event,
             partitions=partitions,
             retention_seconds=retention_seconds,
+            compacted=compacted,
             format=format,
             compatibility=compatibility,
         )
@@ -187,6 +198,8 @@ class Application:
         batch: Literal[False] = False,
         stateless: Literal[False] = False,
         commit_limit: int = 1_000,
+        event_time: EventTime[Event] | None = None,
+        tables: Sequence[Topic[Any]] = (),
     ) -> Callable[[EachHandler[Event]], EachHandler[Event]]: ...
 
     @overload
@@ -199,6 +212,8 @@ class Application:
         batch: Literal[True],
         stateless: Literal[False] = False,
         commit_limit: int = 1_000,
+        event_time: EventTime[Event] | None = None,
+        tables: Sequence[Topic[Any]] = (),
     ) -> Callable[[BatchHandler[Event]], BatchHandler[Event]]: ...
 
     @overload
@@ -234,6 +249,8 @@ class Application:
         batch: bool = False,
         stateless: bool = False,
         commit_limit: int = 1_000,
+        event_time: EventTime[Event] | None = None,
+        tables: Sequence[Topic[Any]] = (),
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Declare the handler of a pipeline; what it does happens once for each event.
 
@@ -241,6 +258,10 @@ class Application:
         emits: it keeps no state, posts nothing to the ledger and runs no SQL, so that on Kafka it
         works within the log's transactions alone. At most `commit_limit` events of each partition
         share a commit: fewer are sooner durable, more are cheaper.
+
+        With `event_time` it has a watermark, and timers of event time beside those of processing
+        time (`timer`). Of each topic in `tables` it keeps the newest event of every key, which
+        handlers get by `context.row(topic, key)`.
         """
 
         def declare(handler: Callable[..., None]) -> Callable[..., None]:
@@ -252,10 +273,82 @@ class Application:
                 batch=batch,
                 stateless=stateless,
                 commit_limit=commit_limit,
+                event_time=event_time,
+                tables=tuple(tables),
             )
             self._name_pipeline(name)
             _declare(self.pipelines, name, pipeline, "pipeline")
             return handler
+
+        return declare
+
+    def timer(self, pipeline: str) -> Callable[[TimerHandler], TimerHandler]:
+        """Declare what a pipeline does when a timer fires that its handler has set.
+
+        It happens once for each timer, in a commit of the pipeline; `context.timers` sets them.
+
+        Raises:
+            ConfigurationError: there is no such pipeline yet, or it has a handler of timers.
+        """
+
+        def declare(handler: TimerHandler) -> TimerHandler:
+            declared = self.pipelines.get(pipeline)
+            if declared is None:
+                raise ConfigurationError(
+                    f"there is no pipeline {pipeline!r} whose timers could fire",
+                    hint=f'declare @app.pipeline("{pipeline}", ...) before them',
+                )
+            if declared.timer is not None:
+                raise ConfigurationError(
+                    f"the timers of {pipeline!r} are declared twice", hint="join the handlers"
+                )
+            self.pipelines[pipeline] = replace(declared, timer=handler)
+            return handler
+
+        return declare
+
+    def window(
+        self,
+        name: str,
+        source: Topic[Event],
+        shape: Shape,
+        state: type[State],
+        *,
+        event_time: EventTime[Event],
+        key: Callable[[Event], str] | None = None,
+        lateness_seconds: float = 0.0,
+        late: Topic[Event] | None = None,
+        emit: Emit = "close",
+        tries: int = 3,
+        commit_limit: int = 1_000,
+    ) -> Callable[[Callable[[State, Event], State]], Windowed[Event, State]]:
+        """Declare a pipeline that folds events into windows of event time, by key.
+
+        The handler adds an event to what a window holds, a `state()` at first, and returns it. What
+        is done with a window once it has closed, exactly once, is declared on it with `then`; what
+        two sessions are together with `merge`. A window closes when the watermark is
+        `lateness_seconds` after its end. Events that are later still go to the topic `late`, and
+        are counted without one.
+        """
+
+        def declare(fold: Callable[[State, Event], State]) -> Windowed[Event, State]:
+            windowed = Windowed(
+                name,
+                source,
+                shape,
+                state,
+                fold,
+                event_time=event_time,
+                key=key,
+                lateness_seconds=lateness_seconds,
+                late=late,
+                emit=emit,
+                tries=tries,
+                commit_limit=commit_limit,
+            )
+            self._name_pipeline(name)
+            _declare(self.pipelines, name, windowed.pipeline(), "pipeline")
+            return windowed
 
         return declare
 

@@ -49,6 +49,7 @@ from counterfoil.events.errors import (
     UnmappableType,
     VersionConflict,
 )
+from counterfoil.events.event_time import EventTime
 from counterfoil.events.inspection import Progress, TopicView, lag, progress, read, topics
 from counterfoil.events.ledger import (
     Balance,
@@ -92,9 +93,18 @@ from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
 from counterfoil.events.tables import create_all_tables
 from counterfoil.events.tasks import Priority, TaskCounts, TaskQueue, TaskWorker, task_counts
+from counterfoil.events.timers import Clock, Timer
 from counterfoil.events.topics import Topic, declare_schemas
 from counterfoil.events.transactions import UNFINISHED, Hanging, Transaction, Transactions
 from counterfoil.events.versions import RowCounts, Upserted, VersionedRows
+from counterfoil.events.windows import (
+    Hopping,
+    Session,
+    Tumbling,
+    Window,
+    Windowed,
+    late_events,
+)
 
 __all__ = [
     "AGGREGATE_SCHEMA",
@@ -109,6 +119,7 @@ __all__ = [
     "CaughtUp",
     "Choreography",
     "ChoreographyTracer",
+    "Clock",
     "Command",
     "Context",
     "Current",
@@ -119,6 +130,7 @@ __all__ = [
     "EmbeddedEvents",
     "EmbeddedRegistry",
     "EventLog",
+    "EventTime",
     "Events",
     "EventsError",
     "ExchangeLog",
@@ -129,6 +141,7 @@ __all__ = [
     "Happening",
     "HeavyHitters",
     "HoldEnded",
+    "Hopping",
     "HotKey",
     "IncompatibleSchema",
     "InvalidEvent",
@@ -175,6 +188,7 @@ __all__ = [
     "Sagas",
     "Selection",
     "ServiceStore",
+    "Session",
     "SnapshotMismatch",
     "StatelessContext",
     "StepContext",
@@ -185,11 +199,13 @@ __all__ = [
     "TaskQueue",
     "TaskWorker",
     "TermOver",
+    "Timer",
     "Topic",
     "TopicView",
     "Transaction",
     "Transactions",
     "Transfer",
+    "Tumbling",
     "UndecodableEvent",
     "Unit",
     "UnmappableType",
@@ -197,6 +213,8 @@ __all__ = [
     "VersionConflict",
     "VersionedRows",
     "Waiting",
+    "Window",
+    "Windowed",
     "act_on_each",
     "balance",
     "balance_at",
@@ -205,6 +223,7 @@ __all__ = [
     "handle",
     "in_order",
     "lag",
+    "late_events",
     "progress",
     "read",
     "readable",

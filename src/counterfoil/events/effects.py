@@ -9,16 +9,22 @@ undone and its events are handled again `alone`: each in a savepoint of its own 
 writing, so that what is wrong is one event's failure.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
+from counterfoil.events import rows
 from counterfoil.events.database import Cursor
+from counterfoil.events.errors import EventsError
 from counterfoil.events.ledger import Book, Ledger
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.state import State
+from counterfoil.events.timers import Clock, Timers, TimersOfRecord
+from counterfoil.events.topics import AnyTopic, Topic
+
+R = TypeVar("R")
 
 
 class Context(StatelessContext):
@@ -36,6 +42,39 @@ class Context(StatelessContext):
         """The ledger, which notes this event as the cause of what is posted."""
         return Ledger(self._effects.book, self.record, self.now_us)
 
+    @property
+    def timers(self) -> TimersOfRecord:
+        """The timers of the pipeline, to be set and cancelled."""
+        return TimersOfRecord(self._effects.timers, self.record)
+
+    @property
+    def watermark_us(self) -> int:
+        """The event time before which all events are there, within the allowed disorder.
+
+        An event's handler sees it as the commit before has left it, a timer's as this commit does.
+
+        Raises:
+            EventsError: the pipeline is declared without event time.
+        """
+        if self._effects.watermark_us is None:
+            raise EventsError(
+                "this pipeline has no watermark", hint="declare event_time=EventTime(...) on it"
+            )
+        return self._effects.watermark_us
+
+    def row(self, table: Topic[R], key: str) -> R | None:
+        """The newest event with that key of a topic that the pipeline keeps as a table, or None.
+
+        Raises:
+            EventsError: the pipeline is declared without this table.
+        """
+        if table.name not in self._effects.tables:
+            raise EventsError(
+                f"this pipeline has no table {table.name!r}",
+                hint="name it in its declaration: tables=[...]",
+            )
+        return rows.find(self.state, table, key)
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run a statement on tables of your own in the database of the pipelines.
 
@@ -51,9 +90,19 @@ class Context(StatelessContext):
 class Effects(Outgoing):
     """State, transfers and messages of the commit at work; of one handler at a time."""
 
-    def __init__(self, store: PipelineStore, pipeline: str) -> None:
+    def __init__(
+        self,
+        store: PipelineStore,
+        pipeline: str,
+        *,
+        clocks: frozenset[Clock] = frozenset(),
+        tables: Collection[AnyTopic] = (),
+    ) -> None:
         super().__init__()
         self.state = State(store.database, pipeline)
+        self.timers = Timers(store.database, pipeline, clocks)
+        self.tables = frozenset(table.name for table in tables)
+        self.watermark_us: int | None = None
         self.book = Book(store.database, self.execute)
         self._database = store.database
         self._send: Callable[[Sequence[Message]], None] = store.send
@@ -106,12 +155,14 @@ class Effects(Outgoing):
             raise self._unwritten
         self.book.flush()
         self.state.flush()
+        self.timers.flush()
         if self._commit:
             self._send(self.take())
 
     def forget(self) -> None:
         """The transaction was rolled back, or somebody else has written."""
         self.state.forget()
+        self.timers.forget()
 
     def _open(self) -> None:
         savepoint = self._database.transaction()
@@ -120,6 +171,7 @@ class Effects(Outgoing):
 
     def _accept(self) -> None:
         self.state.accept()
+        self.timers.accept()
         self.book.accept()
         if self._handler:
             self._commit += self._handler
@@ -132,11 +184,12 @@ class Effects(Outgoing):
 
     def _undo(self, error: BaseException) -> None:
         self.state.undo()
+        self.timers.undo()
         self.book.undo()
         self._handler.clear()
         if self._alone:  # what was written in the savepoint goes with it
             self.begin(alone=True)
-            self.state.forget()
+            self.forget()
         if self._savepoint is not None:
             savepoint, self._savepoint = self._savepoint, None
             savepoint.__exit__(type(error), error, error.__traceback__)

@@ -212,6 +212,8 @@ class EmbeddedAppender:
 class EmbeddedReader:
     """Reads each partition from the position that its owner keeps."""
 
+    exhaustive = True
+
     def __init__(self, log: EmbeddedLog, topics: Sequence[AnyTopic], positions: Positions) -> None:
         self._log = log
         self._topics = topics

@@ -1,18 +1,28 @@
-"""Hands events to a pipeline's handler: its tries, halved batches, and what no try can take."""
+"""Hands events to a pipeline's handler: its tries, halved batches, and what no try can take.
+
+Timers go to a handler of their own in the same way, and so does the dead letter of one that comes
+back by the pipeline's retry topic.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
+from counterfoil.events import rows
+from counterfoil.events.effects import Context
 from counterfoil.events.errors import StoreUnavailable
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline import Pipeline
+from counterfoil.events.timers import Timer, buried_timer
+from counterfoil.events.topics import AnyTopic
 
 Pair = tuple[Any, StatelessContext]
 Bury = Callable[[Record, Exception, int, int], None]
 """Told of a record that is given up: its error, the number of tries, the time in microseconds."""
+Observe = Callable[[Record, Any, int], None]
+"""Told of an event before it is handled; what it raises is the event's failure."""
 
 
 class Handling:
@@ -24,13 +34,16 @@ class Handling:
         outgoing: Outgoing,
         context: Callable[[Record, int], StatelessContext],
         bury: Bury,
+        observe: Observe | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._outgoing = outgoing
         self._context = context
         self._bury = bury
+        self._observe = observe
         self._decode = pipeline.source.decode
         self._handler = pipeline.handler
+        self._takes_more = pipeline.timer is not None or bool(pipeline.tables)
 
     def run(self, batches: Iterable[Batch], now_us: int) -> None:
         """Handle or bury every event.
@@ -39,25 +52,64 @@ class Handling:
             StoreUnavailable: the database can't be used, which is no event's fault.
         """
         decode, context_of, batched = self._decode, self._context, self._pipeline.batch
+        observe, takes_more = self._observe, self._takes_more
         pairs: list[Pair] = []
         for batch in batches:
             for record in batch.records:
                 try:
+                    if takes_more and self._take(record, now_us):
+                        continue
                     event = decode(record.value)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     self._bury(record, error, 1, now_us)
                     continue
+                if observe is not None:
+                    try:
+                        observe(record, event, now_us)
+                    except Exception as error:
+                        self._bury(record, error, 1, now_us)
+                        continue
                 context = context_of(record, now_us)
                 if batched:
                     pairs.append((event, context))
                 else:
-                    self._handle_one(context, event, context)
+                    self._try(self._handler, record, now_us, event, context)
         if pairs:
-            self._handle_some(pairs)
+            self._handle_some(pairs, now_us)
 
-    def _handle_some(self, pairs: list[Pair]) -> None:
+    def fire(self, timer: Timer, now_us: int, before: Callable[[], None] | None = None) -> bool:
+        """Hand a timer to its handler, or bury it; `before` is done with it. False if it failed.
+
+        Raises:
+            StoreUnavailable: the database can't be used, which is no timer's fault.
+        """
+        handler = self._pipeline.timer
+        assert handler is not None, "a pipeline without a handler of timers has none"
+        name = self._pipeline.name
+        context = self._context(timer.record(name), now_us)
+
+        def work(timer: Timer, context: StatelessContext) -> None:
+            if before is not None:
+                before()
+            handler(timer, context)
+
+        return self._try(work, timer.record(name, buried=True), now_us, timer, context)
+
+    def _take(self, record: Record, now_us: int) -> bool:
+        """Take a record that is no event: a timer's dead letter, or a row of a table."""
+        pipeline = self._pipeline
+        if pipeline.timer is not None and (timer := buried_timer(record)) is not None:
+            self.fire(timer, now_us)
+            return True
+        table = rows.table_of(record, pipeline.tables)
+        if table is not None:
+            context = self._context(record, now_us)
+            self._try(_keep_row, rows.buried(record), now_us, context, table)
+        return table is not None
+
+    def _handle_some(self, pairs: list[Pair], now_us: int) -> None:
         if len(pairs) == 1:
-            self._handle_one(pairs[0][1], pairs)
+            self._try(self._handler, pairs[0][1].record, now_us, pairs)
             return
         try:
             self._outgoing.handle(self._handler, pairs)
@@ -65,21 +117,28 @@ class Handling:
             raise
         except Exception:
             half = len(pairs) // 2
-            self._handle_some(pairs[:half])
-            self._handle_some(pairs[half:])
+            self._handle_some(pairs[:half], now_us)
+            self._handle_some(pairs[half:], now_us)
 
-    def _handle_one(self, context: StatelessContext, *arguments: Any) -> None:
+    def _try(
+        self, handler: Callable[..., None], record: Record, now_us: int, *arguments: Any
+    ) -> bool:
+        """Call a handler as often as it may fail, then bury the record; whether it was handled."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                self._outgoing.handle(self._handler, *arguments)
+                self._outgoing.handle(handler, *arguments)
             except StoreUnavailable:
                 raise  # not this event's fault
             except Exception as error:
                 undecodable = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
                 if undecodable or attempt == self._pipeline.tries:
-                    self._bury(context.record, error, attempt, context.now_us)
-                    return
+                    self._bury(record, error, attempt, now_us)
+                    return False
             else:
-                return
+                return True
+
+
+def _keep_row(context: Context, table: AnyTopic) -> None:
+    rows.keep(context.state, table, context.record)

@@ -81,13 +81,15 @@ class KafkaLog:
         topics = list(topics)
         declare_schemas(topics, self._registry)
         wanted = {topic.name: topic.partitions for topic in topics}
-        for kept in {topic.retention_seconds for topic in topics}:
+        for kept, compacted in {(topic.retention_seconds, topic.compacted) for topic in topics}:
             settings = {} if kept is None else {"retention.ms": str(kept * 1_000)}
+            if compacted:
+                settings["cleanup.policy"] = "compact" if kept is None else "compact,delete"
             self._create(
                 {
                     self._named(topic.name): topic.partitions
                     for topic in topics
-                    if topic.retention_seconds == kept
+                    if (topic.retention_seconds, topic.compacted) == (kept, compacted)
                 },
                 {**_TOPIC, **settings},
             )

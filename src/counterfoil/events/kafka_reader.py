@@ -16,6 +16,8 @@ class KafkaReader:
     would add nothing but its own ways to lose a member when a broker dies.
     """
 
+    exhaustive = False
+
     def __init__(
         self, settings: dict[str, Any], topics: Mapping[str, AnyTopic], positions: Positions
     ) -> None:

@@ -42,6 +42,10 @@ class Appender(Protocol):
 class Reader(Protocol):
     """Reads some topics."""
 
+    exhaustive: bool
+    """Whether a fetch that brings nothing of a partition says that there is nothing: on Kafka it
+    may be under way."""
+
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` of each partition; none when there are none yet.
 

@@ -1,10 +1,13 @@
 """The declaration of a pipeline: a named handler of a topic's events."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
+from counterfoil.events.errors import EventsError
+from counterfoil.events.event_time import EventTime
+from counterfoil.events.timers import Clock
 from counterfoil.events.topics import AnyTopic, Topic
 
 T = TypeVar("T")
@@ -25,6 +28,30 @@ class Pipeline(Generic[T]):
     """Its handler only emits, so that a log with transactions can do without the database."""
     commit_limit: int = field(default=BATCH, kw_only=True)
     """How many events of each partition one commit takes at most."""
+    timer: Callable[..., None] | None = field(default=None, kw_only=True)
+    """Takes a timer and its context, once for each timer that handlers have set."""
+    event_time: EventTime[T] | None = field(default=None, kw_only=True)
+    """When its events happened; without it there are timers of processing time alone."""
+    tables: Sequence[AnyTopic] = field(default=(), kw_only=True)
+    """Topics of which the newest event of each key is kept, for handlers to look up."""
+    check: Callable[[], None] | None = field(default=None, kw_only=True)
+    """Raises EventsError if what was declared is not whole; asked before it runs."""
+
+    def __post_init__(self) -> None:
+        if self.stateless and (self.timer or self.event_time or self.tables):
+            raise EventsError(
+                f"{self.name}: timers, event time and tables are state",
+                hint="leave stateless=True out of its declaration",
+            )
+        if self.source.name in [table.name for table in self.tables]:
+            raise EventsError(f"{self.name} can't have its source as a table too")
+
+    @property
+    def clocks(self) -> frozenset[Clock]:
+        """The clocks on which its timers fire."""
+        if self.timer is None:
+            return frozenset()
+        return frozenset({"processing"} if self.event_time is None else {"event", "processing"})
 
     def topics(self) -> list[AnyTopic]:
         """The source, and what belongs to this pipeline alone: its retries and dead letters."""

@@ -8,7 +8,7 @@ commit: into the embedded log, which is in the same file, or through an outbox.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from counterfoil.events import ledger, versions
+from counterfoil.events import event_time, ledger, timers, versions
 from counterfoil.events.database import Database
 from counterfoil.events.errors import Fenced
 from counterfoil.events.messages import Batch, Message
@@ -41,7 +41,7 @@ class PipelineStore:
     def __init__(self, database: Database, send: Callable[[Iterable[Message]], None]) -> None:
         self.database = database
         self.send = send
-        database.create([_SCHEMA, ledger.SCHEMA, versions.SCHEMA])
+        database.create([_SCHEMA, ledger.SCHEMA, versions.SCHEMA, timers.SCHEMA, event_time.SCHEMA])
 
     def positions(self, consumer: str, topic: str) -> dict[int, int]:
         """The next offset of each partition that `consumer` has still to handle."""
@@ -89,6 +89,13 @@ class PipelineStore:
             "DO UPDATE SET number = commits.number + 1 RETURNING number",
             (consumer,),
         ).fetchone()[0]
+
+    def last_commit(self, consumer: str) -> int:
+        """The number of the last commit of `consumer`, 0 if there was none."""
+        row: tuple[int] | None = self.database.execute(
+            "SELECT number FROM commits WHERE consumer = ?", (consumer,)
+        ).fetchone()
+        return 0 if row is None else row[0]
 
     def store_positions(self, consumer: str, topic: str, positions: Mapping[int, int]) -> None:
         """Note how far a consumer is whose truth is kept elsewhere, for those who ask."""

@@ -27,6 +27,8 @@ class Topic(Generic[T]):
     partitions: int = field(default=4, kw_only=True)
     retention_seconds: int | None = field(default=None, kw_only=True)
     """How long events are kept; None for the engine's default, which is for ever if embedded."""
+    compacted: bool = field(default=False, kw_only=True)
+    """Whether only the newest event of a key must be kept: Kafka then forgets the older ones."""
     format: Format = field(default="json", kw_only=True)
     """Other than JSON, events carry the id of a schema that a registry keeps."""
     compatibility: Compatibility = field(default="BACKWARD", kw_only=True)

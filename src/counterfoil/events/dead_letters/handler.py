@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from counterfoil.events import rows
 from counterfoil.events.database import Cursor, Database
 from counterfoil.events.dead_letters.letter import readable
 from counterfoil.events.dead_letters.letters import DeadLetters
 from counterfoil.events.effects import Context, Effects
 from counterfoil.events.errors import HandlerFailed, StoreUnavailable
+from counterfoil.events.event_time import stored_watermark
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.timers import buried_timer
 
 if TYPE_CHECKING:
     from counterfoil.events.pipeline import Pipeline
@@ -165,19 +168,36 @@ def _handle(
     watched = copy.copy(store)
     watched.database, watched.send = observed, send_on
     watched.count_commit(pipeline.name)
-    effects = Effects(watched, pipeline.name)
+    effects = Effects(watched, pipeline.name, clocks=pipeline.clocks, tables=pipeline.tables)
     effects.begin(alone=True)
-    context = Context(effects, record, now_us)
+    if pipeline.event_time is not None:
+        effects.watermark_us, _ = stored_watermark(store.database, pipeline.name)
     try:
-        event = pipeline.source.decode(record.value)
-        arguments = ([(event, context)],) if pipeline.batch else (event, context)
-        effects.handle(pipeline.handler, *arguments)
+        effects.handle(*_work(pipeline, effects, record, now_us))
         effects.flush()
     except StoreUnavailable:
         raise  # not this event's fault
     except Exception as error:
         raise HandlerFailed(f"{type(error).__name__}: {error}") from error
     return observed.handled(number, sent)
+
+
+def _work(
+    pipeline: "Pipeline[Any]", effects: Effects, record: Record, now_us: int
+) -> tuple[Any, ...]:
+    """What is to be called for a record, and its arguments: an event's, a timer's, a table's row.
+
+    Raises:
+        msgspec.DecodeError: what the record holds is none of them.
+    """
+    if pipeline.timer is not None and (timer := buried_timer(record)) is not None:
+        return pipeline.timer, timer, Context(effects, timer.record(pipeline.name), now_us)
+    if (table := rows.table_of(record, pipeline.tables)) is not None:
+        return rows.keep, effects.state, table, record
+    event, context = pipeline.source.decode(record.value), Context(effects, record, now_us)
+    if pipeline.batch:
+        return pipeline.handler, [(event, context)]
+    return pipeline.handler, event, context
 
 
 class _Observed:

@@ -1,0 +1,163 @@
+"""What timers add to a pipeline's commits: a watermark that moves, and what is due by then.
+
+A commit handles its events, moves the watermark over them, and fires what is due, at most
+`FIRED` timers of each clock. While more of event time are due, the next commits take no events: all
+timers of a moment fire before events that are read after it. All of that is in the one transaction
+of the commit. What is kept in memory here is believed only as long as nobody else has written.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from counterfoil.events.effects import Effects
+from counterfoil.events.event_time import (
+    NEVER,
+    Watermark,
+    store_watermark,
+    stored_watermark,
+)
+from counterfoil.events.handling import Handling
+from counterfoil.events.messages import Batch, Record
+from counterfoil.events.pipeline import Pipeline
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.timers import Clock, Timer
+
+FIRED: Final = 1_000
+"""Timers of one clock in a commit: as many as events of a partition."""
+LOOK_US: Final = 1_000_000
+"""Between two questions to the database when the next timer is due, while nothing is committed:
+somebody else may have set one, such as the replay of a dead letter."""
+
+
+class Timing:
+    """Timers and watermark of `pipeline`, whose handlers do their work in `effects`."""
+
+    def __init__(self, store: PipelineStore, pipeline: Pipeline[Any], effects: Effects) -> None:
+        self._database = store.database
+        self._name = pipeline.name
+        self._source = pipeline.source.name
+        self._effects = effects
+        self._event_time = pipeline.event_time
+        self._watermark: Watermark | None = None
+        if self._event_time is not None:
+            self._watermark = Watermark(self._event_time, pipeline.source.partitions)
+        self._known = False
+        """Whether the watermark and the next timers are those of the database."""
+        self._earliest: dict[Clock, int] = {}
+        self._asked_us = NEVER
+        self._fired_us = NEVER
+        """The time of processing up to which timers were fired last."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether timers are left over that were due with the last commit.
+
+        Raises:
+            StoreUnavailable: the database can't be asked.
+        """
+        self._know()
+        return (
+            self._watermark is not None and self._is_due("event", self._watermark.value_us)
+        ) or self._is_due("processing", self._fired_us)
+
+    def due(
+        self, batches: Sequence[Batch] | None, now_us: int, *, exhaustive: bool = False
+    ) -> bool:
+        """Whether timers are due once some batches, or none, are handled.
+
+        `batches` is what a fetch from the source brought; None if there was none.
+
+        Raises:
+            StoreUnavailable: the database can't be asked.
+        """
+        self._ask(now_us)
+        if self._watermark is None:
+            return self._is_due("processing", now_us)
+        if batches is not None:
+            heard = {batch.partition for batch in batches if batch.topic == self._source}
+            self._watermark.look(heard, now_us, exhaustive=exhaustive)
+        return self._is_due("processing", now_us) or self._is_due(
+            "event", self._watermark.current_us()
+        )
+
+    def begin(self) -> None:
+        """A transaction has begun.
+
+        Raises:
+            StoreUnavailable: the database can't be asked.
+        """
+        self._know()
+        if self._watermark is not None:
+            self._effects.watermark_us = self._watermark.value_us
+
+    def observe(self, record: Record, event: Any, now_us: int) -> None:
+        """An event is about to be handled; what its time raises is its own failure."""
+        if self._watermark is None or self._event_time is None:
+            return
+        time_us = self._event_time.of(event)
+        if record.topic == self._source:  # a replay is late, and says nothing of others
+            self._watermark.observe(record.partition, time_us, now_us)
+
+    def fire(self, handling: Handling, now_us: int) -> int:
+        """Fire what is due, in the commit's transaction, and write all of it; returns how many.
+
+        Raises:
+            StoreUnavailable: the database can't be used.
+        """
+        effects, watermark = self._effects, self._watermark
+        effects.flush()
+        fired = 0
+        if watermark is not None:
+            value_us = watermark.current_us()
+            effects.watermark_us = watermark.value_us = value_us
+            store_watermark(self._database, self._name, value_us, watermark.newest_us)
+            fired = self._fire(handling, "event", value_us, now_us)
+            effects.flush()
+        fired += self._fire(handling, "processing", now_us, now_us)
+        effects.flush()
+        self._ask(now_us)
+        self._fired_us = now_us
+        return fired
+
+    def undo(self) -> None:
+        """The commit has failed: go on from what is stored."""
+        self._known = False
+
+    def forget(self) -> None:
+        """Somebody else has written, and may have heard what this process has not."""
+        self.undo()
+        if self._watermark is not None:
+            self._watermark.listen_again()
+
+    def _know(self) -> None:
+        if self._known:
+            return
+        if self._watermark is not None:
+            self._watermark.restore(*stored_watermark(self._database, self._name))
+        self._earliest = self._effects.timers.earliest()
+        self._known = True
+
+    def _ask(self, now_us: int) -> None:
+        if self._effects.timers.changed or now_us - self._asked_us >= LOOK_US:
+            self._earliest = self._effects.timers.earliest()
+            self._asked_us = now_us
+
+    def _is_due(self, clock: Clock, until_us: int) -> bool:
+        earliest_us = self._earliest.get(clock)
+        return earliest_us is not None and earliest_us <= until_us
+
+    def _fire(self, handling: Handling, clock: Clock, until_us: int, now_us: int) -> int:
+        self._ask(now_us)
+        if not self._is_due(clock, until_us):
+            return 0
+        due = self._effects.timers.due(clock, until_us, FIRED)
+        fired = 0
+        while fired < FIRED and (timer := due.next()) is not None:
+            take = self._taker(timer)
+            if not handling.fire(timer, now_us, take):
+                self._effects.handle(take)  # what no try can take is a dead letter, and fires once
+            fired += 1
+        return fired
+
+    def _taker(self, timer: Timer) -> Callable[[], None]:
+        return lambda: self._effects.timers.cancel(timer.key, timer.name)

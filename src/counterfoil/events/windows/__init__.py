@@ -1,0 +1,7 @@
+"""Windows: what events of a key add up to within a stretch of event time."""
+
+from counterfoil.events.windows.open_windows import Window
+from counterfoil.events.windows.shapes import Hopping, Session, Shape, Tumbling
+from counterfoil.events.windows.windowed import Emit, Windowed, late_events
+
+__all__ = ["Emit", "Hopping", "Session", "Shape", "Tumbling", "Window", "Windowed", "late_events"]

@@ -1,0 +1,88 @@
+"""The shapes of windows: which stretches of event time an event belongs to.
+
+A window begins with its first microsecond and ends before its last one: neighbours share nothing.
+Tumbling and hopping windows begin at multiples of their step since 1970 in UTC.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from counterfoil.events.errors import EventsError
+
+OVERLAP: Final = 100
+"""Hopping windows that hold one event, each of which folds it: a day by the quarter of an hour."""
+Span = tuple[int, int]
+"""The beginning of a window, and its end, which is not in it: microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Tumbling:
+    """Windows of one length, one after the other: each event is in one."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check(self, self.seconds)
+
+    def spans(self, time_us: int) -> Sequence[Span]:
+        """The windows of an event of that time."""
+        length_us = _microseconds(self.seconds)
+        start_us = time_us - time_us % length_us
+        return [(start_us, start_us + length_us)]
+
+
+@dataclass(frozen=True)
+class Hopping:
+    """Windows of one length that begin every so often: an event is in several, if they overlap."""
+
+    seconds: float
+    every_seconds: float
+
+    def __post_init__(self) -> None:
+        _check(self, self.seconds)
+        _check(self, self.every_seconds)
+        if self.every_seconds > self.seconds:
+            raise EventsError(f"{self} leaves gaps: events in them would be in no window")
+        if self.seconds > OVERLAP * self.every_seconds:
+            raise EventsError(
+                f"{self} puts an event in more than {OVERLAP} windows",
+                hint="let them begin less often",
+            )
+
+    def spans(self, time_us: int) -> Sequence[Span]:
+        """The windows of an event of that time, the earliest first."""
+        length_us, step_us = _microseconds(self.seconds), _microseconds(self.every_seconds)
+        last_us = time_us - time_us % step_us
+        first_us = last_us - (length_us - 1 - time_us % step_us) // step_us * step_us
+        return [(start, start + length_us) for start in range(first_us, last_us + 1, step_us)]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Windows that last for as long as events of the key follow each other.
+
+    A session ends when none has come for `gap_seconds` of event time, and reaches that far beyond
+    its last event. An event between two of them makes them one.
+    """
+
+    gap_seconds: float
+
+    def __post_init__(self) -> None:
+        _check(self, self.gap_seconds)
+
+    def spans(self, time_us: int) -> Sequence[Span]:
+        """The session that an event of that time would be alone."""
+        return [(time_us, time_us + _microseconds(self.gap_seconds))]
+
+
+Shape = Tumbling | Hopping | Session
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _check(shape: Shape, seconds: float) -> None:
+    if _microseconds(seconds) < 1:
+        raise EventsError(f"{shape}: a window lasts for a microsecond at least")

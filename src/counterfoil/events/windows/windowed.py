@@ -1,0 +1,205 @@
+"""A pipeline over windows: each event is folded into those it is in, each window ends once.
+
+A window is kept in the pipeline's keyed state (`open_windows.py`) and has a timer of event time at
+which it closes. Both are committed with the position of the event. When the timer fires, the window
+is taken out of the state in the commit of what is done with it: what is closed takes no room, and
+can't end twice.
+
+An event is late for a window that has closed. One that is late for all of its windows goes to a
+topic of late events if one was declared, and is counted in any case.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
+
+from counterfoil.events.effects import Context
+from counterfoil.events.errors import EventsError
+from counterfoil.events.event_time import EventTime
+from counterfoil.events.pipeline import BATCH, Pipeline
+from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.state import OWN
+from counterfoil.events.timers import Timer
+from counterfoil.events.topics import Topic
+from counterfoil.events.windows.open_windows import OpenWindows, Window
+from counterfoil.events.windows.shapes import Session, Shape
+
+T = TypeVar("T")
+S = TypeVar("S")
+Emit = Literal["close", "update"]
+_LATE: Final = f"{OWN}late events"
+
+
+@dataclass
+class Windowed(Generic[T, S]):
+    """A named pipeline that folds the events of a topic into windows, by key."""
+
+    name: str
+    source: Topic[T]
+    shape: Shape
+    state: type[S]
+    """A struct whose fields have defaults; `state()` is a window without events."""
+    fold: Callable[[S, T], S]
+    """Adds an event to what a window holds; may change and return what it is given."""
+    event_time: EventTime[T] = field(kw_only=True)
+    key: Callable[[T], str] | None = field(default=None, kw_only=True)
+    """Which windows an event belongs to; without it, those of its record's key."""
+    lateness_seconds: float = field(default=0.0, kw_only=True)
+    """How long after its end, in event time, a window stays open for events that come late."""
+    late: Topic[T] | None = field(default=None, kw_only=True)
+    """Where events go for which all windows have closed."""
+    emit: Emit = field(default="close", kw_only=True)
+    """When a window is told: once it has closed, or after each event as well."""
+    tries: int = field(default=3, kw_only=True)
+    commit_limit: int = field(default=BATCH, kw_only=True)
+    effects: Callable[[Window[S], Context], None] | None = field(default=None, init=False)
+    merged: Callable[[S, S], S] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.lateness_seconds < 0:
+            raise EventsError(f"{self.name}: lateness must not be negative")
+        try:
+            msgspec.msgpack.encode(self.state())
+        except TypeError as error:
+            raise EventsError(
+                f"{self.name}: {self.state.__name__} can't hold the state of a window: {error}",
+                hint="use a msgspec.Struct whose fields all have defaults",
+            ) from error
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
+            list[tuple[int, int, self.state]]  # pyright: ignore[reportInvalidTypeForm]
+        )
+        self._lateness_us = round(self.lateness_seconds * 1_000_000)
+
+    def then(
+        self, effects: Callable[[Window[S], Context], None]
+    ) -> Callable[[Window[S], Context], None]:
+        """Declare what is done with a window: exactly once when it closes."""
+        if self.effects is not None:
+            raise EventsError(f"{self.name} has two functions for its windows", hint="join them")
+        self.effects = effects
+        return effects
+
+    def merge(self, merged: Callable[[S, S], S]) -> Callable[[S, S], S]:
+        """Declare what two sessions are together that an event between them joins.
+
+        It is given the earlier one first. What it makes of them must not depend on the order in
+        which events came, or neither do the results.
+        """
+        self.merged = merged
+        return merged
+
+    def pipeline(self) -> Pipeline[T]:
+        """What runs it: a pipeline with event time and timers."""
+        return Pipeline(
+            self.name,
+            self.source,
+            self._take,
+            tries=self.tries,
+            commit_limit=self.commit_limit,
+            timer=self._close,
+            event_time=self.event_time,
+            check=self._check,
+        )
+
+    def _check(self) -> None:
+        if self.effects is None:
+            raise EventsError(
+                f"the windows of {self.name} lead to nothing",
+                hint="declare what is done with one: @NAME.then",
+            )
+        if isinstance(self.shape, Session) and self.merged is None:
+            raise EventsError(
+                f"nobody knows what two sessions of {self.name} are together",
+                hint="declare it: @NAME.merge",
+            )
+
+    def _take(self, event: T, context: Context) -> None:
+        """Fold an event into its windows."""
+        key = context.record.key if self.key is None else self.key(event)
+        windows = OpenWindows[S](self._decoder, context, key)
+        time_us = self.event_time.of(event)
+        join = self._join_session if isinstance(self.shape, Session) else self._join
+        told = [
+            found
+            for start_us, end_us in self.shape.spans(time_us)
+            if (found := join(windows, start_us, end_us, event)) is not None
+        ]
+        if not told:
+            late = int(context.state.get(_LATE) or b"0") + 1
+            context.state.put(_LATE, str(late).encode())
+            if self.late is not None:
+                context.emit(self.late, event, key=context.record.key)
+            return
+        windows.write()
+        if self.emit == "update":
+            for start_us in told:
+                self._tell(windows.window(start_us, final=False), context)
+
+    def _join(self, windows: "OpenWindows[S]", start_us: int, end_us: int, event: T) -> int | None:
+        """Fold an event into a window of fixed length; returns its start, None if it has closed."""
+        closes_us = end_us + self._lateness_us
+        if closes_us <= windows.context.watermark_us:
+            return None
+        _, state = windows.get(start_us) or (end_us, None)
+        if state is None:
+            state = self.state()
+            windows.close_at(start_us, closes_us)
+        windows.put(start_us, end_us, self.fold(state, event))
+        return start_us
+
+    def _join_session(
+        self, windows: "OpenWindows[S]", start_us: int, end_us: int, event: T
+    ) -> int | None:
+        """Fold an event into the session that it begins, belongs to, or makes of others."""
+        joined = windows.overlapping(start_us, end_us)
+        before = {start: end for start, end, _ in joined}
+        start_us = min([start_us, *before])
+        end_us = max([end_us, *before.values()])
+        closes_us = end_us + self._lateness_us
+        if closes_us <= windows.context.watermark_us:
+            return None
+        states = [state for _, _, state in joined] or [self.state()]
+        for start in before:
+            windows.take(start)
+            if start != start_us:
+                windows.never_close(start)
+        if before.get(start_us) != end_us:
+            windows.close_at(start_us, closes_us)
+        merged = states[0] if len(states) == 1 else reduce(self._merged(), states)
+        windows.put(start_us, end_us, self.fold(merged, event))
+        return start_us
+
+    def _close(self, timer: Timer, context: Context) -> None:
+        """A window's time has come: take it out, and tell it."""
+        windows = OpenWindows[S](self._decoder, context, timer.key)
+        start_us = int(timer.name)
+        found = windows.get(start_us)
+        if found is None or found[0] + self._lateness_us > timer.at_us:
+            return  # the dead letter of a timer came back, and the window is another one by now
+        window = windows.window(start_us, final=True)
+        windows.take(start_us)
+        windows.write()
+        self._tell(window, context)
+
+    def _tell(self, window: Window[S], context: Context) -> None:
+        if self.effects is not None:
+            self.effects(window, context)
+
+    def _merged(self) -> Callable[[S, S], S]:
+        assert self.merged is not None, "it is checked before the pipeline runs"
+        return self.merged
+
+
+def late_events(store: PipelineStore, name: str) -> int:
+    """How many events came too late for all of their windows, as committed.
+
+    Raises:
+        StoreUnavailable: the database can't be asked.
+    """
+    row = store.database.execute(
+        "SELECT value FROM state WHERE pipeline = ? AND key = ?", (name, _LATE)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
