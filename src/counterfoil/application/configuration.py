@@ -34,6 +34,8 @@ class EnginesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     reports: Literal["embedded", "spark"] = "embedded"
     """`spark`: tables and reports by Apache Spark with Delta Lake."""
     coordination: Literal["embedded", "etcd"] = "embedded"
+    schemas: Literal["embedded", "registry"] = "embedded"
+    """`registry`: schemas of topics in a server that speaks Confluent's REST API."""
     limits: Literal["local", "redis"] = "local"
     """`redis`: limits that hold over all gateways, on Redis or Valkey."""
 
@@ -56,6 +58,8 @@ class AddressesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """`redis://host:port/0` or `rediss://...`; the password comes from REDIS_PASSWORD."""
     etcd: str = ""
     """`http://host:port` of one or more members, with commas between."""
+    registry: str = ""
+    """`http://user@host:port` of a schema registry; the password comes from REGISTRY_PASSWORD."""
     spark: str = ""
     """`spark://host:port` of a cluster's master."""
 
@@ -152,7 +156,7 @@ def _chosen(engines: str) -> dict[str, str]:
     try:
         msgspec.convert(found, EnginesConfig)
     except msgspec.ValidationError as error:
-        known = "events=kafka, reports=spark, coordination=etcd, limits=redis"
+        known = "events=kafka, reports=spark, coordination=etcd, schemas=registry, limits=redis"
         raise ConfigurationError(
             f"engines {engines!r}: {error}", hint=f"some of {known}, with commas between"
         ) from error

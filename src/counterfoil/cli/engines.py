@@ -26,7 +26,7 @@ HERE = Path(".counterfoil-engines")
 def up(*names: str, folder: Folder = HERE) -> None:
     """Fetch what is missing, start the engines NAMES on free ports, run them until Ctrl-C.
 
-    Example: counterfoil engines up redis etcd kafka postgres spark
+    Example: counterfoil engines up redis etcd kafka postgres registry spark
     """
     from counterfoil.application.state import write_json  # noqa: PLC0415
     from counterfoil.engines import ENGINES, RunningEngine, start  # noqa: PLC0415

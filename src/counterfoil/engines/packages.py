@@ -76,6 +76,22 @@ def jars(name: str, dependencies: Sequence[str], tell: Tell) -> Path:
     return home() / name
 
 
+def archive(name: str, artifact: str, tell: Tell) -> Path:
+    """The folder with what is in a Maven artifact (`group:artifact:version:type:classifier`).
+
+    Raises:
+        NotInstalled: there is no Maven, or it could not fetch it.
+    """
+    with new_folder(name) as folder:
+        if folder is not None:
+            if not shutil.which("mvn"):
+                raise NotInstalled("mvn is missing", hint="apt-get install maven")
+            tell(f"fetching {artifact}")
+            unpack = ["mvn", "-B", "-q", "dependency:unpack", f"-Dartifact={artifact}"]
+            run([*unpack, f"-DoutputDirectory={folder}", f"-DmarkersDirectory={folder}/markers"])
+    return home() / name
+
+
 def go(name: str, package: str, tell: Tell) -> Path:
     """The program that a Go package (`path@version`) builds.
 

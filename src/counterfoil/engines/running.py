@@ -20,6 +20,7 @@ ENGINES: Final = MappingProxyType(
         "postgres": ("postgres",),
         "kafka": ("kafka",),
         "etcd": ("etcd",),
+        "registry": ("registry",),
         "spark": ("spark-master", "spark-worker", "spark-worker"),
     }
 )

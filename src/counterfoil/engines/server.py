@@ -97,6 +97,7 @@ KINDS: Final = MappingProxyType(
         "postgres": "postgres:Postgres",
         "kafka": "kafka:Kafka",
         "etcd": "etcd:Etcd",
+        "registry": "registry:Registry",
         "spark-master": "spark:SparkMaster",
         "spark-worker": "spark:SparkWorker",
     }

@@ -87,7 +87,7 @@ from counterfoil.events.sagas import (
     StepContext,
     StepFailed,
 )
-from counterfoil.events.schemas import EmbeddedRegistry, Registry
+from counterfoil.events.schemas import ConfluentRegistry, EmbeddedRegistry, Registry
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
 from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
@@ -121,6 +121,7 @@ __all__ = [
     "ChoreographyTracer",
     "Clock",
     "Command",
+    "ConfluentRegistry",
     "Context",
     "Current",
     "Database",

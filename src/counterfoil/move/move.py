@@ -59,6 +59,11 @@ async def move(folder: Path, state: Path, engines: str, tell: Tell) -> Moved:
         old, new = getattr(before, part), getattr(after, part)
         if old not in (new, "embedded"):
             raise MoveError(f"{part} are on {old}", hint="only what is embedded can be moved")
+    if before.schemas != after.schemas:
+        raise MoveError(
+            "schemas would get other ids, and events name them by their ids",
+            hint=f"move with schemas={before.schemas}",
+        )
     supervisor = Supervisor(folder, state, free_ports=True, engines=engines, only_engines=True)
     application = load_application(supervisor.folder, configuration.application.module)
     running = asyncio.create_task(supervisor.run())

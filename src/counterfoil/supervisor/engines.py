@@ -8,11 +8,22 @@ from counterfoil.application import Application, Configuration, EnginesConfig, S
 from counterfoil.application.state import write_json
 from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
 from counterfoil.engines.checks import Finding, check, check_decoding, checkable
-from counterfoil.events import EmbeddedEvents, Events, KafkaEvents
+from counterfoil.events import (
+    ConfluentRegistry,
+    EmbeddedEvents,
+    EmbeddedRegistry,
+    Events,
+    EventsError,
+    KafkaEvents,
+)
 from counterfoil.reports import Embedded, Engine, Lake, check_tables
 from counterfoil.supervisor.plan import Addresses
 
-_PASSWORDS = {"redis": "REDIS_PASSWORD", "etcd": "ETCD_PASSWORD"}
+_PASSWORDS = {
+    "redis": "REDIS_PASSWORD",
+    "etcd": "ETCD_PASSWORD",
+    "registry": "REGISTRY_PASSWORD",
+}
 
 
 def secret(engine: str, configuration: Configuration, state: StateFolder) -> str | None:
@@ -52,8 +63,13 @@ def open_events(
     name: str, configuration: Configuration, state: StateFolder, addresses: Addresses
 ) -> Events:
     """The events of the application `name`; nothing is connected yet."""
+    registry = None
+    if configuration.engines.schemas == "registry":
+        registry = ConfluentRegistry(
+            addresses.engines["registry"], secret("registry", configuration, state), name
+        )
     if configuration.engines.events == "embedded":
-        return EmbeddedEvents(state.root)
+        return EmbeddedEvents(state.root, registry=registry)
     password = secret("postgres", configuration, state)
     return KafkaEvents(
         addresses.engines["kafka"],
@@ -61,6 +77,7 @@ def open_events(
         password,
         application=name,
         outbox_from=configuration.events.outbox,
+        registry=registry,
     )
 
 
@@ -106,11 +123,28 @@ def check_data(
     """See that topics and tables are as the application needs them; topics are made if need be.
 
     Raises:
-        EventsError: a topic has another number of partitions, or no broker answered.
+        EventsError: a topic has another number of partitions, its schema breaks with the last one
+            or is kept elsewhere, or a broker or the registry did not answer.
         ReportsError: a table has a feature that one engine would read or write wrongly.
     """
+    if configuration.engines.schemas == "registry":
+        _check_schemas(application, configuration, state, addresses)
     log = open_events(application.name, configuration, state, addresses).log()
     log.declare(application.all_topics())
     log.close()
     for name, report in application.reports.items():
         check_tables(Lake(state.lake), report, state.reports / name)
+
+
+def _check_schemas(
+    application: Application, configuration: Configuration, state: StateFolder, addresses: Addresses
+) -> None:
+    """See that no event names a schema by an id that the registry has for another."""
+    engines = msgspec.structs.replace(configuration.engines, schemas="embedded")
+    before = msgspec.structs.replace(configuration, engines=engines)
+    own = open_events(application.name, before, state, addresses).registry
+    if isinstance(own, EmbeddedRegistry) and not own.is_empty():
+        raise EventsError(
+            "the log has events whose schemas are in its own tables, under ids of their own",
+            hint='stay with [engines] schemas = "embedded", or begin a new state folder',
+        )

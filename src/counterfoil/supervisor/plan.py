@@ -76,6 +76,8 @@ def real_engines(configuration: Configuration) -> list[str]:
         found.append("etcd")
     if chosen.events == "kafka":
         found += ["postgres", "kafka"]
+    if chosen.schemas == "registry":
+        found.append("registry")
     if chosen.limits == "redis":
         found.append("redis")
     if chosen.reports == "spark":

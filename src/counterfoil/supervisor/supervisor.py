@@ -236,6 +236,11 @@ class Supervisor:
                     if old == "embedded"
                     else f"start it with --engines {part}={old}, or a new folder with --state",
                 )
+        if written.schemas == "registry" != engines.schemas:
+            raise EngineRefused(
+                f"{self.state.root} holds events whose schemas are in a registry",
+                hint="start it with --engines schemas=registry, or a new folder with --state",
+            )
         write_engines(self.state, engines)
 
     async def _check(self, application: Application, configuration: Configuration) -> None:

@@ -1,6 +1,7 @@
 """Formats of events beside JSON, and the registries of their schemas."""
 
 from counterfoil.events.schemas.codec import Codec, Format, codec_of
+from counterfoil.events.schemas.confluent_registry import ConfluentRegistry
 from counterfoil.events.schemas.embedded_registry import EmbeddedRegistry
 from counterfoil.events.schemas.registry import Registry
 from counterfoil.events.schemas.schema import Compatibility, Incompatibility, Schema
@@ -8,6 +9,7 @@ from counterfoil.events.schemas.schema import Compatibility, Incompatibility, Sc
 __all__ = [
     "Codec",
     "Compatibility",
+    "ConfluentRegistry",
     "EmbeddedRegistry",
     "Format",
     "Incompatibility",

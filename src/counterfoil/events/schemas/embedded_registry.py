@@ -85,6 +85,12 @@ class EmbeddedRegistry:
 
         return self._ask(ask)
 
+    def is_empty(self) -> bool:
+        """Whether no schema was ever registered."""
+        return self._ask(
+            lambda database: database.execute("SELECT 1 FROM schemas LIMIT 1").fetchone() is None
+        )
+
     def _ask(self, ask: Callable[[Database], T]) -> T:
         try:
             with closing(self._connect()) as database:

@@ -1,0 +1,54 @@
+"""Apicurio Registry, which speaks the REST API of Confluent's registry, with its data in a file.
+
+Its own rules of compatibility stay off, as it comes: topics are checked by who declares them, and
+its rule for Protobuf can't read a schema that is given as a descriptor.
+"""
+
+import shutil
+import urllib.request
+
+from counterfoil.engines import packages
+from counterfoil.engines.errors import NotInstalled
+from counterfoil.engines.server import CONNECT_SECONDS, HOST, Launch, Place, Server, Tell
+
+VERSION = "3.0.9"
+"""The newest that runs on Java 17; 3.3 asks for 21."""
+HEAP = "256m"
+_NAME = f"apicurio-registry-{VERSION}"
+_ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
+
+
+class Registry(Server):
+    """The registry from its published archive; open to whoever is on this machine."""
+
+    kind = "registry"
+    scheme = "http://"
+    path = "/apis/ccompat/v7"
+    start_seconds = 120.0
+
+    def install(self, tell: Tell) -> None:
+        if not shutil.which("java"):
+            raise NotInstalled("java is missing", hint="apt-get install openjdk-17-jre-headless")
+        packages.archive(_NAME, _ARTIFACT, tell)
+
+    def prepare(self, place: Place) -> Launch:
+        settings = {
+            "quarkus.http.host": HOST,
+            "quarkus.http.port": place.port,
+            "quarkus.http.access-log.enabled": "false",
+            "quarkus.log.level": "WARN",
+            "apicurio.storage.sql.kind": "h2",
+            "apicurio.datasource.url": f"jdbc:h2:file:{place.folder}/registry",
+        }
+        command = ["java", f"-Xmx{HEAP}", "-XX:+UseSerialGC"]
+        command += [f"-D{name}={value}" for name, value in settings.items()]
+        jar = packages.home() / _NAME / f"apicurio-registry-app-{VERSION}-runner.jar"
+        return Launch([*command, "-jar", str(jar)])
+
+    def answers(self, place: Place) -> bool:
+        address = f"{self.address(place.port)}/subjects"
+        try:
+            with urllib.request.urlopen(address, timeout=CONNECT_SECONDS):
+                return True
+        except OSError:
+            return False
