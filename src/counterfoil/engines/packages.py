@@ -87,8 +87,10 @@ def archive(name: str, artifact: str, tell: Tell) -> Path:
             if not shutil.which("mvn"):
                 raise NotInstalled("mvn is missing", hint="apt-get install maven")
             tell(f"fetching {artifact}")
-            unpack = ["mvn", "-B", "-q", "dependency:unpack", f"-Dartifact={artifact}"]
-            run([*unpack, f"-DoutputDirectory={folder}", f"-DmarkersDirectory={folder}/markers"])
+            pom = folder / "pom.xml"  # without one it would leave its marks where we stand
+            pom.write_text(_pom([]))
+            unpack = ["mvn", "-B", "-q", "-f", str(pom), "dependency:unpack"]
+            run([*unpack, f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"])
     return home() / name
 
 
