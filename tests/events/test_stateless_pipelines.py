@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+import msgspec
 import pytest
 
 from counterfoil.events import (
@@ -13,12 +14,16 @@ from counterfoil.events import (
     EventsError,
     ExchangeLog,
     LogPipelineRunner,
+    Message,
     Pipeline,
     PipelineRunner,
+    Share,
     StatelessContext,
     TermOver,
     lag,
 )
+from counterfoil.events.shares import ALL
+from counterfoil.events.topics import partition_of
 
 from .test_exactly_once import PATIENCE_SECONDS, SEEN, TOPIC, Paid, append, make_log, message
 from .test_exactly_once import records as records_of
@@ -36,11 +41,16 @@ def forward(event: Paid, context: StatelessContext) -> None:
         raise RuntimeError("poison")
 
 
-def make(events: Events, handler: Callable[..., None] = forward, **settings: object) -> Runner:
+def make(
+    events: Events,
+    handler: Callable[..., None] = forward,
+    share: Share = ALL,
+    **settings: object,
+) -> Runner:
     log = make_log(events)
     pipeline = Pipeline("f", TOPIC, handler, stateless=True, **settings)  # type: ignore[arg-type]
     if isinstance(log, ExchangeLog):
-        return LogPipelineRunner(log, events.pipelines(), pipeline, now_us)
+        return LogPipelineRunner(log, events.pipelines(), pipeline, now_us, share)
     return PipelineRunner(log, events.pipelines(), pipeline, now_us)
 
 
@@ -181,3 +191,81 @@ def test_a_term_that_failed_takes_no_further_step(events: Events) -> None:
             runner.step()
     with running(events) as runner:
         handle(runner, 1)
+
+
+def spread(numbers: range) -> list[Message]:
+    """Events for all partitions."""
+    return [msgspec.structs.replace(message(number), key=f"k{number}") for number in numbers]
+
+
+def handle_together(runners: list[Runner], number: int) -> None:
+    """Step all of them until they have handled so many events."""
+    handled = 0
+
+    def done() -> bool:
+        nonlocal handled
+        handled += sum(each.step() for each in runners)
+        return handled >= number
+
+    until(done)
+    assert handled == number
+    assert [each.step() for each in runners] == [0] * len(runners)
+
+
+def test_processes_share_the_partitions_and_a_restart_moves_none(events: Events) -> None:
+    if isinstance(events, EmbeddedEvents):
+        pytest.skip("on the embedded log a pipeline has one process")
+    shares = [Share(number, 2) for number in range(2)]
+
+    def own(share: Share, messages: list[Message]) -> int:
+        return sum(share.has(partition_of(each.key, TOPIC.partitions)) for each in messages)
+
+    before, after = spread(range(40)), spread(range(40, 80))
+    append(make_log(events), before)
+    first, second = (make(events, share=share) for share in shares)
+    handle(first, own(shares[0], before))
+    handle(second, own(shares[1], before))
+    second.close()
+    append(make_log(events), after)
+    handle(first, own(shares[0], after))  # it is neither stopped nor given more
+    with closing(make(events, share=shares[1])) as restarted:
+        handle(restarted, own(shares[1], after))
+    first.close()
+    found = records_of(events, SEEN, 80)
+    assert sorted(record.event_id for record in found) == list(range(80))
+
+
+def test_another_number_of_processes_fences_the_one_before(events: Events) -> None:
+    if isinstance(events, EmbeddedEvents):
+        pytest.skip("on the embedded log a pipeline has one process")
+    append(make_log(events), spread(range(30)))
+    with closing(make(events)) as alone:
+        handle(alone, 30)
+        append(make_log(events), spread(range(30, 60)))
+        three = [make(events, share=Share(number, 3)) for number in range(3)]
+        with pytest.raises(TermOver):
+            until(lambda: alone.step() < 0)
+        handle_together(three, 30)
+    append(make_log(events), spread(range(60, 90)))
+    with (
+        closing(make(events, share=Share(0, 2))) as one,
+        closing(make(events, share=Share(1, 2))) as other,
+    ):
+        for each in three:
+            with pytest.raises(TermOver):
+                until(lambda each=each: each.step() < 0)
+            each.close()
+        handle_together([one, other], 30)
+    found = records_of(events, SEEN, 90)
+    assert sorted(record.event_id for record in found) == list(range(90))
+
+
+@pytest.mark.parametrize("of", range(1, 7))
+def test_shares_part_the_partitions_and_overlap_where_they_have_one_in_common(of: int) -> None:
+    shares = [Share(number, of) for number in range(of)]
+    for partition in range(60):
+        assert sum(share.has(partition) for share in shares) == 1
+    for other in (Share(number, more) for more in range(1, 7) for number in range(more)):
+        for share in shares:
+            common = any(share.has(each) and other.has(each) for each in range(60))
+            assert share.overlaps(other) == common

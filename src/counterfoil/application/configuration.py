@@ -74,6 +74,18 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("instances must be between 1 and 64")
 
 
+class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a pipeline runs."""
+
+    processes: int = 1
+    """Each works on a share of the partitions: of a stateless pipeline, on Kafka. On the embedded
+    log one process does it all, since one writes at a time."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.processes <= 64:
+            raise ValueError("processes must be between 1 and 64")
+
+
 class IssuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The development OIDC issuer; leave the table out to use an issuer of your own."""
 
@@ -103,6 +115,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     engines: EnginesConfig = msgspec.field(default_factory=EnginesConfig)
     events: EventsConfig = msgspec.field(default_factory=EventsConfig)
     addresses: AddressesConfig = msgspec.field(default_factory=AddressesConfig)
+    pipelines: dict[str, PipelineConfig] = msgspec.field(default_factory=dict[str, PipelineConfig])
     issuer: IssuerConfig | None = None
     coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
     console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)

@@ -89,6 +89,7 @@ from counterfoil.events.sagas import (
 )
 from counterfoil.events.schemas import ConfluentRegistry, EmbeddedRegistry, Registry
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
+from counterfoil.events.shares import Share
 from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
 from counterfoil.events.tables import create_all_tables
@@ -190,6 +191,7 @@ __all__ = [
     "Selection",
     "ServiceStore",
     "Session",
+    "Share",
     "SnapshotMismatch",
     "StatelessContext",
     "StepContext",

@@ -38,6 +38,7 @@ from counterfoil.events.kafka_reader import KafkaReader
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.schemas import Registry
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
 
 if TYPE_CHECKING:
@@ -114,8 +115,10 @@ class KafkaLog:
         names = {self._named(topic.name): topic for topic in topics}
         return KafkaReader(reader_settings(self._connection), names, positions)
 
-    def exchange(self, consumer: str, topics: Sequence[AnyTopic]) -> KafkaExchange:
-        """Begin a term of `consumer` over `topics`, with a producer that ends the earlier ones."""
+    def exchange(
+        self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL
+    ) -> KafkaExchange:
+        """Begin a term of `consumer` over a share of `topics`, which ends the earlier ones."""
         positions = self._named(f"{consumer}.positions")
         self._create({positions: 1}, {"cleanup.policy": "compact"})
         return KafkaExchange(
@@ -125,6 +128,7 @@ class KafkaLog:
             self._place,
             transactional_id=self._named(f"{consumer}.exchange"),
             positions_topic=positions,
+            share=share,
         )
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:

@@ -10,6 +10,12 @@ open (KIP-98, KIP-890), and only then are the positions read. After an error nob
 became of the last transaction: the exchange is given up, and the next one reads. So a zombie can't
 commit, and a broker that dies in the middle of a commit leaves no doubt behind.
 
+A pipeline may have several processes, each with a share of the partitions and a transactional id of
+its own (`shares.py`). The positions topic also tells in which layouts a pipeline has ever run. A
+term notes its own first, then reads which others there are, and takes the ids of those shares that
+overlap its own: of any two terms that could both commit for a partition, the one that reads later
+sees the other, and fences it before it reads a position.
+
 A commit waits for the broker several times. It does so in a thread of its own, while the next
 events are read and handled; they are sent only once it is known to be done.
 """
@@ -18,7 +24,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from counterfoil import faults
 from counterfoil.events.errors import LogUnavailable, TermOver
@@ -33,7 +39,11 @@ from counterfoil.events.kafka_client import (
 )
 from counterfoil.events.kafka_reader import KafkaReader
 from counterfoil.events.messages import Batch, Message
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
 
 COMMIT_SECONDS: Final = 20.0
 """Less than `TRANSACTION_MS`: the outcome is known before the broker would abort by itself."""
@@ -51,24 +61,30 @@ class KafkaExchange:
         *,
         transactional_id: str,
         positions_topic: str,
+        share: Share = ALL,
     ) -> None:
-        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
-
         self._place = place
         self._positions_topic = positions_topic
-        self._producer = Producer(
-            {
-                **connection,
-                **SENDING,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": TRANSACTION_MS,
-            }
-        )
-        with Reported():
-            self._producer.init_transactions(CALL_SECONDS)
-        self.positions = _positions(connection, positions_topic)
+        self._producer = _producer(connection, transactional_id + share.name)
+        found = _read(connection, positions_topic)
+        if share.of not in found.layouts:
+            self._note_layout(share.of)
+            found = _read(connection, positions_topic)
+        overlapping = [
+            other
+            for of in found.layouts - {share.of}
+            for other in (Share(number, of) for number in range(of))
+            if share.overlaps(other)
+        ]
+        for other in overlapping:
+            _producer(connection, transactional_id + other.name).close()
+        if overlapping:
+            found = _read(connection, positions_topic)
+        self.positions = {
+            place: end for place, end in found.positions.items() if share.has(place[1])
+        }
         """(topic, partition) to the next offset, as committed."""
-        self._reader = KafkaReader(settings, names, self._stored)
+        self._reader = KafkaReader(settings, names, self._stored, share)
         self._commits = ThreadPoolExecutor(1, thread_name_prefix=f"commit {transactional_id}")
         self._committing: Future[None] | None = None
         self._moved: dict[tuple[str, int], int] = {}
@@ -130,18 +146,52 @@ class KafkaExchange:
         self._producer.purge()
         self._producer.close()
 
+    def _note_layout(self, of: int) -> None:
+        with Reported(TermOver):
+            self._producer.begin_transaction()
+            self._producer.produce(
+                self._positions_topic, partition=0, key=f"of {of}".encode(), value=b"{}"
+            )
+            self._producer.commit_transaction(COMMIT_SECONDS)
+
     def _stored(self, topic: str) -> Mapping[int, int]:
         return {number: end for (name, number), end in self.positions.items() if name == topic}
 
 
-def _positions(connection: dict[str, Any], topic: str) -> dict[tuple[str, int], int]:
+class _Found(NamedTuple):
+    positions: dict[tuple[str, int], int]
+    layouts: set[int]
+    """Numbers of processes."""
+
+
+def _read(connection: dict[str, Any], topic: str) -> _Found:
     """The newest position of each partition, in a topic that nobody else writes to."""
     from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
 
-    found: dict[tuple[str, int], int] = {}
+    found = _Found({}, set())
     with closing(looker(connection)) as consumer, Reported():
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
         for message in until_end(consumer):
-            name, partition = (message.key() or b"").decode().rsplit("/", 1)
-            found[name, int(partition)] = json.loads(message.value() or b"{}")["next"]
+            name, slash, number = (message.key() or b"").decode().rpartition("/")
+            if slash:
+                found.positions[name, int(number)] = json.loads(message.value() or b"{}")["next"]
+            else:
+                found.layouts.add(int(number.removeprefix("of ")))
     return found
+
+
+def _producer(connection: dict[str, Any], transactional_id: str) -> "Producer":
+    """A producer whose id has ended the term before, and settled what that one left open."""
+    from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+
+    producer = Producer(
+        {
+            **connection,
+            **SENDING,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": TRANSACTION_MS,
+        }
+    )
+    with Reported():
+        producer.init_transactions(CALL_SECONDS)
+    return producer

@@ -6,11 +6,12 @@ from typing import Any
 from counterfoil.events.kafka_client import FETCH_SECONDS, Reported, raise_for, record_of
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Batch, Record
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
 
 class KafkaReader:
-    """Reads every partition from the position that its owner keeps.
+    """Reads every partition of a share from the position that its owner keeps.
 
     It joins no consumer group: who may handle what is decided where the positions are, and a group
     would add nothing but its own ways to lose a member when a broker dies.
@@ -19,12 +20,17 @@ class KafkaReader:
     exhaustive = False
 
     def __init__(
-        self, settings: dict[str, Any], topics: Mapping[str, AnyTopic], positions: Positions
+        self,
+        settings: dict[str, Any],
+        topics: Mapping[str, AnyTopic],
+        positions: Positions,
+        share: Share = ALL,
     ) -> None:
         from confluent_kafka import Consumer  # noqa: PLC0415 - an extra
 
         self._topics = topics
         self._positions = positions
+        self._share = share
         self._next: dict[tuple[str, int], int] = {}
         self._placed = False
         self._consumer = Consumer(settings)
@@ -74,7 +80,7 @@ class KafkaReader:
         partitions: list[TopicPartition] = []
         for name, topic in self._topics.items():
             stored = self._positions(topic.name)
-            for number in range(topic.partitions):
+            for number in filter(self._share.has, range(topic.partitions)):
                 following = stored.get(number, 0)
                 self._next[topic.name, number] = following
                 partitions.append(TopicPartition(name, number, following or OFFSET_BEGINNING))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from counterfoil.events.messages import Batch, Message, Record
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
 Positions = Callable[[str], Mapping[int, int]]
@@ -146,6 +147,6 @@ class EventLog(Protocol):
 class ExchangeLog(EventLog, Protocol):
     """A log with transactions that stateless pipelines can do with alone."""
 
-    def exchange(self, consumer: str, topics: Sequence[AnyTopic]) -> Exchange:
-        """Begin a term of `consumer` over `topics`; earlier terms are over."""
+    def exchange(self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL) -> Exchange:
+        """Begin a term of `consumer` over a share of `topics`; earlier terms over it are over."""
         ...

@@ -3,8 +3,8 @@
 For a log with transactions of its own, which commits positions and what was emitted together. What
 its handlers emit needs no outbox, and the pipeline goes on while the database is away. The database
 is told afterwards, by a thread of its own: how far the pipeline is, for `lag`, and its dead
-letters. These are read back from their topic with a position of their own, so that each is listed
-once.
+letters. These are read back from their topic, by the first of the pipeline's processes, with a
+position of their own, so that each is listed once.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from counterfoil.events.messages import Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.shares import ALL, Share
 
 TELL_US: Final = 1_000_000
 """Between two reports to the database: what people look at may be a second old."""
@@ -30,7 +31,7 @@ log = structlog.get_logger()
 
 
 class LogPipelineRunner:
-    """One term of one pipeline: it ends earlier ones, and is over after the first error."""
+    """One term of one share of a pipeline: it ends earlier ones, and is over after any error."""
 
     def __init__(
         self,
@@ -38,8 +39,10 @@ class LogPipelineRunner:
         store: PipelineStore,
         pipeline: Pipeline[Any],
         now_us: Callable[[], int],
+        share: Share = ALL,
     ) -> None:
         self._store = store
+        self._share = share
         self._pipeline = pipeline
         self._now_us = now_us
         self._telling = ThreadPoolExecutor(1, thread_name_prefix=f"telling {pipeline.name}")
@@ -55,7 +58,7 @@ class LogPipelineRunner:
         self._letters = event_log.reader(
             topics[2:], lambda topic: store.positions(self._collector, topic)
         )
-        self._exchange = event_log.exchange(pipeline.name, topics[:2])
+        self._exchange = event_log.exchange(pipeline.name, topics[:2], share)
 
     def step(self) -> int:
         """Handle at most a commit's events; returns how many that were.
@@ -105,7 +108,7 @@ class LogPipelineRunner:
             for topic in {topic for topic, _ in positions}:
                 moved = {number: end for (each, number), end in positions.items() if each == topic}
                 self._store.store_positions(name, topic, moved)
-            while batches := self._letters.fetch(LETTERS):
+            while self._share.number == 0 and (batches := self._letters.fetch(LETTERS)):
                 with self._store.database.transaction():
                     self._store.advance(self._collector, batches)
                     for batch in batches:

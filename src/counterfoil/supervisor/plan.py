@@ -95,18 +95,10 @@ def plan(application: Application, configuration: Configuration) -> list[Process
     """The processes in the order of starting; they stop in the reverse order.
 
     Raises:
-        ConfigurationError: the configuration names what the application doesn't declare.
+        ConfigurationError: the configuration names what the application doesn't declare, or has a
+            pipeline in more processes than it can be in.
     """
-    for kind, configured, declared in (
-        ("service", configuration.services, application.services),
-        ("hook", configuration.gateway.hooks, application.hooks),
-    ):
-        for name in configured:
-            if name not in declared:
-                raise ConfigurationError(
-                    f"the application {application.name} declares no {kind} {name!r}",
-                    hint=f"declare it with app.{kind}({name!r}), or take it out of the file",
-                )
+    _check(application, configuration)
     processes = [
         ProcessPlan(kind if kinds.count(kind) == 1 else f"{kind}-{number}", kind, engine=engine)
         for engine in real_engines(configuration)
@@ -128,9 +120,14 @@ def plan(application: Application, configuration: Configuration) -> list[Process
         sources.append(KafkaEvents.PIPELINES)
     for source in sources:
         processes += [ProcessPlan(f"relay-{source}-{number}", "relay", source) for number in (1, 2)]
-    processes += [
-        ProcessPlan(f"pipeline-{name}", "pipeline", name) for name in application.pipelines
-    ]
+    for name in application.pipelines:
+        number = pipeline_processes(configuration, name)
+        processes += [
+            ProcessPlan(
+                f"pipeline-{name}" if number == 1 else f"pipeline-{name}-{each}", "pipeline", name
+            )
+            for each in range(1, number + 1)
+        ]
     processes += [
         ProcessPlan(f"parallel-{name}", "parallel", name) for name in application.parallels
     ]
@@ -156,6 +153,39 @@ def plan(application: Application, configuration: Configuration) -> list[Process
     processes.append(ProcessPlan("console", "console", module="counterfoil.console"))
     processes.append(ProcessPlan("gateway", "gateway"))
     return processes
+
+
+def pipeline_processes(configuration: Configuration, pipeline: str) -> int:
+    """In how many processes a pipeline runs."""
+    settings = configuration.pipelines.get(pipeline)
+    embedded = configuration.engines.events == "embedded"
+    return 1 if settings is None or embedded else settings.processes
+
+
+def _check(application: Application, configuration: Configuration) -> None:
+    for kind, configured, declared in (
+        ("service", configuration.services, application.services),
+        ("hook", configuration.gateway.hooks, application.hooks),
+        ("pipeline", configuration.pipelines, application.pipelines),
+    ):
+        for name in configured:
+            if name not in declared:
+                raise ConfigurationError(
+                    f"the application {application.name} declares no {kind} {name!r}",
+                    hint=f"declare it with app.{kind}({name!r}), or take it out of the file",
+                )
+    for name, settings in configuration.pipelines.items():
+        declared = application.pipelines[name]
+        if settings.processes > 1 and not declared.stateless:
+            raise ConfigurationError(
+                f"pipeline {name} keeps state, which one process has at a time",
+                hint=f"take processes out of [pipelines.{name}], or declare it stateless=True",
+            )
+        if settings.processes > declared.topics()[0].partitions:
+            raise ConfigurationError(
+                f"pipeline {name} has more processes than its topic has partitions",
+                hint=f"at most {declared.topics()[0].partitions} would have something to do",
+            )
 
 
 def hook_processes(configuration: Configuration, hook: str) -> list[str]:

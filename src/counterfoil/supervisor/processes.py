@@ -31,6 +31,7 @@ from counterfoil.events import (
     Relay,
     SagaCoordinator,
     ServiceStore,
+    Share,
     StoreUnavailable,
     TaskWorker,
     TermOver,
@@ -41,6 +42,7 @@ from counterfoil.reports import Table
 from counterfoil.supervisor import hot_keys
 from counterfoil.supervisor.gateway_process import gateway
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
+from counterfoil.supervisor.plan import pipeline_processes
 
 IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
@@ -169,14 +171,16 @@ def pipeline(host: Host) -> None:
 
 
 def _exchange(host: Host, event_log: ExchangeLog, declared: Pipeline[Any]) -> None:
-    """A candidate for running a pipeline within the log: its terms end each other."""
+    """A candidate for running a share of a pipeline within the log: its terms end each other."""
     store = host.events().pipelines()
+    number = pipeline_processes(host.configuration, host.target)
+    share = Share(0 if number == 1 else int(host.name.rpartition("-")[2]) - 1, number)
 
     def lead(_: int, held: Callable[[], bool]) -> None:
-        with closing(LogPipelineRunner(event_log, store, declared, now_us)) as runner:
+        with closing(LogPipelineRunner(event_log, store, declared, now_us, share)) as runner:
             _repeat(host, runner.step, while_=held)
 
-    _lead(host, f"pipeline/{host.target}", lead)
+    _lead(host, f"pipeline/{host.target}{share.name}", lead)
 
 
 def parallel(host: Host) -> None:

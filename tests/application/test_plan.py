@@ -1,0 +1,62 @@
+"""Which processes an application has: of its pipelines, as many as its configuration says."""
+
+import msgspec
+import pytest
+
+from counterfoil.application import Application, Configuration, ConfigurationError
+from counterfoil.events import Context, StatelessContext
+from counterfoil.supervisor.plan import plan
+
+app = Application("wallet")
+
+
+class Paid(msgspec.Struct, frozen=True):
+    id: int
+
+
+paid = app.topic("paid", Paid, partitions=4)
+
+
+@app.pipeline("enrich", paid, stateless=True)
+def enrich(event: Paid, context: StatelessContext) -> None: ...
+
+
+@app.pipeline("post", paid)
+def post(event: Paid, context: Context) -> None: ...
+
+
+def configuration(events: str, **pipelines: int) -> Configuration:
+    document = {
+        "application": {"module": "wallet:app"},
+        "services": {},
+        "engines": {"events": events},
+        "pipelines": {name: {"processes": number} for name, number in pipelines.items()},
+    }
+    return msgspec.convert(document, Configuration)
+
+
+def pipelines(found: Configuration) -> list[str]:
+    return [each.name for each in plan(app, found) if each.kind == "pipeline"]
+
+
+def test_a_stateless_pipeline_has_the_processes_that_are_configured() -> None:
+    assert pipelines(configuration("kafka", enrich=3)) == [
+        *(f"pipeline-enrich-{number}" for number in (1, 2, 3)),
+        "pipeline-post",
+    ]
+    alone = ["pipeline-enrich", "pipeline-post"]
+    assert pipelines(configuration("kafka")) == alone
+    assert pipelines(configuration("embedded", enrich=3)) == alone, "one writes at a time"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"post": 2}, "keeps state"),
+        ({"enrich": 5}, "at most 4"),
+        ({"enrch": 2}, "no pipeline 'enrch'"),
+    ],
+)
+def test_processes_that_could_do_nothing_are_refused(given: dict[str, int], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        plan(app, configuration("kafka", **given))
