@@ -11,7 +11,7 @@ PAGE := src/counterfoil/console/static/index.html
 
 .PHONY: setup extras demo test check browser nginx cache-suite fuzz plots clean
 .PHONY: bench-gateway bench-memory bench-shedding bench-routes bench-timing bench-limits bench-cache
-.PHONY: bench-events bench-parallel bench-sourcing bench-coordination bench-engines
+.PHONY: bench-events bench-outbox bench-parallel bench-sourcing bench-coordination bench-engines
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -82,8 +82,8 @@ bench-coordination: setup
 bench-sourcing: setup
 	$(BIN)/python bench/sourcing.py
 
-# Work that waits, in parallel beside one by one.
-bench-parallel: setup
+# Work that waits, in parallel beside one by one; on Kafka beside Pyrallel Consumer.
+bench-parallel: extras
 	$(BIN)/python bench/parallel.py
 
 # Limits shared by Redis beside limits of one gateway alone.
@@ -112,6 +112,10 @@ bench-timing:
 # Pipelines and ledger beside Quix Streams, plain loops and PostgreSQL.
 bench-events: extras
 	$(BIN)/python bench/events.py
+
+# Application, relay and PostgreSQL killed in turn; rows and events compared. Then commits counted.
+bench-outbox: extras
+	$(BIN)/python bench/outbox.py
 
 # Tiers under overload, on the real gateway.
 bench-shedding: setup
