@@ -230,14 +230,25 @@ def test_a_timer_that_could_never_fire_is_refused(embedded: EmbeddedEvents) -> N
 
     refused: list[Read] = []
     fill(embedded, [Read("a", 1)])
-    with running(embedded, pipeline(fails("processing", "can't fire"), None)) as runner:
+    with running(embedded, pipeline(fails("processing", "no handler of timers"), None)) as runner:
         to_rest(runner, 1)
     fill(embedded, [Read("a", 1)], first=2)
-    with running(embedded, pipeline(fails("event", "can't fire"), remember([]))) as runner:
+    with running(embedded, pipeline(fails("event", "no event time"), remember([]))) as runner:
         to_rest(runner, 1)
     assert len(refused) == 2
     with pytest.raises(EventsError, match="are state"):
         Pipeline("timed", ONE, set_by_event, timer=remember([]), stateless=True)
+
+
+def test_what_waits_takes_no_memory(embedded: EmbeddedEvents) -> None:
+    made = pipeline(set_by_event, remember([]), event_time=EventTime(time_of), commit_limit=2)
+    fill(embedded, [Read(f"k{n}", n, 1_000) for n in range(10)])
+    with running(embedded, made) as runner:
+        to_rest(runner, 10)
+        timers = runner._effects.timers
+        assert len(timers._written) == len(timers._accepted) == 2, "those of the last commit"
+    (number,) = embedded.pipelines().database.execute("SELECT count(*) FROM timers").fetchone()
+    assert number == 10
 
 
 def test_a_batch_handler_sets_timers_too(embedded: EmbeddedEvents) -> None:

@@ -379,6 +379,7 @@ def test_the_example_of_the_page_is_rehearsed() -> None:
         pay(rehearsal, 7, "ada", 7, 3)
         rehearsal.run()
         assert rehearsal.events(names["too_late"]) == [minute("NL", start + 3 * SECOND, 1, 7)]
+        assert rehearsal.late_events("takings") == 1
         assert rehearsal.events(names["welcomes"]) == []
         rehearsal.advance(timedelta(hours=1))
         rehearsal.run()

@@ -87,11 +87,16 @@ class Timers:
         self._handler: dict[Name, Timer | None] = {}
         self._commit: dict[Name, Timer | None] = {}
         self._written: dict[Name, Timer | None] = {}
-        """What was written since the timers that are due were last read."""
+        """What this commit has written since it has read the timers that are due."""
         self._accepted: list[Timer] = []
-        """Set by handlers that came to their ends, since this was last asked."""
+        """Set by handlers of this commit that came to their ends, since this was last asked."""
         self.changed = False
         """Whether something was written since `earliest` was asked."""
+
+    def begin(self) -> None:
+        """A commit has begun."""
+        self._written.clear()
+        self._accepted.clear()
 
     def set(self, timer: Timer) -> None:
         """Set a timer, or move it.
@@ -99,17 +104,21 @@ class Timers:
         Raises:
             EventsError: the pipeline has no such clock, or nothing that could fire.
         """
+        self._check()
         if timer.clock not in self._clocks:
             raise EventsError(
-                f"pipeline {self._pipeline} can't fire timers of {timer.clock} time",
-                hint="declare event_time=EventTime(...) on it"
-                if self._clocks
-                else f'declare what a timer does: @app.timer("{self._pipeline}")',
+                f"pipeline {self._pipeline} has no event time for its timers",
+                hint="declare event_time=EventTime(...) on it",
             )
         self._handler[timer.key, timer.name] = timer
 
     def cancel(self, key: str, name: str) -> None:
-        """Let a timer not fire; one that isn't set is no error."""
+        """Let a timer not fire; one that isn't set is no error.
+
+        Raises:
+            EventsError: the pipeline has nothing that could fire.
+        """
+        self._check()
         self._handler[key, name] = None
 
     def accept(self) -> None:
@@ -208,6 +217,13 @@ class Timers:
                 return layer[name] == timer
         return True
 
+    def _check(self) -> None:
+        if not self._clocks:
+            raise EventsError(
+                f"pipeline {self._pipeline} has no handler of timers",
+                hint=f'declare one: @app.timer("{self._pipeline}")',
+            )
+
 
 class Due:
     """The timers that are due, in the order of their times, then keys, then names.
@@ -273,5 +289,9 @@ class TimersOfRecord:
         self._timers.set(Timer(at_us, key, name, payload, clock, record.event_id))
 
     def cancel(self, name: str, *, key: str | None = None) -> None:
-        """Let a timer not fire; one that isn't set is no error."""
+        """Let a timer not fire; one that isn't set is no error.
+
+        Raises:
+            EventsError: the pipeline has nothing that could fire.
+        """
         self._timers.cancel(self._record.key if key is None else key, name)

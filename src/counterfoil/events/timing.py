@@ -87,6 +87,7 @@ class Timing:
             StoreUnavailable: the database can't be asked.
         """
         self._know()
+        self._effects.timers.begin()
         if self._watermark is not None:
             self._effects.watermark_us = self._watermark.value_us
 
@@ -105,14 +106,15 @@ class Timing:
             StoreUnavailable: the database can't be used.
         """
         effects, watermark = self._effects, self._watermark
-        effects.flush()
+        # Timers alone: what else is written takes locks, in one order, at the end of the commit.
+        effects.timers.flush()
         fired = 0
         if watermark is not None:
             value_us = watermark.current_us()
             effects.watermark_us = watermark.value_us = value_us
             store_watermark(self._database, self._name, value_us, watermark.newest_us)
             fired = self._fire(handling, "event", value_us, now_us)
-            effects.flush()
+            effects.timers.flush()
         fired += self._fire(handling, "processing", now_us, now_us)
         effects.flush()
         self._ask(now_us)

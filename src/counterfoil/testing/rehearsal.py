@@ -37,6 +37,7 @@ from counterfoil.events import (
     SagaCoordinator,
     ServiceStore,
     Topic,
+    late_events,
     rebuilt_balances,
 )
 
@@ -205,6 +206,10 @@ class Rehearsal:
     def dead_letters(self) -> list[DeadLetter]:
         """What no handler could take, the newest first."""
         return DeadLetters(self._events.pipelines()).list()
+
+    def late_events(self, window: str) -> int:
+        """How many events came when all windows of a name that they belong to had closed."""
+        return late_events(self._events.pipelines(), window)
 
     def query(self, service: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Rows of a service's own tables."""
