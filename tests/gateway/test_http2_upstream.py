@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -27,14 +27,15 @@ def gateway(
     at_head: Callable[[Asked, Connection], None] | None = None,
     settings: dict[int, int] | None = None,
     takes: bool = True,
+    route: Mapping[str, Any] | None = None,
     **protection: Any,
 ) -> Generator[tuple[httpx2.Client, Server, DataPlane], None, None]:
-    route = Route(path="/*", methods=("GET", "HEAD", "POST"), service="s", identity=False)
+    ours = {"path": "/*", "methods": ("GET", "HEAD", "POST"), "service": "s", "identity": False}
     config = GatewayConfig(
         listen="127.0.0.1:0",
         admin="127.0.0.1:0",
         tls="off",
-        routes=(route,),
+        routes=(Route(**ours | dict(route or {})),),
         services={"s": Upstream(protocol="h2c", **protection)},
         request_body_limit=0,
     )
@@ -55,7 +56,7 @@ def good(asked: Asked, connection: Connection) -> None:
     connection.respond(asked, b"good")
 
 
-def breaker_failures(plane: DataPlane) -> str:
+def breaker(plane: DataPlane) -> str:
     return plane.state()["services"]["s"]["endpoints"][0]["breaker"]
 
 
@@ -122,7 +123,31 @@ def test_a_request_beyond_the_last_one_of_a_goaway_is_sent_again_whatever_its_me
         assert client.post("/x", content=b"body").content == b"good"
         assert [asked.body for asked in server.asked] == [b"", b"body", b"body"]
         assert len(server.connections) == 2
-        assert breaker_failures(plane) == "closed"
+        assert breaker(plane) == "closed"
+
+
+def test_an_instance_that_ends_all_of_its_connections_at_once_costs_nothing() -> None:
+    together = threading.Barrier(5)
+
+    def answer(asked: Asked, connection: Connection) -> None:
+        if asked.headers[":path"] == "/together":
+            together.wait(20)
+        good(asked, connection)
+
+    settings = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+    patience = {"attempt_timeout_seconds": 20, "breaker_failures": 1}
+    with gateway(answer, settings=settings, attempts=1, **patience) as (client, server, plane):
+        with ThreadPoolExecutor(4) as pool:
+            under_way = [pool.submit(client.get, "/together") for _ in range(4)]
+            together.wait(20)
+            assert all(each.result().is_success for each in under_way)
+        for connection in list(server.connections):
+            with connection.lock:
+                connection.h2.close_connection()
+                connection.flush()
+        assert client.post("/x", content=b"body").content == b"good"
+        assert len(server.connections) == 5
+        assert breaker(plane) == "closed"
 
 
 def test_a_connection_that_ended_while_idle_costs_nothing() -> None:

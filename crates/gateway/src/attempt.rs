@@ -144,7 +144,7 @@ impl Asking<'_> {
         if let Some(until) = until {
             timeouts.answer = timeouts.answer.min(until.saturating_duration_since(now));
         }
-        let request = Outgoing { parts, added, body };
+        let request = Outgoing { parts, added, body, hints: seen.hints(parts) };
         let outcome =
             exchange(&endpoint.address, upstream.config.protocol, request, now.into(), &timeouts).await;
         if timely && upstream.learns && matches!(outcome, Ok(_) | Err(Failure::Late)) {

@@ -1,7 +1,7 @@
 //! A client's connection: who is at its other end, what is under way on it, and when it ends.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ pub struct Client {
     resting: AtomicBool,
     /// Whether it has not taken all that was written to it.
     blocked: AtomicBool,
+    /// What is to be written before hyper writes anything else.
+    early: Mutex<Vec<u8>>,
+    has_early: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -49,6 +52,8 @@ impl Client {
             ending: AtomicU8::new(0),
             resting: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            early: Mutex::default(),
+            has_early: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -110,6 +115,25 @@ impl Client {
     /// Remember whether the client takes what is written to it.
     pub fn set_blocked(&self, blocked: bool) {
         self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Have a whole interim answer written before the answer, unless the client has not yet taken what
+    /// came before it, or more than `limit` bytes wait. (hyper begins with a request when all of the last
+    /// answer is written; that nothing lands within one doesn't rest on that alone.)
+    pub fn write_early(&self, head: &[u8], limit: usize) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.blocked.load(Ordering::Relaxed) && early.len() + head.len() <= limit {
+            early.extend_from_slice(head);
+            self.has_early.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What is to be written first.
+    pub fn take_early(&self) -> Option<Vec<u8>> {
+        self.has_early.load(Ordering::Relaxed).then(|| {
+            self.has_early.store(false, Ordering::Relaxed);
+            std::mem::take(&mut *self.early.lock().unwrap_or_else(PoisonError::into_inner))
+        })
     }
 
     fn rest(&self) {

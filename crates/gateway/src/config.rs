@@ -289,6 +289,8 @@ pub struct Route {
     pub request_body_limit: Option<u64>,
     /// What a client's connection may go over to.
     pub upgrades: Vec<String>,
+    /// Whether hints of the service (103) go on.
+    pub early_hints: bool,
     pub cache: Option<Cache>,
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -22,17 +22,38 @@ pub struct ClientIo<I> {
     /// Read before hyper was there.
     first: Bytes,
     buffer: Vec<u8>,
+    /// Written before what hyper writes (`Client::write_early`).
+    early: Bytes,
     client: Arc<Client>,
 }
 
 impl<I> ClientIo<I> {
     pub fn new(inner: I, first: Bytes, client: Arc<Client>) -> Self {
-        Self { inner: TokioIo::new(inner), first, buffer: Vec::new(), client }
+        Self { inner: TokioIo::new(inner), first, buffer: Vec::new(), early: Bytes::new(), client }
     }
 
     /// The connection alone, and what is still to be read before what comes on it.
     pub fn into_parts(self) -> (I, Bytes) {
         (self.inner.into_inner(), self.first)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> ClientIo<I> {
+    /// Write what comes first. hyper asks to flush at the end of each of its turns, and only when it has
+    /// written all of its own: nothing that is written then lands within an answer.
+    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(early) = self.client.take_early() {
+            self.early = [&self.early[..], &early].concat().into();
+        }
+        while !self.early.is_empty() {
+            let written = Pin::new(&mut self.inner).poll_write(cx, &self.early);
+            self.client.set_blocked(written.is_pending());
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.early.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -54,16 +75,18 @@ impl<I: AsyncRead + Unpin> Read for ClientIo<I> {
 
 impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_early(cx))?;
         let written = Pin::new(&mut self.inner).poll_write(cx, part);
         self.client.set_blocked(written.is_pending());
         written
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_early(cx))?;
         let Self { inner, buffer, client, .. } = self.get_mut();
         let written = if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL {
             Pin::new(inner).poll_write_vectored(cx, parts)
@@ -83,6 +106,7 @@ impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_early(cx))?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

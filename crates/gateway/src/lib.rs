@@ -21,6 +21,7 @@ mod forwarded;
 pub mod fuzzing;
 mod grpc;
 mod headers;
+mod hints;
 mod hook;
 mod http1;
 mod http3;

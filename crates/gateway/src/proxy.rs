@@ -20,6 +20,7 @@ use crate::cache::{self, Outcome};
 use crate::client::{Client, UnderWay};
 use crate::forwarded::Origin;
 use crate::headers::{self, cut, text};
+use crate::hints::Hints;
 use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
@@ -52,6 +53,8 @@ pub struct Seen {
     /// What hooks add to the request on its way to an instance.
     pub hooked: hook::Headers,
     pub cache: Outcome,
+    /// Whether early hints go to who asks.
+    pub hinted: bool,
 }
 
 impl Seen {
@@ -64,6 +67,11 @@ impl Seen {
     /// The addresses that instances are told it came by.
     pub fn way(&self) -> &HeaderValue {
         self.origin.as_ref().map_or(&self.under_way.client().address, |origin| &origin.way)
+    }
+
+    /// Where hints of the service go, if they do.
+    pub fn hints<'a>(&'a self, parts: &'a Parts) -> Option<Hints<'a>> {
+        if self.hinted { Hints::to(self.under_way.client(), parts) } else { None }
     }
 
     /// The same for what is done on behalf of this request and may outlive it.
@@ -79,6 +87,7 @@ impl Seen {
             attempts: 0,
             hooked: self.hooked.clone(),
             cache: Outcome::Off,
+            hinted: false,
         }
     }
 }
@@ -112,6 +121,7 @@ pub async fn serve(
         attempts: 0,
         hooked: Vec::new(),
         cache: Outcome::Off,
+        hinted: false,
     };
     let found = checked_path(&parts).and_then(|path| {
         snapshot.routes.find(&parts, tunnel::method(&parts), &path).map_err(|missed| {
@@ -264,6 +274,7 @@ async fn pass_on(
     {
         return Box::pin(cache::serve(cache, shared, upstream, parts, seen)).await;
     }
+    seen.hinted = route.config.early_hints;
     let tunnelled = upgrade.as_ref().map(|_| admit_tunnel(upstream)).transpose()?;
     let limit = route.config.request_body_limit.unwrap_or(snapshot.config.request_body_limit);
     let mut upload = if let Some(upgrade) = upgrade {

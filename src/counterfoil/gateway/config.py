@@ -207,6 +207,9 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """In bytes, in place of the gateway's; 0 for no limit."""
     upgrades: tuple[str, ...] = ("websocket",)
     """The protocols that a client's connection may go over to if the instance agrees."""
+    early_hints: bool = False
+    """Pass on Early Hints (103) of the service, to clients of HTTP/1.1 and HTTP/3. Some old clients
+    of HTTP/1.1 take one for the answer."""
     cache: Cache | None = None
     """Keep answers that may be kept; without this table none are."""
 

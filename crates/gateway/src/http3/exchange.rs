@@ -1,20 +1,23 @@
 //! One request and its answer on a stream of HTTP/3.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::received::Received;
 use super::{Answer, Arrived, Code, Exchange, Gone, Load, Receive};
 use crate::client::Client;
 use crate::door::Patience;
+use crate::hints::Waiting;
 use crate::proxy;
 use crate::request_body::RequestBody;
 use crate::respond::Body;
@@ -44,7 +47,9 @@ async fn respond<R: Receive, A: Answer>(
     arrived: Arrived<R, A>,
 ) -> Result<(), Gone> {
     let Arrived { request, mut answer, mut settled } = arrived;
-    let (parts, receive) = request.into_parts();
+    let (mut parts, receive) = request.into_parts();
+    let hints = Arc::<Waiting>::default();
+    parts.extensions.insert(Arc::clone(&hints));
     let asked_for_head = parts.method == Method::HEAD;
     let Ok(declared) = declared_length(&parts.headers) else {
         answer.abort(Code::MessageError);
@@ -52,7 +57,24 @@ async fn respond<R: Receive, A: Answer>(
     };
     let sending = async {
         let body = RequestBody::Quic(Box::pin(Received::new(receive, declared).await));
-        let Ok(response) = proxy::serve(shared, client, Request::from_parts(parts, body)).await;
+        let mut serving = Box::pin(proxy::serve(shared, client, Request::from_parts(parts, body)));
+        let response = loop {
+            let step = poll_fn(|cx| match serving.as_mut().poll(cx) {
+                Poll::Ready(Ok(response)) => Poll::Ready(Step::Answered(response)),
+                Poll::Pending => match hints.take() {
+                    hints if hints.is_empty() => Poll::Pending,
+                    hints => Poll::Ready(Step::Hinted(hints)),
+                },
+            });
+            match step.await {
+                Step::Answered(response) => break response,
+                Step::Hinted(all) => {
+                    for headers in all {
+                        timeout(patience.stall, answer.head(interim(headers))).await.map_err(|_| Gone)??;
+                    }
+                }
+            }
+        };
         send(&mut answer, asked_for_head, response, patience).await
     };
     tokio::select! {
@@ -65,6 +87,19 @@ async fn respond<R: Receive, A: Answer>(
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => Err(Gone),
     }
+}
+
+/// What comes next of a request that is served.
+enum Step {
+    Answered(Response<Body>),
+    Hinted(Vec<HeaderMap>),
+}
+
+fn interim(headers: HeaderMap) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::EARLY_HINTS;
+    *head.headers_mut() = headers;
+    head
 }
 
 /// The length that a request says its body has.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 pub use self::rest::Rest;
 use crate::config::Protocol;
 use crate::headers::{Added, text};
+use crate::hints::Hints;
 use crate::respond::Body;
 use crate::upload::{Fault, Upload};
 
@@ -55,6 +56,8 @@ pub struct Outgoing<'a> {
     pub parts: &'a Parts,
     pub added: Added<'a>,
     pub body: &'a mut Upload,
+    /// Where what an instance says before its answer goes.
+    pub hints: Option<Hints<'a>>,
 }
 
 /// Send one request to `address` and wait for its answer, until `now + answer`; for each further

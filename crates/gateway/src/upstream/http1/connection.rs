@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use crate::headers::{self, Added, Sent};
+use crate::hints::Hints;
 use crate::http1::{Framing, Head, Malformed, head};
 use crate::respond::Body;
 use crate::timer::Timer;
@@ -85,6 +86,7 @@ impl Connection {
         method: &Method,
         upgrade: Option<&Upgrade>,
         mut body: &[u8],
+        hints: Option<Hints<'_>>,
         deadline: Instant,
     ) -> Result<Head, Failure> {
         let asked_for_head = *method == Method::HEAD;
@@ -98,6 +100,9 @@ impl Connection {
                     head.reusable &= matches!(done, Poll::Ready(Ok(())));
                     return Poll::Ready(Ok(head));
                 }
+                if let Some(hints) = hints {
+                    hints.tell(head.status, &head.headers);
+                }
             }
         })
         .await
@@ -110,6 +115,7 @@ impl Connection {
         method: &Method,
         stream: &mut Stream,
         sent: Sent<'_>,
+        hints: Option<Hints<'_>>,
         timeout: Duration,
     ) -> Result<(Head, Option<Sending>), Failure> {
         let asked_for_head = *method == Method::HEAD;
@@ -133,6 +139,8 @@ impl Connection {
                     Poll::Ready(head) if head.status.is_informational() => {
                         if head.status == StatusCode::CONTINUE {
                             offered_until = None;
+                        } else if let Some(hints) = hints {
+                            hints.tell(head.status, &head.headers);
                         }
                         continue;
                     }

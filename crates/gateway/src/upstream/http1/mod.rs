@@ -28,25 +28,25 @@ pub async fn exchange(
         Some(connection) => connection,
         None => Box::pin(connect(address, deadline, timeouts.connect)).await?,
     };
-    let Outgoing { parts, added, body } = request;
+    let Outgoing { parts, added, body, hints } = request;
     let method = tunnel::method(parts);
     let (head, carried_on) = match body {
         Upload::Whole(whole) => {
             let sent = Sent { length: Some(whole.len() as u64), offered: false, upgrade: None };
             let body = connection.write(parts, &added, sent, whole);
-            (connection.ask(method, None, body, deadline).await?, None)
+            (connection.ask(method, None, body, hints, deadline).await?, None)
         }
         Upload::Stream(stream) => {
             let sent = stream.sent();
             connection.write(parts, &added, sent, &[]);
             let (head, sending) =
-                Box::pin(connection.ask_streaming(method, stream, sent, timeouts.idle)).await?;
+                Box::pin(connection.ask_streaming(method, stream, sent, hints, timeouts.idle)).await?;
             (head, sending.and_then(|sending| connection.carry_on(sending, body)))
         }
         Upload::Upgrade(upgrade) => {
             let sent = Sent { length: Some(0), offered: false, upgrade: Some(upgrade) };
             let body = connection.write(parts, &added, sent, &[]);
-            let head = connection.ask(method, Some(upgrade), body, deadline).await?;
+            let head = connection.ask(method, Some(upgrade), body, hints, deadline).await?;
             if head.upgrade.is_some() {
                 return connection.tunnel(upgrade, head.headers);
             }

@@ -32,19 +32,20 @@ use tokio::time::Instant;
 
 use self::answer::Answer;
 use self::connection::Lease;
-use self::pool::lease;
+use self::pool::{CONNECTIONS, lease};
 use self::sending::{CarriedOn, Sending};
 use super::gather::{Gathered, gather};
 use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Timeouts, is_series};
 use crate::headers::{self, Added};
+use crate::hints::Hints;
 use crate::respond::Body;
 use crate::timer::Timer;
 use crate::tunnel;
 use crate::upload::{Stopped, Stream, Upload};
 
 /// Connections that a request may find ended, one after the other, before it is for the service's
-/// retries to say whether it goes on.
-const CONNECTIONS: u32 = 3;
+/// retries to say whether it goes on: an instance that shuts down ends all that there are.
+const ENDED: usize = CONNECTIONS + 1;
 
 /// Why there is no answer.
 enum Missed {
@@ -78,16 +79,17 @@ pub async fn exchange(
     timeouts: &Timeouts,
 ) -> Result<Response<Body>, Failure> {
     let deadline = now + timeouts.answer;
-    let Outgoing { parts, added, body } = request;
-    for _ in 0..CONNECTIONS {
-        let lease = lease(address, deadline, timeouts.connect).await?;
-        let asked = match ask(lease, parts, &added, body, deadline, timeouts.idle).await {
-            Err(Missed::Ended) if !body.is_spent() => continue,
-            Err(Missed::Ended) => return Err(Failure::Refused),
+    let Outgoing { parts, added, body, hints } = request;
+    for _ in 0..=ENDED {
+        let mut lease = lease(address, deadline, timeouts.connect).await?;
+        match ask(&mut lease, parts, &added, body, hints, deadline, timeouts.idle).await {
+            Ok(asked) => return answer(asked, lease, tunnel::method(parts), deadline, timeouts.idle).await,
             Err(Missed::Failed(failure)) => return Err(failure),
-            Ok(asked) => asked,
-        };
-        return answer(asked, tunnel::method(parts), deadline, timeouts.idle).await;
+            Err(Missed::Ended) => lease.end(),
+        }
+        if body.is_spent() {
+            break;
+        }
     }
     Err(Failure::Refused)
 }
@@ -96,16 +98,16 @@ pub async fn exchange(
 struct Asked {
     head: Response<RecvStream>,
     carried_on: Option<CarriedOn>,
-    lease: Lease,
     timer: Timer,
 }
 
 /// Send a request on a connection, and wait for the head of its answer.
 async fn ask(
-    mut lease: Lease,
+    lease: &mut Lease,
     parts: &Parts,
     added: &Added<'_>,
     body: &mut Upload,
+    hints: Option<Hints<'_>>,
     deadline: Instant,
     timeout: Duration,
 ) -> Result<Asked, Missed> {
@@ -115,16 +117,14 @@ async fn ask(
         Upload::Upgrade(_) => Some(0),
     };
     let request = request(parts, added, length)?;
-    let Ok((mut response, mut stream)) = lease.send(request, length == Some(0)) else {
-        lease.end();
-        return Err(Missed::Ended);
-    };
+    // Nothing was sent if it can't be.
+    let (mut response, mut stream) = lease.send(request, length == Some(0)).map_err(|_| Missed::Ended)?;
     let mut timer = Timer::default();
     let (head, carried_on) = match body {
         Upload::Stream(upload) => {
             let mut sending = Sending::new(stream);
             let (head, unsent) =
-                ask_streaming(&mut response, &mut sending, upload, &mut timer, timeout).await?;
+                ask_streaming(&mut response, hints, &mut sending, upload, &mut timer, timeout).await?;
             let wanted = unsent && head.status().as_u16() < 400;
             (head, if wanted { carry_on(sending, body) } else { None })
         }
@@ -133,11 +133,11 @@ async fn ask(
                 // If it can't be sent the answer says why.
                 let _ = stream.send_data(whole.clone(), true);
             }
-            (until(&mut response, &mut timer, deadline).await?, None)
+            (until(&mut response, hints, &mut timer, deadline).await?, None)
         }
-        Upload::Upgrade(_) => (until(&mut response, &mut timer, deadline).await?, None),
+        Upload::Upgrade(_) => (until(&mut response, hints, &mut timer, deadline).await?, None),
     };
-    Ok(Asked { head, carried_on, lease, timer })
+    Ok(Asked { head, carried_on, timer })
 }
 
 /// The head of a request.
@@ -161,14 +161,29 @@ fn request(parts: &Parts, added: &Added<'_>, length: Option<u64>) -> Result<Requ
     build().map_err(|_| Failure::Connect)
 }
 
+/// The head of the answer; what is said before it goes on.
+fn poll_head(
+    response: &mut ResponseFuture,
+    hints: Option<Hints<'_>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<RecvStream>, Missed>> {
+    if let Some(hints) = hints {
+        while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+            hints.tell(head.status(), head.headers());
+        }
+    }
+    Pin::new(response).poll(cx).map_err(Missed::from)
+}
+
 async fn until(
     response: &mut ResponseFuture,
+    hints: Option<Hints<'_>>,
     timer: &mut Timer,
     deadline: Instant,
 ) -> Result<Response<RecvStream>, Missed> {
-    poll_fn(|cx| match Pin::new(&mut *response).poll(cx) {
+    poll_fn(|cx| match poll_head(response, hints, cx) {
         Poll::Pending => timer.poll_late(deadline, cx).map(|()| Err(Failure::Late.into())),
-        Poll::Ready(head) => Poll::Ready(head.map_err(Missed::from)),
+        Poll::Ready(head) => Poll::Ready(head),
     })
     .await
 }
@@ -177,6 +192,7 @@ async fn until(
 /// head.
 async fn ask_streaming(
     response: &mut ResponseFuture,
+    hints: Option<Hints<'_>>,
     sending: &mut Sending,
     upload: &mut Stream,
     timer: &mut Timer,
@@ -188,8 +204,8 @@ async fn ask_streaming(
         if let Poll::Ready(Err(Stopped::Client(fault))) = sent {
             return Poll::Ready(Err(Failure::Client(fault).into()));
         }
-        if let Poll::Ready(head) = Pin::new(&mut *response).poll(cx) {
-            return Poll::Ready(head.map(|head| (head, sent.is_pending())).map_err(Missed::from));
+        if let Poll::Ready(head) = poll_head(response, hints, cx) {
+            return Poll::Ready(head.map(|head| (head, sent.is_pending())));
         }
         if sending.waits_for_client || moves != sending.moves {
             // It is not the instance that is waited for, or it goes on taking the body.
@@ -216,11 +232,12 @@ fn carry_on(sending: Sending, body: &mut Upload) -> Option<CarriedOn> {
 /// An answer as the client gets it: whole if it is small, or as it comes.
 async fn answer(
     asked: Asked,
+    lease: Lease,
     method: &Method,
     deadline: Instant,
     idle: Duration,
 ) -> Result<Response<Body>, Failure> {
-    let Asked { head, carried_on, lease, timer } = asked;
+    let Asked { head, carried_on, timer } = asked;
     let (mut parts, stream) = head.into_parts();
     let length =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

@@ -15,7 +15,7 @@ use crate::upstream::Failure;
 /// Connections of a worker to one address. Beyond what they take together, requests wait in the
 /// one with the fewest: four hold more than the requests that a service has under way at most, if
 /// nothing else is said (256).
-const CONNECTIONS: usize = 4;
+pub const CONNECTIONS: usize = 4;
 /// An instance that acknowledges nothing for so long is gone, though nobody has said so. A request of
 /// its own runs out of time before that; the next ones must not find the same connection.
 #[cfg(target_os = "linux")]
