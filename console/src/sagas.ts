@@ -22,14 +22,14 @@ export const STATUS_WORDS: Record<SagaStatus, readonly [Tone, string]> = {
 const OUTCOMES: Record<string, readonly [Tone, string]> = {
   begun: ["good", "begun"],
   done: ["good", "done"],
-  asked: ["waiting", "asked, and waits for the answer"],
+  asked: ["waiting", "asked"],
   failed: ["waiting", "failed"],
   refused: ["alarm", "refused"],
   unclear: ["alarm", "got an answer that can't be understood"],
   unanswered: ["alarm", "was not answered in time"],
   late: ["waiting", "answered when nobody waited any more"],
   overdue: ["alarm", "took too long"],
-  stuck: ["alarm", "stuck: a person has to decide"],
+  stuck: ["alarm", "stuck: needs a person"],
   resumed: ["waiting", "resumed by a person"],
 };
 

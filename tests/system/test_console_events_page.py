@@ -157,7 +157,7 @@ def test_a_stuck_saga_is_found_and_its_timeline_read(address: str, page: Page) -
     expect(stages).to_have_count(3)
     expect(stages.nth(0)).to_contain_text("done")
     expect(stages.nth(1)).to_contain_text("failed, try 2")
-    expect(stages.nth(2)).to_contain_text("stuck: a person has to decide")
+    expect(stages.nth(2)).to_contain_text("stuck: needs a person")
     expect(stages.nth(2)).to_contain_text(SETTLED)
     accessible(page)
     expect(page.get_by_role("link", name="replay its dead letter")).to_have_attribute(

@@ -28,9 +28,9 @@ class Running:
     folder: Path
     state: StateFolder
 
-    def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        given = [COUNTERFOIL, "gateway", command, str(self.folder)]
-        if command == "reload":
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        given = [COUNTERFOIL, "gateway", *command, str(self.folder)]
+        if command[0] != "check":
             given += ["--state", str(self.state.root)]
         return subprocess.run(given, capture_output=True, text=True, timeout=60, check=False)
 
@@ -122,6 +122,23 @@ def test_the_console_reloads_what_was_looked_at_and_ends_a_drain(running: Runnin
         back = until(lambda state: not state["draining"] and state["services"][0]["endpoints"])
         assert back["configuration"]["version"] == 1, "another process, which has read the file"
         assert running.limits() == ["address", "tenant"]
+
+
+def test_an_operator_acts_on_the_gateway_from_the_command_line(running: Running) -> None:
+    def breakers() -> dict[str, str]:
+        endpoints = running.told()["services"]["payments"]["endpoints"]
+        return {each["instance"]: each["breaker_reason"] for each in endpoints}
+
+    held = running.run("breaker", "payments-1", "open")
+    assert (held.returncode, held.stdout) == (0, "the breaker of payments-1 is held open\n")
+    assert breakers()["payments-1"] == "held open by an operator"
+    assert running.run("breaker", "payments-1", "auto").returncode == 0
+    assert breakers()["payments-1"] != "held open by an operator"
+    unknown = running.run("breaker", "payments-9", "open")
+    assert (unknown.returncode, "payments-9" in unknown.stderr) == (2, True)
+    none = running.run("purge", "--url", "/a")
+    assert none.returncode == 2
+    assert "no route has a cache" in none.stderr
 
 
 def test_a_configuration_is_checked_without_anything_running() -> None:

@@ -104,7 +104,7 @@ function StageItem({ stage, start }: { stage: Stage; start: number }) {
   return (
     <li className="station" data-passed={isDone}>
       <h4>
-        {stage.step} {isUndo && <span className="station-words">taken back</span>}
+        {stage.step} {isUndo && <span className="station-words">compensation</span>}
       </h4>
       {stage.tries.map((line, index) => {
         const [tone, words] = outcomeOf(line);

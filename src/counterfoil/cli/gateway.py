@@ -1,15 +1,20 @@
-"""`counterfoil gateway`: check its configuration, put it into force, make keys."""
+"""`counterfoil gateway`: its configuration, its switches, and its keys."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
-app = cyclopts.App(name="gateway", help="Check and reload the gateway's configuration; make keys.")
+if TYPE_CHECKING:
+    from counterfoil.supervisor.gateway_control import GatewayControl
+
+app = cyclopts.App(
+    name="gateway", help="Check and reload the gateway's configuration, act on it, make keys."
+)
 out = Console()
 
 State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
@@ -34,14 +39,77 @@ def reload(path: Path = Path(), *, state: State = None) -> None:
     It is checked whole first; what is configured as before keeps its state. Addresses, tls, threads
     and everything outside [gateway] take a new start.
     """
-    from counterfoil.application import StateFolder  # noqa: PLC0415
-    from counterfoil.cli.running import addresses  # noqa: PLC0415
-    from counterfoil.supervisor.gateway_control import GatewayControl  # noqa: PLC0415
-
     check(path)
-    files = StateFolder(state if state is not None else path / ".counterfoil")
-    version = GatewayControl(addresses(files).admin, files).reload()
-    out.print(f"configuration {version} is in force", highlight=False)
+    out.print(f"configuration {_control(path, state).reload()} is in force", highlight=False)
+
+
+@app.command
+def drain(path: Path = Path(), *, end: bool = False, state: State = None) -> None:
+    """Let nobody new in; what is under way ends as it would.
+
+    Parameters
+    ----------
+    end
+        Let clients in again. That takes a new start: what is under way has 5 s, and stored answers,
+        counts, held breakers and local limits are gone then.
+    """
+    control = _control(path, state)
+    if end:
+        control.restart()
+        out.print("the gateway ends and is started anew: see `counterfoil status`")
+    else:
+        control.drain()
+        out.print("the gateway lets nobody new in: `counterfoil gateway drain --end` ends that")
+
+
+@app.command
+def breaker(
+    instance: str,
+    mode: Literal["open", "closed", "auto"],
+    path: Path = Path(),
+    *,
+    service: str | None = None,
+    state: State = None,
+) -> None:
+    """Hold the breaker of an instance open or closed, or let go of it (auto).
+
+    Example: counterfoil gateway breaker payments-1 open examples/shop
+
+    Parameters
+    ----------
+    service
+        Whose instance it is; default: the instance's name up to its last hyphen.
+    """
+    control = _control(path, state)
+    control.hold_breaker(service or instance.rpartition("-")[0], instance, mode)
+    said = "is let go of" if mode == "auto" else f"is held {mode}"
+    out.print(f"the breaker of {instance} {said}", highlight=False)
+
+
+@app.command
+def purge(
+    path: Path = Path(),
+    *,
+    url: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    tag: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    soft: bool = False,
+    state: State = None,
+) -> None:
+    """Take back stored answers, by address or by tag.
+
+    Example: counterfoil gateway purge examples/shop --url "/items/1?page=2" --tag items
+
+    Parameters
+    ----------
+    url
+        A path with its query, at every host; may be given several times.
+    tag
+        A tag of answers; may be given several times.
+    soft
+        Make them stale: they are still used where they may be used stale.
+    """
+    _control(path, state).purge(urls=url, tags=tag, soft=soft)
+    out.print(f"purged: addresses {len(url)}, tags {len(tag)}", highlight=False)
 
 
 @app.command
@@ -58,3 +126,17 @@ def key(name: str, *, tenant: str, tier: str = "bronze") -> None:
         f"sha256 = {json.dumps(sha256)}\ntenant = {json.dumps(tenant)}\ntier = {json.dumps(tier)}\n"
     )
     sys.stdout.write(f"{made}\n")
+
+
+def _control(path: Path, state: Path | None) -> "GatewayControl":
+    """The switches of the gateway that runs.
+
+    Raises:
+        CounterfoilError: nothing runs.
+    """
+    from counterfoil.application import StateFolder  # noqa: PLC0415
+    from counterfoil.cli.running import addresses  # noqa: PLC0415
+    from counterfoil.supervisor.gateway_control import GatewayControl  # noqa: PLC0415
+
+    files = StateFolder(state if state is not None else path / ".counterfoil")
+    return GatewayControl(addresses(files).admin, files)
