@@ -16,7 +16,9 @@ from counterfoil.events import (
     DeadLetters,
     EmbeddedEvents,
     Events,
+    EventsError,
     IncompatibleSchema,
+    InvalidReplacement,
     Message,
     Parallel,
     ParallelRunner,
@@ -28,7 +30,9 @@ from counterfoil.events import (
     ServiceStore,
     Topic,
     UnmappableType,
+    attach_schemas,
 )
+from counterfoil.events.dead_letters import document
 from counterfoil.events.schemas import Compatibility, EmbeddedRegistry, Format, Schema, wire
 from counterfoil.events.service_store import Command, Unit
 from counterfoil.events.topics import declare_schemas
@@ -352,6 +356,44 @@ def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
+
+
+@each_format
+def test_people_see_an_event_as_json_and_replace_it_with_json(
+    embedded: EmbeddedEvents, kind: Format
+) -> None:
+    send(embedded, declared(embedded, V1, kind).encode(V1(1, "a")), b"\0junk")
+    store = embedded.pipelines()
+
+    def fail(_: Any, __: Context) -> None:
+        raise RuntimeError("poison")
+
+    looked_at: Topic[Any] = Topic("sales", V1, partitions=1, format=kind)
+    attach_schemas([looked_at], embedded.registry)  # as the command line and the console do
+    PipelineRunner(embedded.log(), store, Pipeline("p", looked_at, fail), lambda: 1).step()
+    letters = DeadLetters(store)
+    poison, junk = sorted(letters.list(), key=lambda letter: letter.event_id)
+    assert document(poison, looked_at)["value"] == msgspec.Raw(b'{"id":1,"note":"a"}')
+    assert document(junk, looked_at)["value"] == "\0junk"
+    letters.edit(poison.id, b'{"id":2,"note":"b"}', looked_at, 2)
+    assert looked_at.decode(letters.show(poison.id).payload) == V1(2, "b")
+    letters.edit(junk.id, looked_at.encode(V1(3, "c")), looked_at, 2)
+    for wrong in (b'{"id":"x"}', b"\0\0", b'{"id":%d,"note":"a"}' % 2**63, b"\xff"):
+        with pytest.raises(InvalidReplacement, match="not an event of sales"):
+            letters.edit(junk.id, wrong, looked_at, 3)
+    assert document(letters.show(junk.id), looked_at)["replacement"] == msgspec.Raw(
+        b'{"id":3,"note":"c"}'
+    )
+
+
+@each_format
+def test_looking_on_registers_nothing(embedded: EmbeddedEvents, kind: Format) -> None:
+    declared(embedded, V1, kind)
+    newer: Topic[Any] = Topic("sales", ADDED, partitions=1, format=kind)
+    attach_schemas([newer], embedded.registry)
+    with pytest.raises(EventsError, match="no id yet"):
+        newer.encode(ADDED(1, "a"))
+    assert embedded.registry.find("sales", newer.codec.schema) is None  # type: ignore[attr-defined]
 
 
 def test_the_example_of_the_page_goes_through_both_formats(embedded: EmbeddedEvents) -> None:

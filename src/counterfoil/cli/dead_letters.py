@@ -78,6 +78,7 @@ class Desk:
 
     def __init__(self, application: Application, letters: DeadLetters) -> None:
         self._application = application
+        self._topics = {topic.name: topic for topic in application.all_topics()}
         self._letters = letters
 
     def selection(self, filters: Filters, state: State | None = None) -> Selection:
@@ -97,7 +98,7 @@ class Desk:
         """Print a row for each letter."""
         letters = self._letters.list(selection, before=before, limit=limit)
         if as_json:
-            write_json([document(letter) for letter in letters])
+            write_json([document(letter, self._topics.get(letter.topic)) for letter in letters])
             return
         if not letters:
             out.print("no dead letters" if selection.is_everything else "none that fit")
@@ -120,9 +121,10 @@ class Desk:
     def show(self, number: int, *, as_json: bool) -> None:
         """Print all that is known of one letter."""
         letter, entries = self._letters.show(number), self._letters.audit(number)
+        topic = self._topics.get(letter.topic)
         if as_json:
             audit = [_entry(entry) for entry in entries]
-            write_json({**document(letter), "audit": audit})
+            write_json({**document(letter, topic), "audit": audit})
             return
         facts = Table.grid(padding=(0, 2))
         for name, value in (
@@ -137,8 +139,8 @@ class Desk:
         out.print(facts, highlight=False)
         _print_part("error", letter.error)
         if letter.replacement is not None:
-            _print_part("value, as it was edited", _pretty(letter.replacement))
-        _print_part("value, as it came in", _pretty(letter.value))
+            _print_part("value, as it was edited", _pretty(letter.replacement, topic))
+        _print_part("value, as it came in", _pretty(letter.value, topic))
         _print_part("traceback", letter.traceback.rstrip())
         if entries:
             out.print("\n[bold]audit[/]")
@@ -322,8 +324,8 @@ def _print_part(title: str, text: str) -> None:
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _pretty(value: bytes, *, indent: int = 2) -> str:
-    found = readable(value)
+def _pretty(value: bytes, topic: AnyTopic | None = None, *, indent: int = 2) -> str:
+    found = readable(value, topic)
     if isinstance(found, str):
         return found
     return msgspec.json.format(bytes(found), indent=indent).decode()

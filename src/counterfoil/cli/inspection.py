@@ -25,6 +25,7 @@ from counterfoil.events import (
     Progress,
     StoreUnavailable,
     Transaction,
+    attach_schemas,
     lag,
     progress,
     read,
@@ -56,7 +57,9 @@ def application_and_events(folder: Path, state: Path) -> tuple[Application, Even
     addresses = last_addresses(files)
     configuration = load(folder, engines=addresses.chosen)
     application = load_application(folder.resolve(), configuration.application.module)
-    return application, open_events(application.name, configuration, files, addresses)
+    events = open_events(application.name, configuration, files, addresses)
+    attach_schemas(application.all_topics(), events.registry)
+    return application, events
 
 
 def write_json(document: object) -> None:
@@ -154,11 +157,12 @@ def print_records(
         positions = {number: at[number] for number in numbers if number in at}
     for record in islice(read(log, topic, positions), limit):
         if as_json:
-            document = {**msgspec.structs.asdict(record), "value": readable(record.value)}
+            document = {**msgspec.structs.asdict(record), "value": readable(record.value, topic)}
             sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
         else:
             place = f"{record.topic}/{record.partition}@{record.offset}"
-            value = record.value.decode(errors="backslashreplace")
+            found = readable(record.value, topic)
+            value = found if isinstance(found, str) else bytes(found).decode()
             line = f"{place}  {time_text(record.timestamp_us)}  {record.key}  {value}"
             out.print(line, highlight=False, markup=False, soft_wrap=True)
 

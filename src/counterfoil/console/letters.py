@@ -33,8 +33,10 @@ from counterfoil.events import (
     act_on_each,
     handle,
     in_order,
+    readable,
     rehearse,
 )
+from counterfoil.events.topics import AnyTopic
 from counterfoil.supervisor.host import now_us
 
 LETTERS_SHOWN: Final = 500
@@ -110,7 +112,7 @@ class Letters:
         limit = min(max(wanted, 1), LETTERS_SHOWN)
         before = msgspec.convert(asked.get("before") or None, int | None, strict=False)
         found = await self._do(lambda letters: letters.list(selection, before=before, limit=limit))
-        return [_document(letter) for letter in found]
+        return [self._document(letter) for letter in found]
 
     async def waiting(self, _: Request) -> object:
         """How many letters wait for a decision, of each pipeline that has some."""
@@ -122,7 +124,7 @@ class Letters:
         letter, entries = await self._do(
             lambda letters: (letters.show(number), letters.audit(number))
         )
-        return {**_document(letter), "audit": [_entry(entry) for entry in entries]}
+        return {**self._document(letter), "audit": [_entry(entry) for entry in entries]}
 
     async def edit(self, request: Request) -> object:
         """Replace the value of a letter, if the new one is an event of its topic."""
@@ -222,6 +224,16 @@ class Letters:
                 break
         return {"outcomes": outcomes, "after": str(after), "last": str(last), "ended": ended}
 
+    def _document(self, letter: DeadLetter) -> dict[str, object]:
+        replacement, topic = letter.replacement, self._topics.get(letter.topic)
+        return {
+            **msgspec.structs.asdict(letter),
+            "id": str(letter.id),
+            "event_id": str(letter.event_id),
+            "value": _shown(letter.value, topic),
+            "replacement": None if replacement is None else _shown(replacement, topic),
+        }
+
     async def _do(self, ask: Callable[[DeadLetters], T]) -> T:
         def asked() -> T:
             with self._letters() as letters:
@@ -239,15 +251,10 @@ def _text(value: msgspec.Raw | str) -> str:
     return value if isinstance(value, str) else bytes(value).decode()
 
 
-def _document(letter: DeadLetter) -> dict[str, object]:
-    replacement = letter.replacement
-    return {
-        **msgspec.structs.asdict(letter),
-        "id": str(letter.id),
-        "event_id": str(letter.event_id),
-        "value": letter.value.decode(errors="replace"),
-        "replacement": None if replacement is None else replacement.decode(errors="replace"),
-    }
+def _shown(value: bytes, topic: AnyTopic | None) -> str:
+    if topic is None or topic.format == "json":
+        return value.decode(errors="replace")
+    return _text(readable(value, topic))
 
 
 def _entry(entry: AuditEntry) -> dict[str, object]:

@@ -42,6 +42,7 @@ from counterfoil.events import (
     NoSuchDeadLetter,
     NoSuchSaga,
     StoreUnavailable,
+    attach_schemas,
     lag,
 )
 from counterfoil.proof.stores import open_stores
@@ -93,6 +94,7 @@ class Console:
         self._read_only = host.configuration.console.read_only
         counterfoils = host.application.counterfoils
         self._events = host.events()
+        attach_schemas(host.application.all_topics(), self._events.registry)
         self._letters = Letters(host.application, self._events)
         self._switches = Switches(host)
         self._topics = Topics(host.application, self._events, host.state)

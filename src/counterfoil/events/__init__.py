@@ -95,7 +95,7 @@ from counterfoil.events.sourcing import Aggregate, Current
 from counterfoil.events.tables import create_all_tables
 from counterfoil.events.tasks import Priority, TaskCounts, TaskQueue, TaskWorker, task_counts
 from counterfoil.events.timers import Clock, Timer
-from counterfoil.events.topics import Topic, declare_schemas
+from counterfoil.events.topics import Topic, attach_schemas, declare_schemas
 from counterfoil.events.transactions import UNFINISHED, Hanging, Transaction, Transactions
 from counterfoil.events.versions import RowCounts, Upserted, VersionedRows
 from counterfoil.events.windows import (
@@ -219,6 +219,7 @@ __all__ = [
     "Window",
     "Windowed",
     "act_on_each",
+    "attach_schemas",
     "balance",
     "balance_at",
     "create_all_tables",

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, TypeVar
 
-from counterfoil.events.schemas import Codec, Compatibility, Format, Registry, codec_of
+import msgspec
+
+from counterfoil.events.schemas import Codec, Compatibility, Format, Registry, codec_of, wire
 
 T = TypeVar("T")
 PLACES: Final = 16_384
@@ -61,6 +63,25 @@ class Topic(Generic[T]):
         """
         return self.codec.decode(data)
 
+    def to_json(self, data: bytes) -> bytes:
+        """An event's bytes as JSON, for people; JSON is left as it is, whatever is in it.
+
+        Raises:
+            msgspec.DecodeError, RegistryUnavailable: as `decode` does.
+        """
+        return data if self.format == "json" else msgspec.json.encode(self.decode(data))
+
+    def from_json(self, data: bytes) -> bytes:
+        """The bytes of an event that people wrote as JSON, or that are in the topic's own format.
+
+        Raises:
+            msgspec.DecodeError, UnicodeDecodeError, InvalidEvent: it is no event of this topic.
+        """
+        if self.format == "json" or data.startswith(wire.MAGIC):  # with which no JSON begins
+            self.decode(data)
+            return data
+        return self.encode(msgspec.json.decode(data, type=self.type))
+
     def partition_of(self, key: str) -> int:
         """The partition of a key's events."""
         return partition_of(key, self.partitions)
@@ -84,6 +105,16 @@ def declare_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
     for topic in topics:
         if topic.copies is None:
             topic.codec.declare(topic.name, topic.compatibility, registry)
+
+
+def attach_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
+    """Let this process read what a registry knows, and write what is registered already.
+
+    For those who look on: nothing is asked before it is needed, and nothing is registered.
+    """
+    for topic in topics:
+        if topic.copies is None:
+            topic.codec.attach(topic.name, registry)
 
 
 @lru_cache(PLACES)

@@ -1,11 +1,14 @@
 """A dead letter as it is read."""
 
 import json
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
 
+from counterfoil.events.errors import StoreUnavailable
 from counterfoil.events.messages import Record
+from counterfoil.events.topics import AnyTopic
 
 State = Literal["waiting", "replayed", "discarded"]
 COLUMNS = (
@@ -73,12 +76,15 @@ def letter_of(row: tuple[Any, ...]) -> DeadLetter:
     return DeadLetter(*values)
 
 
-def readable(value: bytes) -> msgspec.Raw | str:
+def readable(value: bytes, topic: AnyTopic | None = None) -> msgspec.Raw | str:
     """A value for people and JSON documents: as it is if it is JSON, else as text.
 
     Nothing is parsed, so that an integer of any size stays what it is; bytes that are no text
-    are written as `\\xNN`.
+    are written as `\\xNN`. An event of a `topic` in another format is shown as JSON.
     """
+    if topic is not None:
+        with suppress(msgspec.DecodeError, StoreUnavailable):  # then it is shown as it came
+            value = topic.to_json(value)
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
         text = value.decode()
@@ -87,12 +93,12 @@ def readable(value: bytes) -> msgspec.Raw | str:
     return msgspec.Raw(text.encode())
 
 
-def document(letter: DeadLetter) -> dict[str, Any]:
+def document(letter: DeadLetter, topic: AnyTopic | None = None) -> dict[str, Any]:
     """A letter as a JSON document: values as JSON where they are, and what became of it."""
     replacement = letter.replacement
     return {
         **msgspec.structs.asdict(letter),
-        "value": readable(letter.value),
-        "replacement": None if replacement is None else readable(replacement),
+        "value": readable(letter.value, topic),
+        "replacement": None if replacement is None else readable(replacement, topic),
         "state": letter.state,
     }

@@ -9,7 +9,12 @@ from counterfoil.events.dead_letters.audit import Action, AuditEntry, entries, n
 from counterfoil.events.dead_letters.burial import retry_topic
 from counterfoil.events.dead_letters.letter import COLUMNS, DeadLetter, letter_of
 from counterfoil.events.dead_letters.selection import ALL, Selection
-from counterfoil.events.errors import DeadLetterSettled, InvalidReplacement, NoSuchDeadLetter
+from counterfoil.events.errors import (
+    DeadLetterSettled,
+    InvalidEvent,
+    InvalidReplacement,
+    NoSuchDeadLetter,
+)
 from counterfoil.events.messages import Message
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.topics import AnyTopic
@@ -83,14 +88,16 @@ class DeadLetters:
     def edit(self, number: int, replacement: bytes, topic: AnyTopic, now_us: int) -> None:
         """Put `replacement` in the place of a letter's value; the original stays beside it.
 
+        It may be JSON whatever the topic's format is.
+
         Raises:
             NoSuchDeadLetter: there is none with this number.
             DeadLetterSettled: it was replayed or discarded before.
             InvalidReplacement: it is not an event of `topic`.
         """
         try:
-            topic.decode(replacement)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            replacement = topic.from_json(replacement)
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidEvent) as error:
             raise InvalidReplacement(
                 f"not an event of {topic.name} ({topic.type.__name__}): {error}",
                 hint="nothing was changed",

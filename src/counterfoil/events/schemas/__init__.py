@@ -1,5 +1,6 @@
 """Formats of events beside JSON, and the registries of their schemas."""
 
+from counterfoil.events.schemas import wire
 from counterfoil.events.schemas.codec import Codec, Format, codec_of
 from counterfoil.events.schemas.confluent_registry import ConfluentRegistry
 from counterfoil.events.schemas.embedded_registry import EmbeddedRegistry
@@ -16,4 +17,5 @@ __all__ = [
     "Registry",
     "Schema",
     "codec_of",
+    "wire",
 ]

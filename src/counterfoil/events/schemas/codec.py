@@ -77,6 +77,10 @@ class Codec(Protocol):
         """
         ...
 
+    def attach(self, topic: str, registry: "Registry") -> None:
+        """Know where schemas are, without registering one; nothing is asked before it is needed."""
+        ...
+
 
 def codec_of(event: type, format_: Format) -> Codec:
     """The codec for events of a type.
@@ -111,6 +115,9 @@ class JsonCodec:
     def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
         """Nothing is registered."""
 
+    def attach(self, topic: str, registry: "Registry") -> None:
+        """Nothing is asked."""
+
 
 class RegisteredCodec(ABC):
     """What formats with a registered schema share: ids, the schemas behind them, and errors."""
@@ -120,6 +127,7 @@ class RegisteredCodec(ABC):
             raise EventsError(f"a schema has at most {SCHEMA_CHARACTERS} characters")
         self.schema = schema
         self._registry: Registry | None = None
+        self._topic = ""
         self._header = b""
         self._readers: dict[int, Read] = {}
 
@@ -142,9 +150,7 @@ class RegisteredCodec(ABC):
     def encode(self, value: Any) -> bytes:
         """An event as bytes, with its schema's id."""
         if not self._header:
-            raise EventsError(
-                "the topic's schema has no id yet", hint="declare the topic to a log first"
-            )
+            self._header = self._registered()
         return self._header + self.write(value)
 
     def decode(self, data: bytes) -> Any:
@@ -171,6 +177,21 @@ class RegisteredCodec(ABC):
         self._registry = registry
         self._header = wire.header(schema_id)
         self._readers = {schema_id: self.reader(self.schema)}
+
+    def attach(self, topic: str, registry: "Registry") -> None:
+        """Know where schemas are."""
+        self._topic, self._registry = topic, registry
+
+    def _registered(self) -> bytes:
+        """The header of a schema that somebody else has registered."""
+        schema_id = None
+        if self._registry is not None:
+            schema_id = self._registry.find(self._topic, self.schema)
+        if schema_id is None:
+            raise EventsError(
+                "the topic's schema has no id yet", hint="declare the topic to a log first"
+            )
+        return wire.header(schema_id)
 
     def _check(self, topic: str, compatibility: Compatibility, latest: Schema) -> None:
         if compatibility == "NONE":

@@ -13,7 +13,7 @@ from typing import Final
 from counterfoil.events.errors import UndecodableEvent
 
 _HEADER: Final = struct.Struct(">bI")
-_MAGIC: Final = 0
+MAGIC: Final = b"\0"
 HIGHEST_ID: Final = 2**31 - 1
 """Registries count schemas in a signed integer of 32 bits."""
 FIRST_MESSAGE: Final = b"\0"
@@ -30,7 +30,7 @@ def header(schema_id: int) -> bytes:
     """
     if not 0 <= schema_id <= HIGHEST_ID:
         raise ValueError(f"{schema_id} is no schema id")
-    return _HEADER.pack(_MAGIC, schema_id)
+    return _HEADER.pack(MAGIC[0], schema_id)
 
 
 def schema_id_of(data: bytes) -> int:
@@ -42,7 +42,7 @@ def schema_id_of(data: bytes) -> int:
     if len(data) < _HEADER.size:
         raise UndecodableEvent(f"{len(data)} bytes hold no schema id, which takes {_HEADER.size}")
     magic, schema_id = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
+    if magic != MAGIC[0]:
         raise UndecodableEvent(
             f"begins with the byte {data[0]:#04x} in place of 0, the magic byte of the wire format",
             hint="its producer does not use a schema registry",
