@@ -117,6 +117,8 @@ pub struct Clients {
     pub connections: usize,
     /// 0 for as many as come.
     pub connections_per_address: usize,
+    /// The kernel's algorithm for their connections, unless it is to be the usual one.
+    pub congestion: Option<String>,
 }
 
 /// An issuer of tokens.

@@ -34,6 +34,11 @@ pub const STREAMS: u32 = 128;
 /// of an upload at 25 ms.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What the kernel holds of answers that can't be sent yet. It would take megabytes, and an answer
+/// that comes later on the same connection would have to wait behind them; what is left with us is
+/// interleaved. Twice what one write of ours takes at most.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
 /// For how long clients may remember that there is HTTP/3 here, in seconds.
 const REMEMBERED: u32 = 86_400;
 
@@ -50,13 +55,14 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let snapshot = shared.snapshot();
     let config = &snapshot.config;
     let (tls, certificates) = tls::load(config)?.unzip();
-    let first = bind(&config.listen)?;
+    let congestion = config.clients.congestion.as_deref();
+    let first = bind(&config.listen, congestion)?;
     let listen = first.local_addr().map_err(Error::io("listen"))?;
-    let admin = bind(&config.admin)?;
+    let admin = bind(&config.admin, None)?;
     let admin_address = admin.local_addr().map_err(Error::io("admin"))?;
     let mut listeners = vec![first];
     for _ in 1..config.threads.clamp(1, 64) {
-        listeners.push(bind(&listen.to_string())?);
+        listeners.push(bind(&listen.to_string(), congestion)?);
     }
     let workers = listeners.len() as u8;
     let mut alternative = None;
@@ -117,7 +123,8 @@ fn thread(
         .map_err(Error::io(name))
 }
 
-fn bind(address: &str) -> Result<TcpListener, Error> {
+/// Listen at `address`; connections there have the options of its socket.
+fn bind(address: &str, congestion: Option<&str>) -> Result<TcpListener, Error> {
     let parsed: SocketAddr = address
         .parse()
         .map_err(|_| Error::Config(format!("{address} is not an address such as 127.0.0.1:8443")))?;
@@ -126,11 +133,32 @@ fn bind(address: &str) -> Result<TcpListener, Error> {
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         socket.bind(&parsed.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    bound().map_err(Error::io(format!("can't listen on {address}")))
+    let listener = bound().map_err(Error::io(format!("can't listen on {address}")))?;
+    if let Some(algorithm) = congestion {
+        control(&listener, algorithm)?;
+    }
+    Ok(listener)
+}
+
+/// Let the kernel's `algorithm` say how fast answers are sent.
+#[cfg(target_os = "linux")]
+fn control(listener: &TcpListener, algorithm: &str) -> Result<(), Error> {
+    const KNOWN: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+    socket2::SockRef::from(listener).set_tcp_congestion(algorithm.as_bytes()).map_err(|error| {
+        let known = std::fs::read_to_string(KNOWN).unwrap_or_default();
+        Error::Config(format!("congestion {algorithm:?}: {error}; this kernel has: {}", known.trim()))
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn control(_: &TcpListener, algorithm: &str) -> Result<(), Error> {
+    Err(Error::Config(format!("congestion {algorithm:?}: only Linux lets connections choose")))
 }
 
 fn run<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {

@@ -339,6 +339,9 @@ class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     connections_per_address: int = 0
     """From one address (of IPv6: one network of 64 bits); 0 for as many as come, since behind a
     load balancer all clients have one address."""
+    congestion: str | None = None
+    """The kernel's algorithm for how fast answers are sent over TCP, such as `bbr`, which keeps the
+    queues on the way short; without it, the machine's usual one."""
 
     def __post_init__(self) -> None:
         times = (self.head_seconds, self.idle_seconds, self.stall_seconds)
