@@ -1,5 +1,7 @@
 """Another configuration put into force while the data plane serves."""
 
+import contextlib
+import http.client
 import os
 import socket
 import threading
@@ -19,6 +21,8 @@ from counterfoil.gateway.data_plane import DataPlane, GatewayError
 
 CHANGES = int(os.environ.get("COUNTERFOIL_CHANGES", "40"))
 """Configurations put into force under load; 200 take some ten seconds."""
+
+TAKEOVERS = int(os.environ.get("COUNTERFOIL_TAKEOVERS", "3"))
 
 
 def answer(asked: Asked, connection: socket.socket) -> None:
@@ -97,6 +101,47 @@ def test_many_changes_under_load_lose_no_request(server: Server) -> None:
         ending.close()
         assert [load.failed for load in loads] == [[], []]
         assert all(load.asked > CHANGES for load in loads)
+
+
+def test_another_gateway_takes_over_the_port_and_no_connection_breaks(server: Server) -> None:
+    """As for a new version: both listen, then the old one drains. Each request has a connection
+    of its own, so that many stand at the old one's door when it closes."""
+    failed = list[Exception]()
+    answered = 0
+    end = threading.Event()
+
+    def ask(address: str) -> None:
+        nonlocal answered
+        while not end.is_set():
+            try:
+                with contextlib.closing(http.client.HTTPConnection(address, timeout=20)) as client:
+                    client.request("GET", "/a")
+                    answer = client.getresponse()
+                if answer.status == 503:
+                    assert answer.headers["retry-after"], "the new one knows no instance yet"
+                    continue
+                assert answer.status == 200
+                answered += 1
+            except Exception as error:
+                failed.append(error)
+
+    with ExitStack() as stack:
+        plane = stack.enter_context(serving(config(), server))
+        clients = [threading.Thread(target=ask, args=(plane.listen,)) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for _ in range(TAKEOVERS):
+            before = answered
+            following = stack.enter_context(serving(config(listen=plane.listen), server))
+            plane.drain(20.0)
+            while answered < before + 50:
+                assert not failed
+                time.sleep(0.01)
+            plane = following
+        end.set()
+        for client in clients:
+            client.join()
+    assert not failed
 
 
 def test_a_request_under_way_ends_as_it_began() -> None:

@@ -8,7 +8,7 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use hyper::header::HeaderValue;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::door::Patience;
 use crate::shared::Phase;
@@ -16,6 +16,10 @@ use crate::shared::Phase;
 /// After once to twice this time without a request, a connection of HTTP/1.1 gives back its buffers:
 /// long after the pauses of somebody who is at work on a page, long before its end.
 const REST_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a connection that is new when the gateway begins to drain has for its first request: it came
+/// through a door that was open, and its client would take a close for a failure.
+const NEWCOMER: Duration = Duration::from_secs(1);
 
 /// Its counts are written by one thread, and read by the same.
 pub struct Client {
@@ -85,6 +89,10 @@ impl Client {
                 break;
             }
             self.rest();
+        }
+        let until = Instant::now() + NEWCOMER;
+        while *phase.borrow() >= last && self.begun.load(Ordering::Relaxed) == 0 && Instant::now() < until {
+            sleep(NEWCOMER / 20).await;
         }
         self.end(Ending::Politely);
         sleep(patience.head).await;
@@ -221,6 +229,22 @@ mod tests {
         drop(under_way);
         assert_eq!(ending(&client, Some(Ending::Politely)).await, Ending::Cut);
         assert!((600..=610).contains(&started.elapsed().as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_came_just_before_a_drain_may_still_ask_once() {
+        for asks in [false, true] {
+            let (sender, phase) = watch::channel(Phase::Serving);
+            let client = client();
+            tokio::spawn(Arc::clone(&client).watch(PATIENCE, phase, Phase::Draining));
+            sender.send_replace(Phase::Draining);
+            let started = tokio::time::Instant::now();
+            sleep(Duration::from_millis(200)).await;
+            let _under_way = asks.then(|| Arc::clone(&client).begin());
+            assert_eq!(ending(&client, None).await, Ending::Politely);
+            assert_eq!(started.elapsed() < Duration::from_millis(300), asks);
+            assert!(started.elapsed() < Duration::from_millis(1_100));
+        }
     }
 
     #[tokio::test(start_paused = true)]

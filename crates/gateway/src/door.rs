@@ -133,6 +133,7 @@ mod tests {
             stall_seconds: 1.0,
             connections,
             connections_per_address,
+            congestion: None,
         };
         Arc::new(Places::new(&clients))
     }

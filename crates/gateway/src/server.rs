@@ -201,8 +201,8 @@ fn admin_worker(shared: &Arc<Shared>, listener: TcpListener, door: Door) -> io::
     })
 }
 
-/// Accept until the door's last phase, and stay for whoever is still connected until the gateway ends.
-/// A failed accept (no descriptors left) pauses, and goes on.
+/// Accept until the door's last phase and those who wait at the door by then, and stay for whoever is
+/// still connected until the gateway ends. A failed accept (no descriptors left) pauses, and goes on.
 async fn accept<S, F>(
     shared: &Arc<Shared>,
     listener: TcpListener,
@@ -215,23 +215,15 @@ where
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut phase = shared.phase();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase >= door.last) => break,
-        };
-        let Ok((stream, address)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
+    let admit = |stream: TcpStream, address: SocketAddr| {
         let Some(place) = door.places.take(address.ip()) else {
             shared.turned_away.fetch_add(1, Ordering::Relaxed);
-            continue;
+            return;
         };
-        let Ok(client) = HeaderValue::from_str(&address.ip().to_string()) else { continue };
+        let Ok(client) = HeaderValue::from_str(&address.ip().to_string()) else { return };
         let client = Arc::new(Client::new(client));
         if stream.set_nodelay(true).is_err() {
-            continue; // the client is gone already
+            return; // the client is gone already
         }
         let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
         tokio::spawn(async move {
@@ -241,6 +233,22 @@ where
                 Some(tls) => Box::pin(secure(shared, client, stream, tls, door, place, serve)).await,
             }
         });
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase >= door.last) => break,
+        };
+        match accepted {
+            Ok((stream, address)) => admit(stream, address),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    let listener = listener.into_std()?;
+    for _ in 0..BACKLOG {
+        let Ok((stream, address)) = listener.accept() else { break };
+        stream.set_nonblocking(true)?;
+        admit(TcpStream::from_std(stream)?, address);
     }
     drop(listener);
     // The sender of phases lives as long as `shared`.
