@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import msgspec
@@ -233,6 +234,35 @@ def test_processes_share_the_partitions_and_a_restart_moves_none(events: Events)
     first.close()
     found = records_of(events, SEEN, 80)
     assert sorted(record.event_id for record in found) == list(range(80))
+
+
+def test_a_position_behind_anothers_open_transaction_is_waited_for(events: Events) -> None:
+    if isinstance(events, EmbeddedEvents):
+        pytest.skip("on the embedded log a pipeline has one process")
+    share = Share(1, 2)
+    messages = [
+        each for each in spread(range(40)) if share.has(partition_of(each.key, TOPIC.partitions))
+    ]
+    append(make_log(events), messages)
+    other, first = make(events, share=Share(0, 2)), make(events, share=share)
+    assert isinstance(other, LogPipelineRunner)
+    producer, positions = other._exchange._producer, other._exchange._positions_topic  # type: ignore[attr-defined]
+    producer.begin_transaction()
+    producer.produce(positions, partition=0, key=b"paid/0", value=b'{"next": 0}')
+    producer.flush(PATIENCE_SECONDS)
+    handle(first, len(messages))
+    first.close()
+    with ThreadPoolExecutor(1) as beside:
+        making = beside.submit(make, events, share=share)
+        with pytest.raises(TimeoutError):
+            making.result(1.0)
+        producer.abort_transaction(PATIENCE_SECONDS)
+        restarted = making.result(PATIENCE_SECONDS)
+    append(make_log(events), [msgspec.structs.replace(messages[0], event_id=99)])
+    handle(restarted, 1)
+    restarted.close()
+    other.close()
+    assert len(records_of(events, SEEN, len(messages) + 1)) == len(messages) + 1
 
 
 def test_another_number_of_processes_fences_the_one_before(events: Events) -> None:

@@ -60,11 +60,16 @@ def looker(connection: dict[str, Any]) -> "Consumer":
     return Consumer({**reader_settings(connection), "enable.partition.eof": True})
 
 
-def until_end(consumer: "Consumer") -> "Iterable[KafkaMessage]":
-    """The messages of the one assigned partition up to its end."""
+def until_end(
+    consumer: "Consumer", beyond: int = 0, patience_seconds: float = CALL_SECONDS
+) -> "Iterable[KafkaMessage]":
+    """The messages of the one assigned partition up to its end, which is at `beyond` at least.
+
+    What is committed may be behind a transaction that is open, and is waited for then.
+    """
     from confluent_kafka import KafkaError  # noqa: PLC0415
 
-    deadline = time.monotonic() + CALL_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
         message = consumer.poll(FETCH_SECONDS)
         if message is None:
@@ -73,9 +78,11 @@ def until_end(consumer: "Consumer") -> "Iterable[KafkaMessage]":
             continue
         error = message.error()
         if error is not None and error.code() == KafkaError._PARTITION_EOF:
-            return
+            if (message.offset() or 0) >= beyond:
+                return
+            continue
         raise_for(message)
-        deadline = time.monotonic() + CALL_SECONDS
+        deadline = time.monotonic() + patience_seconds
         yield message
 
 

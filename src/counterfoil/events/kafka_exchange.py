@@ -14,7 +14,9 @@ A pipeline may have several processes, each with a share of the partitions and a
 its own (`shares.py`). The positions topic also tells in which layouts a pipeline has ever run. A
 term notes its own first, then reads which others there are, and takes the ids of those shares that
 overlap its own: of any two terms that could both commit for a partition, the one that reads later
-sees the other, and fences it before it reads a position.
+sees the other, and fences it before it reads a position. Other shares may have transactions open
+in that topic meanwhile, behind which a reader of what is committed doesn't see; so positions are
+read up to where the topic ended, and that waits for whoever is in between.
 
 A commit waits for the broker several times. It does so in a thread of its own, while the next
 events are read and handled; they are sent only once it is known to be done.
@@ -35,6 +37,7 @@ from counterfoil.events.kafka_client import (
     Reported,
     looker,
     produce,
+    reader_settings,
     until_end,
 )
 from counterfoil.events.kafka_reader import KafkaReader
@@ -158,6 +161,11 @@ class KafkaExchange:
         return {number: end for (name, number), end in self.positions.items() if name == topic}
 
 
+OPEN_SECONDS: Final = TRANSACTION_MS / 1_000 + CALL_SECONDS
+"""How long positions are waited for that are behind another share's transaction: if that share's
+process is dead and doesn't come back, the broker aborts it after `TRANSACTION_MS`."""
+
+
 class _Found(NamedTuple):
     positions: dict[tuple[str, int], int]
     layouts: set[int]
@@ -165,13 +173,17 @@ class _Found(NamedTuple):
 
 
 def _read(connection: dict[str, Any], topic: str) -> _Found:
-    """The newest position of each partition, in a topic that nobody else writes to."""
-    from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
+    """The newest position of each partition, in a topic that only this pipeline writes to."""
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition  # noqa: PLC0415
 
     found = _Found({}, set())
+    everything = {**reader_settings(connection), "isolation.level": "read_uncommitted"}
+    with closing(Consumer(everything)) as consumer, Reported():
+        place = TopicPartition(topic, 0)
+        _, end = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
     with closing(looker(connection)) as consumer, Reported():
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
-        for message in until_end(consumer):
+        for message in until_end(consumer, end, OPEN_SECONDS):
             name, slash, number = (message.key() or b"").decode().rpartition("/")
             if slash:
                 found.positions[name, int(number)] = json.loads(message.value() or b"{}")["next"]
