@@ -240,6 +240,23 @@ def test_a_timer_that_could_never_fire_is_refused(embedded: EmbeddedEvents) -> N
         Pipeline("timed", ONE, set_by_event, timer=remember([]), stateless=True)
 
 
+def test_a_timer_that_no_database_could_keep_is_its_events_failure(
+    embedded: EmbeddedEvents,
+) -> None:
+    strange: dict[str, Any] = {"float": 1.5, "text": 1, "huge": 1 << 70}
+
+    def take(event: Read, context: Context) -> None:
+        payload: Any = "text" if event.meter == "text" else b""
+        context.timers.set("t", strange.get(event.meter, 1), payload=payload)
+
+    made = pipeline(take, remember([]), event_time=EventTime(time_of))
+    fill(embedded, [Read("float", 1), Read("text", 2), Read("huge", 3), Read("a", 4)])
+    with running(embedded, made) as runner:
+        to_rest(runner, 4 + 1)
+    assert {letter.event_id for letter in DeadLetters(embedded.pipelines()).list()} == {1, 2, 3}
+    assert timed(embedded) == {"a t": "0"}
+
+
 def test_what_waits_takes_no_memory(embedded: EmbeddedEvents) -> None:
     made = pipeline(set_by_event, remember([]), event_time=EventTime(time_of), commit_limit=2)
     fill(embedded, [Read(f"k{n}", n, 1_000) for n in range(10)])
@@ -267,16 +284,18 @@ def test_a_batch_handler_sets_timers_too(embedded: EmbeddedEvents) -> None:
 
 def test_an_event_without_a_time_is_its_own_failure(events: Events) -> None:
     def time(event: Read) -> int:
-        return event.at * SECOND // event.amount
+        strange = {"float": 1.5, "huge": 1 << 62}
+        return strange.get(event.meter, event.at * SECOND // event.amount)  # type: ignore[return-value]
 
-    fill(events, [Read("a", 1), Read("b", 5, 0), Read("c", 9)])
+    reads = [Read("a", 1), Read("b", 5, 0), Read("float", 6), Read("huge", 7), Read("c", 9)]
+    fill(events, reads)
     with running(
         events, pipeline(set_by_event, remember([]), event_time=EventTime(time))
     ) as runner:
-        to_rest(runner, 3 + 1)
-    (letter,) = DeadLetters(events.pipelines()).list()
-    assert letter.event_id == 2
-    assert "ZeroDivisionError" in letter.error
+        to_rest(runner, 5 + 1)
+    letters = sorted(DeadLetters(events.pipelines()).list(), key=lambda letter: letter.event_id)
+    errors = {letter.event_id: letter.error.split(":")[0] for letter in letters}
+    assert errors == {2: "ZeroDivisionError", 3: "TypeError", 4: "ValueError"}
 
 
 def test_a_silent_partition_does_not_hold_timers_back_for_ever(events: Events) -> None:

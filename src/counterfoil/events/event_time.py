@@ -62,6 +62,19 @@ class EventTime(Generic[T]):
             if value is not None and value < 0:
                 raise EventsError(f"{name} must not be negative, and is {value}")
 
+    def time_of(self, event: T) -> int:
+        """The time of an event, in microseconds since 1970.
+
+        Raises:
+            TypeError, ValueError: `of` gives what is no such time. And what `of` raises.
+        """
+        time_us = self.of(event)
+        if not isinstance(time_us, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"an event's time is whole microseconds, not {type(time_us).__name__}")
+        if abs(time_us) >= -NEVER:  # else no database could keep it, and nobody's commit succeed
+            raise ValueError(f"{time_us} is no time in microseconds")
+        return time_us
+
 
 class Watermark:
     """The watermark of a source with so many `partitions`."""

@@ -283,7 +283,12 @@ class TimersOfRecord:
 
         Raises:
             EventsError: the pipeline has no such clock, or nothing that could fire.
+            TypeError: `at_us` is no whole number, or `payload` not bytes.
         """
+        if not isinstance(at_us, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a timer's time is whole microseconds, not {type(at_us).__name__}")
+        if not isinstance(payload, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a timer carries bytes, not {type(payload).__name__}")
         record = self._record
         key = record.key if key is None else key
         self._timers.set(Timer(at_us, key, name, payload, clock, record.event_id))

@@ -95,7 +95,7 @@ class Timing:
         """An event is about to be handled; what its time raises is its own failure."""
         if self._watermark is None or self._event_time is None:
             return
-        time_us = self._event_time.of(event)
+        time_us = self._event_time.time_of(event)
         if record.topic == self._source:  # a replay is late, and says nothing of others
             self._watermark.observe(record.partition, time_us, now_us)
 

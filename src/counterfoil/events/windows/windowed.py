@@ -120,7 +120,7 @@ class Windowed(Generic[T, S]):
         """Fold an event into its windows."""
         key = context.record.key if self.key is None else self.key(event)
         windows = OpenWindows[S](self._decoder, context, key)
-        time_us = self.event_time.of(event)
+        time_us = self.event_time.time_of(event)
         join = self._join_session if isinstance(self.shape, Session) else self._join
         told = [
             found
