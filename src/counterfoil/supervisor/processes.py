@@ -308,16 +308,17 @@ def lake(host: Host) -> None:
         reader = event_log.reader([topic], positions)
 
         def move() -> int:
-            batches = {
-                batch.partition: Batch(
-                    [topic.decode(record.value) for record in batch.records], batch.end
-                )
-                for batch in reader.fetch(STORE_ROWS)
-            }
-            if not batches:
+            fetched = reader.fetch(STORE_ROWS)
+            if not fetched:
                 return 0
-            moved = {partition: batch.next_offset for partition, batch in batches.items()}
             try:
+                batches = {
+                    batch.partition: Batch(
+                        [topic.decode(record.value) for record in batch.records], batch.end
+                    )
+                    for batch in fetched
+                }
+                moved = {partition: batch.next_offset for partition, batch in batches.items()}
                 writer.append(batches, source=topic.name, now_us=now_us())
                 store.store_positions(group, topic.name, moved)
             except BaseException:
