@@ -9,8 +9,8 @@ SEED ?= 1
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
-.PHONY: setup extras demo test check browser nginx cache-suite fuzz plots clean
-.PHONY: bench-gateway bench-memory bench-shedding bench-routes bench-timing bench-limits bench-cache
+.PHONY: setup extras demo test test-gateway check browser nginx cache-suite fuzz plots clean
+.PHONY: bench-gateway bench-memory bench-pressure bench-shedding bench-routes bench-timing bench-limits bench-cache
 .PHONY: bench-events bench-outbox bench-parallel bench-sourcing bench-coordination bench-engines
 
 $(UV):
@@ -65,6 +65,12 @@ test: check browser nginx cache-suite
 	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
 	$(BIN)/pytest
 
+# The gateway alone: its policies and data plane in Rust, and both from outside.
+test-gateway: setup nginx cache-suite
+	cargo test --quiet -p counterfoil-policy -p counterfoil-gateway
+	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
+	$(BIN)/pytest tests/gateway
+
 # Beside nginx, HAProxy and Envoy; says what is missing and how to get it. One case alone, the others' figures
 # kept: `.venv/bin/python bench/gateway.py --cases http3`.
 bench-gateway: setup
@@ -73,6 +79,10 @@ bench-gateway: setup
 # What an idle connection holds of memory, beside nginx, HAProxy and Envoy.
 bench-memory: setup
 	$(BIN)/python bench/gateway_memory.py
+
+# Slow readers of 1 GiB, 200 reloads in a minute, and hostile neighbours: what that costs in memory, and others in latency.
+bench-pressure: setup
+	$(BIN)/python bench/gateway_pressure.py
 
 # Both engines, and etcd's JSON gateway.
 bench-coordination: setup

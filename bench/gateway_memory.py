@@ -39,6 +39,10 @@ STARTS: Final[tuple[Callable[[proxies.Setup], proxies.Server], ...]] = (
 )
 TARGET: Final = 0.4
 """Of Envoy's."""
+EACH_ADDRESS: Final = 2_000
+"""Connections from one address: Linux has some 28,000 ports for each, which others use too."""
+FILES: Final = 1_000
+"""That are open beside those of the connections."""
 console = Console()
 
 
@@ -60,14 +64,18 @@ def trusting() -> ssl.SSLContext:
     return context
 
 
-def connection(server: proxies.Server, tls: bool) -> http.client.HTTPConnection:
-    """A connection that has made one request, and got the right answer."""
+def connection(server: proxies.Server, tls: bool, number: int = 0) -> http.client.HTTPConnection:
+    """A connection that has made one request, and got the right answer.
+
+    Connections with numbers that are far apart come from different addresses of loopback.
+    """
+    source = (f"127.0.0.{2 + number // EACH_ADDRESS}", 0)
     if tls:
         made: http.client.HTTPConnection = http.client.HTTPSConnection(
-            server.address, timeout=20, context=trusting()
+            server.address, timeout=20, context=trusting(), source_address=source
         )
     else:
-        made = http.client.HTTPConnection(server.address, timeout=20)
+        made = http.client.HTTPConnection(server.address, timeout=20, source_address=source)
     made.request("GET", "/x")
     answer = made.getresponse()
     if (answer.status, answer.read().decode()) != (200, proxies.BODY):
@@ -80,7 +88,7 @@ def kib_per_connection(server: proxies.Server, connections: int, tls: bool) -> f
     with contextlib.closing(connection(server, tls)):
         time.sleep(1)
         before = resident(server.process.pid)
-    held = [connection(server, tls) for _ in range(connections)]
+    held = [connection(server, tls, number) for number in range(connections)]
     resting_until = time.monotonic() + REST_SECONDS
     while time.monotonic() < resting_until:  # as in life, others come and go meanwhile
         connection(server, tls).close()
@@ -120,7 +128,9 @@ def measure(connections: int, tls: bool) -> dict[str, float]:
 
 def main(
     *,
-    connections: Annotated[int, Parameter(validator=validators.Number(gte=100, lte=3500))] = 3000,
+    connections: Annotated[
+        int, Parameter(validator=validators.Number(gte=100, lte=proxies.CONNECTIONS - 100))
+    ] = 5000,
     json_out: Path = proxies.HERE / "results" / "gateway-memory.json",
 ) -> int:
     """Compare the memory of idle connections, plain and over TLS.
@@ -128,7 +138,7 @@ def main(
     Parameters
     ----------
     connections
-        How many there are at a time; nginx and HAProxy are configured for 4,096.
+        How many there are at a time.
     json_out
         Where the result document goes.
     """
@@ -136,6 +146,12 @@ def main(
         console.print(*lacking, sep="\n", markup=False, soft_wrap=True)
         return 2
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < 2 * connections + FILES:
+        console.print(
+            f"{2 * connections + FILES:,} open files are needed, and {most:,} allowed: raise the "
+            "hard limit (ulimit -Hn), or ask for fewer --connections"
+        )
+        return 2
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     conditions: dict[str, Any] = {
         "versions": versions(),

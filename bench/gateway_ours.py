@@ -28,8 +28,8 @@ def config(
 ) -> GatewayConfig:
     """One route; with an identity also two limits that no load here uses up, one maybe strict.
 
-    `further` are paths with their methods, each a service of its own: what one has under way is
-    not in the way of another.
+    `further` are services of a path with their name, and their methods: what one has under way
+    is not in the way of another.
     """
     ample = {"rate": 1e6, "burst": 1_000_000}
     limits = (
@@ -58,8 +58,8 @@ def config(
         routes=(
             route,
             *(
-                Route(path=path, methods=(method,), service=path.strip("/"), identity=False)
-                for path, method in further.items()
+                Route(path=f"/{name}", methods=(method,), service=name, identity=False)
+                for name, method in further.items()
             ),
         ),
     )
@@ -84,7 +84,8 @@ def changed(base: GatewayConfig, number: int) -> GatewayConfig:
 def main(document: str) -> None:
     """Serve what the document says.
 
-    It has listen, upstream, access_log, identity, tls, http3, shared_limits, strict and further.
+    It has listen, upstream, access_log, identity, tls, http3, shared_limits, strict, and, for
+    `config`, further with the address large, where those services are.
     """
     asked = json.loads(document)
     # Blocked before the native threads start, so that the signal reaches `sigwait`.
@@ -105,8 +106,9 @@ def main(document: str) -> None:
         key=key,
         shared_limits=shared_limits,
     )
-    for service in {route.service for route in base.routes}:
-        plane.set_endpoints(service, [("upstream-1", asked["upstream"])])
+    plane.set_endpoints(SERVICE, [("upstream-1", asked["upstream"])])
+    for name in asked["further"]:
+        plane.set_endpoints(name, [("large-1", asked["large"])])
     number = 0
     while signal.sigwait({signal.SIGTERM, signal.SIGHUP}) == signal.SIGHUP:
         number += 1

@@ -33,6 +33,8 @@ AUDIENCE: Final = "bench"
 BODY: Final = json.dumps({"id": 1, "status": "accepted", "note": "x" * 158})
 UNREACHED: Final = 1_000_000_000
 BARE: Final = "counterfoil bare"
+LOWEST_PRIORITY: Final = ("nice", "-n", "19")
+"""For what must not take the core of the load from whose latency counts."""
 CONNECTIONS: Final = 8_500
 """Of clients that nginx and HAProxy are configured for. Both need another to the upstream for each
 at worst, and 20,000 open files are a common limit; HAProxy does not start beyond it."""
@@ -78,8 +80,8 @@ class Setup:
     """The address of the Redis that ours shares its limits by, if any."""
     strict: bool = False
     """Whether it is asked about each request."""
-    large: bool = False
-    """Ours also passes on the upstream's /large and /upload, as services of their own."""
+    large: str = ""
+    """The address of a server of large bodies, which ours passes on as services of their own."""
 
 
 class Server:
@@ -202,7 +204,14 @@ def authority(folder: Path) -> Path:
 
 
 def _nginx(
-    name: str, address: str, folder: Path, http: str, *, core: int = PROXY_CORE, tls: bool = False
+    name: str,
+    address: str,
+    folder: Path,
+    http: str,
+    *,
+    core: int = PROXY_CORE,
+    tls: bool = False,
+    priority: tuple[str, ...] = (),
 ) -> Server:
     home = folder / name
     home.mkdir()
@@ -222,31 +231,39 @@ http {{
 {http}
 }}
 """)
-    command = ["nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
+    command = [*priority, "nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
     return Server(name, address, command, core=core, log=folder / f"{name}.log", tls=tls)
 
 
-def upstream(folder: Path, jwks: dict[str, Any], *, large_bytes: int = 0) -> Server:
-    """A server that answers /x with a fixed body, and /jwks with the issuer's keys.
-
-    With `large_bytes` it also streams a body of so many from /large, and takes one at /upload.
-    """
-    address, large = free_address(), ""
-    if large_bytes:
-        (folder / "served").mkdir()
-        with (folder / "served" / "large").open("wb") as file:
-            file.truncate(large_bytes)  # zeros that take no place on the disk
-        large = f"""location = /large {{ root {folder / "served"}; sendfile on; }}
-    location = /upload {{ client_max_body_size 0; return 200; }}"""
+def upstream(folder: Path, jwks: dict[str, Any]) -> Server:
+    """A server that answers /x with a fixed body, and /jwks with the issuer's keys."""
+    address = free_address()
     http = f"""  access_log off;
   server {{
     listen {address} backlog=4096;
     default_type application/json;
     location = /x {{ return 200 '{BODY}'; }}
     location = /jwks {{ return 200 '{json.dumps(jwks)}'; }}
-    {large}
   }}"""
     return _nginx("upstream", address, folder, http, core=LOAD_CORE)
+
+
+def large_bodies(folder: Path, size: int) -> Server:
+    """A server that streams a body of `size` bytes from /large, and takes one at /upload."""
+    address, served = free_address(), folder / "served"
+    served.mkdir()
+    with (served / "large").open("wb") as file:
+        file.truncate(size)  # zeros that take no place on the disk
+    http = f"""  access_log off;
+  sendfile on;
+  sendfile_max_chunk 64k;
+  server {{
+    listen {address} backlog=4096;
+    location = /x {{ return 200 '{BODY}'; }}
+    location = /large {{ root {served}; }}
+    location = /upload {{ client_max_body_size 0; return 200; }}
+  }}"""
+    return _nginx("large", address, folder, http, core=LOAD_CORE, priority=LOWEST_PRIORITY)
 
 
 def nginx(setup: Setup) -> Server:
@@ -443,7 +460,8 @@ def counterfoil(setup: Setup, name: str = "counterfoil") -> Server:
         "http3": setup.authority is not None,
         "shared_limits": setup.shared_limits,
         "strict": setup.strict,
-        "further": {"/large": "GET", "/upload": "POST"} if setup.large else {},
+        "further": {"large": "GET", "upload": "POST"} if setup.large else {},
+        "large": setup.large,
     }
     command = [sys.executable, str(HERE / "gateway_ours.py"), json.dumps(document)]
     log, tls = setup.folder / f"{name}.log", setup.tls is not None
