@@ -120,9 +120,23 @@ impl Client {
             && !self.blocked.load(Ordering::Relaxed)
     }
 
-    /// Remember whether the client takes what is written to it.
+    /// Remember whether the client has yet to take what was written to it.
     pub fn set_blocked(&self, blocked: bool) {
+        let before = self.blocked.load(Ordering::Relaxed);
         self.blocked.store(blocked, Ordering::Relaxed);
+        if before && !blocked {
+            self.waker.wake();
+        }
+    }
+
+    /// Ready once the client has taken all that was written to it; for the task that serves its
+    /// connection, which is the one that is woken.
+    pub fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.blocked.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        Poll::Pending
     }
 
     /// Have a whole interim answer written before the answer, unless the client has not yet taken what

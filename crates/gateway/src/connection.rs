@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 use crate::client::{Client, Ending};
 use crate::door::{Door, Place};
-use crate::io::ClientIo;
+use crate::io::{ClientIo, Keeping};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::sent::Sent;
@@ -63,13 +63,12 @@ pub async fn serve<I, S, F>(
     _place: Place,
     serve: S,
 ) where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let _connected = shared.connected();
     let watching = tokio::spawn(Arc::clone(&client).watch(door.patience, shared.phase(), door.last));
-    let service = service(shared, &client, door, serve);
     let mut spoken = agreed;
     loop {
         let Some(read) = first_bytes(&mut io, &client, spoken.is_none()).await else {
@@ -79,9 +78,11 @@ pub async fn serve<I, S, F>(
         };
         let begins = if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 };
         let hyper_io = ClientIo::new(io, read.freeze(), Arc::clone(&client));
+        let spoken = *spoken.get_or_insert(begins);
+        let service = service(Arc::clone(&shared), &client, door, serve, spoken);
         // On the heap, since hyper's connections are large, and who waits should not be.
-        match *spoken.get_or_insert(begins) {
-            Spoken::Http1 => match Box::pin(serve_http1(&client, hyper_io, service.clone())).await {
+        match spoken {
+            Spoken::Http1 => match Box::pin(serve_http1(&client, hyper_io, service)).await {
                 Some(resting) => io = resting,
                 None => break,
             },
@@ -97,7 +98,7 @@ pub async fn serve<I, S, F>(
 /// Serve requests of HTTP/1.1 until the client pauses: its connection is returned then.
 async fn serve_http1<I, S>(client: &Arc<Client>, mut io: ClientIo<I>, service: S) -> Option<I>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible> + Clone,
 {
     loop {
@@ -126,6 +127,7 @@ fn service<S, F>(
     client: &Arc<Client>,
     door: &Door,
     serve: S,
+    spoken: Spoken,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<Sent>,
@@ -149,7 +151,7 @@ where
             if let Some(alternative) = alternative {
                 answer.headers_mut().insert(header::ALT_SVC, alternative);
             }
-            Ok::<_, Infallible>(answer.map(|body| Sent::new(body, &client, stall)))
+            Ok::<_, Infallible>(answer.map(|body| Sent::new(body, &client, stall, spoken)))
         }
     })
 }
@@ -213,7 +215,7 @@ trait Serving: Future {
 
 impl<I, S> Serving for http1::UpgradeableConnection<ClientIo<I>, S>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
 {
     fn shut_down(self: Pin<&mut Self>) {
@@ -223,7 +225,7 @@ where
 
 impl<I, S> Serving for http2::Connection<ClientIo<I>, S, TokioExecutor>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
     S::Future: Send + 'static,
 {

@@ -9,12 +9,33 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::client::Client;
 
 /// Up to this size a copy costs less than a gathering write (`writev`) does over a plain one, and
 /// over TLS it makes one record of what would be two.
 const SMALL: usize = 4 * 1024;
+
+/// A connection that may keep what was written for a while.
+pub trait Keeping {
+    /// Whether something that was written has not left yet.
+    fn keeps(&self) -> bool;
+}
+
+impl Keeping for TcpStream {
+    fn keeps(&self) -> bool {
+        false
+    }
+}
+
+impl<I> Keeping for TlsStream<I> {
+    /// TLS takes up to 64 KiB more than the connection below does.
+    fn keeps(&self) -> bool {
+        self.get_ref().1.wants_write()
+    }
+}
 
 /// A client's connection, on which the head and the body of a small answer are written as one.
 pub struct ClientIo<I> {
@@ -38,7 +59,14 @@ impl<I> ClientIo<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> ClientIo<I> {
+impl<I: Keeping> ClientIo<I> {
+    /// Remember whether the client takes what is written to it.
+    fn look(&self, pending: bool) {
+        self.client.set_blocked(pending || self.inner.inner().keeps());
+    }
+}
+
+impl<I: AsyncWrite + Keeping + Unpin> ClientIo<I> {
     /// Write what comes first. hyper asks to flush at the end of each of its turns, and only when it has
     /// written all of its own: nothing that is written then lands within an answer.
     fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -47,7 +75,7 @@ impl<I: AsyncWrite + Unpin> ClientIo<I> {
         }
         while !self.early.is_empty() {
             let written = Pin::new(&mut self.inner).poll_write(cx, &self.early);
-            self.client.set_blocked(written.is_pending());
+            self.look(written.is_pending());
             match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.early.advance(written),
@@ -73,11 +101,11 @@ impl<I: AsyncRead + Unpin> Read for ClientIo<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
+impl<I: AsyncWrite + Keeping + Unpin> Write for ClientIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_early(cx))?;
         let written = Pin::new(&mut self.inner).poll_write(cx, part);
-        self.client.set_blocked(written.is_pending());
+        self.look(written.is_pending());
         written
     }
 
@@ -87,7 +115,7 @@ impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_early(cx))?;
-        let Self { inner, buffer, client, .. } = self.get_mut();
+        let Self { inner, buffer, .. } = &mut *self;
         let written = if parts.iter().map(|part| part.len()).sum::<usize>() > SMALL {
             Pin::new(inner).poll_write_vectored(cx, parts)
         } else {
@@ -97,7 +125,7 @@ impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
             }
             Pin::new(inner).poll_write(cx, buffer)
         };
-        client.set_blocked(written.is_pending());
+        self.look(written.is_pending());
         written
     }
 
@@ -107,7 +135,9 @@ impl<I: AsyncWrite + Unpin> Write for ClientIo<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_early(cx))?;
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.look(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -6,21 +6,36 @@
 //! is cut off: with one stream of HTTP/2 that stands still all of them end, since hyper waits for
 //! room where it can't be reached. Small answers hold nothing but their own bytes, and their
 //! connections count as idle.
+//!
+//! Over HTTP/1.1 no part is asked for while the client has not taken those before it: hyper would
+//! collect 40 KiB, and TLS another 64, for each client that reads slowly. Over HTTP/2, where others
+//! may be under way on the connection, a stream has its own bound (`connection.rs`).
+//!
+//! A worker is one thread, and whoever takes a large answer as fast as it comes would keep it to
+//! himself: after some of it, everybody else has a turn. That is up to tokio's budget, since hyper,
+//! which asks again at once when it is told to wait, can't go beyond that.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
+use tokio::task::coop::poll_proceed;
 use tokio::time::sleep;
 
 use crate::client::{Client, Ending};
+use crate::connection::Spoken;
 use crate::respond::Body;
+
+/// What a part of an answer (8 KiB mostly) takes of the 128 operations that tokio lets a task do
+/// before others have their turn; reading and writing it are others. So a turn is some 64 KiB,
+/// a few dozen microseconds, in place of half a MiB.
+const PART: usize = 14;
 
 /// The body of an answer, watched if it passes through.
 pub struct Sent {
@@ -29,6 +44,8 @@ pub struct Sent {
 }
 
 struct Watched {
+    /// Whose next part waits until it has taken what was written.
+    one_at_a_time: Option<Arc<Client>>,
     progress: Arc<Progress>,
     watching: AbortHandle,
 }
@@ -40,11 +57,12 @@ struct Progress {
 }
 
 impl Sent {
-    pub fn new(body: Body, client: &Arc<Client>, stall: Duration) -> Self {
+    pub fn new(body: Body, client: &Arc<Client>, stall: Duration, spoken: Spoken) -> Self {
         let watched = matches!(body, Body::Rest(_)).then(|| {
             let progress = Arc::<Progress>::default();
             let watching = tokio::spawn(watch(Arc::clone(&progress), Arc::clone(client), stall));
-            Watched { progress, watching: watching.abort_handle() }
+            let one_at_a_time = (spoken == Spoken::Http1).then(|| Arc::clone(client));
+            Watched { one_at_a_time, progress, watching: watching.abort_handle() }
         });
         Self { body, watched }
     }
@@ -77,11 +95,19 @@ impl hyper::body::Body for Sent {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Self { body, watched } = self.get_mut();
-        let polled = Pin::new(body).poll_frame(cx);
-        if let Some(Watched { progress, .. }) = watched {
-            progress.parts.fetch_add(1, Ordering::Relaxed);
-            progress.at_client.store(polled.is_ready(), Ordering::Relaxed);
+        let Some(watched) = watched else { return Pin::new(body).poll_frame(cx) };
+        if let Some(client) = &watched.one_at_a_time
+            && client.poll_taken(cx).is_pending()
+        {
+            watched.progress.at_client.store(true, Ordering::Relaxed);
+            return Poll::Pending;
         }
+        for _ in 0..PART {
+            ready!(poll_proceed(cx)).made_progress();
+        }
+        let polled = Pin::new(body).poll_frame(cx);
+        watched.progress.parts.fetch_add(1, Ordering::Relaxed);
+        watched.progress.at_client.store(polled.is_ready(), Ordering::Relaxed);
         polled
     }
 
@@ -91,5 +117,67 @@ impl hyper::body::Body for Sent {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body_util::BodyExt;
+    use hyper::body::Body as _;
+    use hyper::header::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::upstream::Rest;
+
+    fn sent(client: &Arc<Client>, spoken: Spoken) -> Sent {
+        let rest = Rest::whole(Bytes::from_static(b"part"), HeaderMap::new());
+        Sent::new(Body::Rest(Box::new(rest)), client, Duration::from_secs(60), spoken)
+    }
+
+    async fn is_pending(sent: &mut Sent) -> bool {
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut *sent).poll_frame(cx).is_pending())).await
+    }
+
+    fn client() -> Arc<Client> {
+        Arc::new(Client::new(HeaderValue::from_static("192.0.2.1")))
+    }
+
+    #[tokio::test]
+    async fn over_http1_a_part_waits_until_the_client_has_taken_those_before_it() {
+        let client = client();
+        let mut sent = sent(&client, Spoken::Http1);
+        client.set_blocked(true);
+        assert!(is_pending(&mut sent).await);
+        assert!(sent.watched.as_ref().unwrap().progress.at_client.load(Ordering::Relaxed));
+        let taking = tokio::spawn(async move { sent.frame().await.unwrap().unwrap().into_data() });
+        tokio::task::yield_now().await;
+        assert!(!taking.is_finished());
+        client.set_blocked(false);
+        assert_eq!(taking.await.unwrap().unwrap(), "part");
+    }
+
+    #[tokio::test]
+    async fn over_http2_a_stream_does_not_wait_for_its_connection() {
+        let client = client();
+        client.set_blocked(true);
+        let part = sent(&client, Spoken::Http2).frame().await.unwrap().unwrap();
+        assert_eq!(part.into_data().unwrap(), "part");
+    }
+
+    #[tokio::test]
+    async fn after_some_of_an_answer_others_have_their_turn_before_it_goes_on() {
+        let client = client();
+        let mut waiting: Vec<_> = (0..20).map(|_| sent(&client, Spoken::Http2)).collect();
+        let mut turns = Vec::new();
+        poll_fn(|cx| {
+            let before = waiting.len();
+            waiting.retain_mut(|sent| Pin::new(sent).poll_frame(cx).is_pending());
+            turns.push(before - waiting.len());
+            if waiting.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert_eq!(turns, [9, 9, 2]);
     }
 }
