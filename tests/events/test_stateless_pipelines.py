@@ -1,5 +1,6 @@
 """Stateless pipelines: the same on both engines, though on Kafka no database is on the way."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -263,6 +264,31 @@ def test_a_position_behind_anothers_open_transaction_is_waited_for(events: Event
     restarted.close()
     other.close()
     assert len(records_of(events, SEEN, len(messages) + 1)) == len(messages) + 1
+
+
+def test_a_process_begins_though_others_commit_without_a_pause(events: Events) -> None:
+    if isinstance(events, EmbeddedEvents):
+        pytest.skip("on the embedded log a pipeline has one process")
+    other = make(events, share=Share(0, 2))
+    assert isinstance(other, LogPipelineRunner)
+    producer, positions = other._exchange._producer, other._exchange._positions_topic  # type: ignore[attr-defined]
+    stop = threading.Event()
+
+    def commit_on_and_on() -> None:
+        while not stop.is_set():
+            producer.begin_transaction()
+            producer.produce(positions, partition=0, key=b"paid/0", value=b'{"next": 0}')
+            producer.commit_transaction(PATIENCE_SECONDS)
+
+    with ThreadPoolExecutor(2) as beside:
+        committing = beside.submit(commit_on_and_on)
+        making = beside.submit(make, events, share=Share(1, 2))
+        try:
+            making.result(PATIENCE_SECONDS).close()
+        finally:
+            stop.set()
+        committing.result(PATIENCE_SECONDS)
+    other.close()
 
 
 def test_another_number_of_processes_fences_the_one_before(events: Events) -> None:

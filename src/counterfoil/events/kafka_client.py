@@ -65,7 +65,8 @@ def until_end(
 ) -> "Iterable[KafkaMessage]":
     """The messages of the one assigned partition up to its end, which is at `beyond` at least.
 
-    What is committed may be behind a transaction that is open, and is waited for then.
+    What is committed may be behind a transaction that is open, and is waited for then. Where others
+    go on writing, the end may never be told: what reaches as far as `beyond` is enough.
     """
     from confluent_kafka import KafkaError  # noqa: PLC0415
 
@@ -84,6 +85,8 @@ def until_end(
         raise_for(message)
         deadline = time.monotonic() + patience_seconds
         yield message
+        if 0 < beyond <= (message.offset() or 0) + 1:
+            return
 
 
 def record_of(message: "KafkaMessage", topic: str) -> Record:
