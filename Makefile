@@ -11,7 +11,7 @@ PAGE := src/counterfoil/console/static/index.html
 
 .PHONY: setup extras demo test test-gateway check browser nginx cache-suite fuzz plots clean
 .PHONY: bench-gateway bench-memory bench-pressure bench-shedding bench-routes bench-timing bench-limits bench-cache
-.PHONY: bench-events bench-outbox bench-parallel bench-sourcing bench-coordination bench-engines
+.PHONY: bench-events bench-outbox bench-membership bench-parallel bench-sourcing bench-coordination bench-engines
 
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is missing: install python3"; exit 1; }
@@ -126,6 +126,10 @@ bench-events: extras
 # Application, relay and PostgreSQL killed in turn; rows and events compared. Then commits counted.
 bench-outbox: extras
 	$(BIN)/python bench/outbox.py
+
+# Four processes of a pipeline restarted one after the other, beside consumers in a group.
+bench-membership: extras
+	$(BIN)/python bench/membership.py
 
 # Tiers under overload, on the real gateway.
 bench-shedding: setup
