@@ -13,15 +13,18 @@ from counterfoil.events import Batch, LogUnavailable, Message
 from counterfoil.events.kafka import KafkaLog
 from counterfoil.events.kafka_client import CALL_SECONDS, SENDING, produce
 from counterfoil.events.kafka_exchange import KafkaExchange
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
 
 class AtLeastOnceLog(KafkaLog):
     """A log whose exchanges commit nothing."""
 
-    def exchange(self, consumer: str, topics: Sequence[AnyTopic]) -> KafkaExchange:
+    def exchange(
+        self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL
+    ) -> KafkaExchange:
         """The product's, with another producer."""
-        made = super().exchange(consumer, topics)
+        made = super().exchange(consumer, topics, share)
         made.__class__ = AtLeastOnce
         return made.without_transactions(self._connection)
 

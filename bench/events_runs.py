@@ -345,10 +345,11 @@ def kafka_at_least_once(
     from events_at_least_once import AtLeastOnceLog
 
     with tempfile.TemporaryDirectory(prefix="bench-", dir=".") as folder:
-        log = AtLeastOnceLog(servers, application)
+        embedded = EmbeddedEvents(Path(folder))
+        log = AtLeastOnceLog(servers, application, embedded.registry)
         log.declare([PAID, PRICED])
         pipeline = Pipeline("price", PAID, price, stateless=True, commit_limit=limit)
-        store = EmbeddedEvents(Path(folder)).pipelines()
+        store = embedded.pipelines()
         runner = LogPipelineRunner(log, store, pipeline, now_us)
         figures = from_the_first(runner, number)
         runner.close()
