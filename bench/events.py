@@ -295,19 +295,20 @@ def main(
     json_out
         Where the result document goes; of cases that aren't measured, what was there stays.
     """
-    known = {each["name"]: each for each in _earlier(json_out)}
     with ExitStack() as stack:
         servers = Servers(stack)
         entries = [measure(CASES[name](messages, servers), rounds) for name in cases or CASES]
     console.print(table(entries))
-    known |= {each["name"]: each for each in entries}
-    json_out.parent.mkdir(parents=True, exist_ok=True)
-    json_out.write_text(json.dumps({"cases": list(known.values())}, indent=2) + "\n")
+    publish(entries, json_out)
     return 0
 
 
-def _earlier(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text())["cases"] if path.exists() else []
+def publish(entries: list[dict[str, Any]], path: Path) -> None:
+    """Put entries into a result document, in the place of those of the same names."""
+    earlier = json.loads(path.read_text())["cases"] if path.exists() else []
+    known = {each["name"]: each for each in [*earlier, *entries]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cases": list(known.values())}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
