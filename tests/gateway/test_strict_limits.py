@@ -103,7 +103,9 @@ def test_a_store_that_hangs_is_waited_for_half_a_second_and_no_more(
             until(lambda: not node.link["connected"])
             began = time.monotonic()
             node.statuses(20)
-            assert time.monotonic() - began < 0.5, "it is known to be away: nobody asks"
+            assert time.monotonic() - began < 5, (
+                "nobody asks: twenty would have waited for ten seconds"
+            )
         finally:
             redis.resume()
         until(lambda: node.link["connected"])
