@@ -1,16 +1,14 @@
 """What a client that pauses, or reads slowly, costs the gateway: little, and never a request."""
 
-import array
 import contextlib
-import fcntl
 import socket
 import subprocess
 import sys
-import termios
 import threading
 import time
 from pathlib import Path
 
+from reading import wait_until_stalled
 from upstream import OK, Asked, gateway, sized
 
 READERS = 20
@@ -52,23 +50,6 @@ def serve(connection):
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 """
-
-
-def unread(client: socket.socket) -> int:
-    """Bytes that have come and are not read."""
-    counted = array.array("i", [0])
-    fcntl.ioctl(client, termios.FIONREAD, counted)
-    return counted[0]
-
-
-def wait_until_stalled(readers: list[socket.socket]) -> None:
-    """Until nothing more comes, because nobody reads."""
-    seen: list[int] = []
-    deadline = time.monotonic() + 20
-    while (now := [unread(reader) for reader in readers]) != seen or not all(now):
-        assert time.monotonic() < deadline
-        seen = now
-        time.sleep(0.3)
 
 
 def test_slow_readers_of_large_answers_hold_little_memory() -> None:

@@ -1,11 +1,8 @@
 """What stands in a queue before an answer: little, however much else its connection carries."""
 
-import array
 import contextlib
-import fcntl
 import os
 import socket
-import termios
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from reading import unread, wait_until_stalled
 from upstream import Asked, gateway, sized
 
 from counterfoil.gateway.config import Clients
@@ -36,23 +34,6 @@ def algorithm_at_the_other_end(client: socket.socket) -> str:
                 chosen = other.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
                 return chosen.rstrip(b"\0").decode()
     raise AssertionError("the gateway has no socket of this connection")
-
-
-def unread(client: socket.socket) -> int:
-    """Bytes that have come and are not read."""
-    counted = array.array("i", [0])
-    fcntl.ioctl(client, termios.FIONREAD, counted)
-    return counted[0]
-
-
-def wait_until_stalled(client: socket.socket) -> int:
-    """Until nothing more comes, since nobody reads; how much has."""
-    before, deadline = -1, time.monotonic() + 20
-    while (now := unread(client)) != before:
-        assert time.monotonic() < deadline
-        before = now
-        time.sleep(0.2)
-    return now
 
 
 def test_a_small_answer_does_not_wait_behind_megabytes_of_a_large_one() -> None:
@@ -98,7 +79,8 @@ def test_a_small_answer_does_not_wait_behind_megabytes_of_a_large_one() -> None:
         bulk = ask("/bulk")
         while bulk_bytes < FLOWING:
             read()
-        here = wait_until_stalled(client)
+        wait_until_stalled([client])
+        here = unread(client)
         before = bulk_bytes
         small = ask("/small")
         while plane.state()["routes"][0]["answers"][1] < 2:
