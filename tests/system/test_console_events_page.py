@@ -2,15 +2,15 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import accessible, browsing
 from conftest import SHOP
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from saga_rows import begin
 
 from counterfoil.application import StateFolder
@@ -20,7 +20,6 @@ from counterfoil.events import EmbeddedEvents, Record
 from counterfoil.events.dead_letters import bury
 from counterfoil.events.sagas.instances import Instances
 
-AXE = SHOP.parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 SETTLED = "ValueError: the charge was settled"
 WRONG = (
     '{"id":%d,"tenant":"aurora","customer":"c","day":"1997-03-01",'
@@ -70,23 +69,8 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    executable = shutil.which("chromium")
-    assert executable, "chromium is missing: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        found = browser.new_page()
-        errors: list[str] = []
-        found.on("pageerror", lambda error: errors.append(str(error)))
+    with browsing() as found:
         yield found
-        browser.close()
-        assert errors == []
-
-
-def accessible(page: Page) -> None:
-    """Axe finds no fault with what is shown."""
-    page.evaluate(AXE.read_text())
-    violations = page.evaluate("axe.run().then(found => found.violations)")
-    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
 
 
 def test_letters_are_tried_edited_replayed_and_discarded(address: str, page: Page) -> None:

@@ -1,38 +1,22 @@
 """The page itself, in a real browser, on a running shop."""
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
+from browsing import accessible, browsing
 from conftest import SHOP, RunningShop
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-AXE = SHOP.parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 VIEWS = ["", "trace", "dead-letters", "reports", "reports-view/daily", "limits", "coordination"]
 VIEWS += ["topics", "sagas", "tasks", "proof", "nowhere"]
 
 
 @pytest.fixture(scope="module")
 def page(shop: RunningShop) -> Iterator[Page]:
-    executable = shutil.which("chromium")
-    assert executable, "chromium is missing: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        found = browser.new_page()
-        errors: list[str] = []
-        found.on("pageerror", lambda error: errors.append(str(error)))
+    with browsing() as found:
         found.goto(f"{shop.console}/#key={shop.key}")
         yield found
-        browser.close()
-        assert errors == []
-
-
-def accessible(page: Page) -> None:
-    """Axe finds no fault with what is shown."""
-    page.evaluate(AXE.read_text())
-    violations = page.evaluate("axe.run().then(found => found.violations)")
-    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
 
 
 def test_the_key_leaves_the_address_and_the_line_holds(shop: RunningShop, page: Page) -> None:
