@@ -66,13 +66,7 @@ def jars(name: str, dependencies: Sequence[str], tell: Tell) -> Path:
     """
     with new_folder(name) as folder:
         if folder is not None:
-            if not shutil.which("mvn"):
-                raise NotInstalled("mvn is missing", hint="apt-get install maven")
-            tell(f"fetching {', '.join(dependencies)}")
-            pom = folder / "pom.xml"
-            pom.write_text(_pom(dependencies))
-            copy = ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies"]
-            run([*copy, f"-DoutputDirectory={folder}"])
+            _maven(folder, tell, ", ".join(dependencies), dependencies, "copy-dependencies")
     return home() / name
 
 
@@ -84,14 +78,21 @@ def archive(name: str, artifact: str, tell: Tell) -> Path:
     """
     with new_folder(name) as folder:
         if folder is not None:
-            if not shutil.which("mvn"):
-                raise NotInstalled("mvn is missing", hint="apt-get install maven")
-            tell(f"fetching {artifact}")
-            pom = folder / "pom.xml"  # without one it would leave its marks where we stand
-            pom.write_text(_pom([]))
-            unpack = ["mvn", "-B", "-q", "-f", str(pom), "dependency:unpack"]
-            run([*unpack, f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"])
+            _maven(folder, tell, artifact, [], "unpack", f"-Dartifact={artifact}")
     return home() / name
+
+
+def _maven(
+    folder: Path, tell: Tell, what: str, dependencies: Sequence[str], goal: str, *options: str
+) -> None:
+    """Have a goal of Maven's dependency plugin fill a folder."""
+    if not shutil.which("mvn"):
+        raise NotInstalled("mvn is missing", hint="apt-get install maven")
+    tell(f"fetching {what}")
+    pom = folder / "pom.xml"  # without one it would leave its marks where we stand
+    pom.write_text(_pom(dependencies))
+    command = ["mvn", "-B", "-q", "-f", str(pom), f"dependency:{goal}"]
+    run([*command, *options, f"-DoutputDirectory={folder}"])
 
 
 def go(name: str, package: str, tell: Tell) -> Path:
