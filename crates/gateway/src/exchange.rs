@@ -16,11 +16,9 @@ use crate::Error;
 use crate::config::SharedLimits;
 use crate::metrics::Kind;
 use crate::shared::{Phase, Shared};
-use crate::store::{Entry, Place, Question, Store, Trouble, Verdict};
+use crate::store::{BATCH, Entry, Place, Question, Store, Trouble, Verdict};
 use crate::strict::Queue;
 
-/// Keys of one script. The store does nothing else meanwhile, for about a millisecond.
-const BATCH: usize = 500;
 /// Who has nothing to tell asks for a sign of life this often.
 const IDLE: Duration = Duration::from_secs(1);
 /// Bounds of the pause before a new connection; the first doubles with each failure in a row.

@@ -14,6 +14,8 @@ use redis::{
 use crate::Error;
 use crate::config::SharedLimits;
 
+/// Keys of one script. The store does nothing else meanwhile, for about a millisecond.
+pub const BATCH: usize = 500;
 /// A store that takes longer is given up: a healthy one takes about a millisecond, one that forks
 /// to save its data some hundred.
 const TIMEOUT: Duration = Duration::from_millis(500);

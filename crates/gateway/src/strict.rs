@@ -8,13 +8,11 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::{Question, Store, Trouble, Verdict};
+use crate::store::{BATCH, Question, Store, Trouble, Verdict};
 
 /// Requests that wait for the store at once; each of them is open at its client as well. Those
 /// beyond are decided as if the store were away.
 const WAITING: usize = 4_096;
-/// Requests of one script, as in `exchange`.
-const BATCH: usize = 500;
 
 struct Ask {
     question: Question,
