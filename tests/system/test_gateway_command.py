@@ -5,18 +5,25 @@ import json
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 import pytest
 from conftest import COUNTERFOIL, SHOP
+from structlog.testing import capture_logs
 
 from counterfoil.application import StateFolder
+from counterfoil.gateway.config import GatewayConfig, Route
+from counterfoil.gateway.data_plane import DataPlane
 from counterfoil.supervisor import last_addresses
+from counterfoil.supervisor.gateway_process import open_when_known
+from counterfoil.supervisor.host import Host
 
 PATIENCE_SECONDS = 30
 
@@ -153,3 +160,24 @@ def test_a_key_goes_to_its_holder_and_its_digest_to_the_configuration() -> None:
     assert made.stdout.startswith("cf_billing_")
     assert "[gateway.api_keys.billing]\nsha256 = " in made.stderr
     assert made.stdout.strip() not in made.stderr
+
+
+def test_a_gateway_without_instances_opens_after_its_wait_and_says_so() -> None:
+    gateway = GatewayConfig(
+        listen="127.0.0.1:0",
+        admin="127.0.0.1:0",
+        tls="off",
+        start_wait_seconds=0.05,
+        routes=(Route(path="/a", methods=("GET",), service="s", identity=False),),
+    )
+    host = SimpleNamespace(configuration=SimpleNamespace(gateway=gateway), stop=threading.Event())
+    plane = DataPlane(gateway, access_log=None, admin_credential="c", opened=False)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"http://{plane.listen}/a")
+    with capture_logs() as lines:
+        open_when_known(cast("Host", host), plane)
+    assert [(line["event"], line["services"]) for line in lines] == [
+        ("opened_without_instances", ["s"])
+    ]
+    assert httpx2.get(f"http://{plane.listen}/a").status_code == 503
+    plane.drain(5.0)

@@ -53,7 +53,7 @@ mod tunnel;
 mod upload;
 mod upstream;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -87,18 +87,41 @@ pub struct Gateway {
     shared: Arc<Shared>,
     addresses: (String, String),
     certificates: Option<Arc<tls::Certificates>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The port of clients, until it is opened.
+    closed: Mutex<Option<server::Closed>>,
 }
 
 impl Gateway {
-    /// Check the whole configuration, bind both ports, then serve on threads of its own.
+    /// Check the whole configuration, bind both ports, then serve operators on threads of its own.
+    /// Clients are let in by `open`.
     ///
     /// # Errors
     /// `Error::Config` for a configuration that can't be used, `Error::Io` for a port or a file.
     pub fn start(config_json: &str) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(parse(config_json)?)?);
-        let server::Started { listen, admin, certificates, threads } = server::start(&shared)?;
-        Ok(Self { shared, addresses: (listen, admin), certificates, threads })
+        let server::Started { listen, admin, certificates, threads, closed } = server::start(&shared)?;
+        let (threads, closed) = (Mutex::new(threads), Mutex::new(Some(closed)));
+        Ok(Self { shared, addresses: (listen, admin), certificates, threads, closed })
+    }
+
+    /// Let clients in; once they are, this does nothing.
+    ///
+    /// # Errors
+    /// `Error::Io` for a port that somebody else has taken meanwhile.
+    pub fn open(&self) -> Result<(), Error> {
+        let Some(closed) = self.closed.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let workers = closed.open(&self.shared)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(workers);
+        Ok(())
+    }
+
+    /// The services of routes that can't be asked yet: no instance is known.
+    #[must_use]
+    pub fn unknown_services(&self) -> Vec<String> {
+        self.shared.snapshot().unknown_services()
     }
 
     /// Look whether a configuration could be started with, and leave it at that.
@@ -181,7 +204,7 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.shared.drain();
         self.shared.stop();
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A worker that panicked has said so on standard error; there is nobody to tell here.
             let _ = thread.join();
         }

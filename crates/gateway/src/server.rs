@@ -1,4 +1,9 @@
 //! Listening: worker threads with a socket each, and the operators' port.
+//!
+//! It is done in two steps, so that a gateway can be there before it lets clients in. `start` binds the
+//! port of clients, which shows whether it can be had, and serves operators; `Closed::open` listens. The
+//! kernel hands connections to sockets that listen alone: until then they go to the gateway that is
+//! there already, if there is one, and a gateway that knows no instance yet refuses nobody.
 
 use std::convert::Infallible;
 use std::io;
@@ -42,38 +47,47 @@ const UNSENT: u32 = 128 * 1024;
 /// For how long clients may remember that there is HTTP/3 here, in seconds.
 const REMEMBERED: u32 = 86_400;
 
-/// What `start` bound, and the threads that serve it.
+/// What `start` bound, and the threads that serve operators and what needs no client.
 pub struct Started {
     pub listen: String,
     pub admin: String,
     pub certificates: Option<Arc<tls::Certificates>>,
     pub threads: Vec<JoinHandle<()>>,
+    pub closed: Closed,
 }
 
-/// Bind both ports and start all threads.
+/// The port of clients, bound, and not listened to.
+pub struct Closed {
+    address: SocketAddr,
+    /// One for each worker.
+    sockets: Vec<Socket>,
+    quic: Option<quinn::ServerConfig>,
+    door: Arc<Door>,
+}
+
+/// Bind both ports and let operators in.
 pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let snapshot = shared.snapshot();
     let config = &snapshot.config;
     let (tls, certificates) = tls::load(config)?.unzip();
     let congestion = config.clients.congestion.as_deref();
     let first = bind(&config.listen, congestion)?;
-    let listen = first.local_addr().map_err(Error::io("listen"))?;
+    let address = first.local_addr().map_err(Error::io("listen"))?.as_socket();
+    let address = address.ok_or_else(|| Error::Config(format!("{} is no address of IP", config.listen)))?;
     let admin = bind(&config.admin, None)?;
+    listen(&admin, &config.admin)?;
+    let admin = TcpListener::from(admin);
     let admin_address = admin.local_addr().map_err(Error::io("admin"))?;
-    let mut listeners = vec![first];
+    let mut sockets = vec![first];
     for _ in 1..config.threads.clamp(1, 64) {
-        listeners.push(bind(&listen.to_string(), congestion)?);
+        sockets.push(bind(&address.to_string(), congestion)?);
     }
-    let workers = listeners.len() as u8;
     let mut alternative = None;
-    let mut sockets = Vec::new();
     let quic = match (&tls, config.http3) {
         (_, false) => None,
         (None, true) => return Err(Error::Config("http3 needs TLS: set tls, or leave http3 out".into())),
         (Some(tls), true) => {
-            let taken = format!("can't listen on {listen}, UDP");
-            sockets = http3::bind(listen, listeners.len()).map_err(Error::io(taken))?;
-            let header = format!("h3=\":{}\"; ma={REMEMBERED}", listen.port());
+            let header = format!("h3=\":{}\"; ma={REMEMBERED}", address.port());
             alternative = HeaderValue::from_str(&header).ok();
             Some(http3::config(tls::speaking(tls, &["h3"]), &config.clients)?)
         }
@@ -82,18 +96,10 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let patience = Patience::new(&config.clients)?;
     let places = Arc::new(Places::new(&config.clients));
     let door = Arc::new(Door { tls, alternative, last: Phase::Draining, patience, places });
-    let mut sockets = sockets.into_iter();
-    let mut threads = Vec::new();
-    for (number, listener) in listeners.into_iter().enumerate() {
-        let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
-        let quic = quic.clone().zip(sockets.next());
-        let worker = move || worker(&shared, listener, door, quic, number as u8, workers);
-        threads.push(thread(format!("gateway-{number}"), worker)?);
-    }
     let operators = Arc::clone(shared);
     // Operators get in however many clients there are.
     let office = Door { tls: None, alternative: None, last: Phase::Ended, patience, places: Arc::default() };
-    threads.push(thread("gateway-admin".into(), move || admin_worker(&operators, admin, office))?);
+    let mut threads = vec![thread("gateway-admin".into(), move || admin_worker(&operators, admin, office))?];
     if let Some(link) = shared.link.clone() {
         let shared = Arc::clone(shared);
         threads.push(thread("gateway-limits".into(), move || {
@@ -103,7 +109,44 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
             })
         })?);
     }
-    Ok(Started { listen: listen.to_string(), admin: admin_address.to_string(), certificates, threads })
+    let closed = Closed { address, sockets, quic, door };
+    Ok(Started {
+        listen: address.to_string(),
+        admin: admin_address.to_string(),
+        certificates,
+        threads,
+        closed,
+    })
+}
+
+impl Closed {
+    /// Listen, on a thread for each worker.
+    ///
+    /// # Errors
+    /// `Error::Io`: somebody else listens there without sharing, or has the port of UDP.
+    pub fn open(self, shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Error> {
+        let Self { address, sockets, quic, door } = self;
+        let workers = sockets.len();
+        // A socket of UDP gets datagrams from its binding on, so it has to wait until now.
+        let datagrams = match &quic {
+            Some(_) => {
+                http3::bind(address, workers).map_err(Error::io(format!("can't listen on {address}, UDP")))?
+            }
+            None => Vec::new(),
+        };
+        let mut datagrams = datagrams.into_iter();
+        let mut threads = Vec::new();
+        for socket in &sockets {
+            listen(socket, &address.to_string())?;
+        }
+        for (number, socket) in sockets.into_iter().enumerate() {
+            let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
+            let quic = quic.clone().zip(datagrams.next());
+            let worker = move || worker(&shared, socket.into(), door, quic, number as u8, workers as u8);
+            threads.push(thread(format!("gateway-{number}"), worker)?);
+        }
+        Ok(threads)
+    }
 }
 
 fn thread(
@@ -123,12 +166,12 @@ fn thread(
         .map_err(Error::io(name))
 }
 
-/// Listen at `address`; connections there have the options of its socket.
-fn bind(address: &str, congestion: Option<&str>) -> Result<TcpListener, Error> {
+/// A socket at `address`, which doesn't listen yet; connections there have its options.
+fn bind(address: &str, congestion: Option<&str>) -> Result<Socket, Error> {
     let parsed: SocketAddr = address
         .parse()
         .map_err(|_| Error::Config(format!("{address} is not an address such as 127.0.0.1:8443")))?;
-    let bound = || -> io::Result<TcpListener> {
+    let bound = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(parsed), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
@@ -136,28 +179,31 @@ fn bind(address: &str, congestion: Option<&str>) -> Result<TcpListener, Error> {
         #[cfg(target_os = "linux")]
         socket.set_tcp_notsent_lowat(UNSENT)?;
         socket.bind(&parsed.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
+        Ok(socket)
     };
-    let listener = bound().map_err(Error::io(format!("can't listen on {address}")))?;
+    let socket = bound().map_err(Error::io(format!("can't listen on {address}")))?;
     if let Some(algorithm) = congestion {
-        control(&listener, algorithm)?;
+        control(&socket, algorithm)?;
     }
-    Ok(listener)
+    Ok(socket)
+}
+
+fn listen(socket: &Socket, address: &str) -> Result<(), Error> {
+    socket.listen(BACKLOG).map_err(Error::io(format!("can't listen on {address}")))
 }
 
 /// Let the kernel's `algorithm` say how fast answers are sent.
 #[cfg(target_os = "linux")]
-fn control(listener: &TcpListener, algorithm: &str) -> Result<(), Error> {
+fn control(socket: &Socket, algorithm: &str) -> Result<(), Error> {
     const KNOWN: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
-    socket2::SockRef::from(listener).set_tcp_congestion(algorithm.as_bytes()).map_err(|error| {
+    socket.set_tcp_congestion(algorithm.as_bytes()).map_err(|error| {
         let known = std::fs::read_to_string(KNOWN).unwrap_or_default();
         Error::Config(format!("congestion {algorithm:?}: {error}; this kernel has: {}", known.trim()))
     })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn control(_: &TcpListener, algorithm: &str) -> Result<(), Error> {
+fn control(_: &Socket, algorithm: &str) -> Result<(), Error> {
     Err(Error::Config(format!("congestion {algorithm:?}: only Linux lets connections choose")))
 }
 

@@ -6,7 +6,7 @@
 //! instances of a service with their breakers and what is under way to them, the counts of a path,
 //! an issuer's keys. What a request holds of the one before lives until its answer is through.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -145,6 +145,15 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// The services that routes lead to and of which no instance is known, by name.
+    pub fn unknown_services(&self) -> Vec<String> {
+        let routed: BTreeSet<_> = self.config.routes.iter().map(|route| &route.service).collect();
+        let unknown = |name: &&String| {
+            self.upstreams.get(*name).is_some_and(|upstream| upstream.endpoints.load().is_empty())
+        };
+        routed.into_iter().filter(unknown).cloned().collect()
+    }
+
     /// What a request is to a service that has not places enough. Where nobody says who is who,
     /// everybody is of the same tier; else who doesn't say is of the lowest.
     pub fn rank(&self, bearer: Option<&Bearer>) -> Rank {

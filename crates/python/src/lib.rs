@@ -24,6 +24,14 @@ impl DataPlane {
         py.detach(|| Gateway::start(config_json)).map(Self).map_err(raised)
     }
 
+    fn open(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.open()).map_err(raised)
+    }
+
+    fn unknown_services(&self, py: Python<'_>) -> Vec<String> {
+        py.detach(|| self.0.unknown_services())
+    }
+
     fn addresses(&self) -> (String, String) {
         self.0.addresses()
     }

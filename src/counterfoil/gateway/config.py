@@ -390,6 +390,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """HTTP/3 (QUIC) as well, on the UDP port of the same number: clients learn of it by the Alt-Svc
     header of their answers. Needs TLS, and a firewall that lets UDP through."""
     clients: Clients = Clients()
+    start_wait_seconds: float = 5.0
+    """How long a gateway that starts leaves its port alone while the routes' services have no
+    instance that it knows of; 0 to take it at once."""
     threads: int = 1
     request_body_limit: int = 1_048_576
     """In bytes; 0 for no limit. Up to 64 KiB of a body are held, so that it can be sent again to
@@ -416,6 +419,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= 64:
             raise ValueError("threads are 1 to 64")
+        if not 0 <= self.start_wait_seconds <= 30:
+            raise ValueError("start_wait_seconds is 0 to 30")
         largest = max(
             (route.cache.max_object_bytes for route in self.routes if route.cache), default=1
         )

@@ -1,15 +1,20 @@
 """The native data plane as Python sees it: start, tell it where instances are, read, drain."""
 
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from counterfoil import _native
 from counterfoil.errors import CounterfoilError
 from counterfoil.gateway.config import GatewayConfig, Upstream
+
+LOOK_SECONDS: Final = 0.02
+"""Between two looks whether instances are known: a start takes a second in any case."""
 
 
 class GatewayError(CounterfoilError):
@@ -32,6 +37,8 @@ class SharedLimits:
 class DataPlane:
     """Serves on native threads from construction on; they never take the interpreter's lock.
 
+    With `opened=False` operators alone are served, and clients from `open` on: until then their
+    port is bound, and not listened to, so that another gateway on it gets them all.
     `hooks` tells the `host:port` of each process of each hook (`counterfoil.gateway.hooks`).
 
     Raises:
@@ -49,6 +56,7 @@ class DataPlane:
         shared_limits: SharedLimits | None = None,
         folder: Path = Path(),
         hooks: Mapping[str, Sequence[str]] | None = None,
+        opened: bool = True,
     ) -> None:
         self._folder = folder
         self._hooks = hooks or {}
@@ -74,6 +82,31 @@ class DataPlane:
         except (ValueError, RuntimeError) as error:
             raise GatewayError(str(error)) from error
         self.listen, self.admin = self._native.addresses()
+        if opened:
+            self.open()
+
+    def open(self) -> None:
+        """Let clients in, if they aren't yet.
+
+        Raises:
+            GatewayError: somebody else has taken the port meanwhile.
+        """
+        try:
+            self._native.open()
+        except RuntimeError as error:
+            raise GatewayError(str(error)) from error
+
+    def await_instances(self, timeout_seconds: float, stop: threading.Event) -> list[str]:
+        """Wait until every service of the routes can be asked, so that who is let in then gets no
+        503 for want of an instance; at most so long, and not after `stop`.
+
+        Returns the services that can't be asked yet: no instance is known.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while (unknown := self._native.unknown_services()) and time.monotonic() < deadline:
+            if stop.wait(LOOK_SECONDS):
+                break
+        return unknown
 
     def reload(self, config: GatewayConfig) -> int:
         """Put another configuration into force without losing a request; its version.
@@ -179,6 +212,7 @@ def _document(
     services = {route.service: Upstream() for route in config.routes} | config.services
     document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
     del document["tls"]
+    del document["start_wait_seconds"]
     for name, hook in document["hooks"].items():
         del hook["processes"]
         hook["addresses"] = list(hooks.get(name, ()))

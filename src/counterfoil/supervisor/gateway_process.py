@@ -1,5 +1,6 @@
 """The gateway's process: the native data plane, told by coordination where instances are, and by
-SIGHUP that its part of `counterfoil.toml` has changed."""
+SIGHUP that its part of `counterfoil.toml` has changed. It lets clients in once it knows whom to
+ask."""
 
 import signal
 import threading
@@ -39,6 +40,7 @@ def gateway(host: Host) -> None:
     directory = _Directory(plane, host)
     following = threading.Thread(target=directory.follow, name="discovery", daemon=True)
     following.start()
+    open_when_known(host, plane)
     host.ready(host.addresses.gateway)
     while not host.stop.wait(POLL_SECONDS):
         if not following.is_alive():
@@ -47,6 +49,19 @@ def gateway(host: Host) -> None:
             reload_wanted.clear()
             _reload(host, plane, directory)
     plane.drain(5.0)
+
+
+def open_when_known(host: Host, plane: "DataPlane") -> None:
+    """Take the port once the instances are known: until then clients are better off with the
+    gateway that has it, or with one more try to connect, than with a 503. A service that is gone
+    must not keep the others from their clients, so the wait has an end."""
+    longest = host.configuration.gateway.start_wait_seconds
+    unknown = plane.await_instances(longest, host.stop)
+    if host.stop.is_set():
+        return
+    if unknown:
+        log.warning("opened_without_instances", services=unknown, waited_seconds=longest)
+    plane.open()
 
 
 def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
@@ -91,6 +106,7 @@ def _start(host: Host) -> "DataPlane":
         key=key,
         shared_limits=shared_limits,
         folder=host.folder,
+        opened=False,
         hooks={
             name: [
                 host.addresses.services[process]
