@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 
 import msgspec
 import pytest
+from confluent_kafka import KafkaException
 
 from counterfoil.events import (
     DeadLetters,
@@ -176,6 +177,28 @@ def test_a_zombie_commits_nothing(events: Events) -> None:
         zombie._exchange.settle()
     zombie.close()
     assert len(records_of(events, SEEN, 10)) == 10
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["unsent", "sent"])
+@pytest.mark.parametrize("committing", [False, True], ids=["open", "committing"])
+@pytest.mark.filterwarnings("error")
+def test_a_fenced_term_is_closed_in_peace(events: Events, *, sent: bool, committing: bool) -> None:
+    if isinstance(events, EmbeddedEvents):
+        pytest.skip("the embedded log has no terms")
+    fenced = make(events)
+    assert isinstance(fenced, LogPipelineRunner)
+    exchange = fenced._exchange
+    producer, positions = exchange._producer, exchange._positions_topic  # type: ignore[attr-defined]
+    producer.begin_transaction()
+    if sent:
+        producer.produce(positions, partition=0, key=b"paid/0", value=b'{"next": 0}')
+        assert producer.flush(PATIENCE_SECONDS) == 0
+    with running(events):
+        producer.produce(positions, partition=0, key=b"paid/0", value=b'{"next": 0}')
+        if committing:
+            with pytest.raises(KafkaException):
+                producer.commit_transaction(PATIENCE_SECONDS)
+        fenced.close()
 
 
 def test_a_term_that_failed_takes_no_further_step(events: Events) -> None:

@@ -10,7 +10,6 @@ Topics are named `APPLICATION.TOPIC`, so that applications can share a cluster.
 """
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,11 +21,13 @@ from counterfoil import faults
 from counterfoil.events.errors import EventsError, LogUnavailable, TermOver
 from counterfoil.events.kafka_client import (
     CALL_SECONDS,
-    FETCH_SECONDS,
     SENDING,
     TRANSACTION_MS,
     Reported,
+    begin_at,
+    give_up,
     looker,
+    once_led,
     produce,
     reader_settings,
     record_of,
@@ -283,8 +284,7 @@ class KafkaAppender:
 
     def close(self) -> None:
         """Give the producer up; what it left open is aborted by the next term."""
-        self._producer.purge()
-        self._producer.close()
+        give_up(self._producer)
 
 
 def _last_position(connection: dict[str, Any], topic: str) -> int:
@@ -293,22 +293,12 @@ def _last_position(connection: dict[str, Any], topic: str) -> int:
 
     position = 0
     with closing(looker(connection)) as consumer, Reported():
-        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        begin_at(consumer, [TopicPartition(topic, 0, OFFSET_BEGINNING)])
         for message in until_end(consumer):
             position = json.loads(message.value() or b"{}")["position"]
     return position
 
 
 def _end(consumer: "Consumer", partition: "TopicPartition") -> int:
-    """The next offset of a partition, once it has a leader."""
-    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
-
-    deadline = time.monotonic() + CALL_SECONDS
-    while True:
-        try:
-            return consumer.get_watermark_offsets(partition, timeout=CALL_SECONDS)[1]
-        except KafkaException as error:
-            away = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-            if error.args[0].code() not in away or time.monotonic() > deadline:
-                raise
-            time.sleep(FETCH_SECONDS)
+    """The next offset of a partition."""
+    return once_led(lambda: consumer.get_watermark_offsets(partition, timeout=CALL_SECONDS))[1]

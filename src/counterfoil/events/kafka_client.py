@@ -1,9 +1,10 @@
 """What all that speaks with Kafka needs: settings, messages, and our words for its errors."""
 
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
@@ -11,7 +12,7 @@ from counterfoil.events.errors import EventsError, Fenced, LogUnavailable
 from counterfoil.events.messages import Message, Record
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Producer
+    from confluent_kafka import Consumer, Producer, TopicPartition
     from confluent_kafka import Message as KafkaMessage
 
 CALL_SECONDS: Final = 10.0
@@ -22,6 +23,7 @@ SENDING: Final = MappingProxyType({"compression.type": "lz4", "linger.ms": 5})
 _ID: Final = "counterfoil-event-id"
 _TIME: Final = "counterfoil-time-us"
 log = structlog.get_logger()
+Answer = TypeVar("Answer")
 
 
 def produce(producer: "Producer", topic: str, partition: int, message: Message | Record) -> None:
@@ -41,6 +43,23 @@ def produce(producer: "Producer", topic: str, partition: int, message: Message |
             return
 
 
+def give_up(producer: "Producer") -> None:
+    """Close a transactional producer; what it left open is aborted by the next one of its id.
+
+    A producer that has been fenced, or has lost its cluster, can't abort anything by itself. It
+    says so with an error or a warning, depending on what it was about, and is closed all the same.
+    """
+    from confluent_kafka import KafkaException  # noqa: PLC0415
+
+    producer.purge()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            producer.close()
+        except KafkaException as error:
+            log.info("left_to_next_term", error=str(error))
+
+
 def reader_settings(connection: dict[str, Any]) -> dict[str, Any]:
     """A consumer that sees what is committed; its group is a name that librdkafka asks for."""
     return {
@@ -57,7 +76,50 @@ def looker(connection: dict[str, Any]) -> "Consumer":
     """A consumer for one look, which is told where a partition ends."""
     from confluent_kafka import Consumer  # noqa: PLC0415
 
-    return Consumer({**reader_settings(connection), "enable.partition.eof": True})
+    return Consumer(
+        {
+            **reader_settings(connection),
+            "enable.partition.eof": True,
+            # The end is told by a fetch that has found nothing, for which the broker waits so long.
+            "fetch.wait.max.ms": 10,
+        }
+    )
+
+
+def once_led(ask: Callable[[], Answer]) -> Answer:
+    """What a question about partitions has for an answer, once all are known and have a leader."""
+    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
+
+    not_yet = (
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
+    )
+    deadline = time.monotonic() + CALL_SECONDS
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in not_yet or time.monotonic() > deadline:
+                raise
+            time.sleep(FETCH_SECONDS)
+
+
+def begin_at(consumer: "Consumer", places: "list[TopicPartition]") -> None:
+    """Let a consumer read partitions, each from its offset or its `OFFSET_BEGINNING` on.
+
+    Where a partition begins is asked for here. The client by itself asks before it is connected,
+    and once more only half a second later.
+    """
+    from confluent_kafka import OFFSET_BEGINNING  # noqa: PLC0415
+
+    unread = [place for place in places if place.offset == OFFSET_BEGINNING]
+    if unread:
+        read = [place for place in places if place.offset != OFFSET_BEGINNING]
+        begin = once_led(lambda: consumer.offsets_for_times(unread, timeout=CALL_SECONDS))
+        places = read + begin
+    consumer.assign(places)
 
 
 def until_end(

@@ -35,6 +35,8 @@ from counterfoil.events.kafka_client import (
     SENDING,
     TRANSACTION_MS,
     Reported,
+    begin_at,
+    give_up,
     looker,
     produce,
     reader_settings,
@@ -146,8 +148,7 @@ class KafkaExchange:
         """Give the term up; what it left open is aborted by the next one."""
         self._commits.shutdown()
         self._reader.close()
-        self._producer.purge()
-        self._producer.close()
+        give_up(self._producer)
 
     def _note_layout(self, of: int) -> None:
         with Reported(TermOver):
@@ -182,7 +183,7 @@ def _read(connection: dict[str, Any], topic: str) -> _Found:
         place = TopicPartition(topic, 0)
         _, end = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
     with closing(looker(connection)) as consumer, Reported():
-        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        begin_at(consumer, [TopicPartition(topic, 0, OFFSET_BEGINNING)])
         for message in until_end(consumer, end, OPEN_SECONDS):
             name, slash, number = (message.key() or b"").decode().rpartition("/")
             if slash:

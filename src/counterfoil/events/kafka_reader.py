@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from counterfoil.events.kafka_client import FETCH_SECONDS, Reported, raise_for, record_of
+from counterfoil.events.kafka_client import (
+    FETCH_SECONDS,
+    Reported,
+    begin_at,
+    raise_for,
+    record_of,
+)
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.shares import ALL, Share
@@ -85,5 +91,5 @@ class KafkaReader:
                 self._next[topic.name, number] = following
                 partitions.append(TopicPartition(name, number, following or OFFSET_BEGINNING))
         with Reported():
-            self._consumer.assign(partitions)
+            begin_at(self._consumer, partitions)
         self._placed = True
