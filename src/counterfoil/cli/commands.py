@@ -191,6 +191,7 @@ def prove(
         for name in SABOTAGES:
             sys.stdout.write(name + "\n")
         return
+    from counterfoil.cli.running import run_to_the_end  # noqa: PLC0415
     from counterfoil.cli.verdict import print_report, print_verdict  # noqa: PLC0415
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415
     from counterfoil.proof.prove import prove as run  # noqa: PLC0415
@@ -224,7 +225,7 @@ def prove(
             progress.console.print(f"console  {address}", highlight=False, soft_wrap=True)
 
         files = state if state is not None else Path(temporary)
-        verdict = asyncio.run(
+        verdict = run_to_the_end(
             run(
                 path,
                 files,
@@ -268,6 +269,7 @@ def move(
     """
     import msgspec  # noqa: PLC0415
 
+    from counterfoil.cli.running import run_to_the_end  # noqa: PLC0415
     from counterfoil.cli.verdict import major  # noqa: PLC0415
     from counterfoil.move import move as run  # noqa: PLC0415
 
@@ -275,7 +277,7 @@ def move(
         if not as_json:
             out.print(line, highlight=False)
 
-    moved = asyncio.run(run(path, _state(path, state), engines, tell))
+    moved = run_to_the_end(run(path, _state(path, state), engines, tell))
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(moved)).decode() + "\n")
         return

@@ -1,10 +1,44 @@
-"""Finds out whether an application runs, and where."""
+"""Runs something to its end, and finds out whether an application runs, and where."""
 
+import asyncio
 import fcntl
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from counterfoil.application import StateFolder
 from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor import Addresses, last_addresses
+
+T = TypeVar("T")
+
+
+def run_to_the_end(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` as `asyncio.run` does; SIGTERM, too, lets it clean up.
+
+    Exits with 128 and the signal's number if it was cut short, as a shell would say.
+    """
+    ended = False
+
+    async def run() -> T:
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in one"
+
+        def end() -> None:
+            nonlocal ended
+            ended = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+        return await main
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        if not ended:
+            raise
+        sys.exit(128 + signal.SIGTERM)
 
 
 def is_running(files: StateFolder) -> bool:

@@ -66,17 +66,12 @@ async def move(folder: Path, state: Path, engines: str, tell: Tell) -> Moved:
         )
     supervisor = Supervisor(folder, state, free_ports=True, engines=engines, only_engines=True)
     application = load_application(supervisor.folder, configuration.application.module)
-    running = asyncio.create_task(supervisor.run())
-    try:
-        tell("starting the engines")
-        await supervisor.started(running)
+    tell("starting the engines")
+    async with supervisor.running():
         sums = await asyncio.to_thread(_copy, application, before, configuration, files, tell)
         if after.coordination != before.coordination:
             forget_tokens(files.log)
         write_engines(files, after)
-    finally:
-        supervisor.stop()
-        await asyncio.gather(running, return_exceptions=True)
     return Moved(before, after, sums)
 
 

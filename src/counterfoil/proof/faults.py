@@ -103,15 +103,19 @@ class FaultInjector:
 
     async def run(self, faults: Sequence[Fault], progress: Callable[[], float]) -> None:
         """Inject each fault when its progress is reached; returns when all are over."""
-        for fault in faults:
-            while progress() < fault.progress:
-                await asyncio.sleep(0.01)
-            breaking = self._at_point(fault) if "." in fault.target else self._strike(fault)
-            task = asyncio.create_task(breaking)
-            self._under_way.add(task)
-            if fault.alone:
-                await task
-        await asyncio.gather(*self._under_way)
+        try:
+            for fault in faults:
+                while progress() < fault.progress:
+                    await asyncio.sleep(0.01)
+                breaking = self._at_point(fault) if "." in fault.target else self._strike(fault)
+                task = asyncio.create_task(breaking)
+                self._under_way.add(task)
+                if fault.alone:
+                    await task
+            await asyncio.gather(*self._under_way)
+        finally:
+            for task in self._under_way:
+                task.cancel()
 
     def count_taken(self) -> None:
         """Count the fault points that went off; call once, after the run."""

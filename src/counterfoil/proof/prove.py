@@ -113,9 +113,7 @@ async def prove(
         folder, state, free_ports=True, engines=engines, environment=environment
     )
     started = time.monotonic()
-    running = asyncio.create_task(supervisor.run())
-    try:
-        await supervisor.started(running)
+    async with supervisor.running():
         if on_up is not None:
             on_up(supervisor.console_address())
         up = time.monotonic()
@@ -146,17 +144,18 @@ async def prove(
                 tell=tell,
             )
         )
-        await client.send(requests, count)
-        sent = time.monotonic()
-        await injecting
-        outages = await breaking
+        try:
+            await client.send(requests, count)
+            sent = time.monotonic()
+            await injecting
+            outages = await breaking
+        finally:
+            for task in (injecting, breaking):
+                task.cancel()  # what is being stopped must not be paused again
         reconciliation = await _drained(
             counterfoils, stores, client, tell, configuration.engines.reports
         )
         drained = time.monotonic()
-    finally:
-        supervisor.stop()
-        await asyncio.gather(running, return_exceptions=True)
     injector.count_taken()
     verdict = _verdict(
         reconciliation,

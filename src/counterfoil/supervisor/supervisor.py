@@ -3,13 +3,15 @@
 import asyncio
 import fcntl
 import os
+import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -26,6 +28,7 @@ from counterfoil.application.state import write_json
 from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
+from counterfoil.supervisor import guard
 from counterfoil.supervisor.engines import check_data, check_engines, write_engines, written_engines
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
@@ -34,6 +37,8 @@ START_SECONDS: Final = 60.0
 ENGINE_START_SECONDS: Final = 600.0
 """A real engine may have to be fetched, or built, first."""
 STOP_SECONDS: Final = 8.0
+LOCK_SECONDS: Final = guard.GRACE_SECONDS + 4.0
+"""How long what a killed supervisor left behind may take to end; its guard holds the lock."""
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
 """A process that lived this long starts its backoff anew."""
@@ -102,6 +107,7 @@ class Supervisor:
         self._only_engines = only_engines
         self._environment = {**(environment or {}), ENGINES_VARIABLE: engines}
         self._on_change = on_change
+        self._run = secrets.token_hex(16)
         self._stopping = asyncio.Event()
 
     async def take_down(self, engine: str) -> None:
@@ -140,6 +146,20 @@ class Supervisor:
             await running
         return self.up.is_set()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Run for as long as the block does; it begins when everything is ready.
+
+        Raises what kept it from starting.
+        """
+        task = asyncio.create_task(self.run())
+        try:
+            await self.started(task)
+            yield
+        finally:
+            self.stop()
+            await asyncio.gather(task, return_exceptions=True)
+
     def console_address(self) -> str:
         """What an operator opens; the key is in the fragment, which no server is ever sent."""
         assert self.addresses is not None, "known once it runs"
@@ -154,13 +174,7 @@ class Supervisor:
         self.state.root.mkdir(parents=True, exist_ok=True)
         (self.state.root / "logs").mkdir(exist_ok=True)
         with self.state.lock.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AlreadyRunning(
-                    f"{self.state.root} is in use by another `counterfoil up`",
-                    hint="stop it, or give this one a folder of its own with --state",
-                ) from None
+            await self._take(lock)
             self.addresses = assign_addresses(
                 configuration, processes, free_ports=self._free_ports, chosen=self._engines
             )
@@ -168,12 +182,56 @@ class Supervisor:
             if not self._only_engines:
                 self._hold_to(configuration.engines)
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
-            lifeline, keep = os.pipe()
-            try:
+            async with self._guarded(lock) as lifeline:
                 await self._supervise(application, configuration, processes, lifeline)
+
+    async def _take(self, lock: IO[str]) -> None:
+        """Take the state folder's lock; wait for what a supervisor left behind that was killed."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not self._left_behind() or time.monotonic() > deadline:
+                    raise AlreadyRunning(
+                        f"{self.state.root} is in use by another `counterfoil up`",
+                        hint="stop it, or give this one a folder of its own with --state",
+                    ) from None
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+    def _left_behind(self) -> bool:
+        """Whether the supervisor that last ran here is gone."""
+        try:
+            pid = msgspec.json.decode(self.state.run.read_bytes())["pid"]
+        except FileNotFoundError:
+            return False  # one that has only just begun
+        return not Path(f"/proc/{pid}").exists()
+
+    @asynccontextmanager
+    async def _guarded(self, lock: IO[str]) -> AsyncGenerator[int, None]:
+        """A lifeline for everything that is started, and a guard that sees to its end.
+
+        However this block is left, and if this process is killed in it, nothing stays behind; the
+        guard holds the lock until then.
+        """
+        reading, writing = os.pipe()
+        with os.fdopen(reading), os.fdopen(writing, "wb") as lifeline:
+            watching = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", guard.__file__, self._run),
+                stdin=reading,
+                stdout=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+                # It may stand in a run of which this whole supervisor is a part.
+                env={name: value for name, value in os.environ.items() if name != guard.VARIABLE},
+            )
+            try:
+                yield reading
             finally:
-                os.close(lifeline)
-                os.close(keep)
+                lifeline.close()
+                await watching.wait()
 
     async def _supervise(
         self,
@@ -192,6 +250,8 @@ class Supervisor:
                 keepers += [asyncio.create_task(self._keep(child, lifeline)) for child in stage]
                 for child in stage:
                     await self._ready(child)
+                if self._stopping.is_set():
+                    return
                 if foundation:
                     await self._check(application, configuration)
                     if self._only_engines:
@@ -300,6 +360,7 @@ class Supervisor:
                     env={
                         **os.environ,
                         **self._environment,
+                        guard.VARIABLE: self._run,
                         "COUNTERFOIL_NOTIFY": str(notify),
                         "COUNTERFOIL_LIFELINE": str(lifeline),
                     },
