@@ -48,6 +48,30 @@ def test_a_good_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('limits = ["tenant"]', 'limits = ["tenants"]', 16, "unknown limit"),
         ('limits = ["tenant"]', 'hooks = ["fraud"]', 16, "unknown hook"),
         ('key = "tenant"', 'key = "planet"', 8, "planet"),
+        (
+            'limits = ["tenant"]',
+            '[gateway.routes.cors]\norigins = ["*"]\ncredentials = true',
+            16,
+            "credentials can't go with *",
+        ),
+        (
+            'limits = ["tenant"]',
+            'rewrite = { prefix = "/pay" }',
+            12,
+            "not all paths of /payments begin with /pay",
+        ),
+        (
+            'limits = ["tenant"]',
+            '[gateway.routes.redirect]\npath = "//evil.example"',
+            16,
+            "no plain path",
+        ),
+        (
+            'limits = ["tenant"]',
+            'request_headers = { set = { x-counterfoil-tenant = "t" } }',
+            12,
+            "gateway's to say",
+        ),
         ("[gateway.limits", '[events]\noutbox = "log"\n[gateway.limits', 8, "SQLite has no log"),
     ],
 )

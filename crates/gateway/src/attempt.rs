@@ -73,6 +73,8 @@ pub async fn attempt(
     seen: &mut Seen,
     waited: bool,
 ) -> Result<Response<Body>, Problem> {
+    let rewritten = seen.rewrite.as_ref().map(|rewrite| rewrite.of(parts)).transpose()?;
+    let parts = rewritten.as_deref().unwrap_or(parts);
     let repeatable = is_repeatable(parts);
     upstream.retries.pay_in();
     let until = upstream.request_timeout.map(|timeout| seen.started + timeout);

@@ -1,6 +1,6 @@
 //! The configuration as Python hands it over, checked and complete.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use counterfoil_policy::breaker;
 use hyper::header::HeaderName;
@@ -283,6 +283,7 @@ pub struct Route {
     /// Networks (CIDR) that may ask, all if there are none, and networks that may not.
     pub allow: Vec<String>,
     pub deny: Vec<String>,
+    /// Empty for a redirect.
     pub service: String,
     pub identity: bool,
     pub limits: Vec<String>,
@@ -294,6 +295,56 @@ pub struct Route {
     /// Whether hints of the service (103) go on.
     pub early_hints: bool,
     pub cache: Option<Cache>,
+    pub cors: Option<Cors>,
+    pub rewrite: Option<Rewrite>,
+    pub request_headers: Option<HeaderEdits>,
+    pub response_headers: Option<HeaderEdits>,
+    pub redirect: Option<Redirect>,
+}
+
+/// Which pages of other origins may ask, and read what is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cors {
+    pub origins: Vec<String>,
+    /// Empty: those of the route.
+    pub methods: Vec<String>,
+    pub headers: Vec<String>,
+    pub exposed_headers: Vec<String>,
+    pub credentials: bool,
+    pub max_age_seconds: u32,
+}
+
+/// A beginning of the path, and what the service gets in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    pub prefix: String,
+    pub to: String,
+}
+
+/// Headers that are taken away, then set, then added.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderEdits {
+    pub remove: Vec<String>,
+    pub set: BTreeMap<String, String>,
+    pub add: BTreeMap<String, String>,
+}
+
+/// Where clients of a route are sent, in place of a service that is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    pub status: u16,
+    /// Each empty: as it was asked for.
+    pub scheme: String,
+    pub host: String,
+    pub path: String,
+    pub prefix: String,
+    /// In place of the prefix.
+    pub to: String,
+    pub query: bool,
 }
 
 /// Which answers of a route are kept, for how long, and who may wait for whose.

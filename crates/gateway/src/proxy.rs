@@ -24,6 +24,7 @@ use crate::hints::Hints;
 use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
+use crate::rewrite::Rewrite;
 use crate::route::Route;
 use crate::service::{Admitted, Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
@@ -50,7 +51,9 @@ pub struct Seen {
     pub trace: Option<Box<Trace>>,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
-    /// What hooks add to the request on its way to an instance.
+    /// What is changed of the request on its way to an instance.
+    pub rewrite: Option<Arc<Rewrite>>,
+    /// What hooks add to it.
     pub hooked: hook::Headers,
     pub cache: Outcome,
     /// Whether early hints go to who asks.
@@ -85,6 +88,7 @@ impl Seen {
             trace: self.trace.clone(),
             endpoint: None,
             attempts: 0,
+            rewrite: self.rewrite.clone(),
             hooked: self.hooked.clone(),
             cache: Outcome::Off,
             hinted: false,
@@ -119,6 +123,7 @@ pub async fn serve(
         trace,
         endpoint: None,
         attempts: 0,
+        rewrite: None,
         hooked: Vec::new(),
         cache: Outcome::Off,
         hinted: false,
@@ -184,6 +189,9 @@ pub async fn serve(
     tell(&snapshot, route, &parts, response.status(), duration_us, &mut seen);
     if let Some(call) = call {
         call.replace(&mut response);
+    }
+    if let Some(edge) = route.and_then(|route| route.edge.as_ref()) {
+        edge.mark(&parts, response.headers_mut());
     }
     response.headers_mut().insert(headers::REQUEST_ID, seen.request_id);
     response.body_mut().keep(seen.under_way);
@@ -252,6 +260,13 @@ async fn pass_on(
     if let Some(addresses) = &route.addresses {
         addresses.check(seen.address())?;
     }
+    if let Some(edge) = &route.edge
+        && let Some(answer) = edge.answer(&snapshot.routes, parts)
+    {
+        return answer;
+    }
+    // A route without a service has a redirect, which has answered.
+    let Some(upstream) = &route.upstream else { return Err(no_service()) };
     let mut signed_body = None;
     if route.config.identity {
         let (bearer, digest) = identify(snapshot, parts, !body.is_end_stream())?;
@@ -264,7 +279,7 @@ async fn pass_on(
     if !route.hooks.is_empty() {
         seen.hooked = Box::pin(hook::ask(&route.hooks, parts, seen)).await?;
     }
-    let upstream = &route.upstream;
+    seen.rewrite.clone_from(&route.rewrite);
     let upgrade = Upgrade::asked(parts, !body.is_end_stream(), &route.config.upgrades, upstream.tunnel_idle);
     if let Some(cache) = &route.cache
         && signed_body.is_none()
@@ -308,6 +323,10 @@ async fn pass_on(
         cache::invalidate(store, parts, answer, shared.nanoseconds(Instant::now()));
     }
     answer
+}
+
+fn no_service() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "the route leads to no service")
 }
 
 /// Be one of as many requests as a service may have.

@@ -8,8 +8,10 @@ use hyper::StatusCode;
 use crate::addresses::Addresses;
 use crate::cache::{self, Cache};
 use crate::config;
+use crate::edge::Edge;
 use crate::hook::Hook;
 use crate::limit::Limit;
+use crate::rewrite::Rewrite;
 use crate::service::Upstream;
 
 /// Upper bounds of the duration histogram, in microseconds.
@@ -40,8 +42,13 @@ pub struct Route {
     pub hooks: Vec<Arc<Hook>>,
     /// Whether clients are told of a limit with every answer.
     pub tells: bool,
-    pub upstream: Arc<Upstream>,
+    /// Which is asked; nothing where a redirect is all there is.
+    pub upstream: Option<Arc<Upstream>>,
     pub cache: Option<Arc<Cache>>,
+    /// What is changed of requests on their way to the service, if anything is.
+    pub rewrite: Option<Arc<Rewrite>>,
+    /// What the gateway itself says to clients, if it has something to say.
+    pub edge: Option<Box<Edge>>,
     /// Those of all routes with this path, in earlier configurations too.
     pub counts: Arc<Counts>,
 }

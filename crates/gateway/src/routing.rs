@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::Error;
 use crate::config;
+use crate::cors::{self, Cors};
 use crate::headers::text;
 use crate::route::Route;
 
@@ -54,16 +55,20 @@ impl Conditions {
 
     /// Whether all but the method is as it has to be.
     fn fits(&self, parts: &Parts) -> bool {
-        (self.hosts.is_empty() || self.hosts.iter().any(|each| is_host(each, host(parts))))
+        self.fits_host(parts)
             && self
                 .headers
                 .iter()
                 .all(|(name, value)| parts.headers.get_all(name).iter().any(|each| each == value))
     }
+
+    fn fits_host(&self, parts: &Parts) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|each| is_host(each, host(parts)))
+    }
 }
 
 /// The name by which a client asked, without its port.
-fn host(parts: &Parts) -> &str {
+pub fn host(parts: &Parts) -> &str {
     let authority = parts
         .uri
         .authority()
@@ -150,6 +155,23 @@ impl Table {
         Err(methods)
     }
 
+    /// The places of the routes that may take a request of which only path, host and method are known:
+    /// up to the first that takes it whatever its headers are.
+    fn possible(&self, parts: &Parts, method: &Method, path: &str) -> Vec<usize> {
+        let mut possible = Vec::new();
+        let whole = self.whole.get(path).map(Vec::as_slice);
+        for place in whole.into_iter().chain(self.prefixes_of(path)).flatten() {
+            let conditions = &self.conditions[*place];
+            if conditions.methods.contains(method) && conditions.fits_host(parts) {
+                possible.push(*place);
+                if conditions.headers.is_empty() {
+                    break;
+                }
+            }
+        }
+        possible
+    }
+
     /// The routes of each prefix of `path`, the longest first.
     fn prefixes_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a [usize]> {
         let last = self.prefixes.partition_point(|each| &*each.text <= path).checked_sub(1);
@@ -160,10 +182,20 @@ impl Table {
     }
 }
 
+/// What a preflight may be about.
+pub struct AskedBefore<'a> {
+    /// Each of them may take the request.
+    pub possible: Vec<&'a Route>,
+    /// The one of them that allows least to those that it lets ask.
+    pub strictest: &'a Route,
+}
+
 /// All routes of a configuration, in the order of their declaration.
 pub struct Routes {
     routes: Vec<Route>,
     table: Table,
+    /// Whether pages of other origins may ask any of them.
+    shares: bool,
 }
 
 impl Routes {
@@ -175,13 +207,30 @@ impl Routes {
             .map(|route| Ok((route.config.path.as_str(), Conditions::new(&route.config)?)))
             .collect::<Result<_, Error>>()?;
         let table = Table::new(asked);
-        Ok(Self { routes, table })
+        let shares = routes.iter().any(|route| route.cors().is_some());
+        Ok(Self { routes, table, shares })
     }
 
     /// The route of a request to `path` by `method`, or the methods that there are for it otherwise (none if
     /// there is no such path).
     pub fn find(&self, parts: &Parts, method: &Method, path: &str) -> Result<&Route, Vec<&str>> {
+        if self.shares
+            && let Some(shared) = self.asked_before(parts, path)
+        {
+            return Ok(shared.strictest);
+        }
         self.table.find(parts, method, path).map(|place| &self.routes[place])
+    }
+
+    /// The routes that a preflight is about, if any of them lets other origins ask: it tells neither what
+    /// the request's headers will say nor, with that, which of the routes of a path will take it.
+    pub fn asked_before(&self, parts: &Parts, path: &str) -> Option<AskedBefore<'_>> {
+        let method = cors::method_asked_for(parts)?;
+        let possible = self.table.possible(parts, &method, path);
+        let possible: Vec<&Route> = possible.into_iter().map(|place| &self.routes[place]).collect();
+        let sharing = possible.iter().filter(|route| route.cors().is_some());
+        let strictest = *sharing.min_by_key(|route| route.cors().is_some_and(Cors::with_credentials))?;
+        Some(AskedBefore { possible, strictest })
     }
 }
 

@@ -18,12 +18,14 @@ use crate::access_log::AccessLog;
 use crate::addresses::Addresses;
 use crate::cache::{Cache, Store};
 use crate::config::{self, Config, LimitKey, Protocol};
+use crate::edge::Edge;
 use crate::exchange::Link;
 use crate::forwarded::Trust;
 use crate::hook::Hook;
 use crate::identity::{Bearer, Replays, Verifier};
 use crate::limit::Limit;
 use crate::places::{Rank, TIERS};
+use crate::rewrite::Rewrite;
 use crate::route::{Counts, Route};
 use crate::routing::Routes;
 use crate::service::Upstream;
@@ -97,7 +99,8 @@ impl Snapshot {
         let known = before.and_then(|before| before.verifier.as_ref());
         let replays = before.map(|before| Arc::clone(&before.replays)).unwrap_or_default();
         let verifier = Verifier::new(&config, known, &replays)?;
-        if verifier.is_none() && config.routes.iter().any(|route| route.identity) {
+        if verifier.is_none() && config.routes.iter().any(|route| route.identity && route.redirect.is_none())
+        {
             return Err(Error::Config(
                 "a route asks for an identity, but none is configured: set [gateway.identity]".into(),
             ));
@@ -223,6 +226,19 @@ fn store(config: &Config, before: Option<&Snapshot>) -> Option<Arc<Store>> {
     Some(same.cloned().unwrap_or_else(|| Arc::new(Store::new(config.cache_bytes))))
 }
 
+/// What answers are to be kept apart by, beside what clients ask: the service, and what it is asked in
+/// their place. Another rewrite, of another route or after a reload, has answers of its own.
+fn asked_of(route: &config::Route) -> String {
+    let mut asked = route.service.clone();
+    if let Some(rewrite) = &route.rewrite {
+        asked.push_str(&format!("\n{rewrite:?}"));
+    }
+    if let Some(edits) = &route.request_headers {
+        asked.push_str(&format!("\n{edits:?}"));
+    }
+    asked
+}
+
 fn routes(
     config: &Config,
     limits: &HashMap<String, Arc<Limit>>,
@@ -235,10 +251,12 @@ fn routes(
         let unknown =
             |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
         let found = |name: &String| limits.get(name).cloned().ok_or_else(|| unknown("limit", name));
-        let upstream =
-            upstreams.get(&route.service).cloned().ok_or_else(|| unknown("service", &route.service))?;
+        let upstream = upstreams.get(&route.service).cloned();
+        if upstream.is_none() == route.redirect.is_none() {
+            return Err(unknown("service", &route.service));
+        }
         let mut route = route.clone();
-        if upstream.config.protocol == Protocol::H2c {
+        if upstream.as_ref().is_some_and(|upstream| upstream.config.protocol == Protocol::H2c) {
             // Nothing can be changed to on a connection of many requests.
             route.upgrades.clear();
         }
@@ -252,7 +270,9 @@ fn routes(
             upstream,
             cache: store
                 .zip(route.cache.as_ref())
-                .map(|(store, cache)| Arc::new(Cache::new(cache, &route.service, store))),
+                .map(|(store, cache)| Arc::new(Cache::new(cache, &asked_of(&route), store))),
+            rewrite: Rewrite::new(&route)?.map(Arc::new),
+            edge: Edge::new(&route)?,
             counts: counts.get(&route.path).cloned().unwrap_or_default(),
             addresses: Addresses::new(&route)?,
             config: route,

@@ -193,7 +193,7 @@ def _check_references(path: Path, text: str, configuration: Configuration) -> No
             )
     for index, route in enumerate(configuration.gateway.routes):
         where = f"$.gateway.routes[{index}]"
-        if route.service not in configuration.services:
+        if route.redirect is None and route.service not in configuration.services:
             known = ", ".join(sorted(configuration.services)) or "none"
             raise ConfigurationError(
                 f"{path}, line {_line_of(text, where + '.service')}: "
@@ -237,10 +237,15 @@ def _line_of(text: str, location: str, message: str = "") -> int:
         stripped = line.strip()
         if match := re.match(r"^(\[\[?)\s*([^\]]+?)\s*\]\]?", stripped):
             name = match.group(2)
-            header = [part.strip().strip("\"'") for part in name.split(".")]
             if match.group(1) == "[[":
                 counts[name] = counts.get(name, -1) + 1
-                header.append(counts[name])
+            header = []
+            parts = name.split(".")
+            for place, part in enumerate(parts, start=1):
+                header.append(part.strip().strip("\"'"))
+                # A table within one of several belongs to the last of them.
+                if (outer := ".".join(parts[:place])) in counts:
+                    header.append(counts[outer])
             if _leads(header, keys):
                 best = number
         elif _leads(header, keys) and (match := re.match(r"^([\w-]+)\s*=", stripped)):

@@ -6,6 +6,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from counterfoil.gateway.cors import Cors
+from counterfoil.gateway.rewriting import HeaderEdits, Redirect, Rewrite, begins_all
+
 HIDING_PROTOCOLS: Final = frozenset({"h2c", "h2", "http/1.1", "http/2.0"})
 """HTTP within a tunnel would get around routes, identity and limits."""
 
@@ -198,7 +201,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Networks (CIDR) that may ask, all if there are none; others get 403."""
     deny: tuple[str, ...] = ()
     """Networks that may not, though they are allowed."""
-    service: str
+    service: str = ""
+    """Left out where there is a `redirect`."""
     identity: bool = True
     limits: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
@@ -212,8 +216,18 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     of HTTP/1.1 take one for the answer."""
     cache: Cache | None = None
     """Keep answers that may be kept; without this table none are."""
+    cors: Cors | None = None
+    """Let pages of other origins ask; without this table the service says who may."""
+    rewrite: Rewrite | None = None
+    request_headers: HeaderEdits | None = None
+    """Changed on the way to the service, before what hooks say."""
+    response_headers: HeaderEdits | None = None
+    """Changed in all answers, those of the cache and the gateway too."""
+    redirect: Redirect | None = None
+    """Send clients elsewhere, and ask no service."""
 
     def __post_init__(self) -> None:
+        self._check_edge()
         for network in (*self.allow, *self.deny):
             ip_network(network)  # says itself what is wrong
         if self.request_body_limit is not None and self.request_body_limit < 0:
@@ -222,6 +236,31 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError(
                 f"{', '.join(sorted(hidden))} in upgrades would hide requests: leave it out"
             )
+
+    def _check_edge(self) -> None:
+        if self.redirect is None and not self.service:
+            raise ValueError(f"route {self.path} leads nowhere: set its service, or a redirect")
+        if self.redirect is not None:
+            unused = ("service", "limits", "hooks", "cache", "rewrite", "request_headers")
+            if names := [name for name in unused if getattr(self, name)]:
+                raise ValueError(f"a redirect asks no service: leave {', '.join(names)} out")
+            if self.redirect.scheme and not (self.redirect.host or self.hosts):
+                raise ValueError(
+                    "a redirect to the host that was asked for needs the route's hosts, or any "
+                    "name could be asked for: set them, or the redirect's host"
+                )
+        for each in (self.rewrite, self.redirect):
+            if each and each.prefix and not begins_all(each.prefix, self.path):
+                raise ValueError(
+                    f"not all paths of {self.path} begin with {each.prefix} up to a slash: "
+                    "make the prefix shorter, or the route's path longer"
+                )
+        if self.cors and (others := set(self.cors.methods) - set(self.methods)):
+            raise ValueError(f"cors: the route has no {', '.join(sorted(others))}: leave it out")
+        if self.request_headers:
+            self.request_headers.check_request()
+        if self.response_headers:
+            self.response_headers.check_answer()
 
 
 _UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {

@@ -209,7 +209,8 @@ def _document(
     hooks: Mapping[str, Sequence[str]],
 ) -> str:
     """What the native side is told: the configuration, complete, and what is around it."""
-    services = {route.service: Upstream() for route in config.routes} | config.services
+    named = {route.service: Upstream() for route in config.routes if route.service}
+    services = named | config.services
     document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
     del document["tls"]
     del document["start_wait_seconds"]

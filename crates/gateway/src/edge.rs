@@ -1,0 +1,70 @@
+//! What the gateway itself says to the clients of a route, beside what its service says: whether pages of
+//! other origins may ask (`cors.rs`), where a redirect leads (`redirect.rs`), and headers of answers.
+//!
+//! A route that says nothing of that has no `Edge`, and pays for a look at nothing.
+
+use hyper::Response;
+use hyper::header::HeaderMap;
+use hyper::http::request::Parts;
+
+use crate::Error;
+use crate::ambiguity::checked_path;
+use crate::config;
+use crate::cors::{self, Cors};
+use crate::redirect::Redirect;
+use crate::respond::{Body, Problem};
+use crate::rewrite::Edits;
+use crate::route::Route;
+use crate::routing::Routes;
+
+pub struct Edge {
+    cors: Option<Cors>,
+    redirect: Option<Redirect>,
+    /// What is changed of answers.
+    edits: Option<Edits>,
+}
+
+impl Edge {
+    /// Nothing if there is nothing to say.
+    ///
+    /// # Errors
+    /// `Error::Config`: what is wrong with it.
+    pub fn new(route: &config::Route) -> Result<Option<Box<Self>>, Error> {
+        let cors =
+            route.cors.as_ref().map(|cors| Cors::new(&route.path, cors, &route.methods)).transpose()?;
+        let redirect = Redirect::new(route)?;
+        let edits =
+            route.response_headers.as_ref().map(|edits| Edits::of_answers(&route.path, edits)).transpose()?;
+        let anything = cors.is_some() || redirect.is_some() || edits.is_some();
+        Ok(anything.then(|| Box::new(Self { cors, redirect, edits })))
+    }
+
+    /// The gateway's own answer, where the service isn't asked.
+    pub fn answer(&self, routes: &Routes, parts: &Parts) -> Option<Result<Response<Body>, Problem>> {
+        if self.cors.is_some()
+            && cors::method_asked_for(parts).is_some()
+            && let Ok(path) = checked_path(parts)
+            && let Some(about) = routes.asked_before(parts, &path)
+        {
+            return Some(cors::answer(parts, &about));
+        }
+        self.redirect.as_ref().map(|redirect| redirect.answer(parts))
+    }
+
+    /// Say what is to be said in an answer, whoever gave it.
+    pub fn mark(&self, asked: &Parts, answer: &mut HeaderMap) {
+        if let Some(edits) = &self.edits {
+            edits.apply(answer);
+        }
+        if let Some(cors) = &self.cors {
+            cors.mark(asked, answer);
+        }
+    }
+}
+
+impl Route {
+    /// Which pages of other origins may ask, if any may.
+    pub fn cors(&self) -> Option<&Cors> {
+        self.edge.as_ref().and_then(|edge| edge.cors.as_ref())
+    }
+}

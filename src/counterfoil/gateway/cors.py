@@ -1,0 +1,59 @@
+"""Which pages of other origins may ask a route, and read its answers (CORS; the Fetch standard)."""
+
+import re
+from typing import Final
+
+import msgspec
+
+_ORIGIN: Final = re.compile(
+    r"\*|[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::\d{1,5})?"
+)
+_OWN_PORT: Final = re.compile(r"http://.*:80|https://.*:443")
+_EVERYBODY_BELOW: Final = re.compile(
+    r"[^/]*//\*\.(?!localhost\b)[^.]*|[^/]*//\*\.[^:]*\.\d+(?::\d+)?"
+)
+"""Below a top-level domain, or an address."""
+_NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_DAY_SECONDS: Final = 86_400
+"""Browsers keep what a preflight was told for no longer than that."""
+
+
+class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Preflights are answered by the gateway, before the route asks who it is; what the service
+    says itself (Access-Control-...) is replaced."""
+
+    origins: tuple[str, ...]
+    """`https://shop.example`, `https://*.shop.example` for every name below it, or `*` for all."""
+    methods: tuple[str, ...] = ()
+    """Some of the route's; left out, all of them."""
+    headers: tuple[str, ...] = ()
+    """What requests may carry beyond what every page may send. JSON needs `content-type`; `*` is
+    every header but `authorization`, which must be named."""
+    exposed_headers: tuple[str, ...] = ()
+    """What pages may read of answers beyond what every page may read."""
+    credentials: bool = False
+    """Whether requests may carry cookies and the like."""
+    max_age_seconds: int = 600
+    """For so long a browser needn't ask again, 0 to a day."""
+
+    def __post_init__(self) -> None:
+        if not self.origins:
+            raise ValueError("cors without origins lets nobody ask: name some, or leave it out")
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin) or _EVERYBODY_BELOW.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: use https://shop.example, https://*.shop.example "
+                    "or *, in lower case and without a path"
+                )
+            if _OWN_PORT.fullmatch(origin):
+                raise ValueError(f"leave the port out of {origin!r}: browsers do")
+        if self.credentials and "*" in (*self.origins, *self.exposed_headers):
+            raise ValueError(
+                "credentials can't go with *, or any page could act for its visitors: name the "
+                "origins and the exposed headers"
+            )
+        for name in (*self.methods, *self.headers, *self.exposed_headers):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a method or a header")
+        if not 0 <= self.max_age_seconds <= _DAY_SECONDS:
+            raise ValueError(f"max_age_seconds is 0 to {_DAY_SECONDS:,}")
