@@ -275,6 +275,7 @@ export interface Report {
 }
 
 export type Breaker = "closed" | "open" | "half-open";
+export type Health = "healthy" | "unhealthy" | "unchecked";
 /** `auto`: nobody holds it. */
 export type BreakerMode = "auto" | "open" | "closed";
 
@@ -298,6 +299,11 @@ export interface Gateway {
       breaker_held: boolean;
       breaker_reason: string;
       breaker_changed_seconds: number;
+      /** Null where the service has no health checks. */
+      health: Health | null;
+      /** Why the last check failed, if it did. */
+      health_trouble: string | null;
+      health_changed_seconds: number | null;
     }[];
   }[];
   routes: {

@@ -1,4 +1,4 @@
-import type { Breaker, Gateway } from "../api";
+import type { Breaker, Gateway, Health } from "../api";
 import { UP } from "../commands";
 import { formatCount, formatDuration } from "../format";
 import { BreakerSwitch } from "./BreakerSwitch";
@@ -18,6 +18,28 @@ const BREAKERS: Record<Breaker, readonly [Tone, string]> = {
   open: ["alarm", "open: gets none"],
 };
 
+const CHECKS: Record<Health, readonly [Tone, string]> = {
+  healthy: ["good", "healthy"],
+  unhealthy: ["alarm", "unhealthy: gets none"],
+  unchecked: ["waiting", "not checked yet"],
+};
+
+function Checks({ endpoint }: { endpoint: Endpoint }) {
+  const { health, health_trouble, health_changed_seconds } = endpoint;
+  if (health === null) {
+    return "none";
+  }
+  const [tone, words] = CHECKS[health];
+  const since =
+    health_changed_seconds === null ? "" : `, ${formatDuration(health_changed_seconds)}`;
+  return (
+    <>
+      <Mark tone={tone}>{words + since}</Mark>
+      {health_trouble !== null && ` (${health_trouble})`}
+    </>
+  );
+}
+
 function columnsOf(service: string): Column<Endpoint>[] {
   return [
     { name: "Instance", cell: (endpoint) => endpoint.instance, heading: true },
@@ -32,6 +54,7 @@ function columnsOf(service: string): Column<Endpoint>[] {
         `${breaker_reason}, ${formatDuration(breaker_changed_seconds)}`,
       minor: true,
     },
+    { name: "Checks", cell: (endpoint) => <Checks endpoint={endpoint} /> },
     {
       name: "Decided by",
       cell: (endpoint) => <BreakerSwitch service={service} endpoint={endpoint} />,

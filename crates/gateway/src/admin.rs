@@ -101,13 +101,18 @@ pub fn state(shared: &Shared) -> Value {
                 .iter()
                 .map(|each| {
                     let breaker = each.breaker.view();
+                    let health = each.checks.as_ref().map(|checks| checks.health.view());
+                    let age_seconds = |since_ns: u64| now_ns.saturating_sub(since_ns) as f64 / 1e9;
                     json!({
                         "instance": each.instance, "address": each.address,
                         "in_flight": each.in_flight.load(Ordering::Relaxed),
                         "breaker": breaker.name(),
                         "breaker_held": breaker.mode != Mode::Auto,
                         "breaker_reason": breaker.to_string(),
-                        "breaker_changed_seconds": now_ns.saturating_sub(breaker.changed_ns) as f64 / 1e9,
+                        "breaker_changed_seconds": age_seconds(breaker.changed_ns),
+                        "health": health.map(|health| health.state.name()),
+                        "health_trouble": each.checks.as_ref().and_then(|checks| checks.trouble()),
+                        "health_changed_seconds": health.map(|health| age_seconds(health.changed_ns)),
                     })
                 })
                 .collect();

@@ -1,5 +1,7 @@
 //! Which instance of a service gets the next request: the order is that of `policy::balance`, the last
-//! word that of its breaker.
+//! word that of its breaker and of its health checks.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use counterfoil_policy::balance::{Candidate, order};
 use counterfoil_policy::breaker::{Mode, Pass};
@@ -7,11 +9,14 @@ use counterfoil_policy::breaker::{Mode, Pass};
 use crate::attempt::UnderWay;
 use crate::service::{Endpoint, Upstream};
 
-/// An instance whose breaker admits a request, another than `tried` if there is one.
+/// An instance whose checks and breaker let a request pass, another than `tried` if there is one.
 pub fn choose(upstream: &Upstream, now_ns: u64, tried: Option<&Endpoint>) -> Option<UnderWay> {
     let endpoints = upstream.endpoints.load();
     let (order, panics) = order(&endpoints, upstream.balance, now_ns, fastrand::f64);
     let admits = |each: &Endpoint| {
+        if !panics && each.is_out() {
+            return None;
+        }
         let anyway = || panics && each.breaker.view().mode != Mode::HeldOpen;
         each.breaker.admit(now_ns).or_else(|| anyway().then_some(Pass::Free))
     };
@@ -24,7 +29,7 @@ pub fn choose(upstream: &Upstream, now_ns: u64, tried: Option<&Endpoint>) -> Opt
 
 impl Candidate for Endpoint {
     fn load(&self, _now_ns: u64) -> f64 {
-        let in_flight = self.in_flight.load(std::sync::atomic::Ordering::Relaxed) as f64;
+        let in_flight = self.in_flight.load(Relaxed) as f64;
         match &self.latency {
             Some(latency) => (in_flight + 1.0) * latency.latency_ns() as f64,
             None => in_flight,
@@ -32,10 +37,16 @@ impl Candidate for Endpoint {
     }
 
     fn age_ns(&self, now_ns: u64) -> u64 {
-        now_ns.saturating_sub(self.added_ns)
+        now_ns.saturating_sub(self.since_ns.load(Relaxed))
     }
 
     fn is_healthy(&self) -> bool {
-        self.breaker.passes()
+        self.breaker.passes() && !self.is_out()
+    }
+
+    /// An operator who holds the breaker closed has the last word over checks, too.
+    fn is_out(&self) -> bool {
+        self.checks.as_ref().is_some_and(|checks| checks.health.is_out())
+            && self.breaker.view().mode != Mode::HeldClosed
     }
 }

@@ -383,6 +383,21 @@ pub enum Protocol {
     H2c,
 }
 
+/// How instances are checked beside their answers to requests.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    pub path: String,
+    pub interval_seconds: f64,
+    pub timeout_seconds: f64,
+    /// In a row, until an instance is out.
+    pub failures: u32,
+    /// In a row, until it is in again.
+    pub successes: u32,
+    /// What an answer must be; empty: a success.
+    pub statuses: Vec<u16>,
+}
+
 /// How a service is asked, and how it is protected.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -409,6 +424,8 @@ pub struct Service {
     pub balance: Balance,
     pub slow_start_seconds: f64,
     pub panic_share: f64,
+    /// Without it instances are known by their answers alone.
+    pub health: Option<HealthCheck>,
     pub breaker_failures: u32,
     /// Without it failures in a row alone count.
     pub breaker_ratio: Option<f64>,
@@ -437,6 +454,9 @@ impl Service {
 
     /// Whether the instances are treated the same in `other`, so that they can stay.
     pub fn same_endpoints(&self, other: &Self) -> bool {
-        self.breaker() == other.breaker() && self.balance == other.balance
+        self.breaker() == other.breaker()
+            && self.balance == other.balance
+            && self.health == other.health
+            && (self.health.is_none() || self.protocol == other.protocol)
     }
 }

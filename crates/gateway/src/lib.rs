@@ -23,6 +23,7 @@ mod forwarded;
 pub mod fuzzing;
 mod grpc;
 mod headers;
+mod health;
 mod hints;
 mod hook;
 mod http1;
@@ -122,7 +123,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// The services of routes that can't be asked yet: no instance is known.
+    /// The services of routes that can't be asked yet: no instance is known, or one was not
+    /// checked yet.
     #[must_use]
     pub fn unknown_services(&self) -> Vec<String> {
         self.shared.snapshot().unknown_services()

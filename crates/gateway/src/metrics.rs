@@ -12,6 +12,7 @@ use hyper::header::{self, HeaderMap};
 
 use crate::cache;
 use crate::headers::text;
+use crate::health;
 use crate::route::BUCKETS;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, waiting};
@@ -26,6 +27,7 @@ pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     let snapshot = shared.snapshot();
     requests(&mut page, shared, &snapshot);
     policies(&mut page, &snapshot);
+    health::metrics(&mut page, &snapshot);
     own(&mut page, shared, &snapshot);
     cache::metrics(&mut page, &snapshot);
     if let Some(link) = &shared.link {

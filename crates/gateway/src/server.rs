@@ -25,7 +25,7 @@ use crate::door::{Door, Patience, Place, Places};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
-use crate::{Error, admin, exchange, http3, identity, proxy, tls, tracing};
+use crate::{Error, admin, exchange, health, http3, identity, proxy, tls, tracing};
 
 const BACKLOG: i32 = 4096;
 /// Headers of a request: three times what a browser sends.
@@ -238,6 +238,8 @@ fn admin_worker(shared: &Arc<Shared>, listener: TcpListener, door: Door) -> io::
         // Here it takes no time from clients.
         let kept = Arc::clone(shared);
         tokio::spawn(async move { identity::keep_fresh(&kept).await });
+        let kept = Arc::clone(shared);
+        tokio::spawn(async move { health::keep_checking(&kept).await });
         let kept = Arc::clone(shared);
         let exporting = tokio::spawn(async move { tracing::keep_exporting(&kept).await });
         let accepted = accept(shared, listener, Arc::new(door), serve).await;

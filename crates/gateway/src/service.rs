@@ -9,11 +9,13 @@ use counterfoil_policy::balance::{self, PeakEwma};
 use counterfoil_policy::breaker::{Breaker, Mode};
 use counterfoil_policy::bulkhead::Bulkhead;
 use counterfoil_policy::gradient::Gradient;
+use counterfoil_policy::health::State;
 use counterfoil_policy::retry_budget::RetryBudget;
 use hyper::header::HeaderValue;
 
 use crate::Error;
 use crate::config::{Balance, Service};
+use crate::health::{Checks, Counts, Probe};
 use crate::places::{Place, Places, Rank, Share};
 use crate::respond::Problem;
 use crate::upstream::Timeouts;
@@ -28,11 +30,20 @@ pub struct Endpoint {
     pub in_flight: AtomicUsize,
     /// Where latency counts in the choice.
     pub latency: Option<PeakEwma>,
-    pub added_ns: u64,
+    /// Since when it is asked: since it came to be known, or was found healthy after that.
+    pub since_ns: AtomicU64,
+    /// Where the service asks for them.
+    pub checks: Option<Checks>,
 }
 
 impl Endpoint {
-    fn new(instance: String, address: String, config: &Service, now_ns: u64) -> Result<Arc<Self>, Error> {
+    fn new(
+        instance: String,
+        address: String,
+        config: &Service,
+        probe: Option<&Arc<Probe>>,
+        now_ns: u64,
+    ) -> Result<Arc<Self>, Error> {
         let host = HeaderValue::from_str(&address)
             .map_err(|_| Error::Config(format!("instance {instance}: {address:?} is no address")))?;
         Ok(Arc::new(Self {
@@ -42,7 +53,8 @@ impl Endpoint {
             breaker: Breaker::new(config.breaker(), now_ns),
             in_flight: AtomicUsize::new(0),
             latency: (config.balance == Balance::PeakEwma).then(PeakEwma::default),
-            added_ns: now_ns,
+            since_ns: AtomicU64::new(now_ns),
+            checks: probe.map(|probe| Checks::new(probe, now_ns)),
         }))
     }
 }
@@ -65,6 +77,9 @@ pub struct Upstream {
     pub tenants: Option<Arc<Bulkhead>>,
     pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     pub balance: balance::Settings,
+    /// What instances are asked by checks, where there are any.
+    pub probe: Option<Arc<Probe>>,
+    pub probes: Arc<Counts>,
     pub retries: Arc<RetryBudget>,
     /// Retries that the budget didn't pay for.
     pub unpaid: AtomicU64,
@@ -119,6 +134,7 @@ impl Upstream {
         let carried = |count: fn(&Self) -> &AtomicU64| {
             AtomicU64::new(before.map_or(0, |before| count(before).load(Ordering::Relaxed)))
         };
+        let probes = before.map(|before| Arc::clone(&before.probes)).unwrap_or_default();
         let upstream = Self {
             config: config.clone(),
             timeouts: Timeouts {
@@ -142,6 +158,8 @@ impl Upstream {
                 slow_start_ns: (config.slow_start_seconds * 1e9) as u64,
                 panic_share: config.panic_share,
             },
+            probe: Probe::new(name, config, &probes)?,
+            probes,
             retries: before.filter(|before| before.config.retry_budget == config.retry_budget).map_or_else(
                 || Arc::new(RetryBudget::new(config.retry_budget)),
                 |before| Arc::clone(&before.retries),
@@ -155,9 +173,10 @@ impl Upstream {
             upstream.endpoints.store(if before.config.same_endpoints(config) {
                 endpoints
             } else {
-                let renewed = endpoints
-                    .iter()
-                    .map(|each| Endpoint::new(each.instance.clone(), each.address.clone(), config, now_ns));
+                let probe = upstream.probe.as_ref();
+                let renewed = endpoints.iter().map(|each| {
+                    Endpoint::new(each.instance.clone(), each.address.clone(), config, probe, now_ns)
+                });
                 Arc::new(renewed.collect::<Result<_, _>>()?)
             });
         }
@@ -172,12 +191,21 @@ impl Upstream {
             .map(|(instance, address)| {
                 match known.iter().find(|each| each.instance == instance && each.address == address) {
                     Some(same) => Ok(Arc::clone(same)),
-                    None => Endpoint::new(instance, address, &self.config, now_ns),
+                    None => Endpoint::new(instance, address, &self.config, self.probe.as_ref(), now_ns),
                 }
             })
             .collect::<Result<_, Error>>()?;
         self.endpoints.store(Arc::new(endpoints));
         Ok(())
+    }
+
+    /// Whether it can be asked: an instance is known, and each that is was checked if it is to be.
+    pub fn is_known(&self) -> bool {
+        let endpoints = self.endpoints.load();
+        let is_checked = |each: &Arc<Endpoint>| {
+            each.checks.as_ref().is_none_or(|checks| checks.health.view().state != State::Unchecked)
+        };
+        !endpoints.is_empty() && endpoints.iter().all(is_checked)
     }
 
     /// Take one more tunnel, which is open for as long as the permit lives.

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use counterfoil_policy::breaker::Mode;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::Error;
 use crate::cache;
@@ -33,6 +33,8 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     /// Held by who changes the snapshot, or the instances in it.
     changing: Mutex<()>,
+    /// Told of each change of instances, for who checks them.
+    pub instances_changed: Notify,
     version: watch::Sender<u64>,
     /// When the configuration in force was loaded, and what became of the last attempt to change it.
     loaded_us: AtomicU64,
@@ -63,6 +65,7 @@ impl Shared {
             version: watch::Sender::new(snapshot.version),
             snapshot: ArcSwap::from_pointee(snapshot),
             changing: Mutex::default(),
+            instances_changed: Notify::new(),
             loaded_us: AtomicU64::new(now_us()),
             refusals: AtomicU64::new(0),
             refused: Mutex::default(),
@@ -120,6 +123,7 @@ impl Shared {
         runtime().and_then(|runtime| runtime.block_on(next.ready()))?;
         let version = next.version;
         self.snapshot.store(Arc::new(next));
+        self.instances_changed.notify_one();
         self.version.send_replace(version);
         Ok(version)
     }
@@ -131,7 +135,9 @@ impl Shared {
             .upstreams
             .get(service)
             .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?
-            .set_endpoints(endpoints, self.nanoseconds(Instant::now()))
+            .set_endpoints(endpoints, self.nanoseconds(Instant::now()))?;
+        self.instances_changed.notify_one();
+        Ok(())
     }
 
     /// Let an operator decide over a breaker: `open`, `closed`, or `auto` to let go of it.

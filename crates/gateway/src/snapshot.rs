@@ -148,12 +148,11 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// The services that routes lead to and of which no instance is known, by name.
+    /// The services that routes lead to and of which no instance is known, or one was not checked yet
+    /// though it is to be, by name.
     pub fn unknown_services(&self) -> Vec<String> {
         let routed: BTreeSet<_> = self.config.routes.iter().map(|route| &route.service).collect();
-        let unknown = |name: &&String| {
-            self.upstreams.get(*name).is_some_and(|upstream| upstream.endpoints.load().is_empty())
-        };
+        let unknown = |name: &&String| self.upstreams.get(*name).is_some_and(|upstream| !upstream.is_known());
         routed.into_iter().filter(unknown).cloned().collect()
     }
 

@@ -2,9 +2,11 @@
 //! taken (Mitzenmacher, "The power of two choices in randomized load balancing", 1996).
 //!
 //! A newcomer is drawn with a probability that grows from a tenth to one while it starts slowly, so that
-//! it warms up whatever the others have to do. An instance whose breaker is open isn't drawn, unless so
-//! few are left that they would be overrun: below the panic share all are, since then it is likelier
-//! that the fault is not theirs, and a part of them may do what none of the rest could do alone.
+//! it warms up whatever the others have to do. An instance that its health checks have put out isn't
+//! drawn. One whose breaker is open is, since only a request can find that it is back; the other one of
+//! the two comes after it, so that those it is not asked for are spread over all. Where so few are left that
+//! they would be overrun, all are drawn: below the panic share it is likelier that the fault is not
+//! theirs, and a part of them may do what none of the rest could do alone.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -21,8 +23,11 @@ pub trait Candidate {
     /// For how long it has been there.
     fn age_ns(&self, now_ns: u64) -> u64;
 
-    /// Whether its breaker lets everything pass.
+    /// Whether its breaker lets everything pass, and its checks too.
     fn is_healthy(&self) -> bool;
+
+    /// Whether its checks say that it is to be left alone.
+    fn is_out(&self) -> bool;
 }
 
 impl<C: Candidate> Candidate for std::sync::Arc<C> {
@@ -37,6 +42,10 @@ impl<C: Candidate> Candidate for std::sync::Arc<C> {
     fn is_healthy(&self) -> bool {
         (**self).is_healthy()
     }
+
+    fn is_out(&self) -> bool {
+        (**self).is_out()
+    }
 }
 
 /// How to draw.
@@ -48,8 +57,8 @@ pub struct Settings {
     pub panic_share: f64,
 }
 
-/// An order in which to try the candidates: the better of two drawn ones, and then all others. Whether
-/// there is a panic, in which breakers have no say.
+/// An order in which to try the candidates: the better of two drawn ones, the other, and then all that
+/// remain. Whether there is a panic, in which breakers and checks have no say.
 ///
 /// `random` gives numbers from 0 up to, but not including, 1.
 pub fn order<C: Candidate>(
@@ -59,30 +68,88 @@ pub fn order<C: Candidate>(
     mut random: impl FnMut() -> f64,
 ) -> (impl Iterator<Item = &C> + Clone, bool) {
     let number = candidates.len();
-    let first = match number {
-        0 | 1 => 0,
-        _ => {
-            let one = draw(candidates, None, settings, now_ns, &mut random);
-            let other = draw(candidates, Some(one), settings, now_ns, &mut random);
-            if candidates[other].load(now_ns) < candidates[one].load(now_ns) { other } else { one }
-        }
-    };
     let panics = settings.panic_share > 0.0 && {
         let healthy = candidates.iter().filter(|each| each.is_healthy()).count();
         (healthy as f64) < settings.panic_share * number as f64
     };
-    ((0..number).map(move |step| &candidates[(first + step) % number]), panics)
+    let (mut one, mut other) = two(number, |place| &candidates[place], settings, now_ns, &mut random);
+    let is_out = |place: usize| candidates.get(place).is_some_and(C::is_out);
+    if !panics && (is_out(one) || is_out(other)) {
+        let left: Vec<usize> = (0..number).filter(|place| !is_out(*place)).collect();
+        if !left.is_empty() {
+            let drawn = two(left.len(), |place| &candidates[left[place]], settings, now_ns, &mut random);
+            (one, other) = (left[drawn.0], left[drawn.1]);
+        }
+    }
+    (Order { candidates, one, other, step: 0 }, panics)
 }
 
-/// One of at least two candidates, another than `but`.
-fn draw<C: Candidate>(
-    candidates: &[C],
+/// Candidates in the order in which they are to be tried. Nearly always the first one is taken.
+struct Order<'a, C> {
+    candidates: &'a [C],
+    one: usize,
+    other: usize,
+    step: usize,
+}
+
+impl<C> Clone for Order<'_, C> {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+impl<'a, C> Iterator for Order<'a, C> {
+    type Item = &'a C;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a C> {
+        let number = self.candidates.len();
+        while self.step <= number {
+            let step = self.step;
+            self.step += 1;
+            match step {
+                0 => return self.candidates.get(self.one),
+                1 if self.other != self.one => return self.candidates.get(self.other),
+                1 => {}
+                // After the two, once around from the first.
+                _ => {
+                    let place = (self.one + step - 1) % number;
+                    if place != self.other {
+                        return self.candidates.get(place);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Two places drawn from as many, the one with less to do first; the same twice if there is but one.
+fn two<'a, C: Candidate + 'a>(
+    number: usize,
+    at: impl Fn(usize) -> &'a C,
+    settings: Settings,
+    now_ns: u64,
+    random: &mut impl FnMut() -> f64,
+) -> (usize, usize) {
+    if number < 2 {
+        return (0, 0);
+    }
+    let one = draw(number, &at, None, settings, now_ns, random);
+    let other = draw(number, &at, Some(one), settings, now_ns, random);
+    if at(other).load(now_ns) < at(one).load(now_ns) { (other, one) } else { (one, other) }
+}
+
+/// One place of at least two, another than `but`.
+fn draw<'a, C: Candidate + 'a>(
+    number: usize,
+    at: &impl Fn(usize) -> &'a C,
     but: Option<usize>,
     settings: Settings,
     now_ns: u64,
     random: &mut impl FnMut() -> f64,
 ) -> usize {
-    let others = candidates.len() - usize::from(but.is_some());
+    let others = number - usize::from(but.is_some());
     let any = |random: &mut dyn FnMut() -> f64| {
         let drawn = ((random() * others as f64) as usize).min(others - 1);
         // Those after `but` move up by one.
@@ -92,7 +159,7 @@ fn draw<C: Candidate>(
     if settings.slow_start_ns == 0 {
         return drawn;
     }
-    let warmth = candidates[drawn].age_ns(now_ns) as f64 / settings.slow_start_ns as f64;
+    let warmth = at(drawn).age_ns(now_ns) as f64 / settings.slow_start_ns as f64;
     if warmth >= 1.0 || random() < warmth.max(FIRST_CHANCE) { drawn } else { any(random) }
 }
 
@@ -132,6 +199,7 @@ mod tests {
         load: f64,
         age_ns: u64,
         healthy: bool,
+        out: bool,
     }
 
     impl Candidate for Instance {
@@ -144,11 +212,16 @@ mod tests {
         }
 
         fn is_healthy(&self) -> bool {
-            self.healthy
+            self.healthy && !self.out
+        }
+
+        fn is_out(&self) -> bool {
+            self.out
         }
     }
 
-    const OLD: Instance = Instance { load: 0.0, age_ns: u64::MAX, healthy: true };
+    const OLD: Instance = Instance { load: 0.0, age_ns: u64::MAX, healthy: true, out: false };
+    const OUT: Instance = Instance { out: true, ..OLD };
     const SETTINGS: Settings = Settings { slow_start_ns: 1_000, panic_share: 0.5 };
 
     /// Numbers that are as good as random (SplitMix64).
@@ -180,14 +253,67 @@ mod tests {
         }
 
         #[test]
-        fn everybody_is_in_the_order_once(seed in any::<u64>(), number in 0usize..20) {
-            let instances = vec![OLD; number];
+        fn everybody_is_in_the_order_once(
+            seed in any::<u64>(),
+            out in prop::collection::vec(any::<bool>(), 0..20),
+        ) {
+            let number = out.len();
+            let instances: Vec<_> = out.into_iter().map(|out| Instance { out, ..OLD }).collect();
             let (order, _) = order(&instances, SETTINGS, 0, numbers(seed));
             let mut seen: Vec<_> = order.map(|each| std::ptr::from_ref(each)).collect();
             seen.sort();
             seen.dedup();
             prop_assert_eq!(seen.len(), number);
         }
+
+        #[test]
+        fn one_that_is_out_is_never_the_first_unless_there_is_a_panic_or_nobody_else(
+            seed in any::<u64>(),
+            out in prop::collection::vec(any::<bool>(), 1..20),
+            panic_share in 0.0..1.0f64,
+        ) {
+            let left = out.iter().filter(|out| !**out).count();
+            let instances: Vec<_> = out.iter().map(|out| Instance { out: *out, ..OLD }).collect();
+            let settings = Settings { panic_share, ..SETTINGS };
+            let (mut order, panics) = order(&instances, settings, 0, numbers(seed));
+            let first = order.next().unwrap();
+            prop_assert_eq!(panics, (left as f64) < panic_share * instances.len() as f64);
+            prop_assert!(!first.out || panics || left == 0);
+        }
+    }
+
+    #[test]
+    fn what_one_that_is_out_would_get_is_spread_over_all_others() {
+        let (instances, mut random) = ([OLD, OUT, OLD, OLD, OUT], numbers(5));
+        let mut asked = [0; 5];
+        for _ in 0..30_000 {
+            asked[first(&instances, &mut random)] += 1;
+        }
+        assert!([0, 2, 3].iter().all(|place| (9_500..10_500).contains(&asked[*place])), "{asked:?}");
+    }
+
+    #[test]
+    fn what_an_open_breaker_refuses_is_spread_over_all_others() {
+        // It has nothing to do, so that it wins whenever it is drawn.
+        let instances = [OLD, Instance { healthy: false, ..OLD }, OLD, OLD];
+        let instances = instances.map(|each| Instance { load: f64::from(each.healthy), ..each });
+        let (mut random, mut asked) = (numbers(5), [0; 4]);
+        for _ in 0..30_000 {
+            let (order, _) = order(&instances, Settings { panic_share: 0.0, ..SETTINGS }, 0, &mut random);
+            let chosen = order.into_iter().find(|each| each.healthy).unwrap();
+            asked[instances.iter().position(|each| std::ptr::eq(each, chosen)).unwrap()] += 1;
+        }
+        assert!([0, 2, 3].iter().all(|place| (9_500..10_500).contains(&asked[*place])), "{asked:?}");
+    }
+
+    #[test]
+    fn in_a_panic_those_that_are_out_are_drawn_like_all_others() {
+        let (instances, mut random) = ([OUT, OLD, OUT, OUT], numbers(7));
+        let mut asked = [0; 4];
+        for _ in 0..20_000 {
+            asked[first(&instances, &mut random)] += 1;
+        }
+        assert!(asked.iter().all(|count| (4_600..5_400).contains(count)), "{asked:?}");
     }
 
     #[test]

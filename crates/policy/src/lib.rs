@@ -11,6 +11,7 @@ pub mod cors;
 pub mod fixed_window;
 pub mod gcra;
 pub mod gradient;
+pub mod health;
 pub mod keyed;
 pub mod redirect;
 pub mod replay;

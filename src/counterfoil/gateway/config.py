@@ -263,6 +263,39 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             self.response_headers.check_answer()
 
 
+class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How each instance is checked beside its answers to requests: by a GET of the gateway's own,
+    on a connection of its own, without the headers that requests of clients get."""
+
+    path: str
+    """What is asked for, with its query if it has one, such as `/health`."""
+    interval_seconds: float = 5.0
+    """From one probe of an instance to the next, a tenth more or less by chance; longer while a
+    probe is under way, since there is one at a time."""
+    timeout_seconds: float = 1.0
+    """For the whole of a probe, the connection included."""
+    failures: int = 3
+    """In a row, until an instance gets no requests. The first probe of all decides alone."""
+    successes: int = 2
+    """In a row, until it gets requests again, at first fewer if `slow_start_seconds` says so."""
+    statuses: tuple[int, ...] = ()
+    """What a good answer's status is; empty: 200 to 299. Redirects are not followed."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"/[!-\"$-;=?-~]*", self.path):
+            raise ValueError(
+                f"path {self.path!r}: write what stands in a request, such as /health, without #"
+            )
+        if not 0.1 <= self.interval_seconds <= 3600:
+            raise ValueError("interval_seconds is 0.1 to 3600")
+        if not 0.01 <= self.timeout_seconds <= 60:
+            raise ValueError("timeout_seconds is 0.01 to 60")
+        if not 1 <= self.failures <= 100 or not 1 <= self.successes <= 100:
+            raise ValueError("failures and successes are 1 to 100")
+        if not all(200 <= status <= 599 for status in self.statuses):
+            raise ValueError("statuses are 200 to 599: leave them out for any success")
+
+
 _UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {
     "concurrency": (1, 1_000_000),
     "least_concurrency": (1, 1_000_000),
@@ -326,10 +359,12 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Of two instances drawn, take the one with fewer requests, or the one that will be through
     with them sooner."""
     slow_start_seconds: float = 0.0
-    """For so long a new instance gets less than its share."""
+    """For so long an instance gets less than its share that is new, or healthy again."""
     panic_share: float = 0.0
-    """With fewer than this part of the instances closed, all are asked whatever their breakers
-    say; 0 for never."""
+    """With fewer than this part of the instances closed and healthy, all are asked whatever their
+    breakers and checks say; 0 for never."""
+    health: HealthCheck | None = None
+    """Check instances; without this table they are known by their answers to requests alone."""
     breaker_failures: int = 5
     """Failures in a row that open an instance's breaker."""
     breaker_ratio: float | None = None

@@ -1,0 +1,300 @@
+//! Active health checks: instances of services that ask for them are sent a request of the gateway's own
+//! now and then. What its outcome means is decided in `policy::health`; here is what sends it.
+//!
+//! Each instance has a task, which sends one probe at a time and none again before its turn, for as long
+//! as the instance is known: one that discovery drops is not probed any more, and a probe under way to it
+//! ends there. Of all instances together so many may be probed at once; who waits is served in order.
+//! Probes run on the operators' thread and take no time from clients. No route, limit, breaker, place or
+//! access log knows of them.
+//!
+//! A probe has a connection of its own. One that was kept from before would not show that an instance
+//! takes no new ones, and would show a failure where an instance had just let go of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use counterfoil_policy::health::{Health, Settings, State, Turn};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::{http1, http2};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Request, StatusCode, Version, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::Error;
+use crate::config::{Protocol, Service};
+use crate::metrics::Page;
+use crate::own_request;
+use crate::service::Endpoint;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+
+/// Probes under way at once, of all services: with a timeout of a second, so many instances that don't
+/// answer are found out each second, and descriptors and answers that are held have a bound.
+const AT_ONCE: usize = 64;
+/// What is read of an answer. Its status is what counts; a report of what is wrong fits.
+const ANSWER_BYTES: usize = 64 * 1024;
+const USER_AGENT: &str = "counterfoil-gateway-health";
+
+/// What a service's instances are asked, and what the answer must be.
+pub struct Probe {
+    settings: Settings,
+    path: PathAndQuery,
+    statuses: Vec<u16>,
+    timeout: Duration,
+    protocol: Protocol,
+    counts: Arc<Counts>,
+}
+
+/// What became of the probes of a service, in earlier and later configurations too.
+#[derive(Default)]
+pub struct Counts {
+    passed: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Probe {
+    /// What `config` says of checks, if it asks for them.
+    ///
+    /// # Errors
+    /// `Error::Config` for a path or a time that is none.
+    pub fn new(name: &str, config: &Service, counts: &Arc<Counts>) -> Result<Option<Arc<Self>>, Error> {
+        let Some(check) = &config.health else { return Ok(None) };
+        let wrong = |what: &str, why: &dyn std::fmt::Display| {
+            Error::Config(format!("service {name}: health: {what}: {why}"))
+        };
+        let seconds = |what: &str, seconds: f64| {
+            Duration::try_from_secs_f64(seconds).map_err(|error| wrong(what, &error))
+        };
+        if !check.path.starts_with('/') {
+            return Err(wrong("path", &"must begin with /, as in /health"));
+        }
+        let interval = seconds("interval", check.interval_seconds)?;
+        Ok(Some(Arc::new(Self {
+            settings: Settings {
+                interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
+                failures: check.failures.max(1),
+                successes: check.successes.max(1),
+            },
+            path: check.path.parse().map_err(|error| wrong("path", &error))?,
+            statuses: check.statuses.clone(),
+            timeout: seconds("timeout", check.timeout_seconds)?,
+            protocol: config.protocol,
+            counts: Arc::clone(counts),
+        })))
+    }
+
+    /// Ask the instance at `address`.
+    ///
+    /// # Errors
+    /// Why the probe failed, for people.
+    async fn send(&self, address: &str) -> Result<(), String> {
+        let status = match tokio::time::timeout(self.timeout, self.ask(address)).await {
+            Ok(answered) => answered.map_err(|error| error.to_string())?,
+            Err(_) => return Err(format!("no answer within {} s", self.timeout.as_secs_f64())),
+        };
+        let expected = match &*self.statuses {
+            [] => status.is_success(),
+            statuses => statuses.contains(&status.as_u16()),
+        };
+        if expected { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
+    }
+
+    async fn ask(&self, address: &str) -> Result<StatusCode, own_request::Error> {
+        let stream = TokioIo::new(TcpStream::connect(address).await?);
+        let request = Request::get(self.path.as_str()).header(header::USER_AGENT, USER_AGENT);
+        // Dropped with the rest when the time is over, and the connection with it. How that ends is
+        // told by the answer, or by its absence.
+        let mut serving = JoinSet::new();
+        let response = match self.protocol {
+            Protocol::Http1 => {
+                let request = request.header(header::HOST, address).header(header::CONNECTION, "close");
+                let (mut sender, connection) = http1::handshake(stream).await?;
+                serving.spawn(async move { _ = connection.await });
+                sender.send_request(request.body(Empty::<Bytes>::new())?).await?
+            }
+            Protocol::H2c => {
+                let request = request.uri(format!("http://{address}{}", self.path)).version(Version::HTTP_2);
+                let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+                serving.spawn(async move { _ = connection.await });
+                sender.send_request(request.body(Empty::<Bytes>::new())?).await?
+            }
+        };
+        let status = response.status();
+        Limited::new(response.into_body(), ANSWER_BYTES).collect().await?;
+        Ok(status)
+    }
+}
+
+/// The checks of one instance.
+pub struct Checks {
+    pub health: Health,
+    probe: Arc<Probe>,
+    /// What was wrong with the last probe, if something was.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Checks {
+    pub fn new(probe: &Arc<Probe>, now_ns: u64) -> Self {
+        let health = Health::new(probe.settings, now_ns);
+        Self { health, probe: Arc::clone(probe), trouble: Mutex::default() }
+    }
+
+    /// Why the last probe failed, if it did.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Check every instance that is known, as its service asks for, until the gateway ends.
+pub async fn keep_checking(shared: &Arc<Shared>) {
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    // By the address in memory of each, which is nobody else's for as long as it is held here.
+    let mut checked: HashMap<usize, (Arc<Endpoint>, JoinSet<()>)> = HashMap::new();
+    loop {
+        let snapshot = shared.snapshot();
+        let known: HashMap<_, _> = snapshot
+            .upstreams
+            .values()
+            .filter(|upstream| upstream.probe.is_some())
+            .flat_map(|upstream| upstream.endpoints.load_full().to_vec())
+            .map(|endpoint| (Arc::as_ptr(&endpoint) as usize, endpoint))
+            .collect();
+        drop(snapshot);
+        checked.retain(|key, _| known.contains_key(key));
+        for (key, endpoint) in known {
+            checked.entry(key).or_insert_with(|| {
+                let mut task = JoinSet::new();
+                task.spawn(check(Arc::clone(shared), Arc::clone(&endpoint), Arc::clone(&at_once)));
+                (endpoint, task)
+            });
+        }
+        shared.instances_changed.notified().await;
+    }
+}
+
+/// Probe one instance whenever it is its turn.
+async fn check(shared: Arc<Shared>, endpoint: Arc<Endpoint>, at_once: Arc<Semaphore>) {
+    let Some(checks) = &endpoint.checks else { return };
+    loop {
+        match checks.health.turn(shared.nanoseconds(Instant::now()), fastrand::f64()) {
+            Turn::Probe => {
+                // It is never closed.
+                let Ok(_permit) = at_once.acquire().await else { return };
+                let outcome = checks.probe.send(&endpoint.address).await;
+                let now_ns = shared.nanoseconds(Instant::now());
+                record(&endpoint, checks, outcome, now_ns);
+            }
+            Turn::Wait { until_ns } => {
+                let wait = until_ns.saturating_sub(shared.nanoseconds(Instant::now()));
+                tokio::time::sleep(Duration::from_nanos(wait)).await;
+            }
+            // This task has sent it, and waits for what becomes of it.
+            Turn::UnderWay => return,
+        }
+    }
+}
+
+fn record(endpoint: &Endpoint, checks: &Checks, outcome: Result<(), String>, now_ns: u64) {
+    let passed = outcome.is_ok();
+    let Counts { passed: good, failed: bad } = &*checks.probe.counts;
+    (if passed { good } else { bad }).fetch_add(1, Ordering::Relaxed);
+    *checks.trouble.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
+    if checks.health.outcome(passed, now_ns) == Some(State::Healthy) {
+        // Who comes back starts as slowly as who is new.
+        endpoint.since_ns.store(now_ns, Ordering::Relaxed);
+    }
+}
+
+/// How many probes there were, and what instances are by them, of services that have checks.
+pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
+    let mut services: Vec<_> =
+        snapshot.upstreams.iter().filter(|(_, upstream)| upstream.probe.is_some()).collect();
+    services.sort_by_key(|(name, _)| *name);
+    page.head("health_probes", "_total", "counter", "Health checks of instances by outcome.");
+    for (name, upstream) in &services {
+        let Counts { passed, failed } = &*upstream.probes;
+        for (outcome, count) in [("passed", passed), ("failed", failed)] {
+            let labels = [("service", name.as_str()), ("outcome", outcome)];
+            page.sample("health_probes", "_total", &labels, count.load(Ordering::Relaxed));
+        }
+    }
+    page.head("health_instances", "", "gauge", "Instances of a service by their health checks.");
+    for (name, upstream) in &services {
+        let endpoints = upstream.endpoints.load();
+        for state in [State::Healthy, State::Unhealthy, State::Unchecked] {
+            let is = |each: &&Arc<Endpoint>| {
+                each.checks.as_ref().is_some_and(|checks| checks.health.view().state == state)
+            };
+            let labels = [("service", name.as_str()), ("health", state.name())];
+            page.sample("health_instances", "", &labels, endpoints.iter().filter(is).count());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use counterfoil_policy::balance::Candidate;
+    use serde_json::json;
+
+    use super::*;
+    use crate::service::Upstream;
+
+    fn service() -> Service {
+        let document = json!({
+            "protocol": "http/1.1", "concurrency": 1, "adaptive_concurrency": false, "least_concurrency": 1,
+            "tenant_concurrency": 0, "queue": 0, "queue_timeout_seconds": 0.0, "connect_timeout_seconds": 1.0,
+            "attempt_timeout_seconds": 1.0, "idle_timeout_seconds": null, "request_timeout_seconds": null,
+            "attempts": 1, "retry_budget": 0.0, "hedge_after_seconds": null, "balance": "least_requests",
+            "slow_start_seconds": 10.0, "panic_share": 0.0, "breaker_failures": 1, "breaker_ratio": null,
+            "breaker_window_seconds": 1.0, "breaker_minimum": 1, "breaker_probes": 1,
+            "breaker_open_seconds": 1.0, "tunnels": 1, "tunnel_idle_seconds": 1.0,
+            "health": {
+                "path": "/health", "interval_seconds": 1e-9, "timeout_seconds": 1.0,
+                "failures": 2, "successes": 2, "statuses": [],
+            },
+        });
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn an_instance_that_is_healthy_again_starts_slowly() {
+        let upstream = Upstream::new("s", &service(), None, 0).unwrap();
+        upstream.set_endpoints(vec![("s-1".into(), "127.0.0.1:1".into())], 0).unwrap();
+        let endpoint = Arc::clone(&upstream.endpoints.load()[0]);
+        let checks = endpoint.checks.as_ref().unwrap();
+        let told = |outcome: Result<(), String>, now_ns| {
+            assert_eq!(checks.health.turn(now_ns, 0.5), Turn::Probe);
+            record(&endpoint, checks, outcome, now_ns);
+        };
+        for now_ns in [100, 200] {
+            told(Ok(()), now_ns);
+        }
+        assert_eq!(endpoint.age_ns(1_000), 900, "since it is known to be healthy");
+        for now_ns in [2_000, 3_000] {
+            told(Err("answered 503".into()), now_ns);
+        }
+        assert!(endpoint.is_out());
+        assert_eq!(checks.trouble().as_deref(), Some("answered 503"));
+        for now_ns in [4_000, 5_000] {
+            told(Ok(()), now_ns);
+        }
+        assert!(!endpoint.is_out() && checks.trouble().is_none());
+        assert_eq!(endpoint.age_ns(6_000), 1_000);
+    }
+
+    #[test]
+    fn a_path_that_can_not_stand_in_a_request_is_refused() {
+        for path in ["health", "", "/a b"] {
+            let mut service = service();
+            service.health.as_mut().unwrap().path = path.into();
+            let refused = Upstream::new("s", &service, None, 0).err().unwrap().to_string();
+            assert!(refused.starts_with("service s: health: path: "), "{refused}");
+        }
+    }
+}
