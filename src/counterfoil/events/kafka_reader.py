@@ -1,7 +1,9 @@
 """Reading Kafka from positions that others keep."""
 
+import time
+from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from counterfoil.events.kafka_client import (
     FETCH_SECONDS,
@@ -14,6 +16,11 @@ from counterfoil.events.log import Positions
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
+
+PORTION: Final = 256
+"""Messages taken from the client at once. Python's garbage collector looks at its objects, not at
+records. As few as these are gone again before it begins to; of 10,000 it would look at each several
+times, and at all else in the process, which is more than reading them takes."""
 
 
 class KafkaReader:
@@ -49,18 +56,10 @@ class KafkaReader:
         """
         if not self._placed:
             self._place()
-        records: dict[tuple[str, int], list[Record]] = {}
+        records: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
         try:
             with Reported():
-                for message in self._consumer.consume(limit, FETCH_SECONDS):
-                    if message.error() is not None:
-                        raise_for(message)
-                    record = record_of(message, self._topics[message.topic() or ""].name)
-                    place = (record.topic, record.partition)
-                    if place in records:
-                        records[place].append(record)
-                    else:
-                        records[place] = [record]
+                self._consume(limit, records)
         except BaseException:
             self._placed = False  # what was read before the error would be passed over
             raise
@@ -78,6 +77,21 @@ class KafkaReader:
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()
+
+    def _consume(self, limit: int, records: defaultdict[tuple[str, int], list[Record]]) -> None:
+        deadline = time.monotonic() + FETCH_SECONDS
+        wanted = limit
+        while wanted:
+            portion = min(wanted, PORTION)
+            found = self._consumer.consume(portion, max(deadline - time.monotonic(), 0))
+            for message in found:
+                if message.error() is not None:
+                    raise_for(message)
+                record = record_of(message, self._topics[message.topic() or ""].name)
+                records[record.topic, record.partition].append(record)
+            if len(found) < portion:
+                return
+            wanted -= portion
 
     def _place(self) -> None:
         """Put every partition to its stored position, or to its beginning."""
