@@ -276,7 +276,8 @@ class KafkaAppender:
         with Reported(TermOver):
             producer.begin_transaction()
             for message in messages:
-                produce(producer, *self._place(message), message)
+                topic, partition = self._place(message)
+                produce(producer, topic, partition, message)
             moved = json.dumps({"position": position}).encode()
             producer.produce(self._positions_topic, partition=0, key=b"position", value=moved)
             producer.commit_transaction(CALL_SECONDS)

@@ -116,8 +116,8 @@ class KafkaExchange:
         self.settle()
         with Reported(TermOver):
             self._producer.begin_transaction()
-            for message in messages:
-                produce(self._producer, *self._place(message), message)
+            # First, so that the coordinator is told of this partition together with the others:
+            # last, it would be told in a request of its own, for which the commit would wait.
             for batch in batches:
                 self._producer.produce(
                     self._positions_topic,
@@ -125,6 +125,9 @@ class KafkaExchange:
                     key=f"{batch.topic}/{batch.partition}".encode(),
                     value=json.dumps({"next": batch.end}).encode(),
                 )
+            for message in messages:
+                topic, partition = self._place(message)
+                produce(self._producer, topic, partition, message)
         faults.point("pipeline.before-commit")
         self._moved = {(batch.topic, batch.partition): batch.end for batch in batches}
         self._committing = self._commits.submit(self._producer.commit_transaction, COMMIT_SECONDS)
