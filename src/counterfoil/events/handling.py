@@ -41,7 +41,7 @@ class Handling:
         self._context = context
         self._bury = bury
         self._observe = observe
-        self._decode = pipeline.source.decode
+        self._decode = pipeline.source.codec.decode
         self._handler = pipeline.handler
         self._takes_more = pipeline.timer is not None or bool(pipeline.tables)
 
@@ -53,6 +53,7 @@ class Handling:
         """
         decode, context_of, batched = self._decode, self._context, self._pipeline.batch
         observe, takes_more = self._observe, self._takes_more
+        handle, handler = self._outgoing.handle, self._handler
         pairs: list[Pair] = []
         for batch in batches:
             for record in batch.records:
@@ -72,8 +73,16 @@ class Handling:
                 context = context_of(record, now_us)
                 if batched:
                     pairs.append((event, context))
-                else:
-                    self._try(self._handler, record, now_us, event, context)
+                    continue
+                try:  # what `_try` does, without a call more for each event
+                    handle(handler, event, context)
+                    continue
+                except StoreUnavailable:
+                    raise
+                except Exception as error:
+                    if self._give_up(record, error, 1, now_us):
+                        continue
+                self._try(handler, record, now_us, event, context, failed=1)
         if pairs:
             self._handle_some(pairs, now_us)
 
@@ -121,10 +130,15 @@ class Handling:
             self._handle_some(pairs[half:], now_us)
 
     def _try(
-        self, handler: Callable[..., None], record: Record, now_us: int, *arguments: Any
+        self,
+        handler: Callable[..., None],
+        record: Record,
+        now_us: int,
+        *arguments: Any,
+        failed: int = 0,
     ) -> bool:
         """Call a handler as often as it may fail, then bury the record; whether it was handled."""
-        attempt = 0
+        attempt = failed
         while True:
             attempt += 1
             try:
@@ -132,12 +146,18 @@ class Handling:
             except StoreUnavailable:
                 raise  # not this event's fault
             except Exception as error:
-                undecodable = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
-                if undecodable or attempt == self._pipeline.tries:
-                    self._bury(record, error, attempt, now_us)
+                if self._give_up(record, error, attempt, now_us):
                     return False
             else:
                 return True
+
+    def _give_up(self, record: Record, error: Exception, attempt: int, now_us: int) -> bool:
+        """Bury a record that has failed, unless it may be tried again; whether it was buried."""
+        undecodable = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
+        if undecodable or attempt == self._pipeline.tries:
+            self._bury(record, error, attempt, now_us)
+            return True
+        return False
 
 
 def _keep_row(context: Context, table: AnyTopic) -> None:

@@ -16,6 +16,8 @@ class Outgoing:
     def __init__(self) -> None:
         self._handler: list[Message] = []
         self._commit: list[Message] = []
+        self.send: Callable[[Message], None] = self._handler.append
+        """Send a message with the commit, if the handler at work comes to its end."""
 
     def handle(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do the work of a handler; what it raises leaves nothing of it behind."""
@@ -27,10 +29,6 @@ class Outgoing:
         if self._handler:
             self._commit += self._handler
             self._handler.clear()
-
-    def send(self, message: Message) -> None:
-        """Send a message with the commit, if the handler at work comes to its end."""
-        self._handler.append(message)
 
     def bury(self, message: Message) -> None:
         """Send a message for an event that no handler could take."""
@@ -56,7 +54,8 @@ class StatelessContext:
     def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
         """Send an event on to another topic; it carries the event id that caused it."""
         record = self.record
-        headers = {**record.headers, "caused-by": str(record.event_id)}
+        headers = record.headers.copy()
+        headers["caused-by"] = str(record.event_id)
         content = topic.encode(value)
         self._outgoing.send(
             Message(record.event_id, topic.name, key, content, headers, self.now_us)
