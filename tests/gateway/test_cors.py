@@ -1,7 +1,9 @@
 """Which pages of other origins may ask, and read what is answered."""
 
+import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -35,6 +37,7 @@ ROUTES = (
     Route(path="/all", methods=ALL, service="s", identity=False, cors=EVERYBODY),
     Route(path="/once", methods=("GET",), service="s", identity=False, cors=CORS, limits=("one",)),
     Route(path="/own", methods=(*ALL, "OPTIONS"), service="s", identity=False),
+    Route(path="/near", methods=ALL, service="s", deny=("127.0.0.1",), cors=CORS),
     Route(path="/two", methods=("GET",), service="s", identity=False, cors=CORS),
     Route(path="/two", methods=("PUT",), service="s", identity=False),
     Route(path="/v", methods=ALL, headers={"v": "2"}, service="s", identity=False, cors=CORS),
@@ -74,7 +77,12 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[httpx2.Client]:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cors") / "access.jsonl"
+
+
+@pytest.fixture(scope="module")
+def client(server: Server, log: Path) -> Iterator[httpx2.Client]:
     plane = DataPlane(
         GatewayConfig(
             listen="127.0.0.1:0",
@@ -85,7 +93,7 @@ def client(server: Server) -> Iterator[httpx2.Client]:
             routes=ROUTES,
             services={"s": Upstream()},
         ),
-        access_log=None,
+        access_log=log,
         admin_credential="c",
     )
     plane.set_endpoints("s", [("s-1", server.address)])
@@ -198,6 +206,19 @@ def test_an_answer_out_of_the_cache_is_for_the_origin_that_asks(
 def test_pages_can_read_why_they_are_refused(client: httpx2.Client) -> None:
     refused = client.get("/known", headers={"origin": SHOP})
     assert (refused.status_code, said(refused)["allow-origin"]) == (401, SHOP)
+
+
+def test_a_preflight_leaves_a_line_in_the_access_log(client: httpx2.Client, log: Path) -> None:
+    granted = preflight(client, "/known", SHOP, "PUT")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (line,) = [line for line in lines if line["request_id"] == granted.headers["x-request-id"]]
+    assert (line["method"], line["path"], line["status"]) == ("OPTIONS", "/known", 204)
+    assert (line["service"], line["instance"], line["attempts"]) == ("s", "", 0)
+
+
+def test_networks_that_may_not_ask_may_not_ask_before_either(client: httpx2.Client) -> None:
+    refused = preflight(client, "/near", SHOP, "PUT")
+    assert (refused.status_code, "allow-methods" in said(refused)) == (403, False)
 
 
 def test_preflights_are_not_counted_by_limits(client: httpx2.Client) -> None:

@@ -218,6 +218,25 @@ def test_the_cache_goes_by_what_was_asked_and_keeps_rewrites_apart(
     assert len(server.asked) == asked + 1
 
 
+def test_after_a_reload_another_rewrite_has_answers_of_its_own(server: Server) -> None:
+    def config(to: str) -> GatewayConfig:
+        rewrite = Rewrite(prefix="/kept", to=to)
+        route = Route(path="/kept/*", rewrite=rewrite, cache=Cache(), **OPEN)  # type: ignore[arg-type]
+        return GatewayConfig(listen="127.0.0.1:0", admin="127.0.0.1:0", tls="off", routes=(route,))
+
+    plane = DataPlane(config("/old"), access_log=None, admin_credential="c")
+    plane.set_endpoints("s", [("s-1", server.address)])
+    with httpx2.Client(base_url=f"http://{plane.listen}", timeout=20) as client:
+        assert client.get("/kept/a").text == "/old/a"
+        plane.reload(config("/new"))
+        assert client.get("/kept/a").text == "/new/a"
+        asked = len(server.asked)
+        plane.reload(config("/old"))
+        assert client.get("/kept/a").text == "/old/a"
+        assert len(server.asked) == asked
+    plane.drain(1.0)
+
+
 def test_a_signature_is_of_what_the_client_sent(client: httpx2.Client) -> None:
     def ask(signed_path: str) -> httpx2.Response:
         headers = signed_headers(

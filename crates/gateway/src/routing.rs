@@ -337,5 +337,31 @@ mod tests {
                 .max_by_key(|path| (!path.ends_with('*'), path.len()));
             prop_assert_eq!(found(&paths, &asked), scanned.copied());
         }
+
+        #[test]
+        fn whatever_headers_a_request_will_have_its_route_is_among_those_that_are_possible(
+            routes in prop::collection::vec(
+                ("/[ab]{0,2}\\*?", prop::sample::select(vec!["GET", "PUT"]), prop::option::of("[12]")), 0..12,
+            ),
+            path in "/[ab]{0,3}",
+        ) {
+            let table = Table::new(routes.iter().map(|(path, method, value)| {
+                let mut conditions = asks(&[method], &[]);
+                let value = value.iter().map(|value| HeaderValue::from_str(value).unwrap());
+                conditions.headers = value.map(|value| (HeaderName::from_static("v"), value)).collect();
+                (path.as_str(), conditions)
+            }));
+            let possible = table.possible(&asked("OPTIONS", &path, "h"), &Method::PUT, &path);
+            let taking: Vec<_> = ["0", "1", "2"]
+                .iter()
+                .filter_map(|value| {
+                    let mut parts = asked("PUT", &path, "h");
+                    parts.headers.insert("v", HeaderValue::from_static(value));
+                    table.find(&parts, &Method::PUT, &path).ok()
+                })
+                .collect();
+            prop_assert!(taking.iter().all(|place| possible.contains(place)));
+            prop_assert_eq!(taking.is_empty(), possible.is_empty());
+        }
     }
 }
