@@ -90,7 +90,10 @@ def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) 
             differences.add("changed", "service", stub.id, stub.amount, amounts[stub.id])
     for key in client.changed_answers:
         differences.add("changed answer", "client", key, "the same id for a key", "another id")
-    for key, ids in keys.items():
+    for identity, number in Counter(identity for identity, _ in rows).items():
+        if number > 1:
+            differences.add("doubled", "service", identity, "1 row", number)
+    for (_, key), ids in keys.items():
         # Once or not at all, where the client gave up; once, where it was promised something.
         if len(ids) > 1:
             differences.add("doubled", "service", key, "1 effect for a key", len(ids))
@@ -129,8 +132,13 @@ def _said(day: Sum | None) -> str:
 
 def service_rows(
     counterfoils: Counterfoils, stores: Stores
-) -> tuple[list[tuple[int, int]], dict[str, list[int]]]:
-    """The service's rows as (id, amount), and the ids that each Idempotency-Key caused."""
+) -> tuple[list[tuple[int, int]], dict[tuple[str, str], set[int]]]:
+    """The service's rows as (id, amount), and the ids of those that each key caused.
+
+    A key is a tenant's: (tenant, Idempotency-Key). What it caused is told by the events that were
+    left with it. A command may publish as many as it likes, of any topic: an event is an effect of
+    its own only if it has a row.
+    """
     service, columns = counterfoils.service, f"{counterfoils.id}, {counterfoils.amount}"
     rows = [
         (int(identity), amount)
@@ -139,10 +147,13 @@ def service_rows(
             f"SELECT {columns} FROM {counterfoils.rows}",  # noqa: S608
         )
     ]
-    keys: dict[str, list[int]] = {}
-    for identity, headers in stores.service(service, "SELECT event_id, headers FROM outbox"):
-        key = msgspec.json.decode(headers).get("idempotency-key", "")
-        keys.setdefault(key, []).append(identity)
+    effects = {identity for identity, _ in rows}
+    keys: dict[tuple[str, str], set[int]] = {}
+    for identity, text in stores.service(service, "SELECT event_id, headers FROM outbox"):
+        headers = msgspec.json.decode(text)
+        if identity in effects:
+            key = (headers.get("tenant", ""), headers.get("idempotency-key", ""))
+            keys.setdefault(key, set()).add(identity)
     return rows, keys
 
 

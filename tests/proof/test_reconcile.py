@@ -1,0 +1,134 @@
+"""What a key caused: any number of events, one effect; a doubled one is found however it came."""
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from counterfoil import Application, Counterfoils, Unit
+from counterfoil.application import StateFolder
+from counterfoil.cli.scaffold import write_application
+from counterfoil.events import EmbeddedEvents, Reply, ServiceStore
+from counterfoil.events.service_store import Command
+from counterfoil.proof.client import Acknowledged, ClientRecord
+from counterfoil.proof.reconcile import Difference, reconcile
+from counterfoil.proof.stores import EmbeddedStores
+from counterfoil.testing import prove
+
+
+class Sale(msgspec.Struct, frozen=True):
+    id: str
+    day: str
+    amount: int
+
+
+class Notice(msgspec.Struct, frozen=True):
+    text: str
+
+
+app = Application("stall")
+sales, notices = app.topic("sales", Sale), app.topic("notices", Notice)
+# Without a primary key, which would refuse what the checker has to find.
+service = app.service("stall", schema=["CREATE TABLE sales (id TEXT, day TEXT, amount INTEGER)"])
+table = app.store(sales)
+SQL = "SELECT day, count(*) AS number, sum(amount)::BIGINT AS revenue FROM sales GROUP BY day"
+report = app.report("daily", table, {"totals": SQL}, title="Sales", amounts=("revenue",))
+counterfoils = Counterfoils(
+    "stall", "sales", sales, "sale", table, report, "totals", "number", "revenue"
+)
+
+
+def sell(unit: Unit) -> Reply:
+    """One row, the event of that row, and two of another topic, one of them under the row's id."""
+    sale = Sale(str(unit.new_id()), unit.day, 500)
+    unit.execute("INSERT INTO sales VALUES (?, ?, ?)", msgspec.structs.astuple(sale))
+    unit.publish(sales, sale, key="a", event_id=int(sale.id))
+    unit.publish(notices, Notice("sold"), key="a", event_id=int(sale.id))
+    unit.publish(notices, Notice("thank you"), key="a")
+    return Reply(201, sale.id.encode(), {})
+
+
+class Stall:
+    """A service's tables, and what its client and the gateway remember."""
+
+    def __init__(self, state: StateFolder, store: ServiceStore) -> None:
+        self.state = state
+        self._store = store
+        self._client = ClientRecord()
+
+    def sell(self, key: str, tenant: str = "home", claim: str = "") -> None:
+        """Sell once for `key`, which the store takes for `claim`."""
+        headers = {"tenant": tenant, "idempotency-key": key}
+        command = Command(claim or f"{tenant}/{key}", b"", headers, sell)
+        number = int(self._store.submit(command).result(10).body)
+        promised = Acknowledged(key, number, 500)
+        self._client.acknowledged.setdefault(f"{tenant}/{key}", promised)
+        with self.state.access_log.open("a") as log:
+            log.write(json.dumps({"status": 201, "effect": str(number)}) + "\n")
+
+    def differences(self) -> list[Difference]:
+        """What the service's rows differ in; nothing has gone on from there."""
+        found = reconcile(counterfoils, EmbeddedStores(self.state), self._client)
+        return [each for each in found.differences if each.where == "service"]
+
+
+@pytest.fixture
+def stall(tmp_path: Path) -> Iterator[Stall]:
+    ids = itertools.count(1)
+    database = EmbeddedEvents(tmp_path).service("stall")
+    store = ServiceStore(
+        database, service.schema, next_id=lambda: next(ids), clock_us=lambda: 1_000_000
+    )
+    with closing(store):
+        yield Stall(StateFolder(tmp_path), store)
+
+
+def test_a_command_may_publish_any_number_of_events(stall: Stall) -> None:
+    stall.sell("1")
+    stall.sell("1")
+    stall.sell("2")
+    assert stall.differences() == []
+
+
+def test_a_key_that_had_two_effects_is_doubled(stall: Stall) -> None:
+    stall.sell("1")
+    stall.sell("1", claim="forgotten")
+    stall.sell("2")
+    assert stall.differences() == [Difference("doubled", "service", "1", "1 effect for a key", "2")]
+
+
+def test_tenants_may_use_the_same_key(stall: Stall) -> None:
+    stall.sell("1", "aurora")
+    stall.sell("1", "borealis")
+    assert stall.differences() == []
+
+
+def test_a_row_that_is_there_twice_is_doubled(stall: Stall) -> None:
+    stall.sell("1")
+    stall.sell("2")
+    with closing(sqlite3.connect(stall.state.service("stall"))) as database, database:
+        database.execute("INSERT INTO sales SELECT * FROM sales WHERE id = '1'")
+    assert stall.differences() == [Difference("doubled", "service", "1", "1 row", "2")]
+
+
+def test_an_application_whose_command_publishes_two_events_is_proved(tmp_path: Path) -> None:
+    folder = tmp_path / "chatty"
+    write_application(folder)
+    file = folder / "chatty.py"
+    code = file.read_text()
+    publish = "    unit.publish(transfers, transfer, key=request.payer, event_id=number)\n"
+    assert publish in code
+    code = code.replace(
+        publish, publish + "    unit.publish(copies, transfer, key=request.payee)\n"
+    )
+    declared = 'transfers = app.topic("transfers", Transfer)\n'
+    assert declared in code
+    file.write_text(code.replace(declared, declared + 'copies = app.topic("copies", Transfer)\n'))
+    verdict = prove(folder, tmp_path / "state", requests=100, faults=())
+    assert verdict.differences == []
+    assert verdict.acknowledged == verdict.ledger == verdict.report == 100
