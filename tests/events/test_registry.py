@@ -205,7 +205,7 @@ def test_what_the_registry_answers_becomes_an_error_that_says_it(
         answering(status, {"error_code": status, "message": "so it is"}) as (place, asked),
         pytest.raises(error, match=f"answered {status}: so it is"),
     ):
-        ConfluentRegistry(f"http://{place}", None, "app").register("t", schema)
+        ConfluentRegistry(f"http://{place}", None, "app").register("t", schema, after=None)
     assert asked[0][:2] == ("POST", "/subjects/app.t-value/versions?normalize=False")
     assert len(asked) <= 3, "it is tried a few times"
 

@@ -42,7 +42,7 @@ class Remembered:
     def latest(self, topic: str) -> Schema | None:
         return self.known[-1] if self.known else None
 
-    def register(self, topic: str, schema: Schema) -> int:
+    def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int:
         self.known.append(schema)
         return len(self.known) - 1
 

@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
-from counterfoil.events.errors import EventsError, IncompatibleSchema, UndecodableEvent
+from counterfoil.events.errors import (
+    EventsError,
+    IncompatibleSchema,
+    RegistryUnavailable,
+    UndecodableEvent,
+)
 from counterfoil.events.schemas import wire
 from counterfoil.events.schemas.schema import (
     SCHEMA_CHARACTERS,
@@ -33,6 +38,9 @@ Format = Literal["json", "avro", "protobuf"]
 WRITERS: Final = 256
 """Schemas of writers that a codec keeps ready: more than a topic has versions. One that was given
 up is asked for again."""
+ROUNDS: Final = 20
+"""How often a schema is checked against a newest one that another process replaces meanwhile: each
+round is somebody's new version of the same topic."""
 _CODECS: Final = MappingProxyType(
     {
         "avro": ("counterfoil.events.schemas.avro", "AvroCodec"),
@@ -169,11 +177,17 @@ class RegisteredCodec(ABC):
     def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
         """Register the schema, or find that it is registered."""
         schema_id = registry.find(topic, self.schema)
-        if schema_id is None:
+        rounds = 0
+        while schema_id is None:
+            if rounds == ROUNDS:
+                raise RegistryUnavailable(
+                    f"topic {topic}: others register one schema after another"
+                )
+            rounds += 1
             latest = registry.latest(topic)
             if latest is not None:
                 self._check(topic, compatibility, latest)
-            schema_id = registry.register(topic, self.schema)
+            schema_id = registry.register(topic, self.schema, after=latest)
         self._registry = registry
         self._header = wire.header(schema_id)
         self._readers = {schema_id: self.reader(self.schema)}

@@ -64,8 +64,12 @@ class ConfluentRegistry:
         subject = self._subject(topic)
         return self._fetch(lambda client, form: client.get_latest_version(subject, form).schema)
 
-    def register(self, topic: str, schema: Schema) -> int:
-        """Make a schema the newest version of a topic's subject, if it is none yet."""
+    def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int:
+        """Make a schema the newest version of a topic's subject, if it is none yet.
+
+        The API can't be told what came before: of two that are registered at the same instant, each
+        is held against the other only by the registry's own compatibility level.
+        """
         found = self._ask(
             lambda client: client.register_schema(self._subject(topic), _theirs(schema))
         )

@@ -36,27 +36,23 @@ class EmbeddedRegistry:
     def latest(self, topic: str) -> Schema | None:
         """The newest version of a topic's subject, or None if it has none."""
 
-        def ask(database: Database) -> Schema | None:
-            row = database.execute(
-                "SELECT s.type, s.content FROM schema_versions AS v "
-                "JOIN schemas AS s ON s.id = v.schema "
-                "WHERE v.subject = ? ORDER BY v.version DESC LIMIT 1",
-                (_subject(topic),),
-            ).fetchone()
-            return None if row is None else Schema(*row)
+        return self._ask(lambda database: _latest(database, _subject(topic)))
 
-        return self._ask(ask)
+    def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int | None:
+        """Make a schema the newest version of a topic's subject, if it is none yet.
 
-    def register(self, topic: str, schema: Schema) -> int:
-        """Make a schema the newest version of a topic's subject, if it is none yet."""
+        None if the newest is no longer `after`: comparing and writing are one transaction.
+        """
 
-        def ask(database: Database) -> int:
+        def ask(database: Database) -> int | None:
             subject, fingerprint = _subject(topic), _fingerprint(schema)
             with database.transaction():
                 database.exclusive("schemas")
                 known = _find(database, subject, schema)
                 if known is not None:
                     return known
+                if _latest(database, subject) != after:
+                    return None
                 database.execute(
                     "INSERT INTO schemas (fingerprint, type, content) VALUES (?, ?, ?) "
                     "ON CONFLICT (fingerprint) DO NOTHING",
@@ -107,6 +103,15 @@ def _find(database: Database, subject: str, schema: Schema) -> int | None:
         (subject, _fingerprint(schema)),
     ).fetchone()
     return None if row is None else row[0]
+
+
+def _latest(database: Database, subject: str) -> Schema | None:
+    row = database.execute(
+        "SELECT s.type, s.content FROM schema_versions AS v JOIN schemas AS s ON s.id = v.schema "
+        "WHERE v.subject = ? ORDER BY v.version DESC LIMIT 1",
+        (subject,),
+    ).fetchone()
+    return None if row is None else Schema(*row)
 
 
 def _subject(topic: str) -> str:

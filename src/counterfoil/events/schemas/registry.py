@@ -21,10 +21,11 @@ class Registry(Protocol):
         """The newest version of a topic's subject, or None if it has none."""
         ...
 
-    def register(self, topic: str, schema: Schema) -> int:
+    def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int | None:
         """Make a schema the newest version of a topic's subject, if it is none yet.
 
-        Returns its id.
+        It was checked against `after`, the newest one by then (None if there was none). Returns its
+        id, or None if another has become the newest since: nothing was registered, look again.
 
         Raises:
             IncompatibleSchema: the registry's own rules forbid it.
