@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from conftest import SHOP
 from playwright.sync_api import Page, sync_playwright
+from running import SHOP
 
 AXE = SHOP.parents[1] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 

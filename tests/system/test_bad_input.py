@@ -7,7 +7,7 @@ from http.client import HTTPResponse
 
 import httpx2
 import pytest
-from conftest import PURCHASE, RunningShop
+from running import PURCHASE, RunningShop
 
 
 def rows(shop: RunningShop) -> tuple[int, int]:

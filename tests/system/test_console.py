@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import COUNTERFOIL, SHOP, RunningShop
+from running import COUNTERFOIL, SHOP, RunningShop
 
 from counterfoil.console.way import STUCK_SECONDS, judge
 from counterfoil.events import EmbeddedEvents, Message

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from browsing import accessible, browsing
-from conftest import SHOP
 from playwright.sync_api import Page, expect
+from running import SHOP
 from saga_rows import begin
 
 from counterfoil.application import StateFolder

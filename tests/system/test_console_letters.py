@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from asking import ConsoleClient
-from conftest import SHOP
+from running import SHOP
 
 from counterfoil.events import Record
 from counterfoil.events.dead_letters import bury

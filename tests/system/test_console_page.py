@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 from browsing import accessible, browsing
-from conftest import SHOP, RunningShop
 from playwright.sync_api import Page, expect
+from running import SHOP, RunningShop
 
 VIEWS = ["", "trace", "dead-letters", "reports", "reports-view/daily", "limits", "coordination"]
 VIEWS += ["topics", "sagas", "tasks", "proof", "nowhere"]

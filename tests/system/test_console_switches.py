@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 from asking import ConsoleClient
-from conftest import SHOP
+from running import SHOP
 
 from counterfoil.application import StateFolder, load
 from counterfoil.application.state import write_json

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SHOP
+from running import SHOP
 
 from counterfoil import cli
 from counterfoil.application import StateFolder, load_application

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import httpx2
 import pytest
-from conftest import COUNTERFOIL, SHOP
+from running import COUNTERFOIL, SHOP
 from structlog.testing import capture_logs
 
 from counterfoil.application import StateFolder

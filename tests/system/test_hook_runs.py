@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from conftest import running
+from running import running
 
 from counterfoil.cli import scaffold
 

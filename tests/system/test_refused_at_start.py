@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from conftest import COUNTERFOIL, SHOP
+from running import COUNTERFOIL, SHOP
 
 from counterfoil.engines import RunningEngine
 

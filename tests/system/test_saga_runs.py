@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import COUNTERFOIL
+from running import COUNTERFOIL
 
 from counterfoil.events import EmbeddedEvents, Message, Topic, trial_balance
 

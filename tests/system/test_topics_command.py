@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SHOP
+from running import SHOP
 
 from counterfoil import cli
 from counterfoil.application import StateFolder, load_application
