@@ -72,6 +72,12 @@ def test_a_good_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
             12,
             "gateway's to say",
         ),
+        (
+            "[gateway.limits",
+            '[gateway.services.payments.health]\npath = "healthz"\n[gateway.limits',
+            8,
+            "such as /healthz",
+        ),
         ("[gateway.limits", '[events]\noutbox = "log"\n[gateway.limits', 8, "SQLite has no log"),
     ],
 )

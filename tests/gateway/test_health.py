@@ -314,9 +314,9 @@ def test_a_gateway_that_starts_waits_for_the_first_probes() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"path": "health"}, "such as /health"),
-        ({"path": "/a b"}, "such as /health"),
-        ({"path": "/a#b"}, "such as /health"),
+        ({"path": "health"}, "such as /healthz"),
+        ({"path": "/a b"}, "such as /healthz"),
+        ({"path": "/a#b"}, "such as /healthz"),
         ({"path": "/", "interval_seconds": 0.01}, "interval_seconds is 0.1 to 3600"),
         ({"path": "/", "timeout_seconds": 600}, "timeout_seconds is 0.01 to 60"),
         ({"path": "/", "failures": 0}, "1 to 100"),

@@ -162,6 +162,23 @@ def test_a_key_goes_to_its_holder_and_its_digest_to_the_configuration() -> None:
     assert made.stdout.strip() not in made.stderr
 
 
+def test_services_answer_health_checks(running: Running) -> None:
+    file = running.folder / "counterfoil.toml"
+    checks = '\n[gateway.services.payments.health]\npath = "/healthz"\ninterval_seconds = 0.1\n'
+    file.write_text(file.read_text() + checks)
+    found = running.run("reload")
+    assert found.returncode == 0, found.stderr
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while {each["health"] for each in instances(running)} != {"healthy"}:
+        assert time.monotonic() < deadline, instances(running)
+        time.sleep(0.05)
+    assert len(instances(running)) > 1
+
+
+def instances(running: Running) -> list[dict[str, Any]]:
+    return running.told()["services"]["payments"]["endpoints"]
+
+
 def test_a_gateway_without_instances_opens_after_its_wait_and_says_so() -> None:
     gateway = GatewayConfig(
         listen="127.0.0.1:0",

@@ -72,7 +72,7 @@ impl Probe {
             Duration::try_from_secs_f64(seconds).map_err(|error| wrong(what, &error))
         };
         if !check.path.starts_with('/') {
-            return Err(wrong("path", &"must begin with /, as in /health"));
+            return Err(wrong("path", &"must begin with /, as in /healthz"));
         }
         let interval = seconds("interval", check.interval_seconds)?;
         Ok(Some(Arc::new(Self {
@@ -194,7 +194,7 @@ async fn check(shared: Arc<Shared>, endpoint: Arc<Endpoint>, at_once: Arc<Semaph
                 let wait = until_ns.saturating_sub(shared.nanoseconds(Instant::now()));
                 tokio::time::sleep(Duration::from_nanos(wait)).await;
             }
-            // This task has sent it, and waits for what becomes of it.
+            // Nobody else sends probes to this instance, and this task waits for each.
             Turn::UnderWay => return,
         }
     }

@@ -268,7 +268,7 @@ class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     on a connection of its own, without the headers that requests of clients get."""
 
     path: str
-    """What is asked for, with its query if it has one, such as `/health`."""
+    """What is asked for, and its query if it has one; services of Counterfoil answer `/healthz`."""
     interval_seconds: float = 5.0
     """From one probe of an instance to the next, a tenth more or less by chance; longer while a
     probe is under way, since there is one at a time."""
@@ -284,7 +284,7 @@ class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def __post_init__(self) -> None:
         if not re.fullmatch(r"/[!-\"$-;=?-~]*", self.path):
             raise ValueError(
-                f"path {self.path!r}: write what stands in a request, such as /health, without #"
+                f"path {self.path!r}: write what stands in a request, such as /healthz, without #"
             )
         if not 0.1 <= self.interval_seconds <= 3600:
             raise ValueError("interval_seconds is 0.1 to 3600")
