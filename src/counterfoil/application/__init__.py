@@ -1,13 +1,6 @@
 """What a user writes, and how it is read: the declaration, its configuration, its web side."""
 
-from counterfoil.application.application import (
-    Application,
-    Counterfoils,
-    Request,
-    Service,
-    Workload,
-    load_application,
-)
+from counterfoil.application.application import Application
 from counterfoil.application.configuration import (
     ENGINES_VARIABLE,
     Configuration,
@@ -15,6 +8,9 @@ from counterfoil.application.configuration import (
     EnginesConfig,
     load,
 )
+from counterfoil.application.counterfoils import Counterfoils, Request, Workload
+from counterfoil.application.loading import load_application
+from counterfoil.application.service import Service
 from counterfoil.application.state import StateFolder
 
 __all__ = [

@@ -1,17 +1,14 @@
 """What a user declares: an `Application`, its services, topics, pipelines, sagas, reports."""
 
-import importlib
-import inspect
-import sys
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
 from counterfoil.application.configuration import ConfigurationError
+from counterfoil.application.counterfoils import Counterfoils, Workload
+from counterfoil.application.service import Service
 from counterfoil.events import (
     Choreography,
     Context,
@@ -23,7 +20,6 @@ from counterfoil.events import (
     TaskQueue,
     Timer,
     Topic,
-    Unit,
     Windowed,
 )
 from counterfoil.events.parallel import Order
@@ -40,94 +36,12 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 Event = TypeVar("Event", bound=msgspec.Struct)
 
-Handler = Callable[[Any, Unit], msgspec.Struct]
 EachHandler = Callable[[Event, Context], None]
 BatchHandler = Callable[[list[tuple[Event, Context]]], None]
 StatelessHandler = Callable[[Event, StatelessContext], None]
 StatelessBatchHandler = Callable[[list[tuple[Event, StatelessContext]]], None]
 TimerHandler = Callable[[Timer, Context], None]
 State = TypeVar("State")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A write that a service offers: `POST path` with a typed body and a typed answer."""
-
-    path: str
-    body: type[msgspec.Struct]
-    handle: Handler
-
-
-@dataclass(slots=True)
-class Service:
-    """A service: its tables, and the commands that write them.
-
-    Each command runs in one transaction with the events that it publishes; its answer is sent
-    after that transaction is durable, and sent again to whoever repeats its Idempotency-Key.
-    """
-
-    name: str
-    schema: tuple[str, ...]
-    commands: list[Command] = field(default_factory=list[Command])
-
-    def post(self, path: str) -> Callable[[Handler], Handler]:
-        """Declare the command behind `POST path`; the first parameter's type is the body's.
-
-        The answer's `id` is the effect that the gateway's log and `counterfoil trace` know.
-        """
-
-        def declare(handle: Handler) -> Handler:
-            parameters = list(inspect.signature(handle).parameters)
-            body = typing.get_type_hints(handle).get(parameters[0])
-            if not (isinstance(body, type) and issubclass(body, msgspec.Struct)):
-                raise ConfigurationError(
-                    f"{handle.__name__}: the first parameter has no msgspec.Struct type",
-                    hint="annotate it: def accept(request: PaymentRequest, unit: Unit)",
-                )
-            self.commands.append(Command(path, body, handle))
-            return handle
-
-        return declare
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request of a workload: what a client wants done exactly once."""
-
-    path: str
-    body: msgspec.Struct
-    tenant: str
-    tier: str
-    idempotency_key: str
-    amount: int
-    """What it is worth, in minor units: the client's own record."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counterfoils:
-    """What must match what: the same ids and the same sum at every step of the way.
-
-    `proof` reads each of them without the code that wrote them.
-    """
-
-    service: str
-    rows: str
-    """The service's table; `id` and `amount` name its columns."""
-    topic: Topic[Any]
-    posted: str
-    """The code of the ledger transfers."""
-    stored: Table[Any]
-    report: Report
-    section: str
-    """The section of the report with a row a day; `count` and `total` name its columns."""
-    count: str
-    total: str
-    id: str = "id"
-    amount: str = "amount"
-    currency: str = "USD"
-
-
-Workload = Callable[[int, int], Iterator[Request]]
 
 
 class Application:
@@ -507,24 +421,3 @@ def _declare(known: dict[str, Declared], name: str, thing: Declared, kind: str) 
         raise ConfigurationError(f"the {kind} {name!r} is declared twice", hint="rename one")
     known[name] = thing
     return thing
-
-
-def load_application(folder: Path, module: str) -> Application:
-    """Import the `Application` that `module` (`package.module:attribute`) names.
-
-    Raises:
-        ConfigurationError: not importable, or not an `Application`.
-    """
-    name, _, attribute = module.partition(":")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    try:
-        found = getattr(importlib.import_module(name), attribute or "app")
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{folder}: can't import {module!r}: {error}",
-            hint='set [application] module = "package.module:attribute"',
-        ) from error
-    if not isinstance(found, Application):
-        raise ConfigurationError(f"{module} is a {type(found).__name__}, not an Application")
-    return found

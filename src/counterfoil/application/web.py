@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from counterfoil.application.application import Command, Service
+from counterfoil.application.service import Command, Service
 from counterfoil.events import Command as StoreCommand
 from counterfoil.events import (
     KeyReused,

@@ -1,0 +1,50 @@
+"""What `counterfoil prove` sends, and what must match what afterwards."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from counterfoil.events import Topic
+from counterfoil.reports import Report, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a workload: what a client wants done exactly once."""
+
+    path: str
+    body: msgspec.Struct
+    tenant: str
+    tier: str
+    idempotency_key: str
+    amount: int
+    """What it is worth, in minor units: the client's own record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfoils:
+    """What must match what: the same ids and the same sum at every step of the way.
+
+    `proof` reads each of them without the code that wrote them.
+    """
+
+    service: str
+    rows: str
+    """The service's table; `id` and `amount` name its columns."""
+    topic: Topic[Any]
+    posted: str
+    """The code of the ledger transfers."""
+    stored: Table[Any]
+    report: Report
+    section: str
+    """The section of the report with a row a day; `count` and `total` name its columns."""
+    count: str
+    total: str
+    id: str = "id"
+    amount: str = "amount"
+    currency: str = "USD"
+
+
+Workload = Callable[[int, int], Iterator[Request]]
