@@ -33,9 +33,11 @@ class Context(StatelessContext):
     __slots__ = ("_effects", "state")
 
     def __init__(self, effects: "Effects", record: Record, now_us: int) -> None:
-        super().__init__(effects, record, now_us)
+        # Not by `super().__init__`: there is a context for each event.
+        self.record = record
+        self.now_us = now_us
         self.state = effects.state
-        self._effects = effects
+        self._outgoing = self._effects = effects
 
     @property
     def ledger(self) -> Ledger:

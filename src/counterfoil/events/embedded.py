@@ -6,6 +6,7 @@ row tells without being decoded is enough for reading from an offset, for lookin
 and for forgetting what is old.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -87,10 +88,11 @@ class EmbeddedLog:
 
     def insert(self, messages: Iterable[Message]) -> None:
         """Give messages their places, inside the caller's transaction."""
-        places: dict[tuple[str, int], list[Message]] = {}
+        places: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
+        partitions = self.partitions
         for message in messages:
-            partition = partition_of(message.key, self.partitions(message.topic))
-            places.setdefault((message.topic, partition), []).append(message)
+            topic = message.topic
+            places[topic, partition_of(message.key, partitions(topic))].append(message)
         rows: list[tuple[object, ...]] = []
         ends: list[tuple[str, int, int]] = []
         stored = {topic: self.ends(topic) for topic in {topic for topic, _ in places}}
