@@ -9,11 +9,14 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from counterfoil.engines import RunningEngine
 
 app = cyclopts.App(name="engines", help="Start, show and stop the real engines on this machine.")
 out = Console()
@@ -25,6 +28,8 @@ HERE = Path(".counterfoil-engines")
 @app.command
 def up(*names: str, folder: Folder = HERE) -> None:
     """Fetch what is missing, start the engines NAMES on free ports, run them until Ctrl-C.
+
+    Of Kafka there is also `secured-kafka`, which asks for TLS and a password.
 
     Example: counterfoil engines up redis etcd kafka postgres registry spark
     """
@@ -62,7 +67,10 @@ def up(*names: str, folder: Folder = HERE) -> None:
             write_json(folder / "engines.json", _document(running))
         out.print("\n[bold]\\[addresses][/]  # for counterfoil.toml", highlight=False)
         for engine in running:
-            out.print(f'{engine.name} = "{engine.address}"', highlight=False, soft_wrap=True)
+            name = engine.name.removeprefix("secured-")
+            out.print(f'{name} = "{engine.address}"', highlight=False, soft_wrap=True)
+            if engine.name == "secured-kafka":
+                _print_access(engine)
         if {"redis", "postgres"} & set(names):
             secret = (folder / running[0].name / "credential").resolve()
             out.print(
@@ -158,6 +166,19 @@ def check_application(
         out.print(table if findings else f"nothing to change: {', '.join(names)}")
     if any(each.level is Level.BREAKS for each in findings):
         sys.exit(1)
+
+
+def _print_access(engine: "RunningEngine") -> None:
+    from counterfoil.engines.secured_kafka import access  # noqa: PLC0415
+    from counterfoil.kafka_access import PASSWORD  # noqa: PLC0415
+
+    found = access(engine)
+    out.print("\n[bold]\\[kafka][/]", highlight=False)
+    settings = {"protocol": found.protocol, "user": found.user, "ca": found.ca}
+    for name, value in settings.items():
+        out.print(f'{name} = "{value}"', highlight=False, soft_wrap=True)
+    credential = (engine.servers[0].folder.parent / "credential").resolve()
+    out.print(f"export {PASSWORD}=$(cat {credential})", soft_wrap=True)
 
 
 def _running(folder: Path) -> dict[str, Any]:

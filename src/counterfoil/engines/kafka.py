@@ -9,14 +9,15 @@ from typing import Final
 
 from counterfoil.engines import packages
 from counterfoil.engines.errors import EngineError, NotInstalled
-from counterfoil.engines.server import HOST, Launch, Place, Server, Tell, free_port
+from counterfoil.engines.server import HOST, Launch, Place, Server, Tell, free_port, write_private
 
 VERSION = "4.2.1"
 """From 4.3.0 on, up to 4.4.0 at least, brokers forget commits (KAFKA-20734, docs/events.md)."""
 HEAP = "512m"
 _JARS = f"kafka-{VERSION}"
 _DEPENDENCIES = (f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36")
-_SETTINGS: Final[Sequence[tuple[str, object]]] = (
+Settings = Sequence[tuple[str, object]]
+_SETTINGS: Final[Settings] = (
     ("process.roles", "broker,controller"),
     ("node.id", 1),
     ("controller.listener.names", "CONTROLLER"),
@@ -51,35 +52,46 @@ class Kafka(Server):
         packages.jars(_JARS, _DEPENDENCIES, tell)
 
     def prepare(self, place: Place) -> Launch:
-        file = place.folder / "server.properties"
-        settings = [*_SETTINGS, *_listeners(place)]
-        file.write_text("".join(f"{key}={value}\n" for key, value in settings))
+        settings = [*_SETTINGS, ("log.dirs", place.folder / "log"), *self.listeners(place)]
+        file = write_private(
+            place.folder / "server.properties",
+            "".join(f"{key}={value}\n" for key, value in settings),
+        )
         if not (place.folder / "log" / "meta.properties").exists():
-            _format(file)
+            _format(file, self.credentials(place))
         return Launch([*_java(HEAP), "kafka.Kafka", str(file)])
 
+    def listeners(self, place: Place) -> Settings:
+        """Clients may find another port in the next run; the controller's is in the quorum."""
+        kept = place.folder / "controller-port"
+        if not kept.exists():
+            kept.write_text(str(free_port()))
+        controller = f"{HOST}:{kept.read_text()}"
+        client = f"{HOST}:{place.port}"
+        return [
+            ("controller.quorum.bootstrap.servers", controller),
+            ("listeners", f"PLAINTEXT://{client},CONTROLLER://{controller}"),
+            ("advertised.listeners", f"PLAINTEXT://{client}"),
+        ]
 
-def _listeners(place: Place) -> list[tuple[str, object]]:
-    """Clients may find another port in the next run; the controller's is in the quorum for good."""
-    kept = place.folder / "controller-port"
-    if not kept.exists():
-        kept.write_text(str(free_port()))
-    controller = f"{HOST}:{kept.read_text()}"
-    client = f"{HOST}:{place.port}"
-    return [
-        ("controller.quorum.bootstrap.servers", controller),
-        ("listeners", f"PLAINTEXT://{client},CONTROLLER://{controller}"),
-        ("advertised.listeners", f"PLAINTEXT://{client}"),
-        ("log.dirs", place.folder / "log"),
-    ]
+    def credentials(self, place: Place) -> list[str]:
+        """The options of Kafka's format that make users; none, where nobody is asked for one."""
+        del place
+        return []
 
 
-def _format(file: Path) -> None:
+def _format(file: Path, credentials: Sequence[str]) -> None:
     # The letter in front: an id must not begin with a dash.
     identity = "C" + secrets.token_urlsafe(16)[:21]
-    command = [*_java("256m"), "kafka.tools.StorageTool", "format", "--standalone"]
-    command += ["--ignore-formatted", f"--cluster-id={identity}", "-c", str(file)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    options = ["format", "--standalone", "--ignore-formatted", f"--cluster-id={identity}"]
+    options += [*credentials, "-c", str(file)]
+    # In a file: whoever lists processes sees their arguments.
+    given = write_private(file.with_name("format-options"), "\n".join(options))
+    command = [*_java("256m"), "kafka.tools.StorageTool", f"@{given}"]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    finally:
+        given.unlink()
     if done.returncode:
         raise EngineError(f"kafka's format ended with {done.returncode}: {done.stdout[-500:]}")
 

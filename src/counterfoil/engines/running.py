@@ -19,6 +19,7 @@ ENGINES: Final = MappingProxyType(
         "redis": ("redis",),
         "postgres": ("postgres",),
         "kafka": ("kafka",),
+        "secured-kafka": ("secured-kafka",),
         "etcd": ("etcd",),
         "registry": ("registry",),
         "spark": ("spark-master", "spark-worker", "spark-worker"),

@@ -96,6 +96,7 @@ KINDS: Final = MappingProxyType(
         "redis": "redis:Redis",
         "postgres": "postgres:Postgres",
         "kafka": "kafka:Kafka",
+        "secured-kafka": "secured_kafka:SecuredKafka",
         "etcd": "etcd:Etcd",
         "registry": "registry:Registry",
         "spark-master": "spark:SparkMaster",

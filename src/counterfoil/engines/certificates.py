@@ -1,0 +1,82 @@
+"""An authority for servers on this machine, and the certificates that it signs.
+
+Its key is forgotten when it has signed: what was made together is trusted together, and nothing
+can be added later. The gateway has one of its own, which browsers are shown.
+"""
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from counterfoil.engines.server import HOST
+
+DAYS: Final = 365
+_USAGES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def certify(folder: Path, names: Iterable[str], now: datetime.datetime) -> Path:
+    """Make `ca.pem`, and a `NAME.pem` with `NAME.key` for each name; returns the path of `ca.pem`.
+
+    Each may serve on this machine, and is a client's as well, known by its common name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    signing = ec.generate_private_key(ec.SECP256R1())
+    issuer = _named("Counterfoil engines CA")
+
+    def sign(
+        subject: x509.Name, public: ec.EllipticCurvePublicKey, extensions: list[x509.ExtensionType]
+    ) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=DAYS))
+        )
+        for extension in extensions:
+            critical = isinstance(extension, x509.BasicConstraints)
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(signing, hashes.SHA256())
+
+    for name in names:
+        key = ec.generate_private_key(ec.SECP256R1())
+        extensions: list[x509.ExtensionType] = [
+            x509.BasicConstraints(ca=False, path_length=None),
+            x509.ExtendedKeyUsage(_USAGES),
+            x509.SubjectAlternativeName(
+                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(HOST))]
+            ),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()),
+        ]
+        certificate = sign(_named(name), key.public_key(), extensions)
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        path = os.open(folder / f"{name}.key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(path, "wb") as file:
+            file.write(private)
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    own: list[x509.ExtensionType] = [
+        x509.BasicConstraints(ca=True, path_length=0),
+        x509.SubjectKeyIdentifier.from_public_key(signing.public_key()),
+    ]
+    authority = folder / "ca.pem"
+    root = sign(issuer, signing.public_key(), own)
+    authority.write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    return authority
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
