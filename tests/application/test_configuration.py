@@ -101,3 +101,36 @@ def test_what_is_not_toml_is_refused_with_the_position(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="counterfoil new"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "remedy"),
+    [
+        ('protocol = "SASL_SSL"', "SASL_SSL asks for a user", "set user"),
+        ('user = "shop"', "PLAINTEXT tells brokers no user", 'protocol = "SASL_SSL"'),
+        ('protocol = "SSL"\nuser = "shop"', "SSL tells brokers no user", "take user out"),
+        ('ca = "ca.pem"', "PLAINTEXT has no use for ca", 'protocol = "SASL_SSL"'),
+        ('protocol = "SSL"\nca = "nowhere.pem"', "there is no file", "correct ca"),
+        ('protocol = "SSL"\nkey = "ca.pem"', "a key without its certificate", "set certificate"),
+        ('protocol = "SSL"\ncertificate = "ca.pem"', "without its key", "set key"),
+        ('protocol = "TLS"', "Invalid enum value 'TLS'", ""),
+        ('protocol = "SASL_SSL"\nmechanism = "GSSAPI"', "Invalid enum value 'GSSAPI'", ""),
+        ('password = "hush"', "unknown field `password`", ""),
+    ],
+)
+def test_access_to_kafka_that_can_not_work_or_is_less_than_was_meant_is_refused(
+    tmp_path: Path, settings: str, says: str, remedy: str
+) -> None:
+    (tmp_path / "ca.pem").touch()
+    with pytest.raises(ConfigurationError) as refused:
+        load(write(tmp_path, f"{GOOD}\n[kafka]\n{settings}\n"))
+    assert says in str(refused.value)
+    assert remedy in str(refused.value)
+    line = len(f"{GOOD}\n[kafka]\n{settings}\n".splitlines())
+    assert any(f"line {near}:" in str(refused.value) for near in (line - 1, line))
+
+
+def test_paths_of_certificates_hold_wherever_a_process_stands(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    found = load(write(tmp_path, f'{GOOD}\n[kafka]\nprotocol = "SSL"\nca = "ca.pem"\n'))
+    assert found.kafka.ca == str(tmp_path / "ca.pem")

@@ -1,4 +1,8 @@
-"""Both engines of events: what holds on one must hold on the other."""
+"""Both engines of events: what holds on one must hold on the other.
+
+What is marked `secured` is tried on a third as well: a Kafka that asks for TLS and a password, as a
+user that may do just what the documentation says it needs.
+"""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -8,6 +12,7 @@ import pytest
 
 from counterfoil.engines import RunningEngine
 from counterfoil.events import Database, EmbeddedEvents, Events, KafkaEvents
+from counterfoil.kafka_access import KafkaAccess
 
 MakeEvents = Callable[[], Events]
 
@@ -15,9 +20,8 @@ MakeEvents = Callable[[], Events]
 class Remembering(KafkaEvents):
     """Closes at the end of a test what the test has opened: a server has few connections."""
 
-    def __init__(self, kafka: RunningEngine, postgres: RunningEngine) -> None:
-        application = f"test-{uuid.uuid4().hex}"
-        super().__init__(kafka.address, postgres.address, postgres.secret, application=application)
+    def __init__(self, kafka: KafkaAccess, application: str, postgres: RunningEngine) -> None:
+        super().__init__(kafka, postgres.address, postgres.secret, application=application)
         self._opened: list[Database] = []
 
     def service(self, name: str) -> Database:
@@ -31,11 +35,19 @@ class Remembering(KafkaEvents):
             each.close()
 
 
-@pytest.fixture(params=["embedded", "kafka"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The engines that a test is tried on."""
+    if "make_events" in metafunc.fixturenames:
+        secured = ["secured-kafka"] * any(metafunc.definition.iter_markers("secured"))
+        metafunc.parametrize("make_events", ["embedded", "kafka", *secured], indirect=True)
+
+
+@pytest.fixture
 def make_events(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     engine: Callable[[str], RunningEngine],
+    user_with_rights: Callable[[str], KafkaAccess],
 ) -> Iterator[MakeEvents]:
     """Makes the events of a new application."""
     if request.param == "embedded":
@@ -44,7 +56,12 @@ def make_events(
     made: list[Remembering] = []
 
     def make() -> Events:
-        made.append(Remembering(engine("kafka"), engine("postgres")))
+        application = f"test-{uuid.uuid4().hex}"
+        if request.param == "kafka":
+            access = KafkaAccess(engine("kafka").address)
+        else:
+            access = user_with_rights(application)
+        made.append(Remembering(access, application, engine("postgres")))
         return made[-1]
 
     yield make

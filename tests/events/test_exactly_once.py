@@ -224,6 +224,7 @@ def test_two_writers_never_hide_a_row_from_the_relay(events: Events) -> None:
         store.close()
 
 
+@pytest.mark.secured
 def test_a_relay_whose_term_ended_is_fenced(events: Events) -> None:
     store, log = make_store(events), make_log(events)
     first, second = events.outbox("bank"), events.outbox("bank")
@@ -305,6 +306,7 @@ def test_a_twin_that_was_slower_handles_nothing_twice(events: Events) -> None:
     assert trial_balance(events.pipelines().database) == {}
 
 
+@pytest.mark.secured
 def test_what_a_handler_emits_leaves_with_its_commit(events: Events) -> None:
     append(make_log(events), [message(number) for number in range(5)])
 
@@ -367,6 +369,7 @@ def test_lag_is_what_is_left_to_handle(events: Events) -> None:
     assert all(each.end - each.committed == each.lag >= 0 for each in found)
 
 
+@pytest.mark.secured
 def test_a_record_is_found_by_its_event(events: Events) -> None:
     log = make_log(events)
     append(log, [message(number) for number in range(9)])

@@ -104,6 +104,7 @@ def test_the_next_term_goes_on_where_commits_ended(events: Events) -> None:
     assert len(records_of(events, SEEN, 25)) == 25
 
 
+@pytest.mark.secured
 def test_a_poison_message_is_listed_once_and_the_rest_goes_on(events: Events) -> None:
     poisonous = {3, 11}
     append(make_log(events), [message(n, 666 if n in poisonous else 1) for n in range(20)])

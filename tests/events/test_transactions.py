@@ -1,12 +1,13 @@
 """Transactions seen from outside: open ones, their ends, and who is fenced."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from counterfoil.events import (
     Topic,
     Transaction,
 )
+from counterfoil.events.kafka_rights import Right, needed
+from counterfoil.kafka_access import KafkaAccess
 
 PATIENCE = 30.0
 
@@ -32,14 +35,16 @@ class Paid(msgspec.Struct, frozen=True):
 
 PAID = Topic("paid", Paid, partitions=2)
 PRODUCER = """
+import pickle
 import sys
 from counterfoil.events import KafkaEvents
 
-log = KafkaEvents(sys.argv[1], "", None, sys.argv[2]).log()
+access = pickle.load(sys.stdin.buffer)
+log = KafkaEvents(access, "", None, sys.argv[1]).log()
 appender = log.appender("bank", 1)
 producer = appender._producer
 producer.begin_transaction()
-producer.produce(f"{sys.argv[2]}.paid", b'{"id":1}', b"k", 1)
+producer.produce(f"{sys.argv[1]}.paid", b'{"id":1}', b"k", 1)
 producer.flush(10)
 print("open", flush=True)
 sys.stdin.readline()
@@ -59,12 +64,12 @@ def now_us() -> int:
 class Kafka:
     """An application on Kafka, whose topic has two partitions."""
 
-    def __init__(self, servers: str) -> None:
-        self.servers = servers
-        self.application = f"test-{uuid.uuid4().hex}"
-        self.log = KafkaEvents(servers, "", None, self.application).log()
+    def __init__(self, access: KafkaAccess, application: str) -> None:
+        self.access = access
+        self.application = application
+        self.log = KafkaEvents(access, "", None, application).log()
         self.log.declare([PAID])
-        self.transactions = KafkaEvents(servers, "", None, self.application).transactions()
+        self.transactions = KafkaEvents(access, "", None, application).transactions()
 
     def bank(self) -> Transaction | None:
         """The transaction of the source `bank`."""
@@ -93,21 +98,35 @@ class Kafka:
     def producer(self) -> Iterator["subprocess.Popen[str]"]:
         """A process that has begun a transaction, and commits it when it is told to."""
         process = subprocess.Popen(
-            [sys.executable, "-c", PRODUCER, self.servers, self.application],
+            [sys.executable, "-c", PRODUCER, self.application],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert process.stdin is not None
         assert process.stdout is not None
+        pickle.dump(self.access, process.stdin.buffer)
+        process.stdin.flush()
         assert process.stdout.readline() == "open\n"
         yield process
         process.kill()
         process.wait()
 
 
+SECURED_TOO = pytest.mark.parametrize("kafka", ["kafka", "secured-kafka"], indirect=True)
+
+
 @pytest.fixture
-def kafka(engine: Callable[[str], RunningEngine]) -> Kafka:
-    return Kafka(engine("kafka").address)
+def kafka(
+    request: pytest.FixtureRequest,
+    engine: Callable[[str], RunningEngine],
+    user_of_kafka: Callable[[str, Iterable[Right]], KafkaAccess],
+) -> Kafka:
+    application = f"test-{uuid.uuid4().hex}"
+    if getattr(request, "param", "kafka") == "kafka":
+        return Kafka(KafkaAccess(engine("kafka").address), application)
+    rights = [*needed(application), Right("cluster", "kafka-cluster", "Alter")]
+    return Kafka(user_of_kafka(application, rights), application)
 
 
 def test_a_stopped_producer_is_shown_with_its_age_and_fenced_by_a_new_term(kafka: Kafka) -> None:
@@ -142,6 +161,7 @@ def test_what_a_killed_producer_left_open_is_aborted_by_the_next_term(kafka: Kaf
     assert kafka.read() == [2]
 
 
+@SECURED_TOO
 def test_an_open_transaction_is_aborted_by_its_id_and_its_producer_fenced(kafka: Kafka) -> None:
     identity = f"{kafka.application}.bank"
     with pytest.raises(NoSuchTransaction, match="no open transaction"):
@@ -156,6 +176,7 @@ def test_an_open_transaction_is_aborted_by_its_id_and_its_producer_fenced(kafka:
     assert kafka.read() == [2]
 
 
+@SECURED_TOO
 def test_what_no_coordinator_knows_of_is_found_and_its_partition_freed(
     kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:

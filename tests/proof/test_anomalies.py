@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterfoil.engines import RunningEngine
+from counterfoil.kafka_access import KafkaAccess
 from counterfoil.proof.anomalies import (
     KINDS,
     History,
@@ -214,7 +215,7 @@ def test_a_real_broker_that_dies_shows_no_anomaly(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
             run,
-            kafka.address,
+            KafkaAccess(kafka.address),
             clients=3,
             transactions=120,
             seed=1,
@@ -242,6 +243,8 @@ CAUGHT = {
 
 @pytest.mark.parametrize("bug", SEEDED)
 def test_a_seeded_bug_is_found(bug: str, engine: Callable[[str], RunningEngine]) -> None:
-    verdict = check(run(engine("kafka").address, clients=3, transactions=100, seed=2, bug=bug))
+    verdict = check(
+        run(KafkaAccess(engine("kafka").address), clients=3, transactions=100, seed=2, bug=bug)
+    )
     assert CAUGHT[bug] in verdict.counts
     assert not verdict.holds

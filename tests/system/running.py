@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from counterfoil.application import StateFolder
+from counterfoil.kafka_access import KafkaAccess
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 COUNTERFOIL = str(Path(sys.executable).with_name("counterfoil"))
@@ -73,6 +74,14 @@ class RunningShop:
     def client(self, **arguments: object) -> httpx2.Client:
         """A client of the gateway that trusts the development authority."""
         return httpx2.Client(base_url=self.gateway, verify=self.trust(), **arguments)  # type: ignore[arg-type]
+
+
+def kafka_settings(access: KafkaAccess) -> str:
+    """What `counterfoil.toml` says of a Kafka, besides its address."""
+    told = {"protocol": access.protocol, "mechanism": access.mechanism, "user": access.user}
+    files = {"ca": access.ca, "certificate": access.certificate, "key": access.key}
+    given = {name: value for name, value in {**told, **files}.items() if value}
+    return "\n[kafka]\n" + "".join(f'{name} = "{value}"\n' for name, value in given.items())
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import deltalake
@@ -11,9 +12,11 @@ import pyarrow
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from running import COUNTERFOIL, SHOP
+from running import COUNTERFOIL, SHOP, kafka_settings
 
-from counterfoil.engines import RunningEngine
+from counterfoil.engines import RunningEngine, secured_kafka
+from counterfoil.events.kafka_rights import Right, needed
+from counterfoil.kafka_access import KafkaAccess
 
 Engine = Callable[[str], RunningEngine]
 
@@ -22,20 +25,25 @@ Engine = Callable[[str], RunningEngine]
 def refused(tmp_path: Path) -> Callable[..., str]:
     """Tries to start the shop on engines at addresses, and returns what it says instead."""
 
-    def up(engines: str = "", secret: str = "", **addresses: str) -> str:
+    def up(
+        engines: str = "", secret: str = "", access: KafkaAccess | None = None, **addresses: str
+    ) -> str:
         folder, state = tmp_path / "shop", tmp_path / "state"
         shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns(".counterfoil"))
         with (folder / "counterfoil.toml").open("a") as file:
             file.write("\n[addresses]\n")
             file.writelines(f'{name} = "{address}"\n' for name, address in addresses.items())
+            file.write(kafka_settings(access) if access else "")
         command = [COUNTERFOIL, "up", str(folder), "--state", str(state), "--engines", engines]
         given = {**os.environ, "PGPASSWORD": secret, "REDIS_PASSWORD": secret}
+        given["KAFKA_PASSWORD"] = access.password if access else ""
         done = subprocess.run(
             command, env=given, capture_output=True, text=True, timeout=100, check=False
         )
         assert done.returncode == 2, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
-        assert not secret or secret not in done.stderr + done.stdout
+        for each in filter(None, (secret, given["KAFKA_PASSWORD"])):
+            assert each not in done.stderr + done.stdout
         assert not (state / "access.jsonl").exists(), "no gateway was started"
         return " ".join(done.stderr.split())
 
@@ -64,6 +72,28 @@ def test_a_wrong_password(refused: Callable[..., str], engine: Engine) -> None:
     said = refused("events=kafka", "guess-of-somebody", kafka=kafka, postgres=postgres)
     assert "postgres: address is" in said
     assert "PGPASSWORD" in said
+
+
+def test_a_kafka_that_lets_this_user_not_in(refused: Callable[..., str], engine: Engine) -> None:
+    kafka, postgres = secured_kafka.access(engine("secured-kafka")), engine("postgres")
+    wrong = replace(kafka, password="guess-of-somebody")
+    given = {"kafka": kafka.servers, "postgres": postgres.address}
+    said = refused("events=kafka", postgres.secret, wrong, **given)
+    assert "kafka: user is counterfoil, whom 127.0.0.1" in said
+    assert "set user of [kafka] and KAFKA_PASSWORD" in said
+
+
+def test_a_kafka_that_allows_this_user_too_little(
+    refused: Callable[..., str],
+    engine: Engine,
+    user_of_kafka: Callable[[str, Iterable[Right]], KafkaAccess],
+) -> None:
+    rights = [right for right in needed("shop") if right.resource != "transactional-id"]
+    access, postgres = user_of_kafka("clerk", rights), engine("postgres")
+    given = {"kafka": access.servers, "postgres": postgres.address}
+    said = refused("events=kafka", postgres.secret, access, **given)
+    assert "Kafka does not allow clerk: Write on transactional-id shop.*" in said
+    assert "kafka-acls --add --allow-principal User:clerk --operation Write" in said
 
 
 def test_a_topic_with_too_few_partitions(refused: Callable[..., str], engine: Engine) -> None:

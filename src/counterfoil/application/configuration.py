@@ -4,15 +4,17 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, NoReturn
 
 import msgspec
 
 from counterfoil.errors import CounterfoilError
 from counterfoil.gateway.config import GatewayConfig
+from counterfoil.kafka_access import Mechanism, Protocol
 
 FILE_NAME = "counterfoil.toml"
 ENGINES_VARIABLE = "COUNTERFOIL_ENGINES"
+_FILES: Final = ("ca", "certificate", "key")
 
 
 class ConfigurationError(CounterfoilError):
@@ -62,6 +64,24 @@ class AddressesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """`http://user@host:port` of a schema registry; the password comes from REGISTRY_PASSWORD."""
     spark: str = ""
     """`spark://host:port` of a cluster's master."""
+
+
+class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the brokers in `[addresses]` let this application in; what is started here lets all in.
+
+    Paths are from the folder of this file. The password comes from KAFKA_PASSWORD, that of an
+    encrypted key from KAFKA_KEY_PASSWORD.
+    """
+
+    protocol: Protocol = "PLAINTEXT"
+    """What their listener speaks, in Kafka's words."""
+    mechanism: Mechanism = "SCRAM-SHA-512"
+    user: str = ""
+    ca: str = ""
+    """The authority that signs their certificates; else those that the system trusts."""
+    certificate: str = ""
+    """The application's own, where they ask for one."""
+    key: str = ""
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,6 +135,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     engines: EnginesConfig = msgspec.field(default_factory=EnginesConfig)
     events: EventsConfig = msgspec.field(default_factory=EventsConfig)
     addresses: AddressesConfig = msgspec.field(default_factory=AddressesConfig)
+    kafka: KafkaConfig = msgspec.field(default_factory=KafkaConfig)
     pipelines: dict[str, PipelineConfig] = msgspec.field(default_factory=dict[str, PipelineConfig])
     issuer: IssuerConfig | None = None
     coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
@@ -159,7 +180,8 @@ def load(folder: Path, *, engines: str | None = None) -> Configuration:
             "counterfoil.application.configuration",
         ) from error
     _check_references(path, text, configuration)
-    return configuration
+    _check_kafka(path, text, configuration.kafka)
+    return msgspec.structs.replace(configuration, kafka=_placed(folder, configuration.kafka))
 
 
 def _chosen(engines: str) -> dict[str, str]:
@@ -214,6 +236,38 @@ def _check_references(path: Path, text: str, configuration: Configuration) -> No
                     f"route {route.path} names the unknown hook {hook!r}",
                     hint=f"declare it as [gateway.hooks.{hook}]",
                 )
+
+
+def _check_kafka(path: Path, text: str, kafka: KafkaConfig) -> None:
+    """Refuse what would be left unused, or asked for in vain: either is less than was meant."""
+    tls, sasl = kafka.protocol.endswith("SSL"), kafka.protocol.startswith("SASL")
+
+    def refuse(setting: str, said: str, hint: str) -> NoReturn:
+        line = _line_of(text, f"$.kafka.{setting}")
+        raise ConfigurationError(f"{path}, line {line}: {said}", hint=hint)
+
+    if sasl and not kafka.user:
+        refuse("protocol", f"{kafka.protocol} asks for a user", "set user in [kafka]")
+    if kafka.user and not sasl:
+        said = f"{kafka.protocol} tells brokers no user"
+        refuse("user", said, 'set protocol = "SASL_SSL", or take user out')
+    for setting in _FILES:
+        file = getattr(kafka, setting)
+        if file and not tls:
+            said = f"{kafka.protocol} has no use for {setting}"
+            refuse(setting, said, f'set protocol = "SASL_SSL" or "SSL", or take {setting} out')
+        if file and not (path.parent / file).is_file():
+            refuse(setting, f"there is no file {path.parent / file}", f"correct {setting}")
+    if bool(kafka.certificate) != bool(kafka.key):
+        setting, missing = ("certificate", "key") if kafka.certificate else ("key", "certificate")
+        refuse(setting, f"a {setting} without its {missing}", f"set {missing} in [kafka]")
+
+
+def _placed(folder: Path, kafka: KafkaConfig) -> KafkaConfig:
+    """The same with paths that hold wherever a process stands."""
+    named = [setting for setting in _FILES if getattr(kafka, setting)]
+    absolute = {setting: str(folder.resolve() / getattr(kafka, setting)) for setting in named}
+    return msgspec.structs.replace(kafka, **absolute)
 
 
 def _line_of(text: str, location: str, message: str = "") -> int:

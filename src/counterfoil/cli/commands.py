@@ -335,6 +335,7 @@ def token(path: Path = Path(), *, tenant: str, tier: str = "gold", state: State 
 def verify_transactions(
     *,
     servers: str = "",
+    application: Path | None = None,
     clients: int = 5,
     transactions: int = 1_000,
     seed: int = 1,
@@ -351,6 +352,7 @@ def verify_transactions(
 
     Examples: counterfoil events verify --transactions 5000 --kill-every 20
               counterfoil events verify --servers 10.0.0.1:9092
+              counterfoil events verify --application examples/shop
               counterfoil events verify --bug read-uncommitted
               counterfoil events verify --history run.json --json
 
@@ -358,6 +360,8 @@ def verify_transactions(
     ----------
     servers
         The cluster, as host:port with commas between; without it a broker is started here.
+    application
+        The folder of an application in place of `servers`: its cluster, and what opens it.
     clients
         How many run transactions at once.
     transactions
@@ -376,7 +380,7 @@ def verify_transactions(
     """
     import msgspec  # noqa: PLC0415
 
-    from counterfoil.cli.verify import report, verify  # noqa: PLC0415
+    from counterfoil.cli.verify import cluster, report, verify  # noqa: PLC0415
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415
     from counterfoil.proof.anomalies import History  # noqa: PLC0415
     from counterfoil.proof.anomalies.kafka import SEEDED  # noqa: PLC0415
@@ -390,7 +394,7 @@ def verify_transactions(
             raise CounterfoilError(f"{history}: {error}", hint="keep one with --save") from error
     else:
         seen = verify(
-            servers,
+            cluster(servers, application),
             clients=clients,
             transactions=transactions,
             seed=seed,

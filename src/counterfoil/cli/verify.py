@@ -12,16 +12,37 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from counterfoil.application import load
 from counterfoil.engines import RunningEngine, start
+from counterfoil.errors import CounterfoilError
+from counterfoil.kafka_access import KafkaAccess
 from counterfoil.proof.anomalies import KINDS, History, Verdict, check
 from counterfoil.proof.anomalies.kafka import run
+from counterfoil.supervisor import Addresses, configured_engines, kafka_access
 
 out = Console()
 SHOWN = 10
 
 
+def cluster(servers: str, application: Path | None) -> KafkaAccess | None:
+    """The cluster at `servers`, or that of an application with what opens it; None for neither.
+
+    Raises:
+        CounterfoilError: the application has none.
+    """
+    if application is None:
+        return KafkaAccess(servers) if servers else None
+    configuration = load(application, engines="events=kafka")
+    found = configured_engines(configuration)
+    if "kafka" not in found:
+        raise CounterfoilError(
+            f"{application} has no cluster of its own", hint="set kafka in [addresses]"
+        )
+    return kafka_access(configuration, Addresses("", "", "", "", engines=found))
+
+
 def verify(
-    servers: str,
+    access: KafkaAccess | None,
     *,
     clients: int,
     transactions: int,
@@ -30,12 +51,12 @@ def verify(
     bug: str | None,
     quiet: bool,
 ) -> History:
-    """The history of a run; without `servers` on a broker of its own, which may be killed."""
+    """The history of a run; without `access` on a broker of its own, which may be killed."""
     with ExitStack() as stack:
-        if not servers:
+        if access is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="counterfoil-")))
             kafka = stack.enter_context(start("kafka", folder))
-            servers = kafka.address
+            access = KafkaAccess(kafka.address)
             if kill_every:
                 stack.enter_context(_killed(kafka, kill_every))
         progress = stack.enter_context(
@@ -50,7 +71,7 @@ def verify(
         )
         task = progress.add_task("", total=transactions)
         return run(
-            servers,
+            access,
             clients=clients,
             transactions=transactions,
             seed=seed,

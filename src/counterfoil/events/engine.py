@@ -20,6 +20,7 @@ from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.events.sqlite_transactions import SqliteTransactions
 from counterfoil.events.topics import AnyTopic
 from counterfoil.events.transactions import Transactions
+from counterfoil.kafka_access import KafkaAccess
 
 
 class Events(Protocol):
@@ -92,12 +93,13 @@ class EmbeddedEvents:
 
 
 class KafkaEvents:
-    """The log on the cluster at `servers`; services and pipelines in schemas of PostgreSQL.
+    """The log on the cluster at `kafka`; services and pipelines in schemas of PostgreSQL.
 
     What pipelines send goes through an outbox of theirs, in the database of their state: that is
-    one commit, where Kafka and PostgreSQL would be two. Outboxes are read from their tables, or
-    with `outbox_from="log"` from PostgreSQL's log. Schemas are in the database of the pipelines
-    too, unless there is a `registry` for them.
+    one commit, where Kafka and PostgreSQL would be two. A bare `host:port` is that of brokers that
+    ask nobody who it is. Outboxes are read from their tables, or with `outbox_from="log"` from
+    PostgreSQL's log. Schemas are in the database of the pipelines too, unless there is a `registry`
+    for them.
     """
 
     PIPELINES = "_pipelines"
@@ -105,7 +107,7 @@ class KafkaEvents:
 
     def __init__(
         self,
-        servers: str,
+        kafka: KafkaAccess | str,
         postgres: str,
         password: str | None,
         application: str,
@@ -113,7 +115,7 @@ class KafkaEvents:
         outbox_from: Literal["table", "log"] = "table",
         registry: Registry | None = None,
     ) -> None:
-        self._servers = servers
+        self._kafka = KafkaAccess(kafka) if isinstance(kafka, str) else kafka
         self._postgres = postgres
         self._password = password
         self._application = application
@@ -122,7 +124,7 @@ class KafkaEvents:
 
     def log(self) -> KafkaLog:
         """The event log."""
-        return KafkaLog(self._servers, self._application, self.registry)
+        return KafkaLog(self._kafka, self._application, self.registry)
 
     def service(self, name: str) -> Database:
         """The database of a service: the schema `APPLICATION.SERVICE`."""
@@ -148,7 +150,7 @@ class KafkaEvents:
 
     def transactions(self) -> KafkaTransactions:
         """The transactions of the sources, as their coordinators know them."""
-        return KafkaTransactions(self._servers, self._application)
+        return KafkaTransactions(self._kafka, self._application)
 
     def _schema(self, source: str) -> str:
         return f"{self._application}.{source}"

@@ -36,11 +36,13 @@ from counterfoil.events.kafka_client import (
 )
 from counterfoil.events.kafka_exchange import KafkaExchange
 from counterfoil.events.kafka_reader import KafkaReader
+from counterfoil.events.kafka_rights import check_rights
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.schemas import Registry
 from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
+from counterfoil.kafka_access import KafkaAccess
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
@@ -57,13 +59,14 @@ _FETCHING: Final = MappingProxyType(
 
 
 class KafkaLog:
-    """The topics of `application` on the cluster at `servers`; their schemas are in `registry`."""
+    """The topics of `application` on a cluster; their schemas are in `registry`."""
 
-    def __init__(self, servers: str, application: str, registry: Registry) -> None:
+    def __init__(self, access: KafkaAccess, application: str, registry: Registry) -> None:
+        self._access = access
         self._application = application
         self._registry = registry
         self._connection: dict[str, Any] = {
-            "bootstrap.servers": servers,
+            **access.librdkafka(),
             "error_cb": say,
             "log_level": 2,  # the callback says what goes wrong; the rest would be standard error
             "reconnect.backoff.max.ms": 1_000,
@@ -96,6 +99,22 @@ class KafkaLog:
                 {**_TOPIC, **settings},
             )
         self._places |= {name: (self._named(name), number) for name, number in wanted.items()}
+
+    def check_rights(self, topics: Iterable[AnyTopic], holders: Iterable[str]) -> None:
+        """See that the user may use `topics`, which are declared, and act for `holders`.
+
+        Those are the sources and the stateless pipelines: they keep positions, in topics that are
+        made here if need be.
+
+        Raises:
+            EventsError: it may not; names the rights that are missing.
+            LogUnavailable: the brokers did not answer.
+        """
+        positions = [self._named(f"{holder}.positions") for holder in holders]
+        self._create(dict.fromkeys(positions, 1), {"cleanup.policy": "compact"})
+        if self._access.sasl or self._access.certificate is not None:
+            names = [self._named(topic.name) for topic in topics]
+            check_rights(self._access, self._application, [*names, *positions])
 
     def appender(self, source: str, fencing_token: int) -> "KafkaAppender":
         """Begin a term of appending for `source`, with a producer that ends the earlier ones.

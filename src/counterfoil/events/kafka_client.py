@@ -20,8 +20,12 @@ FETCH_SECONDS: Final = 0.1
 TRANSACTION_MS: Final = 30_000
 """Longer than a commit waits; what a dead process left open is aborted by the next term at once."""
 SENDING: Final = MappingProxyType({"compression.type": "lz4", "linger.ms": 5})
+GROUPS: Final = "counterfoil."
+READER: Final = f"{GROUPS}none"
+"""librdkafka asks for a group's coordinator even where nothing is joined or committed."""
 _ID: Final = "counterfoil-event-id"
 _TIME: Final = "counterfoil-time-us"
+_RIGHTS: Final = "docs/events.md has the ACLs that the user in [kafka] needs"
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
@@ -64,10 +68,10 @@ def give_up(producer: "Producer") -> None:
 
 
 def reader_settings(connection: dict[str, Any]) -> dict[str, Any]:
-    """A consumer that sees what is committed; its group is a name that librdkafka asks for."""
+    """A consumer that sees what is committed."""
     return {
         **connection,
-        "group.id": "counterfoil.none",
+        "group.id": READER,
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
         # A position that is not there is never passed over in silence.
@@ -191,6 +195,20 @@ def raise_for(message: "KafkaMessage") -> None:
         raise KafkaException(error)
 
 
+def unauthorised() -> frozenset[int]:
+    """What brokers answer to users who may not."""
+    from confluent_kafka import KafkaError  # noqa: PLC0415
+
+    return frozenset(
+        {
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.GROUP_AUTHORIZATION_FAILED,
+            KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        }
+    )
+
+
 class Reported:
     """Turns Kafka's errors into ours: `Fenced`, or what the caller calls every other."""
 
@@ -212,7 +230,8 @@ class Reported:
             KafkaError.INVALID_PRODUCER_EPOCH,
         ):
             raise Fenced(f"Kafka: {found.str()}") from error
-        raise self._other(f"Kafka: {found.str()}") from error
+        hint = _RIGHTS if found.code() in unauthorised() else ""
+        raise self._other(f"Kafka: {found.str()}", hint=hint) from error
 
 
 def say(error: object) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from counterfoil.events.errors import LogUnavailable, NoSuchTransaction
 from counterfoil.events.transactions import UNFINISHED, Hanging, State, Transaction
+from counterfoil.kafka_access import KafkaAccess
 
 CALL_MS: Final = 10_000
 _STATES: Final[dict[str, State]] = {
@@ -32,10 +33,10 @@ _STATES: Final[dict[str, State]] = {
 
 
 class KafkaTransactions:
-    """The transactions of `application` on the cluster at `servers`."""
+    """The transactions of `application` on a cluster."""
 
-    def __init__(self, servers: str, application: str) -> None:
-        self._servers = servers
+    def __init__(self, access: KafkaAccess, application: str) -> None:
+        self._access = access
         self._prefix = f"{application}."
 
     def newest(self, now_us: int) -> list[Transaction]:
@@ -82,7 +83,7 @@ class KafkaTransactions:
         from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
 
         producer = Producer(
-            {"bootstrap.servers": self._servers, "transactional.id": identity, "log_level": 2}
+            {**self._access.librdkafka(), "transactional.id": identity, "log_level": 2}
         )
         try:
             producer.init_transactions(CALL_MS / 1_000)
@@ -154,19 +155,23 @@ class KafkaTransactions:
     @contextmanager
     def _admin(self) -> Generator[Any, None, None]:
         kafka, errors = import_module("kafka"), import_module("kafka.errors")
-        logging.getLogger("kafka").addHandler(logging.NullHandler())  # errors are raised
+        own = logging.getLogger("kafka")
+        own.addHandler(logging.NullHandler())  # errors are raised
+        # At DEBUG it writes down its settings and every request, passwords in both.
+        own.setLevel(logging.INFO)
         try:
             with closing(
                 kafka.KafkaAdminClient(
-                    bootstrap_servers=self._servers.split(","),
+                    **self._access.kafka_python(),
                     client_id="counterfoil",
                     bootstrap_timeout_ms=CALL_MS,
                     request_timeout_ms=CALL_MS,
                 )
             ) as admin:
                 yield admin
-        except errors.KafkaError as error:
-            raise LogUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+        except (OSError, errors.KafkaError) as error:
+            hint = "`counterfoil engines check` says who is not let in, and why"
+            raise LogUnavailable(f"Kafka: {type(error).__name__}: {error}", hint=hint) from error
 
 
 def _describe(admin: Any, names: list[str]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import msgspec
 
 from counterfoil.application import Configuration, StateFolder
 from counterfoil.errors import CounterfoilError
-from counterfoil.supervisor import last_addresses, secret
+from counterfoil.kafka_access import KafkaAccess
+from counterfoil.supervisor import kafka_access, last_addresses, secret
 
 ANSWER_SECONDS: Final = 10.0
 _PIPELINES: Final = "_pipelines"
@@ -53,9 +54,10 @@ def open_stores(name: str, configuration: Configuration, state: StateFolder) -> 
     """
     if configuration.engines.events == "embedded":
         return EmbeddedStores(state)
-    engines = last_addresses(state).engines
+    addresses = last_addresses(state)
     password = secret("postgres", configuration, state)
-    return RealStores(state, name, engines["kafka"], engines["postgres"], password)
+    kafka = kafka_access(configuration, addresses)
+    return RealStores(state, name, kafka, addresses.engines["postgres"], password)
 
 
 class EmbeddedStores:
@@ -99,7 +101,12 @@ class RealStores:
     idempotency_key = "(headers::json)->>'idempotency-key'"
 
     def __init__(
-        self, state: StateFolder, application: str, kafka: str, postgres: str, password: str | None
+        self,
+        state: StateFolder,
+        application: str,
+        kafka: KafkaAccess,
+        postgres: str,
+        password: str | None,
     ) -> None:
         self.state = state
         self._application = application
@@ -131,7 +138,7 @@ class RealStores:
 
         name = f"{self._application}.{topic}"
         settings = {
-            "bootstrap.servers": self._kafka,
+            **self._kafka.librdkafka(),
             "group.id": "counterfoil.proof",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
@@ -145,7 +152,7 @@ class RealStores:
             while waiting:
                 message = consumer.poll(ANSWER_SECONDS)
                 if message is None:
-                    raise CounterfoilError(f"Kafka at {self._kafka} did not answer")
+                    raise CounterfoilError(f"Kafka at {self._kafka.servers} did not answer")
                 error = message.error()
                 if error is None:
                     headers = dict(message.headers() or [])

@@ -1,9 +1,12 @@
 """`counterfoil up`: the process tree of an application on one machine."""
 
 from counterfoil.supervisor.engines import (
+    EngineRefused,
     check_engines,
+    kafka_access,
     open_coordination,
     open_events,
+    position_holders,
     secret,
     write_engines,
     written_engines,
@@ -14,7 +17,6 @@ from counterfoil.supervisor.supervisor import (
     AlreadyRunning,
     Child,
     DidNotStart,
-    EngineRefused,
     Supervisor,
 )
 
@@ -29,9 +31,11 @@ __all__ = [
     "Supervisor",
     "check_engines",
     "configured_engines",
+    "kafka_access",
     "last_addresses",
     "open_coordination",
     "open_events",
+    "position_holders",
     "secret",
     "write_engines",
     "written_engines",

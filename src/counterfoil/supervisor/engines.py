@@ -1,13 +1,15 @@
 """Opens and checks the engines that an application's configuration names."""
 
 import os
+from pathlib import Path
 
 import msgspec
 
 from counterfoil.application import Application, Configuration, EnginesConfig, StateFolder
 from counterfoil.application.state import write_json
 from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
-from counterfoil.engines.checks import Finding, check, check_decoding, checkable
+from counterfoil.engines.checks import Finding, check, check_decoding, check_kafka, checkable
+from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     ConfluentRegistry,
     EmbeddedEvents,
@@ -16,8 +18,15 @@ from counterfoil.events import (
     EventsError,
     KafkaEvents,
 )
+from counterfoil.events.kafka import KafkaLog
+from counterfoil.kafka_access import KEY_PASSWORD, PASSWORD, KafkaAccess
 from counterfoil.reports import Embedded, Engine, Lake, check_tables
 from counterfoil.supervisor.plan import Addresses
+
+
+class EngineRefused(CounterfoilError):
+    """A real engine can't be used as it is; everything that had started was stopped again."""
+
 
 _PASSWORDS = {
     "redis": "REDIS_PASSWORD",
@@ -34,6 +43,34 @@ def secret(engine: str, configuration: Configuration, state: StateFolder) -> str
     if not getattr(configuration.addresses, engine):
         return state.credential()
     return os.environ.get(_PASSWORDS.get(engine, ""))
+
+
+def kafka_access(configuration: Configuration, addresses: Addresses) -> KafkaAccess:
+    """How Kafka lets this application in; a broker that was started here lets in whoever comes.
+
+    Raises:
+        EngineRefused: its user's password is not given.
+    """
+    servers, settings = addresses.engines["kafka"], configuration.kafka
+    if not configuration.addresses.kafka:
+        return KafkaAccess(servers)
+    access = KafkaAccess(
+        servers,
+        settings.protocol,
+        settings.mechanism,
+        settings.user,
+        password=os.environ.get(PASSWORD, ""),
+        ca=Path(settings.ca) if settings.ca else None,
+        certificate=Path(settings.certificate) if settings.certificate else None,
+        key=Path(settings.key) if settings.key else None,
+        key_password=os.environ.get(KEY_PASSWORD, ""),
+    )
+    if access.sasl and not access.password:
+        raise EngineRefused(
+            f"kafka: {PASSWORD} is not set, needed: the password of {access.user}",
+            hint=f"export {PASSWORD}, for every command that looks into the log",
+        )
+    return access
 
 
 def written_engines(state: StateFolder) -> EnginesConfig | None:
@@ -72,7 +109,7 @@ def open_events(
         return EmbeddedEvents(state.root, registry=registry)
     password = secret("postgres", configuration, state)
     return KafkaEvents(
-        addresses.engines["kafka"],
+        kafka_access(configuration, addresses),
         addresses.engines["postgres"],
         password,
         application=name,
@@ -107,9 +144,11 @@ def check_engines(
     findings = [
         finding
         for engine, address in addresses.engines.items()
-        if engine in checkable
+        if engine in checkable - {"kafka"}
         for finding in check(engine, address, secret(engine, configuration, state), now)
     ]
+    if "kafka" in addresses.engines:
+        findings += check_kafka(kafka_access(configuration, addresses))
     if configuration.events.outbox == "log" and (address := addresses.engines.get("postgres")):
         password = secret("postgres", configuration, state)
         sources = len(configuration.services) + 1  # and what the pipelines send
@@ -124,16 +163,25 @@ def check_data(
 
     Raises:
         EventsError: a topic has another number of partitions, its schema breaks with the last one
-            or is kept elsewhere, or a broker or the registry did not answer.
+            or is kept elsewhere, Kafka's user lacks a right, or a broker or the registry did not
+            answer.
         ReportsError: a table has a feature that one engine would read or write wrongly.
     """
     if configuration.engines.schemas == "registry":
         _check_schemas(application, configuration, state, addresses)
     log = open_events(application.name, configuration, state, addresses).log()
     log.declare(application.all_topics())
+    if isinstance(log, KafkaLog):
+        log.check_rights(application.all_topics(), position_holders(application))
     log.close()
     for name, report in application.reports.items():
         check_tables(Lake(state.lake), report, state.reports / name)
+
+
+def position_holders(application: Application) -> list[str]:
+    """Whatever keeps positions in Kafka: the sources, and pipelines that need no database."""
+    stateless = [name for name, each in application.pipelines.items() if each.stateless]
+    return [*application.services, KafkaEvents.PIPELINES, *stateless]
 
 
 def _check_schemas(

@@ -29,7 +29,13 @@ from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor import guard
-from counterfoil.supervisor.engines import check_data, check_engines, write_engines, written_engines
+from counterfoil.supervisor.engines import (
+    EngineRefused,
+    check_data,
+    check_engines,
+    write_engines,
+    written_engines,
+)
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
 START_SECONDS: Final = 60.0
@@ -50,10 +56,6 @@ class AlreadyRunning(CounterfoilError):
 
 class DidNotStart(CounterfoilError):
     """A process was not ready in time; everything that had started was stopped again."""
-
-
-class EngineRefused(CounterfoilError):
-    """A real engine can't be used as it is; everything that had started was stopped again."""
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Final
 
 from counterfoil.engines.checks.finding import Finding, Level
+from counterfoil.engines.checks.kafka import check_kafka
 from counterfoil.engines.checks.postgres import check_decoding
 
 Check = Callable[[str, str | None, float], list[Finding]]
@@ -29,4 +30,4 @@ def check(engine: str, address: str, secret: str | None, now: float) -> list[Fin
     return found(address, secret, now)
 
 
-__all__ = ["Finding", "Level", "check", "check_decoding", "checkable"]
+__all__ = ["Finding", "Level", "check", "check_decoding", "check_kafka", "checkable"]

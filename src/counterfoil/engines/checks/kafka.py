@@ -1,17 +1,24 @@
 """Kafka: acknowledged records must outlive a broker, and transactions must be the ones of KIP-890.
 
 Which features brokers support and have finalised is told by one call alone that librdkafka does not
-offer, so this speaks that much of Kafka's protocol (ApiVersions, version 3) itself.
+offer; it is asked where a listener is greeted (`kafka_greeting.py`).
 """
 
-import socket
-import struct
+import time
 from concurrent.futures import Future
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from counterfoil.engines.checks.finding import Finding, Level, unreachable
+from counterfoil.engines.checks.finding import Finding, Level
+from counterfoil.engines.checks.kafka_greeting import SECONDS, Refused, greet, silent
+from counterfoil.kafka_access import PASSWORD, KafkaAccess
 
-SECONDS: Final = 5.0
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin._metadata import ClusterMetadata
+
+LOOK_SECONDS: Final = 0.5
+"""How long a password may have been refused before that is noticed."""
 TRANSACTION_VERSION: Final = 2
 TRANSACTION_MS: Final = 30_000
 REPLICAS: Final = 3
@@ -26,19 +33,29 @@ _IN_SYNC: Final = ("min.insync.replicas", "transaction.state.log.min.isr")
 
 
 def check(address: str, secret: str | None, now: float) -> list[Finding]:
-    """Features, replication, elections and timeouts of the brokers.
+    """The same, of brokers that are open to whoever reaches them."""
+    del secret, now
+    return check_kafka(KafkaAccess(address))
+
+
+def check_kafka(access: KafkaAccess) -> list[Finding]:
+    """Who is let in; features, replication, elections and timeouts of the brokers.
 
     The clock is not asked for: a broker tells no time, and times of records are their producers'.
     """
-    del secret, now
-    from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
-
     try:
-        supported, finalised = _features(address.partition(",")[0])
-        brokers, settings = _settings(address)
-    except (OSError, struct.error, KafkaException) as error:
-        return unreachable("kafka", address, error, "start it, or correct [addresses] kafka")
-    return _judge(supported, finalised, brokers, settings)
+        features = greet(access)
+        brokers, settings = _settings(access)
+    except Refused as refused:
+        return [refused.finding]
+    findings = _judge(*features, brokers, settings)
+    if access.protocol == "SASL_PLAINTEXT":
+        remedy = "take the port of a listener with TLS, and SASL_SSL"
+        found = "SASL_PLAINTEXT: whoever is on the way reads events"
+        if access.mechanism == "PLAIN":
+            found += ", and the password"
+        findings.append(Finding("kafka", Level.WEAKENS, "protocol", found, "SASL_SSL", remedy))
+    return findings
 
 
 def _judge(
@@ -61,6 +78,10 @@ def _judge(
         remedy = "kafka-features upgrade --feature transaction.version=2 (brokers 4.0 or later)"
         needed = f"{TRANSACTION_VERSION} or more"
         say(Level.BREAKS, "transaction.version", version, needed, remedy)
+    if not settings:
+        remedy = "allow the user DescribeConfigs on the cluster, or check as somebody who may"
+        say(Level.WEAKENS, "settings", "not to be read", "as in docs/events.md", remedy)
+        return findings
     if settings.get("unclean.leader.election.enable") != "false":
         remedy = "set it to false: a replica that has fallen behind would forget records"
         say(Level.BREAKS, "unclean.leader.election.enable", "true", "false", remedy)
@@ -83,88 +104,61 @@ def _judge(
     return findings
 
 
-def _settings(servers: str) -> tuple[int, dict[str, str]]:
-    """The number of brokers, and the settings of the first."""
+def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
+    """The number of brokers, and the settings of the first; none, where they may not be read.
+
+    Raises:
+        Refused: the brokers did not let this user in, or did not answer.
+    """
+    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415
     from confluent_kafka.admin._config import ConfigResource  # noqa: PLC0415
 
-    admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
-    brokers = sorted(admin.list_topics(timeout=SECONDS).brokers)
+    said: list[KafkaError] = []
+    connection: dict[str, Any] = {**access.librdkafka(), "log_level": 2, "error_cb": said.append}
+    admin = AdminClient(connection)
+    brokers = sorted(_metadata(access, admin, said).brokers)
     resource = ConfigResource(ConfigResource.Type.BROKER, str(brokers[0]))
     asked = cast(
         "dict[ConfigResource, Future[dict[str, Any]]]",
         admin.describe_configs([resource], request_timeout=SECONDS),
     )
-    entries = asked[resource].result(SECONDS)
+    try:
+        entries = asked[resource].result(SECONDS)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            raise _no_answer(access, error.args[0].str()) from error
+        return len(brokers), {}
     return len(brokers), {name: entry.value for name, entry in entries.items() if entry.value}
 
 
-def _features(server: str) -> tuple[dict[str, int], dict[str, int]]:
-    """The newest level of each feature that a broker supports, and those that are finalised."""
-    host, _, port = server.rpartition(":")
-    with socket.create_connection((host, int(port)), SECONDS) as connection:
-        connection.settimeout(SECONDS)
-        software = b"\x0ccounterfoil\x021\x00"  # name, version, no tagged fields
-        request = struct.pack(">hhih", 18, 3, 1, -1) + b"\x00" + software
-        connection.sendall(struct.pack(">i", len(request)) + request)
-        answers = connection.makefile("rb")
-        (length,) = struct.unpack(">i", answers.read(4))
-        return _Answer(answers.read(length)).features()
+def _metadata(
+    access: KafkaAccess, admin: "AdminClient", said: "list[KafkaError]"
+) -> "ClusterMetadata":
+    """What the cluster says of itself, asked for as long as nobody has refused the password."""
+    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
+
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            return admin.list_topics(timeout=LOOK_SECONDS)
+        except KafkaException as error:
+            admin.poll(0)  # tells what has been said
+            for each in said:
+                if each.code() == KafkaError._AUTHENTICATION:
+                    raise Refused(
+                        "user",
+                        f"{access.user}, whom {access.servers} does not let in: {each.str()}",
+                        f"a user with the password in {PASSWORD}",
+                        f"set user of [kafka] and {PASSWORD}; SCRAM users are made by "
+                        "kafka-configs --add-config, for each mechanism",
+                    ) from error
+            if time.monotonic() > deadline:
+                # The address in the metadata may be another than the one that was greeted.
+                reasons = dict.fromkeys(each.str() for each in said)
+                raise _no_answer(access, "; ".join(reasons) or error.args[0].str()) from error
 
 
-class _Answer:
-    """Reads Kafka's compact encoding (KIP-482)."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._at = 0
-
-    def features(self) -> tuple[dict[str, int], dict[str, int]]:
-        self._take(4)  # correlation id
-        (error,) = struct.unpack(">h", self._take(2))
-        if error:
-            raise OSError(f"the broker refused ApiVersions with error {error}")
-        for _ in range(self._varint() - 1):
-            self._take(6)  # key, oldest and newest version
-            self._skip_tags()
-        self._take(4)  # throttle time
-        supported: dict[str, int] = {}
-        finalised: dict[str, int] = {}
-        for _ in range(self._varint()):
-            tag, length = self._varint(), self._varint()
-            end = self._at + length
-            if tag == 0:
-                supported = self._levels(">2xh")  # oldest, newest
-            elif tag == 2:
-                finalised = self._levels(">h2x")  # newest, oldest
-            self._at = end
-        return supported, finalised
-
-    def _levels(self, layout: str) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for _ in range(self._varint() - 1):
-            name = self._take(self._varint() - 1).decode()
-            (found[name],) = struct.unpack(layout, self._take(4))
-            self._skip_tags()
-        return found
-
-    def _skip_tags(self) -> None:
-        for _ in range(self._varint()):
-            self._varint()
-            self._take(self._varint())
-
-    def _varint(self) -> int:
-        value = shift = 0
-        while True:
-            (byte,) = self._take(1)
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    def _take(self, number: int) -> bytes:
-        taken = self._content[self._at : self._at + number]
-        if len(taken) < number:
-            raise OSError("the broker's answer ended early")
-        self._at += number
-        return taken
+def _no_answer(access: KafkaAccess, error: str) -> Refused:
+    remedy = "correct [addresses] kafka, or the brokers' advertised.listeners"
+    return silent(f"{access.servers}: {error}", remedy)

@@ -29,6 +29,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from counterfoil.errors import CounterfoilError
+from counterfoil.kafka_access import KafkaAccess
 from counterfoil.proof.anomalies.history import History, Place, Poll, Send, Transaction
 
 SEEDED: Final[Mapping[str, str]] = MappingProxyType(
@@ -58,7 +59,7 @@ Outcome = Literal["committed", "aborted", "unknown"]
 
 
 def run(
-    servers: str,
+    access: KafkaAccess,
     *,
     clients: int,
     transactions: int,
@@ -74,10 +75,10 @@ def run(
         CounterfoilError: the cluster can't be reached, or does not come back after a fault.
     """
     topic = f"counterfoil.verify.{seed}.{time.time_ns()}"
-    _create(servers, topic)
+    _create(access, topic)
     numbers = _Numbers(transactions, progress)
     all_clients = [
-        _Client(servers, topic, number, random.Random(f"{seed}/{number}"), numbers, bug=bug)
+        _Client(access, topic, number, random.Random(f"{seed}/{number}"), numbers, bug=bug)
         for number in range(clients)
     ]
 
@@ -86,7 +87,7 @@ def run(
 
     with ThreadPoolExecutor(clients) as pool:
         done = list(pool.map(work, all_clients))
-    return History(tuple(seen for client in done for seen in client), _final(servers, topic))
+    return History(tuple(seen for client in done for seen in client), _final(access, topic))
 
 
 class _Numbers:
@@ -120,7 +121,7 @@ class _Client:
 
     def __init__(
         self,
-        servers: str,
+        access: KafkaAccess,
         topic: str,
         number: int,
         chance: random.Random,
@@ -128,11 +129,11 @@ class _Client:
         *,
         bug: str | None,
     ) -> None:
-        self._servers, self._topic, self._number = servers, topic, number
+        self._access, self._topic, self._number = access, topic, number
         self._random = chance
         self._numbers = numbers
         self._bug = bug
-        self._consumer = Consumer(_reading(servers, uncommitted=bug == "read-uncommitted"))
+        self._consumer = Consumer(_reading(access, uncommitted=bug == "read-uncommitted"))
         self._producer: Producer | None = None
         self._next = dict.fromkeys(range(PARTITIONS), 0)
         self._committed = dict(self._next)
@@ -240,7 +241,7 @@ class _Client:
         while self._producer is None:
             producer = Producer(
                 {
-                    "bootstrap.servers": self._servers,
+                    **self._access.librdkafka(),
                     "transactional.id": f"{self._topic}.{self._number}",
                     "transaction.timeout.ms": 30_000,
                     "linger.ms": 2,
@@ -252,7 +253,7 @@ class _Client:
                 producer.init_transactions(CALL_SECONDS)
             except KafkaException as error:
                 if time.monotonic() > deadline:
-                    raise _away(self._servers, error) from error
+                    raise _away(self._access, error) from error
             else:
                 self._producer = producer
         return self._producer
@@ -261,9 +262,9 @@ class _Client:
         return self._bug == bug and self._random.random() < BUGGY
 
 
-def _reading(servers: str, *, uncommitted: bool = False) -> dict[str, Any]:
+def _reading(access: KafkaAccess, *, uncommitted: bool = False) -> dict[str, Any]:
     return {
-        "bootstrap.servers": servers,
+        **access.librdkafka(),
         "group.id": "counterfoil.verify",
         "isolation.level": "read_uncommitted" if uncommitted else "read_committed",
         "enable.auto.commit": False,
@@ -278,8 +279,8 @@ def _unheard(error: KafkaError) -> None:
     """What concerns a transaction is raised by the call that it spoils; the rest is retried."""
 
 
-def _create(servers: str, topic: str) -> None:
-    settings: dict[str, Any] = {"bootstrap.servers": servers, "error_cb": _unheard, "log_level": 2}
+def _create(access: KafkaAccess, topic: str) -> None:
+    settings: dict[str, Any] = {**access.librdkafka(), "error_cb": _unheard, "log_level": 2}
     admin = AdminClient(settings)
     creations = cast(
         "dict[str, Future[None]]", admin.create_topics([NewTopic(topic, PARTITIONS, -1)])
@@ -287,19 +288,19 @@ def _create(servers: str, topic: str) -> None:
     try:
         creations[topic].result(CALL_SECONDS)
     except KafkaException as error:
-        raise _away(servers, error) from error
+        raise _away(access, error) from error
 
 
-def _final(servers: str, topic: str) -> tuple[Place, ...]:
+def _final(access: KafkaAccess, topic: str) -> tuple[Place, ...]:
     """Everything that is committed, from the beginning to the end."""
     places: list[Place] = []
     waiting = set(range(PARTITIONS))
     deadline = time.monotonic() + SETTLE_SECONDS
-    with closing(Consumer({**_reading(servers), "enable.partition.eof": True})) as consumer:
+    with closing(Consumer({**_reading(access), "enable.partition.eof": True})) as consumer:
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in waiting])
         while waiting:
             if time.monotonic() > deadline:
-                raise _away(servers, f"partitions {waiting} were not read to their end")
+                raise _away(access, f"partitions {waiting} were not read to their end")
             for message in consumer.consume(1_000, POLL_SECONDS):
                 error = message.error()
                 if error is None:
@@ -316,7 +317,7 @@ def _place_of(message: Message) -> Place:
     return Place(partition, offset, int(message.value() or b"0"))
 
 
-def _away(servers: str, why: object) -> CounterfoilError:
+def _away(access: KafkaAccess, why: object) -> CounterfoilError:
     return CounterfoilError(
-        f"Kafka at {servers}: {why}", hint="start one with `counterfoil engines up kafka`"
+        f"Kafka at {access.servers}: {why}", hint="start one with `counterfoil engines up kafka`"
     )

@@ -1,0 +1,300 @@
+"""What a broker's listener tells whoever connects, before it is told who that is.
+
+A client of Kafka that speaks another protocol than a listener is closed out without a word, tries
+again, and says after a while that nobody answered. So this connects once, in small steps, and names
+the first one that fails: the files, TLS, the certificate, the mechanism. It speaks that much of
+Kafka's protocol itself: ApiVersions (version 3), which also tells features that librdkafka does not
+ask for, and SaslHandshake (version 1), which tells mechanisms. Nobody's password is sent.
+"""
+
+import socket
+import ssl
+import struct
+from contextlib import closing
+from typing import Final, NamedTuple
+
+from counterfoil.engines.checks.finding import Finding, Level
+from counterfoil.kafka_access import KafkaAccess, Protocol
+
+SECONDS: Final = 5.0
+LONGEST: Final = 1 << 20
+"""Bytes of an answer: what is longer is no answer of Kafka's."""
+_API_VERSIONS: Final = 18
+_SASL_HANDSHAKE: Final = 17
+_UNSUPPORTED_MECHANISM: Final = 33
+_ILLEGAL_STATE: Final = 34
+"""What a listener without SASL says to a handshake."""
+_NAMES: Final = (62, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
+
+
+class Features(NamedTuple):
+    """The newest level of each feature that a broker supports, and those that are finalised."""
+
+    supported: dict[str, int]
+    finalised: dict[str, int]
+
+
+class Refused(Exception):
+    """A listener and what is configured don't fit; `finding` says why."""
+
+    def __init__(self, setting: str, found: str, needed: str, remedy: str) -> None:
+        super().__init__(found)
+        self.finding = Finding("kafka", Level.BREAKS, setting, found, needed, remedy)
+
+
+def greet(access: KafkaAccess) -> Features:
+    """Greet the first broker that answers.
+
+    Raises:
+        Refused: it answers, and will not let this client in; or nobody answers.
+    """
+    context = _context(access) if access.tls else None
+    errors: list[str] = []
+    for server in access.servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            raw = socket.create_connection((host, int(port)), SECONDS)
+        except (OSError, ValueError) as error:
+            errors.append(f"{server}: {error}")
+            continue
+        with closing(raw):
+            raw.settimeout(SECONDS)
+            if context is None:
+                return _ask(_Listener(access, server, raw))
+            with closing(_wrapped(access, server, raw, context, host)) as wrapped:
+                return _ask(_Listener(access, server, wrapped))
+    raise silent("; ".join(errors), "start it, or correct [addresses] kafka")
+
+
+def _context(access: KafkaAccess) -> ssl.SSLContext:
+    try:
+        return access.context()
+    except OSError as error:
+        files = ", ".join(str(each) for each in (access.ca, access.certificate, access.key) if each)
+        raise Refused(
+            "certificates",
+            f"not to be used: {files}: {error}",
+            "PEM files: an authority, and a certificate with the key that belongs to it",
+            "correct ca, certificate and key of [kafka]; the password of a key that has one comes "
+            "from KAFKA_KEY_PASSWORD",
+        ) from error
+
+
+def _wrapped(
+    access: KafkaAccess, server: str, raw: socket.socket, context: ssl.SSLContext, host: str
+) -> ssl.SSLSocket:
+    try:
+        return context.wrap_socket(raw, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        said = error.verify_message
+        if error.verify_code in _NAMES:
+            raise Refused(
+                "certificate",
+                f"{server}: {said}",
+                f"a certificate with the name {host}",
+                "use a name that the certificate has, in [addresses] kafka and in the brokers' "
+                "advertised.listeners",
+            ) from error
+        raise Refused(
+            "certificate",
+            f"{server}: {said}",
+            f"one that {access.ca or 'an authority of this system'} vouches for",
+            "set ca of [kafka] to the certificate of the authority that signed the brokers'",
+        ) from error
+    except (ssl.SSLEOFError, ConnectionError) as error:
+        raise _other_protocol(access, server, "no TLS", tls=False) from error
+    except ssl.SSLError as error:
+        if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+            raise _other_protocol(access, server, "no TLS", tls=False) from error
+        raise _client_refused(access, server, error) from error
+    except OSError as error:  # a time that is over, above all
+        raise _unanswered(server, error) from error
+
+
+class _Listener:
+    """One connection, on which questions are asked one after the other."""
+
+    def __init__(self, access: KafkaAccess, server: str, connection: socket.socket) -> None:
+        self.access = access
+        self.server = server
+        self._connection = connection
+        self._answers = connection.makefile("rb")
+
+    def ask(self, key: int, version: int, body: bytes) -> bytes:
+        """The answer to a request, from behind its correlation id.
+
+        Raises:
+            OSError: there is none; EOFError if the connection was closed.
+        """
+        request = struct.pack(">hhih", key, version, 1, -1) + body
+        self._connection.sendall(struct.pack(">i", len(request)) + request)
+        head = self._answers.read(4)
+        if len(head) < 4:
+            raise EOFError
+        (length,) = struct.unpack(">i", head)
+        if not 4 <= length <= LONGEST:
+            raise OSError("what answers is not Kafka")
+        return self._answers.read(length)[4:]
+
+
+def _ask(listener: _Listener) -> Features:
+    access, server = listener.access, listener.server
+    software = b"\x0ccounterfoil\x021\x00"  # name, version, no tagged fields
+    try:
+        features = _Compact(listener.ask(_API_VERSIONS, 3, b"\x00" + software)).features()
+    except ssl.SSLError as error:
+        raise _client_refused(access, server, error) from error
+    except (EOFError, OSError) as error:
+        if not access.tls and _speaks_tls(server):
+            raise _other_protocol(access, server, "TLS", tls=True) from error
+        raise _unanswered(server, error) from error
+    mechanism = access.mechanism.encode()
+    body = struct.pack(">h", len(mechanism)) + mechanism
+    try:
+        error, mechanisms = _handshake(listener.ask(_SASL_HANDSHAKE, 1, body))
+    except (EOFError, OSError, struct.error) as found:
+        if access.sasl:
+            raise _unanswered(server, found) from found
+        return features  # what there is instead of SASL is the listener's affair
+    asks = error != _ILLEGAL_STATE
+    if asks != access.sasl:
+        says = f"SASL ({', '.join(mechanisms)})" if asks else "no SASL"
+        raise _other_protocol(access, server, says, sasl=asks)
+    if error == _UNSUPPORTED_MECHANISM:
+        raise Refused(
+            "mechanism",
+            f"{access.mechanism}, which {server} does not have",
+            f"one of {', '.join(mechanisms) or 'none'}",
+            "set mechanism of [kafka], or sasl.enabled.mechanisms of the brokers",
+        )
+    return features
+
+
+def _handshake(answer: bytes) -> tuple[int, list[str]]:
+    error, number = struct.unpack_from(">hi", answer)
+    at, mechanisms = 6, list[str]()
+    for _ in range(number):
+        (length,) = struct.unpack_from(">h", answer, at)
+        mechanisms.append(answer[at + 2 : at + 2 + length].decode())
+        at += 2 + length
+    return error, mechanisms
+
+
+def _speaks_tls(server: str) -> bool:
+    """Whether a handshake gets anywhere; nothing is said in it, so nothing is verified."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    host, _, port = server.strip().rpartition(":")
+    try:
+        with (
+            socket.create_connection((host, int(port)), SECONDS) as raw,
+            context.wrap_socket(raw, server_hostname=host),
+        ):
+            return True
+    except OSError:
+        return False
+
+
+def _other_protocol(
+    access: KafkaAccess,
+    server: str,
+    says: str,
+    *,
+    tls: bool | None = None,
+    sasl: bool | None = None,
+) -> Refused:
+    fitting: Protocol
+    match (access.tls if tls is None else tls, access.sasl if sasl is None else sasl):
+        case True, True:
+            fitting = "SASL_SSL"
+        case True, False:
+            fitting = "SSL"
+        case False, True:
+            fitting = "SASL_PLAINTEXT"
+        case _:
+            fitting = "PLAINTEXT"
+    return Refused(
+        "protocol",
+        f"{access.protocol}, and {server} speaks {says}",
+        "the same on both sides",
+        f"take the port of a listener that speaks {access.protocol}, "
+        f'or set protocol = "{fitting}" in [kafka]',
+    )
+
+
+def _client_refused(access: KafkaAccess, server: str, error: ssl.SSLError) -> Refused:
+    shown = access.certificate or "without a certificate of its own"
+    return Refused(
+        "client",
+        f"{shown}, and {server} ends TLS: {error.reason or error}",
+        "a certificate that the brokers trust",
+        "set certificate and key of [kafka] to those of an authority in the brokers' truststore",
+    )
+
+
+def _unanswered(server: str, error: Exception) -> Refused:
+    said = "it closed the connection" if isinstance(error, EOFError) else str(error)
+    return silent(f"{server}: {said}", "correct [addresses] kafka")
+
+
+def silent(found: str, remedy: str) -> Refused:
+    """There is no answer that could be understood."""
+    return Refused("address", found, "an answer", remedy)
+
+
+class _Compact:
+    """Reads Kafka's compact encoding (KIP-482)."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._at = 0
+
+    def features(self) -> Features:
+        (error,) = struct.unpack(">h", self._take(2))
+        if error:
+            raise OSError(f"the broker refused ApiVersions with error {error}")
+        for _ in range(self._varint() - 1):
+            self._take(6)  # key, oldest and newest version
+            self._skip_tags()
+        self._take(4)  # throttle time
+        supported: dict[str, int] = {}
+        finalised: dict[str, int] = {}
+        for _ in range(self._varint()):
+            tag, length = self._varint(), self._varint()
+            end = self._at + length
+            if tag == 0:
+                supported = self._levels(">2xh")  # oldest, newest
+            elif tag == 2:
+                finalised = self._levels(">h2x")  # newest, oldest
+            self._at = end
+        return Features(supported, finalised)
+
+    def _levels(self, layout: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for _ in range(self._varint() - 1):
+            name = self._take(self._varint() - 1).decode()
+            (found[name],) = struct.unpack(layout, self._take(4))
+            self._skip_tags()
+        return found
+
+    def _skip_tags(self) -> None:
+        for _ in range(self._varint()):
+            self._varint()
+            self._take(self._varint())
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while True:
+            (byte,) = self._take(1)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def _take(self, number: int) -> bytes:
+        taken = self._content[self._at : self._at + number]
+        if len(taken) < number:
+            raise EOFError
+        self._at += number
+        return taken
