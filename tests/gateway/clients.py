@@ -27,7 +27,7 @@ from aioquic.quic.events import (
 )
 
 Headers = Iterable[tuple[str, str]]
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @dataclass

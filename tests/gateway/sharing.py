@@ -36,7 +36,7 @@ class Node:
 
     def __init__(self, plane: DataPlane) -> None:
         self.plane = plane
-        self._connection = http.client.HTTPConnection(plane.listen, timeout=20)
+        self._connection = http.client.HTTPConnection(plane.listen, timeout=60)
 
     def get(self) -> http.client.HTTPResponse:
         self._connection.request("GET", "/x")

@@ -84,7 +84,7 @@ def attack(gateway: Secure, *attacks: Callable[[], Coroutine[Any, Any, None]]) -
     async def scenario() -> None:
         stop = asyncio.Event()
         asking = asyncio.create_task(neighbour(stop))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(150):
             await asyncio.gather(*(bear(each) for each in attacks))
         stop.set()
         assert await asking

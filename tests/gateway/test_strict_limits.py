@@ -2,17 +2,42 @@
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 from sharing import Node, gateways, load, redis_cli, until
 
 from counterfoil.engines import RunningEngine
 
+Found = TypeVar("Found")
+
+
+def while_the_store_answers(
+    attempt: Callable[[list[Node]], Found],
+    number: int,
+    service: str,
+    redis: RunningEngine,
+    **limit: Any,
+) -> Found:
+    """What is found by gateways with a limit of their own, if the store answered all they asked.
+
+    On a machine that is too busy it doesn't, and the fallback decides for a moment, as it should:
+    then it is another test, and this one begins again.
+    """
+    for _ in range(5):
+        with gateways(number, service, redis, strict=True, **limit) as nodes:
+            until(lambda nodes=nodes: all(node.link["connected"] for node in nodes))
+            found = attempt(nodes)
+            if not any(node.link["failures"] for node in nodes):
+                return found
+    raise AssertionError("the store never answered in time throughout")
+
 
 def test_three_gateways_admit_exactly_what_one_would(service: str, redis: RunningEngine) -> None:
-    with gateways(3, service, redis, rate=0.001, burst=100, strict=True) as nodes:
-        until(lambda: all(node.link["connected"] for node in nodes))
+    def attempt(nodes: list[Node]) -> list[int]:
         start = threading.Barrier(len(nodes))
 
         def send(node: Node) -> list[int]:
@@ -20,32 +45,37 @@ def test_three_gateways_admit_exactly_what_one_would(service: str, redis: Runnin
             return node.statuses(100)
 
         with ThreadPoolExecutor(len(nodes)) as clients:
-            statuses = [status for sent in clients.map(send, nodes) for status in sent]
-        assert (statuses.count(200), statuses.count(429)) == (100, 200)
+            return [status for sent in clients.map(send, nodes) for status in sent]
+
+    statuses = while_the_store_answers(attempt, 3, service, redis, rate=0.001, burst=100)
+    assert Counter(statuses) == {200: 100, 429: 200}
 
 
 def test_the_rate_holds_over_all_gateways_without_any_overshoot(
     service: str, redis: RunningEngine
 ) -> None:
     rate, burst = 100, 20
-    with gateways(3, service, redis, rate=rate, burst=burst, strict=True) as nodes:
-        until(lambda: all(node.link["connected"] for node in nodes))
+
+    def attempt(nodes: list[Node]) -> tuple[list[int], float]:
         began = time.monotonic()
         with load(nodes) as statuses:
             until(lambda: statuses.count(200) > 3 * rate)
-        took = time.monotonic() - began
-        assert statuses.count(200) <= rate * took + burst
-        assert set(statuses) == {200, 429}
+        return statuses, time.monotonic() - began
+
+    statuses, took = while_the_store_answers(attempt, 3, service, redis, rate=rate, burst=burst)
+    assert statuses.count(200) <= rate * took + burst
+    assert set(statuses) == {200, 429}
 
 
 def test_many_requests_at_once_are_asked_about_together(service: str, redis: RunningEngine) -> None:
-    with gateways(1, service, redis, rate=0.001, burst=300, strict=True) as (node,):
-        until(lambda: node.link["connected"])
-        clients = [Node(node.plane) for _ in range(16)]
+    def attempt(nodes: list[Node]) -> list[int]:
+        clients = [Node(nodes[0].plane) for _ in range(16)]
         with ThreadPoolExecutor(len(clients)) as senders:
             sent = senders.map(lambda client: client.statuses(25), clients)
-            statuses = [status for each in sent for status in each]
-        assert (statuses.count(200), statuses.count(429)) == (300, 100)
+            return [status for each in sent for status in each]
+
+    statuses = while_the_store_answers(attempt, 1, service, redis, rate=0.001, burst=300)
+    assert Counter(statuses) == {200: 300, 429: 100}
 
 
 def test_a_key_that_is_known_to_be_in_debt_costs_the_store_nothing(
