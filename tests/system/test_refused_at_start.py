@@ -67,6 +67,18 @@ def test_an_address_where_nobody_is(
     assert f"correct [addresses] {name}" in said
 
 
+def test_a_remedy_names_its_table_in_the_table_of_findings(tmp_path: Path) -> None:
+    shutil.copytree(SHOP, tmp_path / "shop", ignore=shutil.ignore_patterns(".counterfoil"))
+    with (tmp_path / "shop" / "counterfoil.toml").open("a") as file:
+        file.write('\n[addresses]\nredis = "redis://127.0.0.1:1/0"\n')
+    command = [COUNTERFOIL, "engines", "check", str(tmp_path / "shop")]
+    command += ["--engines", "limits=redis"]
+    wide = {**os.environ, "COLUMNS": "300"}
+    done = subprocess.run(command, env=wide, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "correct [addresses] redis" in done.stdout
+
+
 def test_a_wrong_password(refused: Callable[..., str], engine: Engine) -> None:
     kafka, postgres = engine("kafka").address, engine("postgres").address
     said = refused("events=kafka", "guess-of-somebody", kafka=kafka, postgres=postgres)

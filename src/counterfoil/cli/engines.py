@@ -132,6 +132,7 @@ def check_application(
     import time  # noqa: PLC0415
 
     import msgspec  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from counterfoil.application import StateFolder, load  # noqa: PLC0415
@@ -162,7 +163,7 @@ def check_application(
             colour = "red" if each.level is Level.BREAKS else "yellow"
             level = f"[{colour}]{each.level}[/]"
             row = (each.setting, each.found, each.needed, each.remedy)
-            table.add_row(each.engine, level, *row)
+            table.add_row(each.engine, level, *map(escape, row))
         out.print(table if findings else f"nothing to change: {', '.join(names)}")
     if any(each.level is Level.BREAKS for each in findings):
         sys.exit(1)
