@@ -21,6 +21,10 @@ PORTION: Final = 256
 """Messages taken from the client at once. Python's garbage collector looks at its objects, not at
 records. As few as these are gone again before it begins to; of 10,000 it would look at each several
 times, and at all else in the process, which is more than reading them takes."""
+GATHER_SECONDS: Final = 0.005
+"""For how long events gather, once there is one: what a trickle costs each of them, so that a
+commit, which costs as much as hundreds of events, is not made for each."""
+Found = defaultdict[tuple[str, int], list[Record]]
 
 
 class KafkaReader:
@@ -56,7 +60,7 @@ class KafkaReader:
         """
         if not self._placed:
             self._place()
-        records: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
+        records: Found = defaultdict(list)
         try:
             with Reported():
                 self._consume(limit, records)
@@ -78,20 +82,26 @@ class KafkaReader:
         """Stop reading."""
         self._consumer.close()
 
-    def _consume(self, limit: int, records: defaultdict[tuple[str, int], list[Record]]) -> None:
-        deadline = time.monotonic() + FETCH_SECONDS
-        wanted = limit
+    def _consume(self, limit: int, records: Found) -> None:
+        # Asked for more than there is, the client waits as long as it may: first for one alone.
+        if not self._take(1, FETCH_SECONDS, records):
+            return
+        deadline = time.monotonic() + GATHER_SECONDS
+        wanted = limit - 1
         while wanted:
             portion = min(wanted, PORTION)
-            found = self._consumer.consume(portion, max(deadline - time.monotonic(), 0))
-            for message in found:
-                if message.error() is not None:
-                    raise_for(message)
-                record = record_of(message, self._topics[message.topic() or ""].name)
-                records[record.topic, record.partition].append(record)
-            if len(found) < portion:
+            if self._take(portion, max(deadline - time.monotonic(), 0), records) < portion:
                 return
             wanted -= portion
+
+    def _take(self, number: int, patience_seconds: float, records: Found) -> int:
+        found = self._consumer.consume(number, patience_seconds)
+        for message in found:
+            if message.error() is not None:
+                raise_for(message)
+            record = record_of(message, self._topics[message.topic() or ""].name)
+            records[record.topic, record.partition].append(record)
+        return len(found)
 
     def _place(self) -> None:
         """Put every partition to its stored position, or to its beginning."""
