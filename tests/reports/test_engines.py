@@ -54,6 +54,14 @@ def test_rows_arrive_with_their_positions(folder: Path, one: Engine) -> None:
     assert ids(Lake(folder)) == all_ids(40)
 
 
+def test_where_nothing_could_be_read_the_position_moves_on(folder: Path, one: Engine) -> None:
+    append(folder, one, 0, 30)
+    writer = LakeWriter(Lake(folder), SALES, one)
+    writer.append({0: Batch([], 35)}, source="sales", now_us=1)
+    assert writer.positions("sales", PARTITIONS) == {0: 35, 1: 30}
+    assert ids(Lake(folder)) == all_ids(30)
+
+
 def test_an_append_that_is_repeated_changes_nothing(folder: Path, one: Engine) -> None:
     append(folder, one, 0, 30)
     append(folder, one, 0, 30)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, overload
 
 import msgspec
 
@@ -22,6 +22,7 @@ from counterfoil.events import (
     Topic,
     Windowed,
 )
+from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
 from counterfoil.events.parallel import Order
 from counterfoil.events.parallel.parallel import CONCURRENCY
 from counterfoil.events.schemas import Compatibility, Format
@@ -32,6 +33,7 @@ from counterfoil.events.windows import Emit, Shape
 from counterfoil.gateway.hooks import Hook
 from counterfoil.reports import Report, Table
 
+LAKE: Final = "lake"
 Body = TypeVar("Body", bound=msgspec.Struct)
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 Event = TypeVar("Event", bound=msgspec.Struct)
@@ -348,6 +350,10 @@ class Application:
         return self.choreographies[name]
 
     def _name_pipeline(self, name: str) -> None:
+        if name.startswith(f"{LAKE}."):
+            raise ConfigurationError(
+                f"{name!r} is a name of the lake's", hint="rename the pipeline"
+            )
         if name in self.pipelines or name in self.parallels:
             raise ConfigurationError(f"the pipeline {name!r} is declared twice", hint="rename one")
 
@@ -356,11 +362,12 @@ class Application:
             raise ConfigurationError(f"the saga {name!r} is declared twice", hint="rename one")
 
     def all_topics(self) -> list[Topic[Any]]:
-        """The declared topics, and those that belong to pipelines and sagas."""
+        """The declared topics, and those that belong to pipelines, sagas and tables."""
         own = [topic for each in self.pipelines.values() for topic in each.topics()[1:]]
         own += [topic for each in self.parallels.values() for topic in each.topics()[1:]]
         own += [topic for each in self.queues.values() for topic in each.pipeline().topics()]
         own += [topic for each in self.sagas.values() for topic in each.own_topics()]
+        own += [topic for table in self.stores for topic in self.lake_topics(table)]
         return [*self.topics.values(), *own]
 
     def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:
@@ -368,6 +375,15 @@ class Application:
         table = Table(source.name, source.type, day=day)
         _declare(self.stores, source.name, (source, table), "table")
         return table
+
+    def lake_name(self, table: str) -> str:
+        """Under what name a table has its dead letters, as a pipeline has under its own."""
+        return f"{LAKE}.{table}"
+
+    def lake_topics(self, table: str) -> tuple[Topic[Any], Topic[Any]]:
+        """What a table reads beside its source, and where its dead letters are told of."""
+        (source, _), name = self.stores[table], self.lake_name(table)
+        return source.beside(retry_topic(name)), source.beside(dead_letter_topic(name))
 
     def hook(self, name: str) -> Callable[[Hook], Hook]:
         """Declare a hook: what it says of a request counts before a service gets it.

@@ -21,6 +21,7 @@ svg { width: 100%; height: auto } polyline { fill: none; stroke: var(--line); st
 svg text { font-size: 12px; fill: currentColor } svg line { stroke: var(--soft) }
 </style></head><body><main><h1>{{ title }}</h1>
 <p>Version {{ version }} of the source, {{ days }} days.</p>
+{% if unread %}<p role="status">Events that could not be read, and are not in this report: {{ unread }}. They wait among the dead letters.</p>{% endif %}
 {% for section in sections %}<section><h2>{{ section.name }}</h2>
 {% for chart in section.charts %}
 <figure><figcaption>{{ chart.name }}: {{ chart.total }} in all, at most {{ chart.largest }} on {{ chart.best }}</figcaption>
@@ -72,6 +73,7 @@ def html_text(document: dict[str, Any], amounts: tuple[str, ...]) -> str:
         title=document["title"],
         version=document["version"],
         days=len(document["reasons"]),
+        unread=document.get("unread", 0),
         sections=sections,
     )
 

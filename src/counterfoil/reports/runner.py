@@ -42,6 +42,7 @@ def published(report: Report, folder: Path) -> dict[str, Any]:
             "title": report.title,
             "version": -1,
             "published_us": 0,
+            "unread": 0,
             "sections": {},
             "reasons": {},
         }
@@ -76,8 +77,11 @@ class ReportRunner:
             name: text(query, engine.dialect) for name, query in checked(report).items()
         }
 
-    def run(self, now_us: int) -> Run:
+    def run(self, now_us: int, *, unread: int | None = None) -> Run:
         """Bring the published report up to the newest version of its source.
+
+        It says that so many events of the source could not be read (`unread`), and are in no table;
+        None is for who doesn't know: what it said last stays.
 
         Raises:
             ReportsError: a section's SQL can't be run.
@@ -90,10 +94,13 @@ class ReportRunner:
         if any(not (self._table(name) / "_delta_log").exists() for name in self._queries):
             document["version"] = -1  # a section that is new has no day yet
         version, after = delta.version(), document["version"]
+        said = document.get("unread", 0)
+        document["unread"] = said if unread is None else unread
         source = self._lake.folder / self._report.source.name
         present = set(data_files(source, delta).values())
         if version == after or not present:
-            if after >= 0 and not (self._folder / "index.html").exists():
+            told = document["unread"] == said and (self._folder / "index.html").exists()
+            if after >= 0 and not told:
                 self._publish(document)
             return Run(version, {})
         touched = self._lake.touched(self._report.source, after, version)

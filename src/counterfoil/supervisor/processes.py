@@ -3,12 +3,12 @@
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
 
-from counterfoil import faults
 from counterfoil.coordination import (
     CoordinationError,
     Instance,
@@ -20,6 +20,7 @@ from counterfoil.coordination import (
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     ChoreographyTracer,
+    DeadLetters,
     EmbeddedEvents,
     EventsError,
     ExchangeLog,
@@ -37,8 +38,6 @@ from counterfoil.events import (
     TermOver,
     declare_schemas,
 )
-from counterfoil.events.topics import AnyTopic
-from counterfoil.reports import Table
 from counterfoil.supervisor import hot_keys
 from counterfoil.supervisor.gateway_process import gateway
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
@@ -48,8 +47,6 @@ IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
 RETRY_SECONDS: Final = 0.5
 """After an engine could not be used: it may be away for long, and every try leaves a line."""
-STORE_ROWS: Final = 5_000
-"""Rows of one append to the lake: a file a day and append should not be tiny."""
 STORE_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 1.0
 RETENTION_SECONDS: Final = 10.0
@@ -289,63 +286,49 @@ def retention(host: Host) -> None:
 
 def lake(host: Host) -> None:
     """Moves every stored topic into its table."""
-    from counterfoil.reports import Batch, Lake, LakeWriter  # noqa: PLC0415
+    from counterfoil.reports import Lake  # noqa: PLC0415
+    from counterfoil.supervisor.storing import Storing  # noqa: PLC0415
 
-    group = "lake"
     events = host.events()
     event_log, store = events.log(), events.pipelines()
     event_log.declare(host.application.all_topics())
     tables, engine = Lake(host.state.lake), host.reports()
-
-    def mover(topic: AnyTopic, table: Table[Any]) -> Callable[[], int]:
-        writer = LakeWriter(tables, table, engine)
-
-        def positions(source: str) -> Mapping[int, int]:
-            if faults.sabotaged("append-without-transaction"):
-                return store.positions(group, source)
-            return writer.positions(source, topic.partitions)
-
-        reader = event_log.reader([topic], positions)
-
-        def move() -> int:
-            fetched = reader.fetch(STORE_ROWS)
-            if not fetched:
-                return 0
-            try:
-                batches = {
-                    batch.partition: Batch(
-                        [topic.decode(record.value) for record in batch.records], batch.end
-                    )
-                    for batch in fetched
-                }
-                moved = {partition: batch.next_offset for partition, batch in batches.items()}
-                writer.append(batches, source=topic.name, now_us=now_us())
-                store.store_positions(group, topic.name, moved)
-            except BaseException:
-                reader.rewind()
-                raise
-            return sum(len(batch.rows) for batch in batches.values())
-
-        return move
-
-    movers = [mover(topic, table) for topic, table in host.application.stores.values()]
+    storing = [
+        Storing(
+            host.application,
+            name,
+            lake=tables,
+            engine=engine,
+            event_log=event_log,
+            store=store,
+            now_us=now_us,
+        )
+        for name in host.application.stores
+    ]
     host.ready()
-    _repeat(host, lambda: sum(move() for move in movers), every=STORE_SECONDS)
+    _repeat(host, lambda: sum(each.step() for each in storing), every=STORE_SECONDS)
 
 
 def reports(host: Host) -> None:
     """Recomputes the days that changed, and publishes them."""
     from counterfoil.reports import Lake, ReportRunner  # noqa: PLC0415
+    from counterfoil.supervisor.storing import unread  # noqa: PLC0415
 
     tables, engine = Lake(host.state.lake), host.reports()
-    runners = [
-        ReportRunner(tables, report, host.state.reports / name, engine)
-        for name, report in host.application.reports.items()
-    ]
+    declared = host.application.reports
+    runners = {
+        name: ReportRunner(tables, report, host.state.reports / name, engine)
+        for name, report in declared.items()
+    }
+    letters = cache(lambda: DeadLetters(host.events().pipelines()))
     host.ready()
 
     def step() -> int:
-        return sum(len(runner.run(now_us()).days) for runner in runners)
+        days = 0
+        for name, runner in runners.items():
+            left_out = unread(host.application, declared[name].source, letters)
+            days += len(runner.run(now_us(), unread=left_out).days)
+        return days
 
     _repeat(host, step, every=REPORT_SECONDS)
 
