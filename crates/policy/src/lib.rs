@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod bulkhead;
 pub mod caching;
 pub mod cells;
+pub mod content_coding;
 pub mod cors;
 pub mod fixed_window;
 pub mod gcra;
