@@ -78,6 +78,18 @@ def test_a_good_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
             8,
             "such as /healthz",
         ),
+        (
+            'limits = ["tenant"]',
+            'limits = ["tenant"]\n[gateway.routes.compression]\nencodings = ["deflate"]',
+            18,
+            "deflate",
+        ),
+        (
+            'limits = ["tenant"]',
+            'limits = ["tenant"]\n[gateway.routes.compression]\ntypes = ["text"]',
+            18,
+            "use text/html",
+        ),
         ("[gateway.limits", '[events]\noutbox = "log"\n[gateway.limits', 8, "SQLite has no log"),
     ],
 )

@@ -300,6 +300,7 @@ pub struct Route {
     pub request_headers: Option<HeaderEdits>,
     pub response_headers: Option<HeaderEdits>,
     pub redirect: Option<Redirect>,
+    pub compression: Option<Compression>,
 }
 
 /// Which pages of other origins may ask, and read what is answered.
@@ -361,6 +362,17 @@ pub struct Cache {
     pub cookies: bool,
     pub request_directives: bool,
     pub tags_header: String,
+}
+
+/// Which answers of a route are compressed, and how.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compression {
+    /// By the names of HTTP, the one liked best first.
+    pub encodings: Vec<String>,
+    /// `text/html`, `text/*`, `application/*+json`.
+    pub types: Vec<String>,
+    pub minimum_bytes: u64,
 }
 
 /// What an instance's load is.

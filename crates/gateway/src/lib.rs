@@ -12,6 +12,7 @@ mod attempt;
 mod balance;
 mod cache;
 mod client;
+mod compression;
 mod config;
 mod connection;
 mod cors;

@@ -193,6 +193,9 @@ pub async fn serve(
     if let Some(edge) = route.and_then(|route| route.edge.as_ref()) {
         edge.mark(&parts, response.headers_mut());
     }
+    if let Some(compression) = route.and_then(|route| route.compression.as_ref()) {
+        compression.apply(&parts, &mut response);
+    }
     response.headers_mut().insert(headers::REQUEST_ID, seen.request_id);
     response.body_mut().keep(seen.under_way);
     if let Body::Tunnel(tunnel) = response.body_mut()

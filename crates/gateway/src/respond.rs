@@ -10,6 +10,7 @@ use hyper::body::{Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use crate::compression::Compressed;
 use crate::tunnel::Tunnel;
 use crate::upstream::Rest;
 
@@ -17,6 +18,7 @@ use crate::upstream::Rest;
 pub enum Body {
     Whole(Bytes),
     Rest(Box<Rest>),
+    Compressed(Box<Compressed>),
     /// Nothing: the connection that the answer goes by becomes a tunnel after it.
     Tunnel(Option<Box<Tunnel>>),
 }
@@ -26,6 +28,7 @@ impl Body {
     pub fn keep(&mut self, kept: impl Send + 'static) {
         match self {
             Self::Rest(rest) => rest.keep(kept),
+            Self::Compressed(compressed) => compressed.keep(kept),
             Self::Tunnel(Some(tunnel)) => tunnel.keep(kept),
             Self::Whole(_) | Self::Tunnel(None) => {}
         }
@@ -44,6 +47,7 @@ impl hyper::body::Body for Body {
             Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
             Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
             Self::Rest(rest) => rest.poll_frame(cx),
+            Self::Compressed(compressed) => compressed.poll_frame(cx),
             Self::Tunnel(_) => Poll::Ready(None),
         }
     }
@@ -52,6 +56,7 @@ impl hyper::body::Body for Body {
         match self {
             Self::Whole(whole) => whole.is_empty(),
             Self::Rest(rest) => rest.is_end_stream(),
+            Self::Compressed(compressed) => compressed.is_end_stream(),
             Self::Tunnel(_) => true,
         }
     }
@@ -60,6 +65,7 @@ impl hyper::body::Body for Body {
         match self {
             Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
             Self::Rest(rest) => rest.size_hint(),
+            Self::Compressed(_) => SizeHint::default(),
             Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }

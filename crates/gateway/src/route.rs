@@ -7,6 +7,7 @@ use hyper::StatusCode;
 
 use crate::addresses::Addresses;
 use crate::cache::{self, Cache};
+use crate::compression::Compression;
 use crate::config;
 use crate::edge::Edge;
 use crate::hook::Hook;
@@ -49,6 +50,7 @@ pub struct Route {
     pub rewrite: Option<Arc<Rewrite>>,
     /// What the gateway itself says to clients, if it has something to say.
     pub edge: Option<Box<Edge>>,
+    pub compression: Option<Compression>,
     /// Those of all routes with this path, in earlier configurations too.
     pub counts: Arc<Counts>,
 }

@@ -58,7 +58,7 @@ struct Progress {
 
 impl Sent {
     pub fn new(body: Body, client: &Arc<Client>, stall: Duration, spoken: Spoken) -> Self {
-        let watched = matches!(body, Body::Rest(_)).then(|| {
+        let watched = matches!(body, Body::Rest(_) | Body::Compressed(_)).then(|| {
             let progress = Arc::<Progress>::default();
             let watching = tokio::spawn(watch(Arc::clone(&progress), Arc::clone(client), stall));
             let one_at_a_time = (spoken == Spoken::Http1).then(|| Arc::clone(client));
@@ -126,13 +126,13 @@ mod tests {
 
     use http_body_util::BodyExt;
     use hyper::body::Body as _;
-    use hyper::header::{HeaderMap, HeaderValue};
+    use hyper::header::HeaderValue;
 
     use super::*;
     use crate::upstream::Rest;
 
     fn sent(client: &Arc<Client>, spoken: Spoken) -> Sent {
-        let rest = Rest::whole(Bytes::from_static(b"part"), HeaderMap::new());
+        let rest = Rest::whole(Bytes::from_static(b"part"), None);
         Sent::new(Body::Rest(Box::new(rest)), client, Duration::from_secs(60), spoken)
     }
 

@@ -17,6 +17,7 @@ use crate::Error;
 use crate::access_log::AccessLog;
 use crate::addresses::Addresses;
 use crate::cache::{Cache, Store};
+use crate::compression::Compression;
 use crate::config::{self, Config, LimitKey, Protocol};
 use crate::edge::Edge;
 use crate::exchange::Link;
@@ -272,6 +273,8 @@ fn routes(
                 .map(|(store, cache)| Arc::new(Cache::new(cache, &asked_of(&route), store))),
             rewrite: Rewrite::new(&route)?.map(Arc::new),
             edge: Edge::new(&route)?,
+            compression: (route.compression.as_ref().map(Compression::new).transpose())
+                .map_err(|error| Error::Config(format!("route {}: {error}", route.path)))?,
             counts: counts.get(&route.path).cloned().unwrap_or_default(),
             addresses: Addresses::new(&route)?,
             config: route,

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from counterfoil.gateway.compression import Compression
 from counterfoil.gateway.cors import Cors
 from counterfoil.gateway.rewriting import HeaderEdits, Redirect, Rewrite, begins_all
 
@@ -225,6 +226,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Changed in all answers, those of the cache and the gateway too."""
     redirect: Redirect | None = None
     """Send clients elsewhere, and ask no service."""
+    compression: Compression | None = None
+    """Compress answers; without this table none are."""
 
     def __post_init__(self) -> None:
         self._check_edge()

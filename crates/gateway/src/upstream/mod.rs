@@ -15,6 +15,8 @@ use hyper::header::{self, HeaderMap};
 use hyper::http::request::Parts;
 use tokio::time::Instant;
 
+#[cfg(test)]
+pub use self::rest::Remainder;
 pub use self::rest::Rest;
 use crate::config::Protocol;
 use crate::headers::{Added, text};

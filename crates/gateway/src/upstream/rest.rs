@@ -43,9 +43,8 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// What was read already, and the trailers.
-    pub fn whole(read: Bytes, trailers: HeaderMap) -> Self {
-        let trailers = Some(trailers);
+    /// What was read already, and the trailers, if there are any.
+    pub fn whole(read: Bytes, trailers: Option<HeaderMap>) -> Self {
         Self { read, trailers, answer: None, timeout: Duration::ZERO, until: None, kept: Vec::new() }
     }
 

@@ -69,7 +69,7 @@ pub async fn exchange(
             }
             match trailers {
                 None => Body::Whole(body),
-                Some(trailers) => Body::Rest(Box::new(Rest::whole(body, trailers))),
+                Some(trailers) => Body::Rest(Box::new(Rest::whole(body, Some(trailers)))),
             }
         }
     };

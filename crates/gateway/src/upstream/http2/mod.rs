@@ -253,7 +253,7 @@ async fn answer(
         Gathered::Begun(read) => Body::Rest(Box::new(Rest::begun(read, answer, timeout))),
         Gathered::Whole { body, trailers: None } => Body::Whole(body),
         Gathered::Whole { body, trailers: Some(trailers) } => {
-            Body::Rest(Box::new(Rest::whole(body, trailers)))
+            Body::Rest(Box::new(Rest::whole(body, Some(trailers))))
         }
     };
     Ok(Response::from_parts(parts, body))

@@ -1,0 +1,47 @@
+"""Which answers of a route are compressed (`[gateway.routes.compression]`), and how."""
+
+import re
+from typing import Final, Literal
+
+import msgspec
+
+_COMPRESSED_TYPES: Final = (
+    "text/*",
+    "application/json",
+    "application/*+json",
+    "application/xml",
+    "application/*+xml",
+    "application/javascript",
+    "application/x-ndjson",
+    "application/wasm",
+    "image/svg+xml",
+    "font/otf",
+    "font/ttf",
+)
+"""What gets smaller: images, sound, films, archives and WOFF are compressed already."""
+_TYPE: Final = re.compile(r"[a-z]+/(\*(\+[a-z0-9.-]+)?|[a-z0-9][a-z0-9.+_-]*)")
+
+
+class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which answers of a route are compressed, for clients that read one of the encodings. Not for
+    answers that hold a secret and repeat what was sent: docs/compression.md says why."""
+
+    encodings: tuple[Literal["zstd", "br", "gzip"], ...] = ("zstd", "gzip", "br")
+    """Those that are offered. A client's weights decide; among what it likes equally, the first."""
+    types: tuple[str, ...] = _COMPRESSED_TYPES
+    """Types of content, such as `text/html`, `text/*` or `application/*+json`. Never gRPC."""
+    minimum_bytes: int = 1024
+    """Smaller answers fit into one packet as they are. Those of unknown length are compressed."""
+
+    def __post_init__(self) -> None:
+        if not self.encodings or len(set(self.encodings)) < len(self.encodings):
+            raise ValueError('encodings are one or more of "zstd", "br" and "gzip", each once')
+        for each in self.types:
+            if not _TYPE.fullmatch(each):
+                raise ValueError(
+                    f"types: {each!r} is no type: use text/html, text/* or application/*+json"
+                )
+        if not self.types:
+            raise ValueError("types are empty: leave them out, or the whole table")
+        if not 1 <= self.minimum_bytes <= 2**30:
+            raise ValueError("minimum_bytes is 1 to 1,073,741,824")
