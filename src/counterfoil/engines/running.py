@@ -191,11 +191,16 @@ def process_tree(pid: int) -> list[int]:
     """A process and all its descendants, parents first."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+        try:
+            tasks = list(Path(f"/proc/{parent}/task").iterdir())
+        except OSError:
+            continue  # the process has just ended
+        for task in tasks:
             try:
-                found += [int(child) for child in task.read_text().split()]
+                children = (task / "children").read_text()
             except OSError:
                 continue  # the thread has just ended
+            found += [int(child) for child in children.split()]
     return found
 
 
