@@ -149,7 +149,7 @@ def test_an_instance_that_wants_to_be_left_alone_for_long_is_and_another_is_aske
         refused = client.get("/x")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "30")
         assert len(server.asked) == 1
-    with instances(away, good, breaker_failures=1_000) as (client, servers, _):
+    with instances(away, good, breaker_failures=1_000, retry_budget=1.0) as (client, servers, _):
         assert all(client.get("/x").is_success for _ in range(20))
         assert servers[0].asked
 

@@ -52,7 +52,8 @@ class Server:
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
+        # Whoever asks may go before the answer.
+        with connection, connection.makefile("rb") as lines, suppress(ConnectionError):
             while asked := read(lines):
                 self.asked.append(asked)
                 if self.answer(asked, connection) is False:
