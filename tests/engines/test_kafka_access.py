@@ -2,7 +2,9 @@
 
 import datetime
 import logging
-from collections.abc import Callable, Iterable
+import socketserver
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +177,36 @@ def test_one_broker_that_answers_is_enough(engine: Engine) -> None:
     found = access(engine("secured-kafka"))
     more = replace(found, servers=f"127.0.0.1:1,{found.servers}")
     assert [each for each in check_kafka(more) if each.level is Level.BREAKS] == []
+
+
+class _Closes(socketserver.BaseRequestHandler):
+    """Reads what is said first, and closes without an answer."""
+
+    def handle(self) -> None:
+        self.request.recv(1 << 16)
+
+
+@pytest.fixture
+def closing_listener() -> Iterator[str]:
+    """The address of a listener that lets everybody in and answers nobody."""
+    with socketserver.TCPServer(("127.0.0.1", 0), _Closes) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT"])
+def test_a_broker_that_closes_does_not_speak_for_the_others(
+    engine: Engine, closing_listener: str, protocol: Protocol
+) -> None:
+    found = access(engine("secured-kafka"), protocol)
+    more = replace(found, servers=f"{closing_listener},{found.servers}")
+    assert [each for each in check_kafka(more) if each.level is Level.BREAKS] == []
+    alone = refused(replace(found, servers=closing_listener))
+    assert alone.setting == "address"
+    assert alone.found == f"{closing_listener}: it closed the connection"
 
 
 NOTHING = Topic("nothing", dict, partitions=1)

@@ -5,6 +5,9 @@ again, and says after a while that nobody answered. So this connects once, in sm
 the first one that fails: the files, TLS, the certificate, the mechanism. It speaks that much of
 Kafka's protocol itself: ApiVersions (version 3), which also tells features that librdkafka does not
 ask for, and SaslHandshake (version 1), which tells mechanisms. Nobody's password is sent.
+
+What a broker says is believed at once. One that hangs or closes may be ill, or on its way out, and
+says nothing of the others: they are asked before anybody is told that nobody answers.
 """
 
 import socket
@@ -43,6 +46,14 @@ class Refused(Exception):
         self.finding = Finding("kafka", Level.BREAKS, setting, found, needed, remedy)
 
 
+class _Unanswered(Exception):
+    """One broker did not answer; others may."""
+
+    def __init__(self, server: str, error: Exception) -> None:
+        closed = isinstance(error, EOFError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+        super().__init__(f"{server}: {'it closed the connection' if closed else error}")
+
+
 def greet(access: KafkaAccess) -> Features:
     """Greet the first broker that answers.
 
@@ -52,33 +63,43 @@ def greet(access: KafkaAccess) -> Features:
     context = _context(access) if access.tls else None
     errors: list[str] = []
     for server in access.servers.split(","):
-        host, _, port = server.strip().rpartition(":")
         try:
-            raw = socket.create_connection((host, int(port)), SECONDS)
-        except (OSError, ValueError) as error:
-            errors.append(f"{server}: {error}")
-            continue
-        with closing(raw):
-            raw.settimeout(SECONDS)
-            if context is None:
-                return _ask(_Listener(access, server, raw))
-            with closing(_wrapped(access, server, raw, context, host)) as wrapped:
-                return _ask(_Listener(access, server, wrapped))
+            return _greet(access, server, context)
+        except _Unanswered as error:
+            errors.append(str(error))
     raise silent("; ".join(errors), "start it, or correct [addresses] kafka")
+
+
+def _greet(access: KafkaAccess, server: str, context: ssl.SSLContext | None) -> Features:
+    host, _, port = server.strip().rpartition(":")
+    try:
+        raw = socket.create_connection((host, int(port)), SECONDS)
+    except (OSError, ValueError) as error:
+        raise _Unanswered(server, error) from error
+    with closing(raw):
+        if context is None:
+            return _ask(_Listener(access, server, raw))
+        with closing(_wrapped(access, server, raw, context, host)) as wrapped:
+            return _ask(_Listener(access, server, wrapped))
 
 
 def _context(access: KafkaAccess) -> ssl.SSLContext:
     try:
         return access.context()
     except OSError as error:
-        files = ", ".join(str(each) for each in (access.ca, access.certificate, access.key) if each)
-        raise Refused(
-            "certificates",
-            f"not to be used: {files}: {error}",
-            "PEM files: an authority, and a certificate with the key that belongs to it",
-            "correct ca, certificate and key of [kafka]; the password of a key that has one comes "
-            "from KAFKA_KEY_PASSWORD",
-        ) from error
+        raise unusable(access, str(error)) from error
+
+
+def unusable(access: KafkaAccess, error: str) -> Refused:
+    """A client can't be made of what is configured: its files, above all."""
+    files = ", ".join(str(each) for each in (access.ca, access.certificate, access.key) if each)
+    return Refused(
+        "certificates",
+        f"not to be used: {files or 'none are set'}: {error}",
+        "PEM files: an authority, and a certificate with the key that belongs to it",
+        "correct ca, certificate and key of [kafka]; the password of a key that has one comes "
+        "from KAFKA_KEY_PASSWORD",
+    )
 
 
 def _wrapped(
@@ -103,13 +124,15 @@ def _wrapped(
             "set ca of [kafka] to the certificate of the authority that signed the brokers'",
         ) from error
     except (ssl.SSLEOFError, ConnectionError) as error:
-        raise _other_protocol(access, server, "no TLS", tls=False) from error
+        if _speaks_openly(access, server):
+            raise _other_protocol(access, server, "no TLS", tls=False) from error
+        raise _Unanswered(server, error) from error
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
             raise _other_protocol(access, server, "no TLS", tls=False) from error
         raise _client_refused(access, server, error) from error
     except OSError as error:  # a time that is over, above all
-        raise _unanswered(server, error) from error
+        raise _Unanswered(server, error) from error
 
 
 class _Listener:
@@ -140,22 +163,23 @@ class _Listener:
 
 def _ask(listener: _Listener) -> Features:
     access, server = listener.access, listener.server
-    software = b"\x0ccounterfoil\x021\x00"  # name, version, no tagged fields
     try:
-        features = _Compact(listener.ask(_API_VERSIONS, 3, b"\x00" + software)).features()
+        features = _features(listener)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        raise _Unanswered(server, error) from error
     except ssl.SSLError as error:
         raise _client_refused(access, server, error) from error
     except (EOFError, OSError) as error:
         if not access.tls and _speaks_tls(server):
             raise _other_protocol(access, server, "TLS", tls=True) from error
-        raise _unanswered(server, error) from error
+        raise _Unanswered(server, error) from error
     mechanism = access.mechanism.encode()
     body = struct.pack(">h", len(mechanism)) + mechanism
     try:
         error, mechanisms = _handshake(listener.ask(_SASL_HANDSHAKE, 1, body))
     except (EOFError, OSError, struct.error) as found:
         if access.sasl:
-            raise _unanswered(server, found) from found
+            raise _Unanswered(server, found) from found
         return features  # what there is instead of SASL is the listener's affair
     asks = error != _ILLEGAL_STATE
     if asks != access.sasl:
@@ -169,6 +193,11 @@ def _ask(listener: _Listener) -> Features:
             "set mechanism of [kafka], or sasl.enabled.mechanisms of the brokers",
         )
     return features
+
+
+def _features(listener: _Listener) -> Features:
+    software = b"\x0ccounterfoil\x021\x00"  # name, version, no tagged fields
+    return _Compact(listener.ask(_API_VERSIONS, 3, b"\x00" + software)).features()
 
 
 def _handshake(answer: bytes) -> tuple[int, list[str]]:
@@ -193,6 +222,17 @@ def _speaks_tls(server: str) -> bool:
         ):
             return True
     except OSError:
+        return False
+
+
+def _speaks_openly(access: KafkaAccess, server: str) -> bool:
+    """Whether Kafka answers without TLS: its brokers close without a word on who tries it."""
+    host, _, port = server.strip().rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), SECONDS) as raw:
+            _features(_Listener(access, server, raw))
+            return True
+    except (EOFError, OSError):
         return False
 
 
@@ -231,11 +271,6 @@ def _client_refused(access: KafkaAccess, server: str, error: ssl.SSLError) -> Re
         "a certificate that the brokers trust",
         "set certificate and key of [kafka] to those of an authority in the brokers' truststore",
     )
-
-
-def _unanswered(server: str, error: Exception) -> Refused:
-    said = "it closed the connection" if isinstance(error, EOFError) else str(error)
-    return silent(f"{server}: {said}", "correct [addresses] kafka")
 
 
 def silent(found: str, remedy: str) -> Refused:
