@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from counterfoil.engines.checks.finding import Finding, Level
-from counterfoil.engines.checks.kafka_greeting import SECONDS, Refused, greet, silent
+from counterfoil.engines.checks.kafka_greeting import SECONDS, Refused, greet, silent, unusable
 from counterfoil.kafka_access import PASSWORD, KafkaAccess
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from confluent_kafka.admin._metadata import ClusterMetadata
 
 LOOK_SECONDS: Final = 0.5
-"""How long a password may have been refused before that is noticed."""
+"""How long the first answer is waited for: a password that is refused is noticed no sooner."""
+ANSWER_SECONDS: Final = SECONDS + 2
+"""Longer than a request may take, so that its own error is heard and not that of waiting for it."""
 TRANSACTION_VERSION: Final = 2
 TRANSACTION_MS: Final = 30_000
 REPLICAS: Final = 3
@@ -116,7 +118,10 @@ def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
 
     said: list[KafkaError] = []
     connection: dict[str, Any] = {**access.librdkafka(), "log_level": 2, "error_cb": said.append}
-    admin = AdminClient(connection)
+    try:
+        admin = AdminClient(connection)
+    except KafkaException as error:  # files that our OpenSSL takes, and librdkafka's does not
+        raise unusable(access, error.args[0].str()) from error
     brokers = sorted(_metadata(access, admin, said).brokers)
     resource = ConfigResource(ConfigResource.Type.BROKER, str(brokers[0]))
     asked = cast(
@@ -124,7 +129,9 @@ def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
         admin.describe_configs([resource], request_timeout=SECONDS),
     )
     try:
-        entries = asked[resource].result(SECONDS)
+        entries = asked[resource].result(ANSWER_SECONDS)
+    except TimeoutError as error:
+        raise _no_answer(access, "settings were not told in time") from error
     except KafkaException as error:
         if error.args[0].code() != KafkaError.CLUSTER_AUTHORIZATION_FAILED:
             raise _no_answer(access, error.args[0].str()) from error
@@ -135,13 +142,19 @@ def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
 def _metadata(
     access: KafkaAccess, admin: "AdminClient", said: "list[KafkaError]"
 ) -> "ClusterMetadata":
-    """What the cluster says of itself, asked for as long as nobody has refused the password."""
+    """What the cluster says of itself, asked for as long as nobody has refused the password.
+
+    An answer that comes too late is lost, so each try waits twice as long as the one before, and
+    the last one for all that is left.
+    """
     from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
 
     deadline = time.monotonic() + SECONDS
+    left, patience = SECONDS, LOOK_SECONDS
     while True:
         try:
-            return admin.list_topics(timeout=LOOK_SECONDS)
+            # The last one is the one after which no longer one would fit.
+            return admin.list_topics(timeout=left if left < 3 * patience else patience)
         except KafkaException as error:
             admin.poll(0)  # tells what has been said
             for each in said:
@@ -153,7 +166,8 @@ def _metadata(
                         f"set user of [kafka] and {PASSWORD}; SCRAM users are made by "
                         "kafka-configs --add-config, for each mechanism",
                     ) from error
-            if time.monotonic() > deadline:
+            left, patience = deadline - time.monotonic(), 2 * patience
+            if left <= 0:
                 # The address in the metadata may be another than the one that was greeted.
                 reasons = dict.fromkeys(each.str() for each in said)
                 raise _no_answer(access, "; ".join(reasons) or error.args[0].str()) from error
