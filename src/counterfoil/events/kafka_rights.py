@@ -17,6 +17,7 @@ from counterfoil.events.kafka_client import (
     FETCH_SECONDS,
     GROUPS,
     READER,
+    TRANSACTION_MS,
     unauthorised,
 )
 from counterfoil.kafka_access import KafkaAccess
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from confluent_kafka.admin._topic import TopicDescription
 
 _ASKED: Final = "rights"
+_ANSWER_SECONDS: Final = CALL_SECONDS + 2
+"""Longer than a request may take, so that its own error is heard and not that of waiting for it."""
+_unheard = logging.getLogger("counterfoil.kafka.rights")
+_unheard.addHandler(logging.NullHandler())  # what is refused here is raised
+_unheard.propagate = False
 
 
 class Right(NamedTuple):
@@ -65,13 +71,10 @@ def check_rights(access: KafkaAccess, application: str, topics: Iterable[str]) -
     from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415
 
-    unheard = logging.getLogger("counterfoil.kafka.rights")
-    unheard.addHandler(logging.NullHandler())  # what is refused here is raised
-    unheard.propagate = False
-    connection: dict[str, Any] = {**access.librdkafka(), "logger": unheard, "log_level": 2}
+    connection: dict[str, Any] = {**access.librdkafka(), "logger": _unheard, "log_level": 2}
     refused: set[tuple[str, str]] = set()
-    admin = AdminClient(connection)
     try:
+        admin = AdminClient(connection)
         refused |= {("topic", each) for each in _refused_topics(admin, list(topics))}
         if _refuses_id(connection, f"{application}.{_ASKED}"):
             refused.add(("transactional-id", "Write"))
@@ -79,6 +82,8 @@ def check_rights(access: KafkaAccess, application: str, topics: Iterable[str]) -
             refused.add(("group", "Describe"))
     except KafkaException as error:
         raise LogUnavailable(f"Kafka: {error.args[0].str()}") from error
+    except TimeoutError as error:
+        raise LogUnavailable("Kafka did not answer in time") from error
     missing = [right for right in needed(application) if right[::2] in refused]
     if missing:
         user = access.user or "its certificate's name"
@@ -120,7 +125,7 @@ def _described(admin: "AdminClient", name: str) -> "TopicDescription":
             ),
         )
         try:
-            return asked[name].result(CALL_SECONDS)
+            return asked[name].result(_ANSWER_SECONDS)
         except KafkaException as error:
             new = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
             if not new or time.monotonic() > deadline:
@@ -131,7 +136,14 @@ def _described(admin: "AdminClient", name: str) -> "TopicDescription":
 def _refuses_id(connection: dict[str, Any], transactional_id: str) -> bool:
     from confluent_kafka import KafkaException, Producer  # noqa: PLC0415
 
-    producer = Producer({**connection, "transactional.id": transactional_id})
+    producer = Producer(
+        {
+            **connection,
+            "transactional.id": transactional_id,
+            # As a relay asks: brokers refuse an id to whoever wants longer than they allow.
+            "transaction.timeout.ms": TRANSACTION_MS,
+        }
+    )
     try:
         producer.init_transactions(CALL_SECONDS)
     except KafkaException as error:
@@ -150,7 +162,7 @@ def _refuses_group(admin: "AdminClient") -> bool:
         admin.describe_consumer_groups([READER], request_timeout=CALL_SECONDS),
     )
     try:
-        asked[READER].result(CALL_SECONDS)
+        asked[READER].result(_ANSWER_SECONDS)
     except KafkaException as error:
         return _unauthorised(error)  # or there is no such group, which is how it should be
     return False

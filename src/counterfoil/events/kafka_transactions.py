@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from counterfoil.events.errors import LogUnavailable, NoSuchTransaction
+from counterfoil.events.kafka_client import TRANSACTION_MS
 from counterfoil.events.transactions import UNFINISHED, Hanging, State, Transaction
 from counterfoil.kafka_access import KafkaAccess
 
@@ -30,6 +31,8 @@ _STATES: Final[dict[str, State]] = {
     "CompleteAbort": "aborted",
     "Dead": "dead",
 }
+_own = logging.getLogger("kafka")
+_own.addHandler(logging.NullHandler())  # errors are raised
 
 
 class KafkaTransactions:
@@ -82,10 +85,15 @@ class KafkaTransactions:
             )
         from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
 
-        producer = Producer(
-            {**self._access.librdkafka(), "transactional.id": identity, "log_level": 2}
-        )
+        settings: dict[str, Any] = {
+            **self._access.librdkafka(),
+            "transactional.id": identity,
+            # As its holder asked: brokers refuse an id to whoever wants longer than they allow.
+            "transaction.timeout.ms": TRANSACTION_MS,
+            "log_level": 2,
+        }
         try:
+            producer = Producer(settings)
             producer.init_transactions(CALL_MS / 1_000)
         except KafkaException as error:
             raise LogUnavailable(f"Kafka: {error.args[0].str()}") from error
@@ -155,10 +163,8 @@ class KafkaTransactions:
     @contextmanager
     def _admin(self) -> Generator[Any, None, None]:
         kafka, errors = import_module("kafka"), import_module("kafka.errors")
-        own = logging.getLogger("kafka")
-        own.addHandler(logging.NullHandler())  # errors are raised
         # At DEBUG it writes down its settings and every request, passwords in both.
-        own.setLevel(logging.INFO)
+        _own.setLevel(logging.INFO)
         try:
             with closing(
                 kafka.KafkaAdminClient(
