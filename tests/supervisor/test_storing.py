@@ -106,6 +106,18 @@ def test_an_event_that_can_not_be_read_does_not_hold_the_others_back(stall: Stal
     assert stall.storing().step() == 0, "a new process goes on behind them"
 
 
+def test_a_number_that_no_column_holds_does_not_hold_the_others_back(stall: Stall) -> None:
+    largest, smallest = (1 << 63) - 1, -(1 << 63)
+    stall.send(*map(sale, (largest + 1, largest, smallest, smallest - 1, 1 << 200)))
+    storing = stall.storing()
+    assert storing.step() == 5
+    assert storing.step() == 0
+    assert stall.stored() == [smallest, largest]
+    letters: list[Any] = stall.letters.list()
+    assert sorted(each.offset for each in letters) == [0, 3, 4]
+    assert "RowRefused: table sales: column id holds 64 bits" in letters[0].error
+
+
 def test_a_crash_behind_a_letter_does_not_make_it_two(stall: Stall) -> None:
     stall.send(b"{}", sale(1))
     engine = Dying()

@@ -3,7 +3,13 @@
 from counterfoil.reports.definition import Batch, Found, Report, Run, Table
 from counterfoil.reports.embedded import Embedded
 from counterfoil.reports.engine import Engine
-from counterfoil.reports.errors import EngineLost, QueryRefused, ReportsError, UnknownFeature
+from counterfoil.reports.errors import (
+    EngineLost,
+    QueryRefused,
+    ReportsError,
+    RowRefused,
+    UnknownFeature,
+)
 from counterfoil.reports.lake import Lake, LakeWriter
 from counterfoil.reports.runner import ReportRunner, check_tables, published
 
@@ -19,6 +25,7 @@ __all__ = [
     "Report",
     "ReportRunner",
     "ReportsError",
+    "RowRefused",
     "Run",
     "Table",
     "UnknownFeature",

@@ -4,12 +4,13 @@ import datetime
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from counterfoil.reports.errors import ReportsError
+from counterfoil.reports.errors import ReportsError, RowRefused
 
 if TYPE_CHECKING:
     import pyarrow
@@ -18,6 +19,8 @@ T = TypeVar("T")
 ARROW_TYPES: Final = MappingProxyType(
     {int: "int64", str: "string", bool: "bool", datetime.date: "date32"}
 )
+_BEYOND: Final = 1 << 63
+"""The first whole number that an int64 column can't hold."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,23 @@ class Table(Generic[T]):
         if hints.get(self.day) is not str:
             raise ReportsError(f"table {self.name}: {self.day} must be a str such as 2026-01-31")
         return {name: ARROW_TYPES[hint] for name, hint in hints.items()}
+
+    def check(self, row: T) -> None:
+        """See that a row fits: JSON's whole numbers have no end, a column's have 64 bits.
+
+        Raises:
+            RowRefused: a number is beyond that.
+        """
+        for name in self._numbers:
+            if not -_BEYOND <= getattr(row, name) < _BEYOND:
+                raise RowRefused(
+                    f"table {self.name}: column {name} holds 64 bits, and the event has more",
+                    hint=f"numbers are from {-_BEYOND} to {_BEYOND - 1}",
+                )
+
+    @cached_property
+    def _numbers(self) -> tuple[str, ...]:
+        return tuple(name for name, kind in self.columns().items() if kind == "int64")
 
     def schema(self) -> "pyarrow.Schema":
         """The columns as Arrow knows them."""

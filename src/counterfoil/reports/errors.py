@@ -15,5 +15,9 @@ class UnknownFeature(ReportsError):
     """A Delta table has a feature that would be read or written wrongly here."""
 
 
+class RowRefused(ReportsError):
+    """A row has a value that its table's column can't hold."""
+
+
 class EngineLost(ReportsError):
     """The engine is gone; a new process starts a new one."""

@@ -1,4 +1,6 @@
-"""Moves the events of one topic into its lake table; one that can't be read is a dead letter.
+"""Moves the events of one topic into its lake table; what has no row there is a dead letter.
+
+That is an event that can't be read, or one with a number that no column holds.
 
 Letters are in the database of the pipelines and positions in the table, which are two commits. So a
 letter is kept first, once for its place in the log: after a crash between the two the event is met
@@ -20,7 +22,7 @@ from counterfoil.events.dead_letters import DeadLetters, Selection, bury
 from counterfoil.events.messages import Batch as Fetched
 from counterfoil.events.messages import Record
 from counterfoil.events.topics import AnyTopic
-from counterfoil.reports import Batch, Engine, Lake, LakeWriter, Table
+from counterfoil.reports import Batch, Engine, Lake, LakeWriter, RowRefused, Table
 
 GROUP: Final = "lake"
 STORE_ROWS: Final = 5_000
@@ -41,11 +43,11 @@ class Storing:
         store: PipelineStore,
         now_us: Callable[[], int],
     ) -> None:
-        topic, declared = application.stores[table]
+        topic, self._table = application.stores[table]
         self._name = application.lake_name(table)
         self._store = store
         self._now_us = now_us
-        self._writer = LakeWriter(lake, declared, engine)
+        self._writer = LakeWriter(lake, self._table, engine)
         retries, _ = application.lake_topics(table)
         self._readers = [
             (source, event_log.reader([source], self._positions_of(source)))
@@ -81,9 +83,12 @@ class Storing:
         rows: list[Any] = []
         for record in batch.records:
             try:
-                rows.append(source.decode(record.value))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                row = source.decode(record.value)
+                self._table.check(row)
+            except (msgspec.DecodeError, UnicodeDecodeError, RowRefused) as error:
                 self._bury(record, error)
+            else:
+                rows.append(row)
         return rows
 
     def _bury(self, record: Record, error: Exception) -> None:
