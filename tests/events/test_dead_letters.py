@@ -323,6 +323,17 @@ def test_whatever_an_error_says_its_event_is_buried(desk: Desk) -> None:
     assert letter.error == "RuntimeError: a\ufffdb?"
 
 
+def test_whatever_its_key_is_an_event_is_buried_and_told_of(events: Events) -> None:
+    events.log().declare([Topic("ledger.dead-letters", Paid, partitions=1)])
+    store = events.pipelines()
+    with store.database.transaction():
+        poison = RuntimeError("poison")
+        told = bury(store, "ledger", record(1, key="a\0b"), poison, tries=1, now_us=1)
+        store.send([told])
+    (letter,) = DeadLetters(store).list()
+    assert letter.key == told.key == "a\ufffdb"
+
+
 def test_a_value_is_shown_as_it_is() -> None:
     large = b'{"id": 12345678901234567890123}'
     assert msgspec.json.encode(readable(large)) == large

@@ -25,6 +25,8 @@ READER: Final = f"{GROUPS}none"
 """librdkafka asks for a group's coordinator even where nothing is joined or committed."""
 _ID: Final = "counterfoil-event-id"
 _TIME: Final = "counterfoil-time-us"
+_BEYOND: Final = 1 << 63
+"""The first number that the databases can't keep."""
 _RIGHTS: Final = "docs/events.md has the ACLs that the user in [kafka] needs"
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
@@ -159,27 +161,39 @@ def until_end(
 
 
 def record_of(message: "KafkaMessage", topic: str) -> Record:
-    """The record of `topic` that a message is."""
+    """The record of `topic` that a message is, whoever has written it.
+
+    Other producers' keys and headers may be any bytes, and must not stop those who read: what is no
+    UTF-8 is replaced, an id or time that is no number of 64 bits is 0, as if there were none.
+    """
     event_id = timestamp_us = 0
     headers: dict[str, str] = {}
     found: Any = message.headers()
     for name, value in found or ():
         if name == _ID:
-            event_id = int(value)
+            event_id = _number(value)
         elif name == _TIME:
-            timestamp_us = int(value)
+            timestamp_us = _number(value)
         else:
-            headers[name] = value.decode() if value else ""
+            headers[name] = value.decode(errors="replace") if value else ""
     return Record(
         topic,
         message.partition() or 0,
         message.offset() or 0,
         event_id,
-        (message.key() or b"").decode(),
+        (message.key() or b"").decode(errors="replace"),
         message.value() or b"",
         headers,
         timestamp_us,
     )
+
+
+def _number(value: bytes | None) -> int:
+    try:
+        number = int(value or b"0")
+    except ValueError:
+        return 0
+    return number if -_BEYOND <= number < _BEYOND else 0
 
 
 def raise_for(message: "KafkaMessage") -> None:

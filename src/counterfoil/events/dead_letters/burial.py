@@ -25,9 +25,8 @@ def letter(pipeline: str, record: Record, error: Exception, *, tries: int, now_u
         _TRIES: str(tries),
         _SOURCE: f"{record.topic}/{record.partition}/{record.offset}",
     }
-    return Message(
-        record.event_id, dead_letter_topic(pipeline), record.key, record.value, headers, now_us
-    )
+    key = _storable(record.key)
+    return Message(record.event_id, dead_letter_topic(pipeline), key, record.value, headers, now_us)
 
 
 def bury(
@@ -90,5 +89,5 @@ def dead_letter_topic(pipeline: str) -> str:
 
 
 def _storable(text: str) -> str:
-    """What both databases keep as text: a letter must be buried, whatever its error says."""
+    """What both databases keep as text: a letter must be buried, whatever its key or error says."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
