@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     key TEXT NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL, error TEXT NOT NULL,
     traceback TEXT NOT NULL, tries INTEGER NOT NULL, failed_us INTEGER NOT NULL,
     replayed_us INTEGER, discarded_us INTEGER) STRICT;
+CREATE INDEX IF NOT EXISTS dead_letters_by_place
+    ON dead_letters (pipeline, topic, partition, "offset");
+CREATE INDEX IF NOT EXISTS dead_letters_waiting
+    ON dead_letters (pipeline) WHERE replayed_us IS NULL AND discarded_us IS NULL;
 CREATE TABLE IF NOT EXISTS dead_letter_audit (
     id INTEGER PRIMARY KEY AUTOINCREMENT, letter INTEGER NOT NULL, at_us INTEGER NOT NULL,
     actor TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL, value BLOB) STRICT;
