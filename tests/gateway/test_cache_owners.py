@@ -35,6 +35,29 @@ def test_an_answer_that_is_one_clients_own_is_never_kept(field: str, tmp_path: P
             assert [stub["effect"] for stub in stubs] == ["7", "7"]
 
 
+def test_what_a_client_says_and_takes_back_chooses_no_answer_for_others() -> None:
+    def answer(asked: Asked, connection: socket.socket) -> None:
+        language = asked.headers.get("accept-language", "none").encode()
+        connection.sendall(
+            fields("cache-control: max-age=60", "vary: accept-language", body=language)
+        )
+
+    with gateway(answer, route=CACHED) as (client, _, _):
+        german = {"accept-language": "de"}
+        for option in ("Accept-Language", "close, accept-language", "keep-alive,accept-language"):
+            asked = client.get("/x", headers={**german, "connection": option})
+            assert asked.content == b"none"
+        assert client.get("/x", headers=german).content == b"de"
+        assert client.get("/x").content == b"none"
+
+
+@pytest.mark.parametrize("field", ["x-forwarded-for", "x-request-id", "x-counterfoil-other"])
+def test_what_depends_on_what_the_gateway_says_of_a_client_is_not_kept(field: str) -> None:
+    own = always("cache-control: max-age=60", f"vary: {field}")
+    with gateway(own, route=CACHED) as (client, _, _):
+        assert [client.get("/x").headers["x-number"] for _ in range(2)] == ["1", "2"]
+
+
 class Tenants:
     """Clients with tokens, of a gateway whose service answers as `answer` has it."""
 

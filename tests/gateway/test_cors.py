@@ -37,6 +37,7 @@ ROUTES = (
     Route(path="/all", methods=ALL, service="s", identity=False, cors=EVERYBODY),
     Route(path="/once", methods=("GET",), service="s", identity=False, cors=CORS, limits=("one",)),
     Route(path="/own", methods=(*ALL, "OPTIONS"), service="s", identity=False),
+    Route(path="/mixed", methods=("GET", "OPTIONS"), service="s", identity=False, cors=CORS),
     Route(path="/near", methods=ALL, service="s", deny=("127.0.0.1",), cors=CORS),
     Route(path="/two", methods=("GET",), service="s", identity=False, cors=CORS),
     Route(path="/two", methods=("PUT",), service="s", identity=False),
@@ -165,6 +166,19 @@ def test_a_preflight_for_a_method_that_no_route_has_is_answered_as_any_request(
 ) -> None:
     assert preflight(client, "/open", SHOP, "DELETE").status_code == 405
     assert preflight(client, "/nowhere", SHOP, "GET").status_code == 404
+
+
+def test_a_service_that_is_asked_by_options_grants_nothing_that_its_route_does_not(
+    client: httpx2.Client, server: Server
+) -> None:
+    before = len(server.asked)
+    for origin in (SHOP, "https://evil.example"):
+        refused = preflight(client, "/mixed", method="DELETE", origin=origin)
+        assert refused.status_code == 403
+        assert "access-control-allow-methods" not in refused.headers
+    assert len(server.asked) == before
+    assert client.options("/mixed").is_success
+    assert len(server.asked) == before + 1
 
 
 def test_what_the_service_says_of_origins_is_replaced(client: httpx2.Client) -> None:

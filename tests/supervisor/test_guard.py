@@ -6,7 +6,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -95,12 +96,26 @@ def test_it_waits_for_the_end_of_its_lifeline_whoever_asks_it_to_end(started: St
     descriptor, _ = started(IDLE)
     watching = subprocess.Popen([sys.executable, "-I", guard.__file__, RUN], stdin=reading)
     os.close(reading)
-    # It reads the lifeline once it sleeps in the pipe: from then on it is deaf for signals.
-    channel = Path(f"/proc/{watching.pid}/wchan")
-    while "pipe" not in channel.read_text():
-        assert watching.poll() is None
-    watching.send_signal(signal.SIGTERM)
-    assert not has_ended(descriptor)
-    os.close(writing)
+    try:
+        until(lambda: ignores(watching.pid, signal.SIGTERM))
+        watching.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            watching.wait(0.5)
+        assert not has_ended(descriptor)
+    finally:
+        os.close(writing)
     assert watching.wait(30) == 0
     assert has_ended(descriptor)
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

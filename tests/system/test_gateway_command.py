@@ -192,7 +192,7 @@ def test_a_gateway_without_instances_opens_after_its_wait_and_says_so() -> None:
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"http://{plane.listen}/a")
     with capture_logs() as lines:
-        open_when_known(cast("Host", host), plane)
+        open_when_known(cast("Host", host), plane, threading.current_thread())
     assert [(line["event"], line["services"]) for line in lines] == [
         ("opened_without_instances", ["s"])
     ]

@@ -64,7 +64,11 @@ class Run:
 
     def everything(self) -> list[int]:
         """Descriptors of all that it has started, directly or not; not of itself."""
-        return [os.pidfd_open(pid) for pid in process_tree(self.process.pid)[1:]]
+        opened: list[int] = []
+        for pid in process_tree(self.process.pid)[1:]:
+            with suppress(ProcessLookupError):  # it has just ended
+                opened.append(os.pidfd_open(pid))
+        return opened
 
 
 @pytest.fixture

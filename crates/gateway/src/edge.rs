@@ -3,9 +3,9 @@
 //!
 //! A route that says nothing of that has no `Edge`, and pays for a look at nothing.
 
-use hyper::Response;
 use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
+use hyper::{Response, StatusCode};
 
 use crate::Error;
 use crate::ambiguity::checked_path;
@@ -42,11 +42,17 @@ impl Edge {
     /// The gateway's own answer, where the service isn't asked.
     pub fn answer(&self, routes: &Routes, parts: &Parts) -> Option<Result<Response<Body>, Problem>> {
         if self.cors.is_some()
-            && cors::method_asked_for(parts).is_some()
-            && let Ok(path) = checked_path(parts)
-            && let Some(about) = routes.asked_before(parts, &path)
+            && let Some(method) = cors::method_asked_for(parts)
         {
-            return Some(cors::answer(parts, &about));
+            let about = checked_path(parts).ok().and_then(|path| routes.asked_before(parts, &path));
+            return Some(match about {
+                Some(about) => cors::answer(parts, &about),
+                // The route takes OPTIONS as well, and its service must not answer for others.
+                None => {
+                    let detail = format!("no route here lets pages ask by {method}");
+                    Err(Problem::new(StatusCode::FORBIDDEN, detail))
+                }
+            });
         }
         self.redirect.as_ref().map(|redirect| redirect.answer(parts))
     }

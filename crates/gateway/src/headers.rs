@@ -141,12 +141,7 @@ struct Passing<'a> {
 
 impl<'a> Passing<'a> {
     fn of(given: &'a HeaderMap, added: &Added<'a>) -> Self {
-        let options = given
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(',').map(str::trim))
-            .collect();
+        let options = connection_options(given).collect();
         Self { hooked: added.hooked, traced: added.traceparent.is_some(), options }
     }
 
@@ -174,6 +169,12 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Whether a header is the gateway's to set towards instances, and nobody else's.
 pub fn set_by_gateway(name: &str) -> bool {
     matches!(name, "host" | "x-forwarded-for" | "x-request-id") || name.starts_with(INTERNAL)
+}
+
+/// The fields that a client says belong to its connection.
+pub fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(header::CONNECTION).into_iter();
+    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',').map(str::trim))
 }
 
 /// Whether a header belongs to one connection, and not to the message (RFC 9110, section 7.6.1).

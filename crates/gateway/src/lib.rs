@@ -111,7 +111,7 @@ impl Gateway {
         Ok(Self { shared, addresses: (listen, admin), certificates, threads, closed })
     }
 
-    /// Let clients in; once they are, this does nothing.
+    /// Let clients in; once they are, or once it is drained, this does nothing.
     ///
     /// # Errors
     /// `Error::Io` for a port that somebody else has taken meanwhile.
@@ -119,6 +119,9 @@ impl Gateway {
         let Some(closed) = self.closed.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
+        if self.shared.draining() {
+            return Ok(());
+        }
         let workers = closed.open(&self.shared)?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(workers);
         Ok(())

@@ -40,18 +40,22 @@ def gateway(host: Host) -> None:
     directory = _Directory(plane, host)
     following = threading.Thread(target=directory.follow, name="discovery", daemon=True)
     following.start()
-    open_when_known(host, plane)
+    open_when_known(host, plane, following)
     host.ready(host.addresses.gateway)
     while not host.stop.wait(POLL_SECONDS):
-        if not following.is_alive():
-            raise CounterfoilError("the gateway lost its view of the registry")
+        _check(following)
         if reload_wanted.is_set():
             reload_wanted.clear()
             _reload(host, plane, directory)
     plane.drain(5.0)
 
 
-def open_when_known(host: Host, plane: "DataPlane") -> None:
+def _check(following: threading.Thread) -> None:
+    if not following.is_alive():
+        raise CounterfoilError("the gateway lost its view of the registry")
+
+
+def open_when_known(host: Host, plane: "DataPlane", following: threading.Thread) -> None:
     """Take the port once the instances are known: until then clients are better off with the
     gateway that has it, or with one more try to connect, than with a 503. A service that is gone
     must not keep the others from their clients, so the wait has an end."""
@@ -59,6 +63,7 @@ def open_when_known(host: Host, plane: "DataPlane") -> None:
     unknown = plane.await_instances(longest, host.stop)
     if host.stop.is_set():
         return
+    _check(following)
     if unknown:
         log.warning("opened_without_instances", services=unknown, waited_seconds=longest)
     plane.open()
@@ -147,6 +152,9 @@ class _Directory:
         """Tell the data plane of the instances of each service that it has routes to."""
         with self._lock:
             for name in self._plane.state()["services"]:
-                self._plane.set_endpoints(
-                    name, [(found.instance, found.address) for found in self._known.get(name, [])]
-                )
+                found = [(each.instance, each.address) for each in self._known.get(name, [])]
+                try:
+                    self._plane.set_endpoints(name, found)
+                except CounterfoilError as error:
+                    # A reload has just taken its routes out, and tells of the others once more.
+                    log.info("service_without_routes", service=name, error=str(error))

@@ -43,8 +43,9 @@ START_SECONDS: Final = 60.0
 ENGINE_START_SECONDS: Final = 600.0
 """A real engine may have to be fetched, or built, first."""
 STOP_SECONDS: Final = 8.0
-LOCK_SECONDS: Final = guard.GRACE_SECONDS + 4.0
-"""How long what a killed supervisor left behind may take to end; its guard holds the lock."""
+LOCK_SECONDS: Final = guard.GRACE_SECONDS + 54.0
+"""How long what a killed supervisor left behind may take to end, on a busy machine too; its guard
+holds the lock."""
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
 """A process that lived this long starts its backoff anew."""
@@ -209,7 +210,11 @@ class Supervisor:
             pid = msgspec.json.decode(self.state.run.read_bytes())["pid"]
         except FileNotFoundError:
             return False  # one that has only just begun
-        return not Path(f"/proc/{pid}").exists()
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return True
+        return stat.rpartition(")")[2].split()[0] in "ZX"  # it has ended, and nobody took note yet
 
     @asynccontextmanager
     async def _guarded(self, lock: IO[str]) -> AsyncGenerator[int, None]:

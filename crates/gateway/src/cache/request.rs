@@ -8,6 +8,7 @@ use hyper::http::request::Parts;
 
 use crate::cache::Cache;
 use crate::cache::stored::Stored;
+use crate::headers::{connection_options, of_one_connection, set_by_gateway};
 use crate::proxy::Seen;
 
 /// Where an answer is kept: for everybody, or for one tenant in one tier.
@@ -54,11 +55,23 @@ impl<'a> Presented<'a> {
 }
 
 /// Whether the store may answer: not where the client states what the origin must be like for the
-/// request to go on (RFC 9111, section 4.3.2), nor where it wants another protocol.
+/// request to go on (RFC 9111, section 4.3.2), nor where it wants another protocol, nor where it takes
+/// back by `Connection` what it says in other fields: the service doesn't see those, so its answer
+/// is none to who says the same and means it.
 pub fn can_be_stored_for(headers: &HeaderMap) -> bool {
+    let taken_back =
+        |name: &str| headers.contains_key(name) && !of_one_connection(&name.to_ascii_lowercase());
     ![header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::UPGRADE, header::EXPECT]
         .iter()
         .any(|name| headers.contains_key(name))
+        && !connection_options(headers).any(taken_back)
+}
+
+/// Whether answers may depend on a field: not on what the gateway sets towards services, which is
+/// another in each request or not the client's to say, but for the host, which is in every key, and the
+/// tenant.
+pub fn selects(name: &str) -> bool {
+    matches!(name, "host" | "x-counterfoil-tenant" | "x-counterfoil-tier") || !set_by_gateway(name)
 }
 
 /// Path and query of a request, as it sent them.

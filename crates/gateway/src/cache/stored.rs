@@ -12,7 +12,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::cache::Cache;
-use crate::cache::request::{Key, Presented};
+use crate::cache::request::{Key, Presented, selects};
 use crate::proxy::EFFECT;
 
 /// What one stored answer takes beside its bytes: the entry, its parts, and the store's own books.
@@ -79,7 +79,9 @@ impl Stored {
         let head = read(status, headers);
         let terms = Terms::of(&head, &cache.rules, &wanted.directives, wanted.credentials, times)
             .map_err(Refused::Terms)?;
-        let vary = Vary::parse(lines(headers, header::VARY)).ok_or(Refused::Vary)?;
+        let vary = Vary::parse(lines(headers, header::VARY))
+            .filter(|vary| vary.names().all(selects))
+            .ok_or(Refused::Vary)?;
         let entity_tag = headers.get(header::ETAG).map(|tag| tag.as_bytes().to_vec());
         let date_s = head.date_s.unwrap_or(times.came_s);
         let tags = headers.get_all(&cache.tags_header).iter().filter_map(|line| line.to_str().ok());

@@ -87,14 +87,19 @@ impl Compression {
         if answer.status() == StatusCode::NOT_MODIFIED {
             return self.confirm(asked, answer.headers_mut());
         }
+        // Part of what varies (RFC 9110, section 15.3.7).
+        if answer.status() == StatusCode::PARTIAL_CONTENT && self.lists(answer.headers()) {
+            return vary(answer.headers_mut());
+        }
         if !self.concerns(asked, answer) {
             return;
         }
         vary(answer.headers_mut());
-        // A client of HTTP/1.0 takes the end of the connection for that of an answer without a length.
+        // A client of HTTP/1.0 takes the end of the connection for that of an answer without a length, and
+        // one may want no change.
         let accepted = asked.headers.get_all(header::ACCEPT_ENCODING);
         let coding = choose(accepted.iter().map(HeaderValue::as_bytes), &self.offered)
-            .filter(|_| asked.version > Version::HTTP_10);
+            .filter(|_| asked.version > Version::HTTP_10 && !stays(&asked.headers));
         if let Some(coding) = coding
             && match asked.method {
                 // What nobody knows the length of may be too small.
@@ -123,7 +128,6 @@ impl Compression {
             || headers.contains_key(header::CONTENT_RANGE)
             || DIGESTS.iter().any(|name| headers.contains_key(*name))
             || stays(headers)
-            || stays(&asked.headers)
             || !self.lists(headers)
         {
             return false;

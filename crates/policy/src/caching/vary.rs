@@ -22,6 +22,11 @@ impl Vary {
         Some(Self(names))
     }
 
+    /// The fields, in small letters.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// The values that select among answers, in one string: `find` gives the lines of a field.
     /// Two requests for which it is the same get the same answer.
     ///
