@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 from asking import ConsoleClient
-from events.conftest import events, make_events  # noqa: F401 - fixtures
+from events.conftest import (  # noqa: F401 - fixtures, and the engines that they are tried on
+    events,
+    make_events,
+    pytest_generate_tests,
+)
 from saga_rows import begin
 
 from counterfoil.events import Events, KeyLoad, Record
