@@ -31,6 +31,7 @@ from counterfoil.events import (
     rebuilt_balances,
 )
 from counterfoil.events.effects import Effects
+from counterfoil.kafka_access import KafkaAccess
 
 ACCOUNTS: Final = 1_000
 POISON: Final = 1_000
@@ -346,7 +347,7 @@ def kafka_at_least_once(
 
     with tempfile.TemporaryDirectory(prefix="bench-", dir=".") as folder:
         embedded = EmbeddedEvents(Path(folder))
-        log = AtLeastOnceLog(servers, application, embedded.registry)
+        log = AtLeastOnceLog(KafkaAccess(servers), application, embedded.registry)
         log.declare([PAID, PRICED])
         pipeline = Pipeline("price", PAID, price, stateless=True, commit_limit=limit)
         store = embedded.pipelines()
