@@ -39,7 +39,7 @@ class _Spark(Server):
         assert found is not None and found.origin is not None, "installed before"
         spark_home = Path(found.origin).parent
         command = [str(spark_home / "bin" / "spark-class"), self.main]
-        command += ["--host", HOST, "--port", str(place.port), "--webui-port", "0", *arguments]
+        command += ["--host", HOST, *arguments]
         environment = {
             "SPARK_HOME": str(spark_home),
             "SPARK_LOCAL_IP": HOST,
@@ -68,7 +68,7 @@ class SparkMaster(_Spark):
             "spark.deploy.recoveryDirectory": memory,
             "spark.worker.timeout": WORKER_SECONDS,
         }
-        launch = self._launch(place)
+        launch = self._launch(place, "--port", str(place.port), "--webui-port", "0")
         given = " ".join(f"-D{name}={value}" for name, value in options.items())
         return Launch(launch.command, {**launch.environment, "SPARK_MASTER_OPTS": given})
 
@@ -81,4 +81,8 @@ class SparkWorker(_Spark):
 
     def prepare(self, place: Place) -> Launch:
         work = str(place.folder / "work")
-        return self._launch(place, "-c", str(CORES), "-m", MEMORY, "-d", work, place.target)
+        # Its page has the port that is known; what it serves is on another each time. A master that
+        # recovers takes a worker that comes back to the same for the one before, and drops it.
+        ports = ("--port", "0", "--webui-port", str(place.port))
+        resources = ("-c", str(CORES), "-m", MEMORY, "-d", work)
+        return self._launch(place, *ports, *resources, place.target)
