@@ -1,7 +1,6 @@
 """Services and clients for the suites of the cache."""
 
 import socket
-import time
 from collections.abc import Callable
 
 from upstream import Asked
@@ -26,13 +25,6 @@ def always(*lines: str, body: bytes = b"abc") -> Callable[[Asked, socket.socket]
         connection.sendall(sent[: -len(body)] if asked.line.startswith("HEAD") else sent)
 
     return answer
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.005)
 
 
 def hanging(address: str, number: int, path: str = "/x") -> list[socket.socket]:

@@ -10,19 +10,13 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from sharing import until
 from upstream import Asked, Server, gateway, serving, sized
 
 from counterfoil.gateway.config import Upstream
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "this should have come true"
-        time.sleep(0.005)
 
 
 def good(_: Asked, connection: socket.socket) -> None:

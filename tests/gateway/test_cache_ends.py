@@ -4,7 +4,8 @@ import socket
 import threading
 
 import httpx2
-from caching import CACHED, fields, hanging, status_of, until
+from caching import CACHED, fields, hanging, status_of
+from sharing import until
 from upstream import Asked, gateway
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from caching import CACHED, always, fields, until
+from caching import CACHED, always, fields
 from joserfc import jwt
 from joserfc.jwk import ECKey
+from sharing import until
 from upstream import Asked, gateway
 
 from counterfoil.gateway.config import Cache, GatewayConfig, Identity, Route, Upstream

@@ -5,7 +5,8 @@ import threading
 import time
 
 import pytest
-from caching import CACHED, fields, hanging, status_of, until
+from caching import CACHED, fields, hanging, status_of
+from sharing import until
 from upstream import Asked, gateway
 
 from counterfoil.gateway.config import Cache

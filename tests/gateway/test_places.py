@@ -5,25 +5,19 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import httpx2
 from joserfc import jwt
 from joserfc.jwk import ECKey
+from sharing import until
 from upstream import Asked, Server, gateway, serving, sized
 
 from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route, Upstream
 from counterfoil.gateway.data_plane import DataPlane
 
 KEY = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "this should have come true"
-        time.sleep(0.005)
 
 
 def headers(tier: str, tenant: str = "t1", **more: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ use hyper::{Method, Response, StatusCode};
 
 use crate::Error;
 use crate::config;
-use crate::headers::cut;
+use crate::headers::{cut, vary_by};
 use crate::respond::{Body, Problem};
 use crate::routing::AskedBefore;
 
@@ -102,7 +102,7 @@ impl Cors {
             answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         } else {
             // Also where nobody is let in: what a cache keeps of that would be for everybody.
-            vary_by_origin(answer);
+            vary_by(answer, "Origin");
             let allowed = origin(&asked.headers)
                 .filter(|origin| origin.to_str().is_ok_and(|origin| self.rules.origins.allow(origin)));
             let Some(origin) = allowed else { return };
@@ -114,16 +114,6 @@ impl Cors {
         if let Some(exposed) = self.exposed.as_ref().filter(|_| !before) {
             answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed.clone());
         }
-    }
-}
-
-fn vary_by_origin(answer: &mut HeaderMap) {
-    let mut said =
-        answer.get_all(header::VARY).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    let told =
-        said.any(|name| name.trim_ascii() == b"*" || name.trim_ascii().eq_ignore_ascii_case(b"origin"));
-    if !told {
-        answer.append(header::VARY, HeaderValue::from_static("Origin"));
     }
 }
 

@@ -136,12 +136,12 @@ struct Passing<'a> {
     hooked: &'a [(HeaderName, HeaderValue)],
     traced: bool,
     /// Those that the client says belong to its connection.
-    options: Vec<&'a str>,
+    options: Vec<&'a [u8]>,
 }
 
 impl<'a> Passing<'a> {
     fn of(given: &'a HeaderMap, added: &Added<'a>) -> Self {
-        let options = connection_options(given).collect();
+        let options = words(given, header::CONNECTION).collect();
         Self { hooked: added.hooked, traced: added.traceparent.is_some(), options }
     }
 
@@ -152,7 +152,8 @@ impl<'a> Passing<'a> {
             "traceparent" if self.traced => false,
             name if set_by_gateway(name) => false,
             name => {
-                !of_one_connection(name) && !self.options.iter().any(|each| each.eq_ignore_ascii_case(name))
+                !of_one_connection(name)
+                    && !self.options.iter().any(|each| each.eq_ignore_ascii_case(name.as_bytes()))
             }
         }
     }
@@ -171,10 +172,22 @@ pub fn set_by_gateway(name: &str) -> bool {
     matches!(name, "host" | "x-forwarded-for" | "x-request-id") || name.starts_with(INTERNAL)
 }
 
-/// The fields that a client says belong to its connection.
-pub fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(header::CONNECTION).into_iter();
-    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',').map(str::trim))
+/// The words in the list of a field.
+pub fn words(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(field).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
+}
+
+/// Whether a word is in the list of a field, in capitals or not.
+pub fn lists(headers: &HeaderMap, field: HeaderName, word: &str) -> bool {
+    words(headers, field).any(|each| each.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// Say that an answer depends on a field of the request, if it doesn't say so yet.
+pub fn vary_by(answer: &mut HeaderMap, field: &'static str) {
+    if !lists(answer, header::VARY, field) && !lists(answer, header::VARY, "*") {
+        answer.append(header::VARY, HeaderValue::from_static(field));
+    }
 }
 
 /// Whether a header belongs to one connection, and not to the message (RFC 9110, section 7.6.1).

@@ -15,7 +15,7 @@ use hyper::{StatusCode, http};
 
 use crate::Error;
 use crate::config;
-use crate::headers::{API_KEY, IDEMPOTENCY_KEY, REQUEST_ID, of_one_connection, set_by_gateway};
+use crate::headers::{API_KEY, IDEMPOTENCY_KEY, REQUEST_ID, of_one_connection, set_by_gateway, words};
 use crate::proxy::EFFECT;
 use crate::respond::Problem;
 
@@ -86,11 +86,8 @@ fn replaced(prefix: &Prefix, uri: &Uri) -> Option<Uri> {
 /// is set afterwards. `te` is looked at where the request is written.
 fn leave_connection(headers: &mut HeaderMap) {
     let Some(_) = headers.get(header::CONNECTION) else { return };
-    let options: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+    let options: Vec<HeaderName> = words(headers, header::CONNECTION)
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
         .filter(|option| *option != header::TE)
         .collect();
     for option in options {

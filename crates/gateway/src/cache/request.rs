@@ -3,12 +3,12 @@
 
 use counterfoil_policy::caching::directives::RequestDirectives;
 use counterfoil_policy::caching::vary::Vary;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 
 use crate::cache::Cache;
 use crate::cache::stored::Stored;
-use crate::headers::{connection_options, of_one_connection, set_by_gateway};
+use crate::headers::{of_one_connection, set_by_gateway, words};
 use crate::proxy::Seen;
 
 /// Where an answer is kept: for everybody, or for one tenant in one tier.
@@ -59,12 +59,14 @@ impl<'a> Presented<'a> {
 /// back by `Connection` what it says in other fields: the service doesn't see those, so its answer
 /// is none to who says the same and means it.
 pub fn can_be_stored_for(headers: &HeaderMap) -> bool {
-    let taken_back =
-        |name: &str| headers.contains_key(name) && !of_one_connection(&name.to_ascii_lowercase());
+    let taken_back = |option: &[u8]| {
+        HeaderName::from_bytes(option)
+            .is_ok_and(|name| headers.contains_key(&name) && !of_one_connection(name.as_str()))
+    };
     ![header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::UPGRADE, header::EXPECT]
         .iter()
         .any(|name| headers.contains_key(name))
-        && !connection_options(headers).any(taken_back)
+        && !words(headers, header::CONNECTION).any(taken_back)
 }
 
 /// Whether answers may depend on a field: not on what the gateway sets towards services, which is

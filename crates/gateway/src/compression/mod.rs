@@ -19,13 +19,13 @@ mod encoder;
 use bytes::Bytes;
 use counterfoil_policy::caching::validators::weakly_equal;
 use counterfoil_policy::content_coding::{Coding, choose};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 
 use self::encoder::Encoder;
 use crate::config;
-use crate::headers::text;
+use crate::headers::{lists, text, vary_by};
 use crate::respond::Body;
 use crate::upstream::Rest;
 
@@ -37,6 +37,9 @@ pub use self::compressed::Compressed;
 const AT_ONCE: usize = 32 * 1024;
 /// Fields that vouch for the bytes of the service (RFC 9530, RFC 3230, RFC 1864).
 const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+
+/// What an answer that may be compressed depends on.
+const VARIES: &str = "accept-encoding";
 
 /// What is compressed on one route.
 pub struct Compression {
@@ -89,12 +92,12 @@ impl Compression {
         }
         // Part of what varies (RFC 9110, section 15.3.7).
         if answer.status() == StatusCode::PARTIAL_CONTENT && self.lists(answer.headers()) {
-            return vary(answer.headers_mut());
+            return vary_by(answer.headers_mut(), VARIES);
         }
         if !self.concerns(asked, answer) {
             return;
         }
-        vary(answer.headers_mut());
+        vary_by(answer.headers_mut(), VARIES);
         // A client of HTTP/1.0 takes the end of the connection for that of an answer without a length, and
         // one may want no change.
         let accepted = asked.headers.get_all(header::ACCEPT_ENCODING);
@@ -155,7 +158,7 @@ impl Compression {
         {
             return;
         }
-        vary(headers);
+        vary_by(headers, VARIES);
         let Some(tag) = headers.get(header::ETAG).map(HeaderValue::as_bytes) else { return };
         let lines = asked.headers.get_all(header::IF_NONE_MATCH);
         let mut named = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -194,21 +197,7 @@ fn encode(body: &mut Body, coding: Coding) -> bool {
 /// Whether a message says that it is not to be changed on its way (RFC 9111, sections 5.2.1.6 and
 /// 5.2.2.6).
 fn stays(headers: &HeaderMap) -> bool {
-    names(headers, header::CACHE_CONTROL, b"no-transform")
-}
-
-/// Say that an answer depends on what codings its client reads.
-fn vary(headers: &mut HeaderMap) {
-    if !names(headers, header::VARY, b"accept-encoding") && !names(headers, header::VARY, b"*") {
-        headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
-    }
-}
-
-/// Whether a word is in the list of a field.
-fn names(headers: &HeaderMap, field: HeaderName, word: &[u8]) -> bool {
-    let lines = headers.get_all(field).into_iter();
-    let mut words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    words.any(|each| each.trim_ascii().eq_ignore_ascii_case(word))
+    lists(headers, header::CACHE_CONTROL, "no-transform")
 }
 
 /// Make a strong tag a weak one.
