@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 import msgspec
 import pytest
 from confluent_kafka import KafkaException
+from structlog.testing import capture_logs
 
 from counterfoil.events import (
     DeadLetters,
@@ -120,6 +121,39 @@ def test_a_poison_message_is_listed_once_and_the_rest_goes_on(events: Events) ->
     assert all("RuntimeError: poison" in letter.traceback for letter in found)
     assert all(letter.headers == {} for letter in found)
     assert len(records_of(events, SEEN, 18)) == 18
+
+
+def test_what_others_write_to_the_dead_letter_topic_stops_nobody(events: Events) -> None:
+    append(make_log(events), [message(0, 666), message(1)])
+    foreign = [
+        {},
+        {"error": "e", "dead-letter-traceback": "", "dead-letter-tries": "3"},
+        {
+            "error": "e",
+            "dead-letter-traceback": "",
+            "dead-letter-tries": "9" * 30,
+            "dead-letter-source": "paid/0/1",
+        },
+        {
+            "error": "e",
+            "dead-letter-traceback": "",
+            "dead-letter-tries": "3",
+            "dead-letter-source": "elsewhere",
+        },
+    ]
+    letters = DeadLetters(events.pipelines())
+    with running(events) as runner, capture_logs() as lines:
+        log = events.log()
+        log.declare([TOPIC.beside("f.dead-letters")])
+        append(
+            log,
+            [Message(n, "f.dead-letters", "k", b"x", each, 1) for n, each in enumerate(foreign)],
+        )
+        handle(runner, 2)
+        until(lambda: runner.step() == 0 and len(letters.list()) == 1)
+    assert [letter.error for letter in letters.list()] == ["RuntimeError: poison"]
+    told = [line["records"] for line in lines if "passed_over" in line["event"]]
+    assert sum(told) == (0 if isinstance(events, EmbeddedEvents) else len(foreign))
 
 
 def test_a_batch_handler_may_be_stateless(events: Events) -> None:

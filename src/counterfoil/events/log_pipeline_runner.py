@@ -18,7 +18,7 @@ from counterfoil.events.dead_letters.burial import keep, letter
 from counterfoil.events.errors import Fenced, LogUnavailable, StoreUnavailable, TermOver
 from counterfoil.events.handling import Handling
 from counterfoil.events.log import ExchangeLog
-from counterfoil.events.messages import Record
+from counterfoil.events.messages import Batch, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_store import PipelineStore
@@ -111,8 +111,18 @@ class LogPipelineRunner:
             while self._share.number == 0 and (batches := self._letters.fetch(LETTERS)):
                 with self._store.database.transaction():
                     self._store.advance(self._collector, batches)
-                    for batch in batches:
-                        keep(self._store, name, batch.records)
+                    foreign = sum(keep(self._store, name, each.records) for each in batches)
+                if foreign:
+                    self._tell_of_foreign(foreign, batches)
         except (Fenced, LogUnavailable, StoreUnavailable) as error:
             self._letters.rewind()
             log.warning("database_was_not_told", pipeline=name, error=str(error))
+
+    def _tell_of_foreign(self, number: int, batches: list[Batch]) -> None:
+        log.warning(
+            "records_on_the_dead_letter_topic_that_are_no_letters_were_passed_over",
+            topic=batches[0].topic,
+            records=number,
+            between={f"{each.partition}": f"{each.start} to {each.end - 1}" for each in batches},
+            hint="let nobody but the pipeline's own user write there",
+        )

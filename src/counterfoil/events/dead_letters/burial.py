@@ -14,6 +14,8 @@ _ERROR: Final = "error"
 _TRACEBACK: Final = "dead-letter-traceback"
 _TRIES: Final = "dead-letter-tries"
 _SOURCE: Final = "dead-letter-source"
+_BEYOND: Final = 1 << 63
+"""The first number that the databases can't keep."""
 
 
 def letter(pipeline: str, record: Record, error: Exception, *, tries: int, now_us: int) -> Message:
@@ -47,35 +49,21 @@ def bury(
     return told
 
 
-def keep(store: PipelineStore, pipeline: str, letters: Iterable[Message | Record]) -> None:
-    """Keep what a dead-letter topic tells, in the caller's transaction."""
-    rows: list[tuple[object, ...]] = []
-    for each in letters:
-        headers = dict(each.headers)
-        topic, partition, offset = headers.pop(_SOURCE).rsplit("/", 2)
-        error, trace, tries = (headers.pop(name) for name in (_ERROR, _TRACEBACK, _TRIES))
-        rows.append(
-            (
-                pipeline,
-                topic,
-                int(partition),
-                int(offset),
-                each.event_id,
-                each.key,
-                each.value,
-                json.dumps(headers),
-                error,
-                trace,
-                int(tries),
-                each.timestamp_us,
-            )
-        )
+def keep(store: PipelineStore, pipeline: str, letters: Iterable[Message | Record]) -> int:
+    """Keep what a dead-letter topic tells, in the caller's transaction.
+
+    Returns how many records were no letters of ours and are passed over: others may write to the
+    topic, and what they write must stop nobody who reads it.
+    """
+    found = [_row(pipeline, each) for each in letters]
+    rows = [row for row in found if row is not None]
     store.database.executemany(
         'INSERT INTO dead_letters (pipeline, topic, partition, "offset", event_id, key, value, '
         "headers, error, traceback, tries, failed_us) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
+    return len(found) - len(rows)
 
 
 def retry_topic(pipeline: str) -> str:
@@ -91,3 +79,29 @@ def dead_letter_topic(pipeline: str) -> str:
 def _storable(text: str) -> str:
     """What both databases keep as text: a letter must be buried, whatever its key or error says."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _row(pipeline: str, each: Message | Record) -> tuple[object, ...] | None:
+    """The row of `dead_letters` for a letter; None if it lacks what makes it one."""
+    headers = dict(each.headers)
+    try:
+        topic, partition, offset = headers.pop(_SOURCE).rsplit("/", 2)
+        error, trace, tries = (headers.pop(name) for name in (_ERROR, _TRACEBACK, _TRIES))
+        numbers = int(partition), int(offset), int(tries)
+    except (KeyError, ValueError):
+        return None
+    if not all(0 <= number < _BEYOND for number in numbers):
+        return None
+    return (
+        pipeline,
+        _storable(topic),
+        *numbers[:2],
+        each.event_id,
+        _storable(each.key),
+        each.value,
+        json.dumps(headers),
+        _storable(error),
+        _storable(trace),
+        numbers[2],
+        each.timestamp_us,
+    )
