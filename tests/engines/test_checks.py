@@ -30,6 +30,7 @@ REPLICATED = {
     "transaction.state.log.replication.factor": "3",
     "min.insync.replicas": "2",
     "transaction.state.log.min.isr": "2",
+    "auto.create.topics.enable": "false",
 }
 """The settings of brokers that have all that is asked for."""
 
@@ -136,6 +137,23 @@ def test_a_kafka_that_is_too_old_is_found() -> None:
 def test_a_kafka_that_forgets_commits_is_found(brokers: int, level: Level) -> None:
     found = _judge({"metadata.version": 30}, {"transaction.version": 2}, brokers, REPLICATED)
     assert {each.setting: each.level for each in found}["version"] is level
+
+
+@pytest.mark.parametrize("name", REPLICATED)
+def test_a_setting_that_a_kafka_does_not_tell_is_not_taken_for_broken(name: str) -> None:
+    told = {each: value for each, value in REPLICATED.items() if each != name}
+    (finding,) = _judge({"metadata.version": 29}, {"transaction.version": 2}, 3, told)
+    assert (finding.level, finding.setting, finding.found) == (Level.UNKNOWN, name, "not told")
+    assert "ask whoever runs the brokers" in finding.remedy
+    (wrong,) = _judge({"metadata.version": 29}, {"transaction.version": 2}, 3, told | {name: "1"})
+    assert (wrong.level, wrong.found) != (Level.UNKNOWN, "not told")
+
+
+def test_a_kafka_that_tells_no_settings_is_asked_about_each() -> None:
+    found = _judge({"metadata.version": 29}, {"transaction.version": 2}, 3, {})
+    assert {each.setting for each in found} == set(REPLICATED)
+    assert {each.level for each in found} == {Level.UNKNOWN}
+    assert all("DescribeConfigs" in each.remedy for each in found)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ class Level(StrEnum):
     """A promise does not hold: nothing starts before it is changed."""
     WEAKENS = "weakens"
     """A promise holds until some machine is lost."""
+    UNKNOWN = "unknown"
+    """Whether it holds is not told: somebody else must be asked."""
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -2,10 +2,15 @@
 
 Which features brokers support and have finalised is told by one call alone that librdkafka does not
 offer; it is asked where a listener is greeted (`kafka_greeting.py`).
+
+A hosted cluster may keep its settings to itself, all or some. What is not told is neither good nor
+broken: it is said to be unknown, with what to ask its provider for.
 """
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from counterfoil.engines.checks.finding import Finding, Level
@@ -26,12 +31,62 @@ TRANSACTION_MS: Final = 30_000
 REPLICAS: Final = 3
 FORGETS_COMMITS: Final = 30
 """The metadata.version that brokers from 4.3.0 on support, and none before them (KAFKA-20734)."""
-_REPLICATED: Final = (
-    "default.replication.factor",
-    "offsets.topic.replication.factor",
-    "transaction.state.log.replication.factor",
-)
-_IN_SYNC: Final = ("min.insync.replicas", "transaction.state.log.min.isr")
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What a setting of the brokers must be."""
+
+    setting: str
+    level: Level
+    needed: str
+    holds: Callable[[str], bool]
+    remedy: str
+
+
+def _at_least(number: int) -> Callable[[str], bool]:
+    return lambda found: found.isdecimal() and int(found) >= number
+
+
+def _expected() -> list[_Expected]:
+    reassign = "raise it; topics that exist keep theirs until they are reassigned"
+    replicated = {
+        "default.replication.factor": REPLICAS,
+        "offsets.topic.replication.factor": REPLICAS,
+        "transaction.state.log.replication.factor": REPLICAS,
+        "min.insync.replicas": REPLICAS - 1,
+        "transaction.state.log.min.isr": REPLICAS - 1,
+    }
+    return [
+        _Expected(
+            "unclean.leader.election.enable",
+            Level.BREAKS,
+            "false",
+            lambda found: found == "false",
+            "set it to false: a replica that has fallen behind would forget records",
+        ),
+        _Expected(
+            "transaction.max.timeout.ms",
+            Level.BREAKS,
+            f"{TRANSACTION_MS} or more",
+            _at_least(TRANSACTION_MS),
+            "raise it: a relay asks for as much",
+        ),
+        *(
+            _Expected(name, Level.WEAKENS, f"{number} or more", _at_least(number), reassign)
+            for name, number in replicated.items()
+        ),
+        _Expected(
+            "auto.create.topics.enable",
+            Level.WEAKENS,
+            "false",
+            lambda found: found == "false",
+            "set it to false: a mistyped topic would be made with the wrong partitions",
+        ),
+    ]
+
+
+_EXPECTED: Final = _expected()
 
 
 def check(address: str, secret: str | None, now: float) -> list[Finding]:
@@ -80,34 +135,28 @@ def _judge(
         remedy = "kafka-features upgrade --feature transaction.version=2 (brokers 4.0 or later)"
         needed = f"{TRANSACTION_VERSION} or more"
         say(Level.BREAKS, "transaction.version", version, needed, remedy)
-    if not settings:
-        remedy = "allow the user DescribeConfigs on the cluster, or check as somebody who may"
-        say(Level.WEAKENS, "settings", "not to be read", "as in docs/events.md", remedy)
-        return findings
-    if settings.get("unclean.leader.election.enable") != "false":
-        remedy = "set it to false: a replica that has fallen behind would forget records"
-        say(Level.BREAKS, "unclean.leader.election.enable", "true", "false", remedy)
-    longest = int(settings.get("transaction.max.timeout.ms", 0))
-    if longest < TRANSACTION_MS:
-        remedy = "raise it: a relay asks for as much"
-        say(Level.BREAKS, "transaction.max.timeout.ms", longest, TRANSACTION_MS, remedy)
     if brokers < REPLICAS:
         remedy = "run 3 brokers on machines of their own"
         say(Level.WEAKENS, "brokers", brokers, f"{REPLICAS} or more", remedy)
-    for names, needed in ((_REPLICATED, REPLICAS), (_IN_SYNC, REPLICAS - 1)):
-        for name in names:
-            found = int(settings.get(name, 1))
-            if found < needed:
-                remedy = "raise it; topics that exist keep theirs until they are reassigned"
-                say(Level.WEAKENS, name, found, f"{needed} or more", remedy)
-    if settings.get("auto.create.topics.enable") == "true":
-        remedy = "set it to false: a mistyped topic would be made with the wrong partitions"
-        say(Level.WEAKENS, "auto.create.topics.enable", "true", "false", remedy)
+    for each in _EXPECTED:
+        found = settings.get(each.setting)
+        if found is None:
+            remedy = (
+                "ask whoever runs the brokers for it"
+                if settings
+                else "allow the user DescribeConfigs on the cluster, check as somebody who may, "
+                "or ask whoever runs the brokers for it"
+            )
+            say(Level.UNKNOWN, each.setting, "not told", each.needed, remedy)
+        elif not each.holds(found):
+            say(each.level, each.setting, found, each.needed, each.remedy)
     return findings
 
 
 def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
-    """The number of brokers, and the settings of the first; none, where they may not be read.
+    """The number of brokers, and the settings of the first, as far as they are told.
+
+    Brokers don't tell them to a user without the right, and hosted ones may not tell at all.
 
     Raises:
         Refused: the brokers did not let this user in, or did not answer.
@@ -133,8 +182,9 @@ def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
     except TimeoutError as error:
         raise _no_answer(access, "settings were not told in time") from error
     except KafkaException as error:
-        if error.args[0].code() != KafkaError.CLUSTER_AUTHORIZATION_FAILED:
-            raise _no_answer(access, error.args[0].str()) from error
+        said_no: KafkaError = error.args[0]
+        if said_no.code() < 0 or said_no.retriable():  # below 0 are the client's own
+            raise _no_answer(access, said_no.str()) from error
         return len(brokers), {}
     return len(brokers), {name: entry.value for name, entry in entries.items() if entry.value}
 
