@@ -118,6 +118,23 @@ def test_a_number_that_no_column_holds_does_not_hold_the_others_back(stall: Stal
     assert "RowRefused: table sales: column id holds 64 bits" in letters[0].error
 
 
+@pytest.mark.parametrize(
+    "day", ["", "today", "2026-02-30", "20260301", "2026-W09-7", "2026-03-01T00:00", "../x", "\0"]
+)
+def test_a_day_that_is_no_iso_date_does_not_hold_the_others_back(stall: Stall, day: str) -> None:
+    stall.send(sale(1), sales.encode(Sale(2, day)), sale(3))
+    storing = stall.storing()
+    assert storing.step() == 3
+    assert stall.stored() == [1, 3]
+    assert "not in this report: 1." in stall.page()
+    (letter,) = stall.letters.list()
+    assert f"RowRefused: table sales: {day!r} in day is no ISO date" in letter.error
+    stall.letters.edit(letter.id, sale(2), sales, 2)
+    stall.letters.replay(letter.id, 3)
+    assert storing.step() == 1
+    assert stall.stored() == [1, 2, 3]
+
+
 def test_a_crash_behind_a_letter_does_not_make_it_two(stall: Stall) -> None:
     stall.send(b"{}", sale(1))
     engine = Dying()

@@ -21,6 +21,8 @@ ARROW_TYPES: Final = MappingProxyType(
 )
 _BEYOND: Final = 1 << 63
 """The first whole number that an int64 column can't hold."""
+_SHOWN: Final = 40
+"""Characters of a day that is none which an error repeats: more than any way to write one has."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,18 @@ class Table(Generic[T]):
     def check(self, row: T) -> None:
         """See that a row fits: JSON's whole numbers have no end, a column's have 64 bits.
 
+        Its day names its partition, by which reports are computed and read: one day must not be
+        written in two ways, such as 20260131 and 2026-01-31.
+
         Raises:
-            RowRefused: a number is beyond that.
+            RowRefused: a number is beyond that, or the day is no ISO date.
         """
+        day = getattr(row, self.day)
+        if not _is_iso_date(day):
+            raise RowRefused(
+                f"table {self.name}: {day[:_SHOWN]!r} in {self.day} is no ISO date",
+                hint="write days as 2026-01-31",
+            )
         for name in self._numbers:
             if not -_BEYOND <= getattr(row, name) < _BEYOND:
                 raise RowRefused(
@@ -76,6 +87,14 @@ class Table(Generic[T]):
             "date32": pyarrow.date32(),
         }
         return pyarrow.schema([(name, types[kind]) for name, kind in self.columns().items()])
+
+
+def _is_iso_date(text: str) -> bool:
+    """Whether it is a date of the calendar as YYYY-MM-DD (ISO 8601, extended)."""
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Moves the events of one topic into its lake table; what has no row there is a dead letter.
 
-That is an event that can't be read, or one with a number that no column holds.
+That is an event that can't be read, one with a number that no column holds, or one without a day.
 
 Letters are in the database of the pipelines and positions in the table, which are two commits. So a
 letter is kept first, once for its place in the log: after a crash between the two the event is met
