@@ -39,10 +39,10 @@ def pipelines(found: Configuration) -> list[str]:
     return [each.name for each in plan(app, found) if each.kind == "pipeline"]
 
 
-def test_a_stateless_pipeline_has_the_processes_that_are_configured() -> None:
-    assert pipelines(configuration("kafka", enrich=3)) == [
+def test_a_pipeline_has_the_processes_that_are_configured() -> None:
+    assert pipelines(configuration("kafka", enrich=3, post=2)) == [
         *(f"pipeline-enrich-{number}" for number in (1, 2, 3)),
-        "pipeline-post",
+        *(f"pipeline-post-{number}" for number in (1, 2)),
     ]
     alone = ["pipeline-enrich", "pipeline-post"]
     assert pipelines(configuration("kafka")) == alone
@@ -52,7 +52,7 @@ def test_a_stateless_pipeline_has_the_processes_that_are_configured() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"post": 2}, "keeps state"),
+        ({"post": 5}, "at most 4"),
         ({"enrich": 5}, "at most 4"),
         ({"enrch": 2}, "no pipeline 'enrch'"),
     ],

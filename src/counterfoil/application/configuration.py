@@ -98,8 +98,8 @@ class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """How a pipeline runs."""
 
     processes: int = 1
-    """Each works on a share of the partitions: of a stateless pipeline, on Kafka. On the embedded
-    log one process does it all, since one writes at a time."""
+    """Each works on a share of the partitions, on Kafka. On the embedded log one process does it
+    all, since one writes at a time."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.processes <= 64:

@@ -22,6 +22,7 @@ from counterfoil.events.effects import Context
 from counterfoil.events.engine import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.events.errors import (
     BadToken,
+    Contended,
     DeadLetterSettled,
     EventsError,
     Fenced,
@@ -43,6 +44,7 @@ from counterfoil.events.errors import (
     RegistryUnavailable,
     SnapshotMismatch,
     StoreUnavailable,
+    Superseded,
     TaskAbandoned,
     TermOver,
     UndecodableEvent,
@@ -123,6 +125,7 @@ __all__ = [
     "Clock",
     "Command",
     "ConfluentRegistry",
+    "Contended",
     "Context",
     "Current",
     "Database",
@@ -197,6 +200,7 @@ __all__ = [
     "StepContext",
     "StepFailed",
     "StoreUnavailable",
+    "Superseded",
     "TaskAbandoned",
     "TaskCounts",
     "TaskQueue",

@@ -59,6 +59,14 @@ class Database(Protocol):
         """Wait until no other transaction is past this point, and keep others before it."""
         ...
 
+    def shared(self, name: str) -> None:
+        """Wait until nobody is `exclusive` under this name, and keep such out to the end.
+
+        Any number of transactions may be here at once. Who waits for `exclusive` comes before
+        those who ask later.
+        """
+        ...
+
     def enter_outbox(self) -> None:
         """Last thing before a transaction leaves events in the outbox: see that they are read.
 

@@ -20,6 +20,7 @@ from counterfoil.events.ledger import Book, Ledger
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.shared_state import SharedState
 from counterfoil.events.state import State
 from counterfoil.events.timers import Clock, Timers, TimersOfRecord
 from counterfoil.events.topics import AnyTopic, Topic
@@ -99,9 +100,10 @@ class Effects(Outgoing):
         *,
         clocks: frozenset[Clock] = frozenset(),
         tables: Collection[AnyTopic] = (),
+        shared: bool = False,
     ) -> None:
         super().__init__()
-        self.state = State(store.database, pipeline)
+        self.state = (SharedState if shared else State)(store.database, pipeline)
         self.timers = Timers(store.database, pipeline, clocks)
         self.tables = frozenset(table.name for table in tables)
         self.watermark_us: int | None = None
@@ -121,6 +123,7 @@ class Effects(Outgoing):
         self._unwritten = None
         self._handler.clear()
         self._commit.clear()
+        self.state.begin()
         self.book.begin(careful=alone)
 
     def handle(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -160,6 +163,20 @@ class Effects(Outgoing):
         self.timers.flush()
         if self._commit:
             self._send(self.take())
+
+    def finish(self) -> None:
+        """Write what is left, and see that all of it stands on what is still true.
+
+        Raises:
+            Contended: another process of the pipeline was faster; the commit must be undone.
+        """
+        self.flush()
+        self.state.check()
+
+    def doubt(self) -> None:
+        """The transaction was rolled back because another process of the pipeline was faster."""
+        self.state.doubt()
+        self.timers.forget()
 
     def forget(self) -> None:
         """The transaction was rolled back, or somebody else has written."""

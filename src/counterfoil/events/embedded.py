@@ -17,6 +17,7 @@ from counterfoil.events.errors import EventsError, Fenced
 from counterfoil.events.log import Positions
 from counterfoil.events.messages import Batch, Message, Record
 from counterfoil.events.schemas import Registry
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
 
 _SCHEMA = """
@@ -82,9 +83,11 @@ class EmbeddedLog:
         """Begin a term of appending for `source`."""
         return EmbeddedAppender(self._database, self, source, fencing_token)
 
-    def reader(self, topics: Sequence[AnyTopic], positions: Positions) -> "EmbeddedReader":
-        """Read `topics` from their positions on."""
-        return EmbeddedReader(self, topics, positions)
+    def reader(
+        self, topics: Sequence[AnyTopic], positions: Positions, share: Share = ALL
+    ) -> "EmbeddedReader":
+        """Read a share of `topics` from their positions on."""
+        return EmbeddedReader(self, topics, positions, share)
 
     def insert(self, messages: Iterable[Message]) -> None:
         """Give messages their places, inside the caller's transaction."""
@@ -216,8 +219,15 @@ class EmbeddedReader:
 
     exhaustive = True
 
-    def __init__(self, log: EmbeddedLog, topics: Sequence[AnyTopic], positions: Positions) -> None:
+    def __init__(
+        self,
+        log: EmbeddedLog,
+        topics: Sequence[AnyTopic],
+        positions: Positions,
+        share: Share = ALL,
+    ) -> None:
         self._log = log
+        self._share = share
         self._topics = topics
         self._positions = positions
         self._next: dict[str, dict[int, int]] = {}
@@ -231,7 +241,7 @@ class EmbeddedReader:
             if topic.name not in self._next:
                 self._next[topic.name] = dict(self._positions(topic.name))
             following = self._next[topic.name]
-            for partition in range(topic.partitions):
+            for partition in filter(self._share.has, range(topic.partitions)):
                 start = following.get(partition, 0)
                 place = (topic.name, partition)
                 records = self._decoded.pop(place, None)

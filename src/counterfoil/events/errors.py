@@ -17,6 +17,10 @@ class Fenced(TermOver):
     """Somebody with a newer fencing token has taken over; stop, and ask for the lead again."""
 
 
+class Superseded(TermOver):
+    """A pipeline runs in another number of processes now; this process can't commit any more."""
+
+
 class LedgerConflict(EventsError):
     """A transfer's id is taken by a transfer with another content."""
 
@@ -39,6 +43,10 @@ class KeyReused(EventsError):
 
 class StoreUnavailable(EventsError):
     """The database can't be used at the moment; the same request may be sent again."""
+
+
+class Contended(StoreUnavailable):
+    """Others have written what this transaction has read, or wait for it; nothing was done."""
 
 
 class LogUnavailable(EventsError):

@@ -130,10 +130,12 @@ class KafkaLog:
             positions_topic=positions,
         )
 
-    def reader(self, topics: Sequence[AnyTopic], positions: Positions) -> "KafkaReader":
-        """Read `topics`, all their partitions."""
+    def reader(
+        self, topics: Sequence[AnyTopic], positions: Positions, share: Share = ALL
+    ) -> "KafkaReader":
+        """Read a share of `topics` from their positions on."""
         names = {self._named(topic.name): topic for topic in topics}
-        return KafkaReader(reader_settings(self._connection), names, positions)
+        return KafkaReader(reader_settings(self._connection), names, positions, share)
 
     def exchange(
         self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL

@@ -119,8 +119,10 @@ class EventLog(Protocol):
         """Begin a term of appending for `source`; earlier terms are over."""
         ...
 
-    def reader(self, topics: Sequence[AnyTopic], positions: Positions) -> Reader:
-        """Read `topics` from their positions on."""
+    def reader(
+        self, topics: Sequence[AnyTopic], positions: Positions, share: Share = ALL
+    ) -> Reader:
+        """Read a share of `topics` from their positions on."""
         ...
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:

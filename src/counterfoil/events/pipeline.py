@@ -53,6 +53,23 @@ class Pipeline(Generic[T]):
             return frozenset()
         return frozenset({"processing"} if self.event_time is None else {"event", "processing"})
 
+    def check_processes(self, number: int) -> None:
+        """See that it can run in so many processes, each with a share of the partitions.
+
+        Raises:
+            EventsError: it can't; says why.
+        """
+        if number > self.source.partitions:
+            raise EventsError(
+                f"pipeline {self.name} has more processes than its topic has partitions",
+                hint=f"at most {self.source.partitions} would have something to do",
+            )
+        if number > 1 and (self.timer or self.event_time or self.tables):
+            raise EventsError(
+                f"pipeline {self.name} has timers, event time or tables, which one process has",
+                hint=f"take processes out of [pipelines.{self.name}]",
+            )
+
     def topics(self) -> list[AnyTopic]:
         """The source, and what belongs to this pipeline alone: its retries and dead letters."""
         return [

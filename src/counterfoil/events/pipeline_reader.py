@@ -11,6 +11,7 @@ from typing import Final
 
 from counterfoil.events.log import EventLog, Positions, Reader
 from counterfoil.events.messages import Batch
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
 PATIENCE: Final = 20
@@ -27,10 +28,12 @@ class PipelineReader:
         tables: Sequence[AnyTopic],
         topics: Sequence[AnyTopic],
         positions: Positions,
+        share: Share = ALL,
     ) -> None:
         self._log = log
         self._tables = tables
         self._positions = positions
+        self._share = share
         self._topics = [*tables, *topics]
         self._names = {table.name for table in tables}
         self._ends: dict[tuple[str, int], int] | None = None
@@ -40,7 +43,7 @@ class PipelineReader:
         self._without = 0
         self.preparing = bool(tables)
         """Whether only tables are read as yet."""
-        self._reader: Reader = log.reader(tables or self._topics, positions)
+        self._reader: Reader = log.reader(tables or self._topics, positions, share)
 
     @property
     def exhaustive(self) -> bool:
@@ -94,6 +97,6 @@ class PipelineReader:
         if not batches and (not self._left or self._reader.exhaustive or self._without >= PATIENCE):
             # What was fetched before is committed by now: the next reader begins behind it.
             self._reader.close()
-            self._reader = self._log.reader(self._topics, self._positions)
+            self._reader = self._log.reader(self._topics, self._positions, self._share)
             self.preparing = False
         return batches

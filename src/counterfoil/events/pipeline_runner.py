@@ -8,6 +8,10 @@ the partition goes on.
 A pipeline with timers fires in the same commit what is due by then, and commits without events when
 nothing but time has passed (`timing.py`). Rows of its tables come first in a commit (`rows.py`).
 
+A pipeline may run in several processes, each with a share of the partitions. Which of them may
+commit is known before anything is done (`terms.py`). A commit that finds in the end that another
+process has written what it has read is undone and tried once more, with all others kept out.
+
 A batch handler gets all events of a step at once. If it fails, its batch is halved until the events
 that it can't take are alone, and only these are tried again and become dead letters.
 """
@@ -21,7 +25,7 @@ import structlog
 from counterfoil import faults
 from counterfoil.events.dead_letters import bury
 from counterfoil.events.effects import Context, Effects
-from counterfoil.events.errors import Fenced, StoreUnavailable
+from counterfoil.events.errors import Contended, Fenced, StoreUnavailable
 from counterfoil.events.handling import Handling
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Record
@@ -29,13 +33,15 @@ from counterfoil.events.outgoing import StatelessContext
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_reader import PipelineReader
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.shares import ALL, Share
+from counterfoil.events.terms import Term
 from counterfoil.events.timing import Timing
 
 log = structlog.get_logger()
 
 
 class PipelineRunner:
-    """Runs one pipeline; a twin may run beside it, and handles nothing twice."""
+    """Runs a share of a pipeline; twins may run beside it, and handle nothing twice."""
 
     def __init__(
         self,
@@ -43,16 +49,22 @@ class PipelineRunner:
         store: PipelineStore,
         pipeline: Pipeline[Any],
         now_us: Callable[[], int],
+        share: Share = ALL,
     ) -> None:
         if pipeline.check is not None:
             pipeline.check()
+        pipeline.check_processes(share.of)
         self._store = store
         self._pipeline = pipeline
         self._now_us = now_us
         self._effects = Effects(
-            store, pipeline.name, clocks=pipeline.clocks, tables=pipeline.tables
+            store,
+            pipeline.name,
+            clocks=pipeline.clocks,
+            tables=pipeline.tables,
+            shared=share.of > 1,
         )
-        self._commits = store.last_commit(pipeline.name)
+        self._term = Term(store.database, pipeline.name, share)
         self._timing: Timing | None = None
         if pipeline.timer is not None or pipeline.event_time is not None:
             self._timing = Timing(store, pipeline, self._effects)
@@ -71,6 +83,7 @@ class PipelineRunner:
             pipeline.tables,
             topics[:2],
             lambda topic: store.positions(pipeline.name, topic),
+            share,
         )
 
     def step(self) -> int:
@@ -80,6 +93,7 @@ class PipelineRunner:
 
         Raises:
             StoreUnavailable, LogUnavailable: nothing was handled; a later step may.
+            Superseded: the pipeline runs in another number of processes; no later step may.
         """
         batches, due, now_us = self._next()
         if not batches and not due:
@@ -112,22 +126,33 @@ class PipelineRunner:
         return batches, timing.due(heard, now_us, exhaustive=self._reader.exhaustive), now_us
 
     def _commit(self, batches: list[Batch], now_us: int) -> int:
-        try:
+        alone = exclusive = False
+        while True:
             try:
-                fired = self._attempt(batches, now_us, alone=False)
+                fired = self._attempt(batches, now_us, alone=alone, exclusive=exclusive)
+            except Contended:
+                self._undo(too_late=not exclusive)
+                if exclusive:
+                    raise
+                exclusive = True
             except (Fenced, StoreUnavailable):
+                self._undo()
                 raise
             except Exception as error:
-                log.info("events_are_handled_alone", pipeline=self._pipeline.name, why=str(error))
                 self._undo()
-                fired = self._attempt(batches, now_us, alone=True)
-        except BaseException:
-            self._undo()
-            raise
+                if alone:
+                    raise
+                log.info("events_are_handled_alone", pipeline=self._pipeline.name, why=str(error))
+                alone = True
+            except BaseException:
+                self._undo()
+                raise
+            else:
+                break
         faults.point("pipeline.after-commit")
         return fired
 
-    def _attempt(self, batches: list[Batch], now_us: int, *, alone: bool) -> int:
+    def _attempt(self, batches: list[Batch], now_us: int, *, alone: bool, exclusive: bool) -> int:
         transaction = self._store.database.transaction
         if faults.sabotaged("offsets-before-state"):
             with transaction():
@@ -136,15 +161,14 @@ class PipelineRunner:
             with transaction():
                 return self._handle(batches, now_us, alone=alone)
         with transaction():
-            number = self._store.count_commit(self._pipeline.name)
-            if number != self._commits + 1:
+            if self._term.enter(alone=exclusive):
                 self._effects.forget()
                 if self._timing is not None:
                     self._timing.forget()
             self._store.advance(self._pipeline.name, batches)
             fired = self._handle(batches, now_us, alone=alone)
             faults.point("pipeline.before-commit")
-        self._commits = number
+        self._term.committed()
         return fired
 
     def _handle(self, batches: list[Batch], now_us: int, *, alone: bool) -> int:
@@ -155,11 +179,14 @@ class PipelineRunner:
         self._handling.run(batches, now_us)
         if self._timing is not None:
             return self._timing.fire(self._handling, now_us)
-        self._effects.flush()
+        self._effects.finish()
         return 0
 
-    def _undo(self) -> None:
-        self._effects.forget()
+    def _undo(self, *, too_late: bool = False) -> None:
+        if too_late:
+            self._effects.doubt()
+        else:
+            self._effects.forget()
         if self._timing is not None:
             self._timing.undo()
 

@@ -8,7 +8,7 @@ commit: into the embedded log, which is in the same file, or through an outbox.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from counterfoil.events import event_time, ledger, timers, versions
+from counterfoil.events import event_time, ledger, terms, timers, versions
 from counterfoil.events.database import Database
 from counterfoil.events.errors import Fenced
 from counterfoil.events.messages import Batch, Message
@@ -17,8 +17,6 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS offsets (
     consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
     next INTEGER NOT NULL, PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS commits (
-    consumer TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state (
     pipeline TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY (pipeline, key)) STRICT, WITHOUT ROWID;
@@ -45,7 +43,16 @@ class PipelineStore:
     def __init__(self, database: Database, send: Callable[[Iterable[Message]], None]) -> None:
         self.database = database
         self.send = send
-        database.create([_SCHEMA, ledger.SCHEMA, versions.SCHEMA, timers.SCHEMA, event_time.SCHEMA])
+        database.create(
+            [
+                _SCHEMA,
+                terms.SCHEMA,
+                ledger.SCHEMA,
+                versions.SCHEMA,
+                timers.SCHEMA,
+                event_time.SCHEMA,
+            ]
+        )
 
     def positions(self, consumer: str, topic: str) -> dict[int, int]:
         """The next offset of each partition that `consumer` has still to handle."""
@@ -81,25 +88,6 @@ class PipelineStore:
         if moved != len(batches):
             places = ", ".join(f"{each.topic}/{each.partition}" for each in batches)
             raise Fenced(f"{consumer}: a twin has handled some of {places}")
-
-    def count_commit(self, consumer: str) -> int:
-        """Count a commit of `consumer`, first thing in its transaction; returns its number.
-
-        Twins get here one after the other. Whoever finds that the number is not the one after its
-        own last commit knows that somebody else has written meanwhile.
-        """
-        return self.database.execute(
-            "INSERT INTO commits VALUES (?, 1) ON CONFLICT (consumer) "
-            "DO UPDATE SET number = commits.number + 1 RETURNING number",
-            (consumer,),
-        ).fetchone()[0]
-
-    def last_commit(self, consumer: str) -> int:
-        """The number of the last commit of `consumer`, 0 if there was none."""
-        row: tuple[int] | None = self.database.execute(
-            "SELECT number FROM commits WHERE consumer = ?", (consumer,)
-        ).fetchone()
-        return 0 if row is None else row[0]
 
     def store_positions(self, consumer: str, topic: str, positions: Mapping[int, int]) -> None:
         """Note how far a consumer is whose truth is kept elsewhere, for those who ask."""

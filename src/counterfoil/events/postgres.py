@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString, cast
 
 from counterfoil.events.dialect import to_postgres
-from counterfoil.events.errors import EventsError, StoreUnavailable
+from counterfoil.events.errors import Contended, EventsError, StoreUnavailable
 
 if TYPE_CHECKING:
     import psycopg
@@ -80,6 +80,11 @@ class PostgresDatabase:
         """
         self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (f"{self._schema} {name}",))
 
+    def shared(self, name: str) -> None:
+        """Take the lock of `exclusive` together with others who take it so."""
+        name = f"{self._schema} {name}"
+        self.execute("SELECT pg_advisory_xact_lock_shared(hashtext(?))", (name,))
+
     def enter_outbox(self) -> None:
         """Wait for the commits of others, or only for a reader that is about to go over.
 
@@ -88,8 +93,7 @@ class PostgresDatabase:
         if self._outbox_from == "table":
             self.exclusive("outbox")
         else:
-            name = f"{self._schema} outbox"
-            self.execute("SELECT pg_advisory_xact_lock_shared(hashtext(?))", (name,))
+            self.shared("outbox")
 
     def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> "psycopg.Cursor[Any]":
         """Run a SELECT and lock its rows; those that are locked are skipped."""
@@ -128,6 +132,8 @@ class PostgresDatabase:
 
         try:
             yield self._opened()
+        except psycopg.errors.DeadlockDetected as error:
+            raise Contended(f"PostgreSQL: {str(error).strip()}") from error
         except (
             psycopg.OperationalError,
             psycopg.InterfaceError,

@@ -68,6 +68,9 @@ class SqliteDatabase:
     def exclusive(self, name: str) -> None:
         """Nothing is left to do: a file has one writing transaction at a time."""
 
+    def shared(self, name: str) -> None:
+        """Nothing is left to do: a file has one writing transaction at a time."""
+
     def enter_outbox(self) -> None:
         """Nothing is left to do: rows are committed in the order of their numbers."""
 

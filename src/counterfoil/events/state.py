@@ -4,7 +4,8 @@ Three layers, looked through from the top: what the handler at work has changed 
 fails), what the commit has changed so far (written at its end), and what was read or written
 before. The last survives commits, since only this pipeline's commits write its state and each of
 them is counted in the database: a count that is not this process's own means that a twin has
-written, and everything is forgotten (`PipelineStore.count_commit`).
+written, and everything is forgotten (`terms.py`). Where several processes write at once that is not
+enough: see `shared_state.py`.
 """
 
 from typing import Final
@@ -35,15 +36,7 @@ class State:
             return self._handler[key]
         if key in self._commit:
             return self._commit[key]
-        known = self._known.get(key, _UNKNOWN)
-        if known is None or isinstance(known, bytes):
-            return known
-        row: tuple[bytes] | None = self._database.execute(
-            "SELECT value FROM state WHERE pipeline = ? AND key = ?", (self._pipeline, key)
-        ).fetchone()
-        value = None if row is None else row[0]
-        self._known.put(key, value, len(value or b""))
-        return value
+        return self._find(key)
 
     def put(self, key: str, value: bytes) -> None:
         """Set the value under `key`.
@@ -58,6 +51,9 @@ class State:
     def delete(self, key: str) -> None:
         """Forget `key`."""
         self._handler[key] = None
+
+    def begin(self) -> None:
+        """A transaction has begun."""
 
     def accept(self) -> None:
         """The handler has come to its end."""
@@ -90,8 +86,30 @@ class State:
             self._known.put(key, value, len(value or b""))
         self._commit.clear()
 
+    def check(self) -> None:
+        """See that what was read is still so, last thing before the commit."""
+
+    def doubt(self) -> None:
+        """The commit came too late: others have written what it has read."""
+        self.forget()
+
     def forget(self) -> None:
         """Believe only the database: the commit has failed, or somebody else has written."""
         self._handler.clear()
         self._commit.clear()
         self._known.clear()
+
+    def _find(self, key: str) -> bytes | None:
+        """The value that handlers of this commit have not changed."""
+        known = self._known.get(key, _UNKNOWN)
+        if known is None or isinstance(known, bytes):
+            return known
+        value = self._load(key)
+        self._known.put(key, value, len(value or b""))
+        return value
+
+    def _load(self, key: str) -> bytes | None:
+        row: tuple[bytes] | None = self._database.execute(
+            "SELECT value FROM state WHERE pipeline = ? AND key = ?", (self._pipeline, key)
+        ).fetchone()
+        return None if row is None else row[0]

@@ -116,7 +116,7 @@ class Timing:
             fired = self._fire(handling, "event", value_us, now_us)
             effects.timers.flush()
         fired += self._fire(handling, "processing", now_us, now_us)
-        effects.flush()
+        effects.finish()
         self._ask(now_us)
         self._fired_us = now_us
         return fired

@@ -13,7 +13,7 @@ from counterfoil.application import (
 )
 from counterfoil.engines import ENGINES, free_port, server
 from counterfoil.errors import CounterfoilError
-from counterfoil.events import KafkaEvents
+from counterfoil.events import EventsError, KafkaEvents
 
 
 class AddressInUse(CounterfoilError):
@@ -175,17 +175,10 @@ def _check(application: Application, configuration: Configuration) -> None:
                     hint=f"declare it with app.{kind}({name!r}), or take it out of the file",
                 )
     for name, settings in configuration.pipelines.items():
-        declared = application.pipelines[name]
-        if settings.processes > 1 and not declared.stateless:
-            raise ConfigurationError(
-                f"pipeline {name} keeps state, which one process has at a time",
-                hint=f"take processes out of [pipelines.{name}], or declare it stateless=True",
-            )
-        if settings.processes > declared.topics()[0].partitions:
-            raise ConfigurationError(
-                f"pipeline {name} has more processes than its topic has partitions",
-                hint=f"at most {declared.topics()[0].partitions} would have something to do",
-            )
+        try:
+            application.pipelines[name].check_processes(settings.processes)
+        except EventsError as error:
+            raise ConfigurationError(str(error.args[0]), hint=error.hint) from error
 
 
 def hook_processes(configuration: Configuration, hook: str) -> list[str]:

@@ -153,7 +153,7 @@ def relay(host: Host) -> None:
 
 
 def pipeline(host: Host) -> None:
-    """One pipeline over all partitions of its source."""
+    """One pipeline, or the share of it that one of several processes has."""
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
@@ -161,7 +161,7 @@ def pipeline(host: Host) -> None:
     if declared.stateless and isinstance(event_log, ExchangeLog):
         _exchange(host, event_log, declared)
         return
-    runner = PipelineRunner(event_log, events.pipelines(), declared, now_us)
+    runner = PipelineRunner(event_log, events.pipelines(), declared, now_us, _share(host))
     host.ready()
     _repeat(host, runner.step)
     runner.close()
@@ -170,14 +170,19 @@ def pipeline(host: Host) -> None:
 def _exchange(host: Host, event_log: ExchangeLog, declared: Pipeline[Any]) -> None:
     """A candidate for running a share of a pipeline within the log: its terms end each other."""
     store = host.events().pipelines()
-    number = pipeline_processes(host.configuration, host.target)
-    share = Share(0 if number == 1 else int(host.name.rpartition("-")[2]) - 1, number)
+    share = _share(host)
 
     def lead(_: int, held: Callable[[], bool]) -> None:
         with closing(LogPipelineRunner(event_log, store, declared, now_us, share)) as runner:
             _repeat(host, runner.step, while_=held)
 
     _lead(host, f"pipeline/{host.target}{share.name}", lead)
+
+
+def _share(host: Host) -> Share:
+    """The partitions of its pipeline that a process has, by the number in its name."""
+    number = pipeline_processes(host.configuration, host.target)
+    return Share(0 if number == 1 else int(host.name.rpartition("-")[2]) - 1, number)
 
 
 def parallel(host: Host) -> None:

@@ -1,8 +1,8 @@
 """One letter through its handler: for good, or in a transaction that is rolled back.
 
 Both take the same way as the pipeline's own commits and are counted with them, so that they wait
-for one that is under way, and the process that runs the pipeline believes its memory of the state
-no longer (`PipelineStore.count_commit`). What the handler did is read from what it had written, at
+for those that are under way, and the processes that run the pipeline believe their memory of the
+state no longer (`terms.py`). What the handler did is read from what it had written, at
 the database port: state, transfers and whatever else there is or will be, on either engine.
 
 A rehearsal can't take back what a handler does outside of its context, such as a call to another
@@ -27,6 +27,7 @@ from counterfoil.events.errors import HandlerFailed, StoreUnavailable
 from counterfoil.events.event_time import stored_watermark
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.terms import interrupt
 from counterfoil.events.timers import buried_timer
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _handle(
 
     watched = copy.copy(store)
     watched.database, watched.send = observed, send_on
-    watched.count_commit(pipeline.name)
+    interrupt(store.database, pipeline.name)
     effects = Effects(watched, pipeline.name, clocks=pipeline.clocks, tables=pipeline.tables)
     effects.begin(alone=True)
     if pipeline.event_time is not None:
@@ -227,6 +228,9 @@ class _Observed:
 
     def exclusive(self, name: str) -> None:
         self._database.exclusive(name)
+
+    def shared(self, name: str) -> None:
+        self._database.shared(name)
 
     def enter_outbox(self) -> None:
         self._database.enter_outbox()

@@ -29,6 +29,7 @@ from counterfoil.events.parallel.hitters import HeavyHitters, HotKey, KeyLoad
 from counterfoil.events.parallel.parallel import WINDOW_BYTES, Parallel
 from counterfoil.events.parallel.schedule import ALONE, Item, Place, Positions, Schedule
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.terms import count_commit
 
 GROUP: Final = 1_000
 """Events whose effects share a commit at most."""
@@ -69,7 +70,7 @@ class ParallelRunner:
         event_log.declare(parallel.topics())
         store.database.create([SCHEMA])
         with store.database.transaction():
-            self._commits = store.count_commit(parallel.name)
+            self._commits = count_commit(store.database, parallel.name)
             positions = {each.name: store.positions(parallel.name, each.name) for each in topics}
             self._schedule = Schedule(parallel.concurrency, self._stored_done())
         self._reader = event_log.reader(topics, lambda topic: positions[topic])
@@ -231,7 +232,7 @@ class ParallelRunner:
 
     def _attempt(self, group: list[Item], *, alone: bool) -> Positions:
         with self._store.database.transaction():
-            number = self._store.count_commit(self._parallel.name)
+            number = count_commit(self._store.database, self._parallel.name)
             if number != self._commits + 1:
                 raise Fenced(
                     f"{self._parallel.name}: another runner has begun",

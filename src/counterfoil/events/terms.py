@@ -1,0 +1,136 @@
+"""Who may commit for a pipeline: one process, or several that have a share of its partitions each.
+
+The number of processes is a pipeline's layout. Whoever begins in another one than is stored begins
+a new term: it waits for the commits that are under way, and from then on every commit of a process
+of an earlier term is refused, however long that one was paused. So partitions change hands between
+two commits, and the new owner finds the positions and the state of all that was committed.
+
+A pipeline in one process counts its commits in a row, on which twins wait for each other; a count
+that is not the next one tells that somebody else has written. In several processes each counts its
+own, or they would wait for each other's disks. What they have in common is a lock: held together by
+commits, and alone by whoever begins a term, handles a dead letter, or has found that another was
+faster (`Contended`). It is one that hands itself out in order, so nobody waits for ever.
+"""
+
+from typing import Final
+
+from counterfoil.events.database import Database
+from counterfoil.events.errors import Superseded
+from counterfoil.events.shares import ALL, Share
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS commits (
+    consumer TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS terms (
+    consumer TEXT PRIMARY KEY, number INTEGER NOT NULL,
+    processes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+class Term:
+    """What one process, with its `share`, needs to know before each of its commits."""
+
+    def __init__(self, database: Database, consumer: str, share: Share = ALL) -> None:
+        self._database = database
+        self._consumer = consumer
+        self._share = share
+        self._own = f"{consumer}{share.name}"
+        """Under which its own commits are counted."""
+        self._last = _count(database, self._own)
+        self._next = self._last
+        self._seen = _count(database, consumer)
+        self._number = self._begin()
+
+    def enter(self, *, alone: bool = False) -> bool:
+        """Begin a commit, first thing in its transaction; waits for twins, or `alone` for all.
+
+        Returns whether somebody else has written since this process's last commit, so that what it
+        remembers is not to be believed.
+
+        Raises:
+            Superseded: another term has begun; this process can't commit any more.
+        """
+        if self._share.of == 1:
+            self._next = count_commit(self._database, self._own)
+            others = self._next != self._last + 1
+            if others:
+                self._check()
+            return others
+        if alone:
+            self._database.exclusive(_lock(self._consumer))
+        else:
+            self._database.shared(_lock(self._consumer))
+        seen = _count(self._database, self._consumer)
+        others = seen != self._seen
+        if others:
+            self._check()
+            self._seen = seen
+        self._next = count_commit(self._database, self._own)
+        return others or self._next != self._last + 1
+
+    def committed(self) -> None:
+        """The commit that was begun last is there."""
+        self._last = self._next
+
+    def _begin(self) -> int:
+        """Join the term of this layout, or begin it; what was counted before is known."""
+        found = self._stored()
+        if found is not None and found[1] == self._share.of:
+            return found[0]
+        with self._database.transaction():
+            interrupt(self._database, self._consumer)
+            number = self._database.execute(
+                "INSERT INTO terms VALUES (?, 1, ?) ON CONFLICT (consumer) DO UPDATE "
+                "SET number = CASE WHEN terms.processes = excluded.processes THEN terms.number "
+                "ELSE terms.number + 1 END, processes = excluded.processes RETURNING number",
+                (self._consumer, self._share.of),
+            ).fetchone()[0]
+            self._last = _count(self._database, self._own)
+            self._seen = _count(self._database, self._consumer)
+        return number
+
+    def _check(self) -> None:
+        found = self._stored()
+        if found is None or found[0] != self._number:
+            now = "none" if found is None else str(found[1])
+            raise Superseded(
+                f"{self._consumer}: the term of {self._share.of} processes is over, {now} are now",
+                hint="this process was left over; stop it",
+            )
+
+    def _stored(self) -> tuple[int, int] | None:
+        return self._database.execute(
+            "SELECT number, processes FROM terms WHERE consumer = ?", (self._consumer,)
+        ).fetchone()
+
+
+def interrupt(database: Database, consumer: str) -> None:
+    """Wait until no process of `consumer` commits and keep all out, to the transaction's end.
+
+    All of them will know that somebody else has written.
+    """
+    database.exclusive(_lock(consumer))
+    count_commit(database, consumer)
+
+
+def count_commit(database: Database, consumer: str) -> int:
+    """Count a commit of `consumer`, first thing in its transaction; returns its number.
+
+    Twins get here one after the other.
+    """
+    return database.execute(
+        "INSERT INTO commits VALUES (?, 1) ON CONFLICT (consumer) "
+        "DO UPDATE SET number = commits.number + 1 RETURNING number",
+        (consumer,),
+    ).fetchone()[0]
+
+
+def _count(database: Database, consumer: str) -> int:
+    row: tuple[int] | None = database.execute(
+        "SELECT number FROM commits WHERE consumer = ?", (consumer,)
+    ).fetchone()
+    return 0 if row is None else row[0]
+
+
+def _lock(consumer: str) -> str:
+    return f"pipeline {consumer}"
