@@ -31,6 +31,9 @@ class Cursor(Protocol):
 class Database(Protocol):
     """One connection, for one thread at a time; a lost one is opened again by its next use.
 
+    Not within a transaction: whatever ends one early, the statements that follow in its block and
+    the block's end raise `StoreUnavailable`, even if the first error was caught.
+
     Every method raises `StoreUnavailable` when the database can't be reached or can't write (a
     full disk, a lock that is held too long), and the driver's own errors when it is the statement
     that is wrong.

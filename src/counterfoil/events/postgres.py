@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 3
 OLDEST: Final = 150_000
+_LOST: Final = "PostgreSQL: the connection was lost within a transaction, and that with it"
 
 
 class PostgresDatabase:
@@ -37,6 +38,8 @@ class PostgresDatabase:
         self._password = password
         self._outbox_from = outbox_from
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._depth = 0
+        """How many transactions and savepoints are open."""
 
     def create(self, statements: Iterable[str]) -> None:
         """Run the statements of a schema, one process at a time."""
@@ -71,7 +74,12 @@ class PostgresDatabase:
     def transaction(self) -> Generator[None, None, None]:
         """A transaction, or a savepoint inside of one."""
         with self._available() as connection, connection.transaction():
-            yield
+            self._depth += 1
+            try:
+                yield
+                _committable(connection)
+            finally:
+                self._depth -= 1
 
     def exclusive(self, name: str) -> None:
         """Take an advisory lock that the end of the transaction gives back.
@@ -110,6 +118,9 @@ class PostgresDatabase:
         import psycopg  # noqa: PLC0415 - an extra
 
         if self._connection is None or self._connection.closed:
+            if self._depth:
+                # A new connection would commit by itself what belongs to the transaction.
+                raise StoreUnavailable(_LOST)
             self._connection = psycopg.connect(
                 self._uri,
                 password=self._password,
@@ -140,6 +151,23 @@ class PostgresDatabase:
             psycopg.errors.ReadOnlySqlTransaction,
         ) as error:
             raise StoreUnavailable(f"PostgreSQL: {str(error).strip()}") from error
+
+
+def _committable(connection: "psycopg.Connection[Any]") -> None:
+    """Raise for a transaction that can't be committed, though its block has come to its end.
+
+    The block may have caught the error that says so. psycopg commits nothing on a connection that
+    is lost, and PostgreSQL answers the COMMIT of a failed transaction with a ROLLBACK: neither is
+    an error to them.
+    """
+    import psycopg  # noqa: PLC0415 - an extra
+
+    if connection.closed:
+        raise StoreUnavailable(_LOST)
+    if connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+        raise psycopg.errors.InFailedSqlTransaction(
+            "a statement failed and its error was passed over: nothing of the transaction stands"
+        )
 
 
 def _sql(sql: str) -> LiteralString:

@@ -17,6 +17,8 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._depth = 0
+        """How many transactions and savepoints are open."""
         with _available():
             self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -30,6 +32,7 @@ class SqliteDatabase:
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run a statement."""
+        self._check_transaction()
         try:
             return self._connection.execute(sql, parameters)
         except sqlite3.OperationalError as error:
@@ -38,6 +41,7 @@ class SqliteDatabase:
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
         """Run a statement once for each row of parameters; returns the rows touched in all."""
+        self._check_transaction()
         try:
             return max(self._connection.executemany(sql, rows).rowcount, 0)
         except sqlite3.OperationalError as error:
@@ -56,6 +60,7 @@ class SqliteDatabase:
         else:
             begin, end, undo = "BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",)
         self.execute(begin)
+        self._depth += 1
         try:
             yield
             self.execute(end)
@@ -64,6 +69,8 @@ class SqliteDatabase:
                 for statement in undo:
                     self._connection.execute(statement)
             raise
+        finally:
+            self._depth -= 1
 
     def exclusive(self, name: str) -> None:
         """Nothing is left to do: a file has one writing transaction at a time."""
@@ -81,6 +88,11 @@ class SqliteDatabase:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def _check_transaction(self) -> None:
+        """What follows an error that has ended the transaction must not commit by itself."""
+        if self._depth and not self._connection.in_transaction:
+            raise StoreUnavailable("SQLite: the transaction was rolled back after an earlier error")
 
 
 @contextmanager
