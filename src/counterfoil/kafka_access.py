@@ -5,6 +5,9 @@ sockets of our own for what a listener says to strangers), and all are given the
 name in a broker's certificate is always compared with the host that was asked for; there is no
 setting to leave that out. Secrets come from the environment, are in no `repr`, and no client here
 puts them into an error or a log.
+
+A password that is not there is missed where a client is made, not before: whoever asks the
+databases alone, as those who look after dead letters do, needs none.
 """
 
 import ssl
@@ -12,11 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from counterfoil.errors import CounterfoilError
+
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 """What a listener speaks, in Kafka's words (`security.protocol`)."""
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 PASSWORD: Final = "KAFKA_PASSWORD"  # noqa: S105 - the name of a variable
 KEY_PASSWORD: Final = "KAFKA_KEY_PASSWORD"  # noqa: S105
+
+
+class PasswordMissing(CounterfoilError):
+    """The password of Kafka's user is not in the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +54,25 @@ class KafkaAccess:
         """Whether a user and a password are given."""
         return self.protocol in ("SASL_PLAINTEXT", "SASL_SSL")
 
+    def require_password(self) -> None:
+        """See that the password is there, if one is asked for.
+
+        Raises:
+            PasswordMissing: it is not.
+        """
+        if self.sasl and not self.password:
+            raise PasswordMissing(
+                f"kafka: {PASSWORD} is not set, needed: the password of {self.user}",
+                hint=f"export {PASSWORD}, for every command that looks into the log",
+            )
+
     def librdkafka(self) -> dict[str, Any]:
-        """The settings of a client of confluent-kafka."""
+        """The settings of a client of confluent-kafka.
+
+        Raises:
+            PasswordMissing: it is needed, and not set.
+        """
+        self.require_password()
         settings: dict[str, Any] = {
             "bootstrap.servers": self.servers,
             "security.protocol": self.protocol,
@@ -70,7 +96,9 @@ class KafkaAccess:
 
         Raises:
             OSError: a file of certificates or keys can't be used.
+            PasswordMissing: it is needed, and not set.
         """
+        self.require_password()
         settings: dict[str, Any] = {
             "bootstrap_servers": self.servers.split(","),
             "security_protocol": self.protocol,

@@ -68,18 +68,20 @@ def write_json(document: object) -> None:
 
 
 def waiting_letters(events: Events) -> list[dict[str, Any]] | None:
-    """The pipelines with dead letters that nobody has decided on; None if they can't be asked."""
+    """The pipelines with dead letters that nobody has decided on.
+
+    None if their database can't be asked; why is written to standard error.
+    """
     try:
         with closing(events.pipelines()) as store:
             return msgspec.to_builtins(DeadLetters(store).waiting())
-    except StoreUnavailable:
+    except StoreUnavailable as error:
+        sys.stderr.write(f"dead letters are not known: {error}\n")
         return None
 
 
 def print_waiting(waiting: list[dict[str, Any]] | None) -> None:
     """Print a line for each pipeline with dead letters."""
-    if waiting is None:
-        out.print("[yellow]dead letters[/]  not known: their database does not answer")
     for each in waiting or ():
         since = time_text(each["newest_us"])
         words = f"{each['letters']} of {each['pipeline']} wait for a decision, the last since"

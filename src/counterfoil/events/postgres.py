@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 3
 OLDEST: Final = 150_000
 _LOST: Final = "PostgreSQL: the connection was lost within a transaction, and that with it"
+_HINT: Final = "set PGPASSWORD, or write the password into ~/.pgpass"
 
 
 class PostgresDatabase:
@@ -150,7 +151,9 @@ class PostgresDatabase:
             psycopg.InterfaceError,
             psycopg.errors.ReadOnlySqlTransaction,
         ) as error:
-            raise StoreUnavailable(f"PostgreSQL: {str(error).strip()}") from error
+            missed = error.pgconn is not None and error.pgconn.needs_password
+            hint = _HINT if missed else ""
+            raise StoreUnavailable(f"PostgreSQL: {str(error).strip()}", hint=hint) from error
 
 
 def _committable(connection: "psycopg.Connection[Any]") -> None:

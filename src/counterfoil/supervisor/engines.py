@@ -46,15 +46,11 @@ def secret(engine: str, configuration: Configuration, state: StateFolder) -> str
 
 
 def kafka_access(configuration: Configuration, addresses: Addresses) -> KafkaAccess:
-    """How Kafka lets this application in; a broker that was started here lets in whoever comes.
-
-    Raises:
-        EngineRefused: its user's password is not given.
-    """
+    """How Kafka lets this application in; a broker that was started here lets in whoever comes."""
     servers, settings = addresses.engines["kafka"], configuration.kafka
     if not configuration.addresses.kafka:
         return KafkaAccess(servers)
-    access = KafkaAccess(
+    return KafkaAccess(
         servers,
         settings.protocol,
         settings.mechanism,
@@ -65,12 +61,6 @@ def kafka_access(configuration: Configuration, addresses: Addresses) -> KafkaAcc
         key=Path(settings.key) if settings.key else None,
         key_password=os.environ.get(KEY_PASSWORD, ""),
     )
-    if access.sasl and not access.password:
-        raise EngineRefused(
-            f"kafka: {PASSWORD} is not set, needed: the password of {access.user}",
-            hint=f"export {PASSWORD}, for every command that looks into the log",
-        )
-    return access
 
 
 def written_engines(state: StateFolder) -> EnginesConfig | None:

@@ -99,7 +99,11 @@ def check_kafka(access: KafkaAccess) -> list[Finding]:
     """Who is let in; features, replication, elections and timeouts of the brokers.
 
     The clock is not asked for: a broker tells no time, and times of records are their producers'.
+
+    Raises:
+        PasswordMissing: there is no password for the user, so that nothing can be found out.
     """
+    access.require_password()
     try:
         features = greet(access)
         brokers, settings = _settings(access)
