@@ -181,6 +181,27 @@ def test_a_port_that_is_not_opened_yet_refuses_connections(server: Server) -> No
     plane.drain(5.0)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_port_that_could_not_be_opened_is_opened_once_it_can_be(
+    server: Server, threads: int
+) -> None:
+    plane = DataPlane(config(threads=threads), access_log=None, admin_credential="c", opened=False)
+    plane.set_endpoints("s", [("s-1", server.address)])
+    host, _, port = plane.listen.rpartition(":")
+    with socket.socket() as other:  # it listens without sharing
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((host, int(port)))
+        other.listen()
+        for _ in range(2):
+            with pytest.raises(GatewayError, match="can't listen on"):
+                plane.open()
+    plane.open()
+    for _ in range(20):  # each a connection, to whichever thread
+        assert httpx2.get(f"http://{plane.listen}/a").status_code == 200
+    plane.open()  # once more does nothing
+    plane.drain(5.0)
+
+
 def test_a_request_under_way_ends_as_it_began() -> None:
     answering = threading.Event()
 

@@ -114,15 +114,16 @@ impl Gateway {
     /// Let clients in; once they are, or once it is drained, this does nothing.
     ///
     /// # Errors
-    /// `Error::Io` for a port that somebody else has taken meanwhile.
+    /// `Error::Io` for a port that somebody else has taken meanwhile: nobody is let in, and it may be
+    /// tried again.
     pub fn open(&self) -> Result<(), Error> {
-        let Some(closed) = self.closed.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Ok(());
-        };
+        let mut port = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shared.draining() {
-            return Ok(());
+            *port = None;
         }
+        let Some(closed) = port.as_mut() else { return Ok(()) };
         let workers = closed.open(&self.shared)?;
+        *port = None;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(workers);
         Ok(())
     }

@@ -8,8 +8,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -59,7 +59,9 @@ pub struct Started {
 /// The port of clients, bound, and not listened to.
 pub struct Closed {
     address: SocketAddr,
-    /// One for each worker.
+    congestion: Option<String>,
+    workers: usize,
+    /// One for each worker; none once one of them could not listen.
     sockets: Vec<Socket>,
     quic: Option<quinn::ServerConfig>,
     door: Arc<Door>,
@@ -78,10 +80,6 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     listen(&admin, &config.admin)?;
     let admin = TcpListener::from(admin);
     let admin_address = admin.local_addr().map_err(Error::io("admin"))?;
-    let mut sockets = vec![first];
-    for _ in 1..config.threads.clamp(1, 64) {
-        sockets.push(bind(&address.to_string(), congestion)?);
-    }
     let mut alternative = None;
     let quic = match (&tls, config.http3) {
         (_, false) => None,
@@ -109,7 +107,9 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
             })
         })?);
     }
-    let closed = Closed { address, sockets, quic, door };
+    let (congestion, workers) = (config.clients.congestion.clone(), config.threads.clamp(1, 64));
+    let mut closed = Closed { address, congestion, workers, sockets: vec![first], quic, door };
+    closed.bind()?;
     Ok(Started {
         listen: address.to_string(),
         admin: admin_address.to_string(),
@@ -120,30 +120,54 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
 }
 
 impl Closed {
-    /// Listen, on a thread for each worker.
+    /// Bind what is not bound yet.
+    fn bind(&mut self) -> Result<(), Error> {
+        while self.sockets.len() < self.workers {
+            self.sockets.push(bind(&self.address.to_string(), self.congestion.as_deref())?);
+        }
+        Ok(())
+    }
+
+    /// Listen, on a thread for each worker: on all of them or, after an error, on none, and it may be
+    /// tried again.
     ///
     /// # Errors
     /// `Error::Io`: somebody else listens there without sharing, or has the port of UDP.
-    pub fn open(self, shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Error> {
-        let Self { address, sockets, quic, door } = self;
-        let workers = sockets.len();
+    pub fn open(&mut self, shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Error> {
+        self.bind()?;
+        let address = self.address;
         // A socket of UDP gets datagrams from its binding on, so it has to wait until now.
-        let datagrams = match &quic {
-            Some(_) => {
-                http3::bind(address, workers).map_err(Error::io(format!("can't listen on {address}, UDP")))?
-            }
+        let datagrams = match &self.quic {
+            Some(_) => http3::bind(address, self.workers)
+                .map_err(Error::io(format!("can't listen on {address}, UDP")))?,
             None => Vec::new(),
         };
-        let mut datagrams = datagrams.into_iter();
+        // The threads come first, and wait for their sockets; without one they end.
         let mut threads = Vec::new();
-        for socket in &sockets {
-            listen(socket, &address.to_string())?;
+        let mut waiting = Vec::new();
+        for number in 0..self.workers {
+            let (give, given) = mpsc::channel();
+            let (shared, door) = (Arc::clone(shared), Arc::clone(&self.door));
+            let (number, workers) = (number as u8, self.workers as u8);
+            let work = move || match given.recv() {
+                Ok((listener, quic)) => worker(&shared, listener, door, quic, number, workers),
+                Err(mpsc::RecvError) => Ok(()),
+            };
+            threads.push(thread(format!("gateway-{number}"), work)?);
+            waiting.push(give);
         }
-        for (number, socket) in sockets.into_iter().enumerate() {
-            let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
-            let quic = quic.clone().zip(datagrams.next());
-            let worker = move || worker(&shared, socket.into(), door, quic, number as u8, workers as u8);
-            threads.push(thread(format!("gateway-{number}"), worker)?);
+        for socket in &self.sockets {
+            if let Err(error) = listen(socket, &address.to_string()) {
+                // Those that listen would be sent clients whom nobody serves.
+                self.sockets.clear();
+                return Err(error);
+            }
+        }
+        let mut datagrams = datagrams.into_iter();
+        for (give, socket) in waiting.iter().zip(self.sockets.drain(..)) {
+            let quic = self.quic.clone().zip(datagrams.next());
+            // It waits, so it takes it.
+            let _ = give.send((TcpListener::from(socket), quic));
         }
         Ok(threads)
     }

@@ -89,7 +89,7 @@ class DataPlane:
         """Let clients in, if they aren't yet.
 
         Raises:
-            GatewayError: somebody else has taken the port meanwhile.
+            GatewayError: somebody else has taken the port meanwhile; it may be tried again.
         """
         try:
             self._native.open()
