@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx2
+import msgspec
 import pytest
 from running import COUNTERFOIL, SHOP
 from structlog.testing import capture_logs
@@ -179,22 +180,39 @@ def instances(running: Running) -> list[dict[str, Any]]:
     return running.told()["services"]["payments"]["endpoints"]
 
 
-def test_a_gateway_without_instances_opens_after_its_wait_and_says_so() -> None:
+def starting(start_wait_seconds: float) -> tuple[Host, DataPlane]:
+    """A gateway that knows no instance of the one service it leads to."""
     gateway = GatewayConfig(
         listen="127.0.0.1:0",
         admin="127.0.0.1:0",
         tls="off",
-        start_wait_seconds=0.05,
+        start_wait_seconds=start_wait_seconds,
         routes=(Route(path="/a", methods=("GET",), service="s", identity=False),),
     )
-    host = SimpleNamespace(configuration=SimpleNamespace(gateway=gateway), stop=threading.Event())
     plane = DataPlane(gateway, access_log=None, admin_credential="c", opened=False)
+    host = SimpleNamespace(configuration=SimpleNamespace(gateway=gateway), stop=threading.Event())
+    return cast("Host", host), plane
+
+
+def test_a_gateway_without_instances_opens_after_its_wait_and_says_so() -> None:
+    host, plane = starting(0.05)
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"http://{plane.listen}/a")
     with capture_logs() as lines:
-        open_when_known(cast("Host", host), plane, threading.current_thread())
+        open_when_known(host, plane, lambda: None)
     assert [(line["event"], line["services"]) for line in lines] == [
         ("opened_without_instances", ["s"])
     ]
     assert httpx2.get(f"http://{plane.listen}/a").status_code == 503
+    plane.drain(5.0)
+
+
+def test_a_gateway_that_waits_for_instances_takes_another_configuration_at_once() -> None:
+    """Without the route that nobody serves, it waits for nobody."""
+    host, plane = starting(30.0)
+    without = msgspec.structs.replace(host.configuration.gateway, routes=())
+    begun = time.monotonic()
+    open_when_known(host, plane, lambda: plane.state()["services"] and plane.reload(without))
+    assert time.monotonic() - begun < 15, "a reload is told of within that time, or given up"
+    assert httpx2.get(f"http://{plane.listen}/a").status_code == 404
     plane.drain(5.0)

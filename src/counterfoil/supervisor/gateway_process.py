@@ -4,7 +4,8 @@ ask."""
 
 import signal
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from counterfoil.gateway.data_plane import DataPlane
 
 POLL_SECONDS: Final = 0.2
-"""Between two looks at whether to end or to reload: nobody waits for either by the millisecond."""
+"""Between two looks at whether to end or to reload: nobody waits for either by the millisecond. It
+is so while instances are waited for as well, where the file may be what keeps them from coming."""
 log = structlog.get_logger()
 
 
@@ -40,13 +42,17 @@ def gateway(host: Host) -> None:
     directory = _Directory(plane, host)
     following = threading.Thread(target=directory.follow, name="discovery", daemon=True)
     following.start()
-    open_when_known(host, plane, following)
-    host.ready(host.addresses.gateway)
-    while not host.stop.wait(POLL_SECONDS):
+
+    def look() -> None:
         _check(following)
         if reload_wanted.is_set():
             reload_wanted.clear()
             _reload(host, plane, directory)
+
+    open_when_known(host, plane, look)
+    host.ready(host.addresses.gateway)
+    while not host.stop.wait(POLL_SECONDS):
+        look()
     plane.drain(5.0)
 
 
@@ -55,15 +61,22 @@ def _check(following: threading.Thread) -> None:
         raise CounterfoilError("the gateway lost its view of the registry")
 
 
-def open_when_known(host: Host, plane: "DataPlane", following: threading.Thread) -> None:
+def open_when_known(host: Host, plane: "DataPlane", look: Callable[[], None]) -> None:
     """Take the port once the instances are known: until then clients are better off with the
     gateway that has it, or with one more try to connect, than with a 503. A service that is gone
-    must not keep the others from their clients, so the wait has an end."""
+    must not keep the others from their clients, so the wait has an end. `look` is called before
+    the port is taken, and several times a second until then."""
     longest = host.configuration.gateway.start_wait_seconds
-    unknown = plane.await_instances(longest, host.stop)
-    if host.stop.is_set():
-        return
-    _check(following)
+    deadline = time.monotonic() + longest
+    while True:
+        look()
+        left = deadline - time.monotonic()
+        unknown = plane.await_instances(min(left, POLL_SECONDS), host.stop)
+        if host.stop.is_set():
+            return
+        if not unknown or left <= POLL_SECONDS:
+            break
+    look()
     if unknown:
         log.warning("opened_without_instances", services=unknown, waited_seconds=longest)
     plane.open()
