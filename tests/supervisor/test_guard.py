@@ -73,6 +73,38 @@ def test_a_process_of_the_run_has_ended_when_the_guard_is_done(started: Started,
     assert has_ended(descriptor)
 
 
+def test_who_does_not_end_though_killed_is_named_and_no_longer_waited_for(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process in uninterruptible sleep: a kernel that holds SIGKILL back is played here."""
+    stuck, process = started(DEAF)
+    other, _ = started(DEAF)
+    send, kills = signal.pidfd_send_signal, list[int]()
+
+    def send_all_but_one(descriptor: int, number: int) -> None:
+        (pid,) = (
+            int(line.split()[1])
+            for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+            if line.startswith("Pid:")
+        )
+        if number == signal.SIGKILL and pid == process.pid:
+            kills.append(pid)
+        else:
+            send(descriptor, number)
+
+    with monkeypatch.context() as played:
+        played.setattr(signal, "pidfd_send_signal", send_all_but_one)
+        assert guard.end(RUN, grace_seconds=0.2, killed_seconds=0.5) == [process.pid]
+    assert kills
+    assert has_ended(other)
+    assert not has_ended(stuck)
+    said = guard.words([process.pid, 1 << 30])
+    assert f"{process.pid} (python" in said
+    assert "S (sleeping)" in said
+    assert f"{1 << 30} (just ended)" in said
+    assert guard.end(RUN, grace_seconds=0.2) == []
+
+
 def test_a_paused_process_is_woken_to_hear_it(started: Started) -> None:
     code = f"import signal, os; signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); {IDLE}"
     descriptor, process = started(code)

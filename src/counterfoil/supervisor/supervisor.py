@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -43,7 +43,10 @@ START_SECONDS: Final = 60.0
 ENGINE_START_SECONDS: Final = 600.0
 """A real engine may have to be fetched, or built, first."""
 STOP_SECONDS: Final = 8.0
-LOCK_SECONDS: Final = guard.GRACE_SECONDS + 54.0
+KILLED_SECONDS: Final = 2.0
+"""For a process that was killed; one that waits in the kernel does not end, and is left to the
+guard, which names it."""
+LOCK_SECONDS: Final = guard.GRACE_SECONDS + guard.KILLED_SECONDS + 24.0
 """How long what a killed supervisor left behind may take to end, on a busy machine too; its guard
 holds the lock."""
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -271,8 +274,16 @@ class Supervisor:
                 child.may_run.set()
             for child in reversed(self.children):
                 await self._end(child)
-            await asyncio.gather(*keepers, return_exceptions=True)
+            await self._end_keepers(keepers)
             self._changed()
+
+    async def _end_keepers(self, keepers: list[asyncio.Task[None]]) -> None:
+        """Let them see their processes end, but not wait for one that does not."""
+        if keepers:
+            _, waiting = await asyncio.wait(keepers, timeout=KILLED_SECONDS)
+            for keeper in waiting:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
 
     async def _ready(self, child: Child) -> None:
         limit = ENGINE_START_SECONDS if child.plan.engine else START_SECONDS
@@ -412,7 +423,8 @@ class Supervisor:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
             process.kill()
-            await process.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), KILLED_SECONDS)
 
     def _mark(self, child: Child, state: str, detail: str) -> None:
         child.state, child.detail = state, detail
