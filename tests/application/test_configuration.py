@@ -146,3 +146,28 @@ def test_paths_of_certificates_hold_wherever_a_process_stands(tmp_path: Path) ->
     (tmp_path / "ca.pem").touch()
     found = load(write(tmp_path, f'{GOOD}\n[kafka]\nprotocol = "SSL"\nca = "ca.pem"\n'))
     assert found.kafka.ca == str(tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("address", "ca", "says"),
+    [
+        ("", "ca.pem", "a registry that is started here has no use for ca"),
+        ("http://shop@10.0.0.4:8081", "ca.pem", "has no use for ca"),
+        ("https://shop@10.0.0.4:8081", "nowhere.pem", "there is no file"),
+    ],
+)
+def test_an_authority_that_would_vouch_for_no_registry_is_refused(
+    tmp_path: Path, address: str, ca: str, says: str
+) -> None:
+    (tmp_path / "ca.pem").touch()
+    settings = f'\n[addresses]\nregistry = "{address}"\n[registry]\nca = "{ca}"\n'
+    with pytest.raises(ConfigurationError) as refused:
+        load(write(tmp_path, GOOD + settings))
+    assert says in str(refused.value)
+    assert f"line {len((GOOD + settings).splitlines())}:" in str(refused.value)
+
+
+def test_the_authority_of_a_registry_is_a_path_that_holds_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    settings = '\n[addresses]\nregistry = "https://r:8081"\n[registry]\nca = "ca.pem"\n'
+    assert load(write(tmp_path, GOOD + settings)).registry.ca == str(tmp_path / "ca.pem")

@@ -1,8 +1,10 @@
 """A registry that speaks Confluent's REST API: a real one, and one that answers as it likes."""
 
 import base64
+import datetime
 import json
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from counterfoil.engines import RunningEngine
+from counterfoil.engines.certificates import certify
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     ConfluentRegistry,
@@ -152,7 +155,9 @@ def test_the_embedded_log_may_have_its_schemas_in_a_registry(
 
 
 @contextmanager
-def answering(status: int, document: Any) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+def answering(
+    status: int, document: Any, *, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
     """A server that gives one answer to everything; yields its address, and what it was asked."""
     asked: list[tuple[str, str, str]] = []
 
@@ -171,6 +176,8 @@ def answering(status: int, document: Any) -> Iterator[tuple[str, list[tuple[str,
         def log_message(self, format: str, *args: Any) -> None: ...
 
     found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        found.socket = tls.wrap_socket(found.socket, server_side=True)
     threading.Thread(target=found.serve_forever, daemon=True).start()
     try:
         yield f"127.0.0.1:{found.server_port}", asked
@@ -191,6 +198,29 @@ def test_the_password_is_sent_and_is_in_no_error_and_no_log(
     assert {header for _, _, header in asked} == {f"Basic {given}"}
     told = caplog.text + str(refused.value) + repr(refused.value.__context__) + repr(registry)
     assert "kept secret" not in told and given not in told
+
+
+def test_a_registry_is_known_by_the_authority_that_is_named(tmp_path: Path) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    ca = certify(tmp_path / "ours", ["registry"], now)
+    other = certify(tmp_path / "others", ["registry"], now)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(ca.with_name("registry.pem"), ca.with_name("registry.key"))
+    found = {"schema": '"long"', "schemaType": "AVRO"}
+    with answering(200, found, tls=tls) as (place, asked):
+
+        def schema(ca: Path | None) -> Schema | None:
+            return ConfluentRegistry(f"https://shop@{place}", "hush", "app", ca=ca).schema(1)
+
+        assert schema(ca) == Schema("AVRO", '"long"')
+        told = len(asked)
+        for unknown in (other, None):
+            with pytest.raises(RegistryUnavailable, match="set ca of \\[registry\\]"):
+                schema(unknown)
+        for broken in (tmp_path / "nowhere.pem", ca.with_name("registry.key")):
+            with pytest.raises(EventsError, match="correct ca of \\[registry\\]"):
+                schema(broken)
+        assert len(asked) == told, "a registry that nobody vouches for is told no password"
 
 
 @pytest.mark.parametrize(

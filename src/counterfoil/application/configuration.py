@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -61,7 +61,7 @@ class AddressesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     etcd: str = ""
     """`http://host:port` of one or more members, with commas between."""
     registry: str = ""
-    """`http://user@host:port` of a schema registry; the password comes from REGISTRY_PASSWORD."""
+    """`https://user@host:port` of a schema registry; the password comes from REGISTRY_PASSWORD."""
     spark: str = ""
     """`spark://host:port` of a cluster's master."""
 
@@ -82,6 +82,14 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     certificate: str = ""
     """The application's own, where they ask for one."""
     key: str = ""
+
+
+class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the schema registry in `[addresses]` is known; what is started here speaks no TLS."""
+
+    ca: str = ""
+    """The authority that signs its certificate, from the folder of this file; else those of
+    `certifi`, or of SSL_CERT_FILE."""
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -136,6 +144,7 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     events: EventsConfig = msgspec.field(default_factory=EventsConfig)
     addresses: AddressesConfig = msgspec.field(default_factory=AddressesConfig)
     kafka: KafkaConfig = msgspec.field(default_factory=KafkaConfig)
+    registry: RegistryConfig = msgspec.field(default_factory=RegistryConfig)
     pipelines: dict[str, PipelineConfig] = msgspec.field(default_factory=dict[str, PipelineConfig])
     issuer: IssuerConfig | None = None
     coordination: CoordinationConfig = msgspec.field(default_factory=CoordinationConfig)
@@ -181,7 +190,12 @@ def load(folder: Path, *, engines: str | None = None) -> Configuration:
         ) from error
     _check_references(path, text, configuration)
     _check_kafka(path, text, configuration.kafka)
-    return msgspec.structs.replace(configuration, kafka=_placed(folder, configuration.kafka))
+    _check_registry(path, text, configuration)
+    return msgspec.structs.replace(
+        configuration,
+        kafka=_placed(folder, configuration.kafka),
+        registry=_placed(folder, configuration.registry),
+    )
 
 
 def _chosen(engines: str) -> dict[str, str]:
@@ -263,11 +277,29 @@ def _check_kafka(path: Path, text: str, kafka: KafkaConfig) -> None:
         refuse(setting, f"a {setting} without its {missing}", f"set {missing} in [kafka]")
 
 
-def _placed(folder: Path, kafka: KafkaConfig) -> KafkaConfig:
+def _check_registry(path: Path, text: str, configuration: Configuration) -> None:
+    """Refuse an authority that would vouch for nobody, or is not there."""
+    ca, address = configuration.registry.ca, configuration.addresses.registry
+    if not ca:
+        return
+    where = f"{path}, line {_line_of(text, '$.registry.ca')}"
+    if not address.startswith("https://"):
+        raise ConfigurationError(
+            f"{where}: {address or 'a registry that is started here'} has no use for ca",
+            hint="set registry in [addresses] to https://USER@HOST:PORT, or take ca out",
+        )
+    if not (path.parent / ca).is_file():
+        raise ConfigurationError(f"{where}: there is no file {path.parent / ca}", hint="correct ca")
+
+
+Paths = TypeVar("Paths", KafkaConfig, RegistryConfig)
+
+
+def _placed(folder: Path, settings: Paths) -> Paths:
     """The same with paths that hold wherever a process stands."""
-    named = [setting for setting in _FILES if getattr(kafka, setting)]
-    absolute = {setting: str(folder.resolve() / getattr(kafka, setting)) for setting in named}
-    return msgspec.structs.replace(kafka, **absolute)
+    named = [setting for setting in _FILES if getattr(settings, setting, "")]
+    absolute = {setting: str(folder.resolve() / getattr(settings, setting)) for setting in named}
+    return msgspec.structs.replace(settings, **absolute)
 
 
 def _line_of(text: str, location: str, message: str = "") -> int:

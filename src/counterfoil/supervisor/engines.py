@@ -92,8 +92,12 @@ def open_events(
     """The events of the application `name`; nothing is connected yet."""
     registry = None
     if configuration.engines.schemas == "registry":
+        ca = configuration.registry.ca
         registry = ConfluentRegistry(
-            addresses.engines["registry"], secret("registry", configuration, state), name
+            addresses.engines["registry"],
+            secret("registry", configuration, state),
+            name,
+            ca=Path(ca) if ca else None,
         )
     if configuration.engines.events == "embedded":
         return EmbeddedEvents(state.root, registry=registry)

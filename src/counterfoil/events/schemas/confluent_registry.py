@@ -8,6 +8,7 @@ Subjects follow the TopicNameStrategy with the topic's name on Kafka, `APPLICATI
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast, get_args
 
 from counterfoil.errors import CounterfoilError
@@ -28,12 +29,21 @@ _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _UNPROCESSABLE: Final = 422
 _REFUSED: Final = frozenset({401, 403})
+_UNVERIFIED: Final = "CERTIFICATE_VERIFY_FAILED"
+"""OpenSSL's word, which is all that the client leaves of its error."""
+_AUTHORITY: Final = "set ca of [registry] to the authority that signs its certificate"
 
 
 class ConfluentRegistry:
-    """The registry at `address` (`http://USER@HOST:PORT`), for one application."""
+    """The registry at `address` (`https://USER@HOST:PORT`), for one application.
 
-    def __init__(self, address: str, password: str | None, application: str) -> None:
+    Its certificate is signed by an authority in the file `ca`; without one, by those of `certifi`,
+    or of the file that SSL_CERT_FILE names.
+    """
+
+    def __init__(
+        self, address: str, password: str | None, application: str, *, ca: Path | None = None
+    ) -> None:
         scheme, separator, place = address.partition("://")
         user, at, host = place.rpartition("@")
         if not separator or ":" in user:
@@ -50,6 +60,8 @@ class ConfluentRegistry:
             "retries.wait.ms": WAIT_MS,
             "retries.max.wait.ms": 4 * WAIT_MS,
         }
+        if ca is not None:
+            self._settings["ssl.ca.location"] = str(ca)
         if at:
             self._settings["basic.auth.user.info"] = f"{user}:{password or ''}"
 
@@ -114,7 +126,12 @@ class ConfluentRegistry:
         except HTTPError as error:
             raise RegistryUnavailable(
                 f"the schema registry at {self._address} does not answer: {error}",
-                hint="it is asked again",
+                hint=_AUTHORITY if _UNVERIFIED in str(error) else "it is asked again",
+            ) from error
+        except OSError as error:  # of files alone; the client turns those of sockets into its own
+            raise EventsError(
+                f"the authorities of the schema registry can't be read: {error}",
+                hint="correct ca of [registry], or SSL_CERT_FILE: PEM files of certificates",
             ) from error
 
     def _answered(self, status: int, message: str) -> None:
