@@ -15,7 +15,8 @@ from counterfoil.application import (
     StateFolder,
     load,
 )
-from counterfoil.events import ConfluentRegistry, EmbeddedEvents, EmbeddedRegistry, EventsError
+from counterfoil.events import EmbeddedEvents, EmbeddedRegistry, EventsError
+from counterfoil.events.schemas import OneAtATime
 from counterfoil.reports import Report, Table
 from counterfoil.supervisor import EngineRefused, Supervisor, open_events, write_engines
 from counterfoil.supervisor.engines import check_data
@@ -51,7 +52,7 @@ def test_schemas_are_embedded_unless_a_registry_is_chosen(tmp_path: Path) -> Non
     events = open_events("shop", embedded, state, ADDRESSES)
     assert isinstance(events.registry, EmbeddedRegistry)
     chosen = configured(tmp_path, '[engines]\nschemas = "registry"')
-    assert isinstance(open_events("shop", chosen, state, ADDRESSES).registry, ConfluentRegistry)
+    assert isinstance(open_events("shop", chosen, state, ADDRESSES).registry, OneAtATime)
 
 
 def test_a_registry_without_an_address_is_started_first(tmp_path: Path) -> None:

@@ -1,15 +1,23 @@
-"""Two new schemas of one topic at the same instant: the second is held against the first."""
+"""Two new schemas of one topic at the same instant: the second is held against the first.
 
-from collections.abc import Callable
+In the tables of either engine, and in a registry whose API can't be told what came before.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 
+from counterfoil.engines import RunningEngine
 from counterfoil.events import (
+    ConfluentRegistry,
     EmbeddedEvents,
     Events,
     IncompatibleSchema,
+    KafkaEvents,
     RegistryUnavailable,
     Topic,
 )
@@ -46,12 +54,44 @@ def declare(registry: Registry, event: Any, kind: Format) -> Topic[Any]:
     return topic
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared(
+    request: pytest.FixtureRequest, tmp_path: Path, engine: Callable[[str], RunningEngine]
+) -> Iterator[Registry]:
+    """A real registry, with the lock of either engine."""
+    name = f"app-{uuid.uuid4().hex}"
+    registry = ConfluentRegistry(engine("registry").address, None, name)
+    if request.param == "sqlite":
+        yield EmbeddedEvents(tmp_path, registry=registry).registry
+        return
+    postgres = engine("postgres")
+    yield KafkaEvents(
+        "127.0.0.1:1", postgres.address, postgres.secret, name, registry=registry
+    ).registry
+
+
+@pytest.mark.parametrize("first", [None, V1])
+def test_in_a_registry_too_a_schema_that_breaks_with_one_of_the_same_instant_is_refused(
+    shared: Registry, first: Any
+) -> None:
+    refuse_the_second(shared, "avro", first)
+
+
+def test_in_a_registry_too_processes_that_start_at_once_are_held_against_each_other(
+    shared: Registry,
+) -> None:
+    assert len(refused_at_once(shared)) == 1
+
+
 @each_format
 @pytest.mark.parametrize("first", [None, V1])
 def test_a_schema_that_breaks_with_one_of_the_same_instant_is_refused(
     events: Events, kind: Format, first: Any
 ) -> None:
-    registry = events.registry
+    refuse_the_second(events.registry, kind, first)
+
+
+def refuse_the_second(registry: Registry, kind: Format, first: Any) -> None:
     if first is not None:
         declare(registry, first, kind)
     overtaken = Overtaken(registry, lambda: declare(registry, ADDED, kind))
@@ -79,7 +119,11 @@ def test_a_schema_that_is_compatible_with_it_becomes_the_newest(
 def test_of_processes_that_start_at_once_one_registers_and_the_others_are_held_against_it(
     events: Events,
 ) -> None:
-    registry, barrier = events.registry, Barrier(2)
+    assert len(refused_at_once(events.registry)) == 1
+
+
+def refused_at_once(registry: Registry) -> list[IncompatibleSchema]:
+    barrier = Barrier(2)
     declare(registry, V1, "avro")
     refused: list[IncompatibleSchema] = []
 
@@ -97,7 +141,7 @@ def test_of_processes_that_start_at_once_one_registers_and_the_others_are_held_a
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(refused) == 1
+    return refused
 
 
 def test_whoever_is_overtaken_again_and_again_gives_up_and_may_come_back(

@@ -1,6 +1,8 @@
 """The two engines of events: everything in SQLite files, or Kafka with PostgreSQL."""
 
-from collections.abc import Iterable
+import fcntl
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,7 +17,7 @@ from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.postgres import PostgresDatabase
 from counterfoil.events.replication import LogOutbox, ReturnedOutbox, Slot
 from counterfoil.events.retention import Retention
-from counterfoil.events.schemas import EmbeddedRegistry, Registry
+from counterfoil.events.schemas import EmbeddedRegistry, OneAtATime, Registry
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.events.sqlite_transactions import SqliteTransactions
 from counterfoil.events.topics import AnyTopic
@@ -60,7 +62,9 @@ class EmbeddedEvents:
 
     def __init__(self, folder: Path, *, registry: Registry | None = None) -> None:
         self._folder = folder
-        self.registry: Registry = registry or EmbeddedRegistry(self._shared)
+        self.registry: Registry = EmbeddedRegistry(self._shared)
+        if registry is not None:
+            self.registry = OneAtATime(registry, self._registering)
 
     def log(self) -> EmbeddedLog:
         """The event log."""
@@ -87,6 +91,13 @@ class EmbeddedEvents:
         """What forgets old records of the log."""
         self.pipelines().close()  # the positions that it asks for have a table
         return Retention(self._shared(), topics)
+
+    @contextmanager
+    def _registering(self) -> Generator[None, None, None]:
+        """A lock on a file of its own: in SQLite's, all who write would wait for the registry."""
+        with (self._folder / "schemas.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _shared(self) -> Database:
         return SqliteDatabase(self._folder / "events.db")
@@ -120,7 +131,9 @@ class KafkaEvents:
         self._password = password
         self._application = application
         self._outbox_from: Literal["table", "log"] = outbox_from
-        self.registry: Registry = registry or EmbeddedRegistry(lambda: self.service(self.PIPELINES))
+        self.registry: Registry = EmbeddedRegistry(lambda: self.service(self.PIPELINES))
+        if registry is not None:
+            self.registry = OneAtATime(registry, self._registering)
 
     def log(self) -> KafkaLog:
         """The event log."""
@@ -151,6 +164,13 @@ class KafkaEvents:
     def transactions(self) -> KafkaTransactions:
         """The transactions of the sources, as their coordinators know them."""
         return KafkaTransactions(self._kafka, self._application)
+
+    @contextmanager
+    def _registering(self) -> Generator[None, None, None]:
+        """A lock in PostgreSQL, for which nobody waits but who registers a schema as well."""
+        with closing(self.service(self.PIPELINES)) as database, database.transaction():
+            database.exclusive("schemas")
+            yield
 
     def _schema(self, source: str) -> str:
         return f"{self._application}.{source}"

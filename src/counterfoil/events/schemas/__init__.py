@@ -4,6 +4,7 @@ from counterfoil.events.schemas import wire
 from counterfoil.events.schemas.codec import Codec, Format, codec_of
 from counterfoil.events.schemas.confluent_registry import ConfluentRegistry
 from counterfoil.events.schemas.embedded_registry import EmbeddedRegistry
+from counterfoil.events.schemas.one_at_a_time import OneAtATime
 from counterfoil.events.schemas.registry import Registry
 from counterfoil.events.schemas.schema import Compatibility, Incompatibility, Schema
 
@@ -14,6 +15,7 @@ __all__ = [
     "EmbeddedRegistry",
     "Format",
     "Incompatibility",
+    "OneAtATime",
     "Registry",
     "Schema",
     "codec_of",

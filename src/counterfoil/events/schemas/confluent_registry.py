@@ -79,8 +79,9 @@ class ConfluentRegistry:
     def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int:
         """Make a schema the newest version of a topic's subject, if it is none yet.
 
-        The API can't be told what came before: of two that are registered at the same instant, each
-        is held against the other only by the registry's own compatibility level.
+        The API can't be told what came before: whoever registers must be alone in it
+        (`one_at_a_time.py`), and another schema of the same instant is held against by the
+        registry's own compatibility level alone.
         """
         found = self._ask(
             lambda client: client.register_schema(self._subject(topic), _theirs(schema))
