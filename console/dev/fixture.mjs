@@ -485,6 +485,7 @@ function summary() {
     version: 212,
     published_us: Date.now() * 1000 - 1_800_000,
     days: 366,
+    unread: scenario === "broken" ? 3 : 0,
     sections: ["totals", "tenants", "top_customers"],
   };
 }
@@ -516,6 +517,7 @@ function report(name) {
   return {
     ...summary(),
     name,
+    letters: "lake.payments",
     amounts: ["revenue"],
     sections: [
       {

@@ -252,6 +252,8 @@ export interface ReportSummary {
   version: number;
   published_us: number;
   days: number;
+  /** Events that could not be read, and are in no row. */
+  unread: number;
   sections: string[];
 }
 
@@ -269,6 +271,10 @@ export interface Report {
   title: string;
   version: number;
   published_us: number;
+  /** Events that could not be read, and are in no row. */
+  unread: number;
+  /** Whose dead letters they are: the table's name among the pipelines. */
+  letters: string;
   amounts: string[];
   sections: Section[];
   corrected: Record<string, string>;

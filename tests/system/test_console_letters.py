@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from asking import ConsoleClient
 from running import SHOP
 
 from counterfoil.events import Record
 from counterfoil.events.dead_letters import bury
+from counterfoil.reports import Batch, Embedded, Lake, LakeWriter, ReportRunner
 
 PAYMENT = (
     '{"id":%d,"tenant":"aurora","customer":"c","day":"1997-03-01",'
@@ -101,6 +103,21 @@ def test_a_console_that_is_read_only_refuses_every_action(tmp_path: Path) -> Non
 def test_a_request_that_is_too_large_is_refused(page: Page) -> None:
     huge = page.post("/api/dead-letters/1/edit", {"value": "x" * (1 << 20)})
     assert huge.status_code == 400
+
+
+def test_a_report_says_how_many_events_it_could_not_read(page: Page) -> None:
+    application, state = page.host.application, page.host.state
+    report = application.reports["daily"]
+    assert page.get("/api/reports/daily")["unread"] == 0, "nothing was published yet"
+    lake = Lake(state.lake)
+    event = msgspec.json.decode((PAYMENT % (1, "7")).encode(), type=report.source.row)
+    LakeWriter(lake, report.source, Embedded()).append(
+        {0: Batch([event], 1)}, source="payments", now_us=1
+    )
+    ReportRunner(lake, report, state.reports / "daily", Embedded()).run(2, unread=3)
+    found = page.get("/api/reports/daily")
+    assert (found["unread"], found["letters"]) == (3, "lake.payments")
+    assert [each["unread"] for each in page.get("/api/reports")] == [3]
 
 
 def test_topics_consumers_and_transactions_are_shown(page: Page) -> None:

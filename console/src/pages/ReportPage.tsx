@@ -4,13 +4,16 @@ import { type Report, type Section as ReportSection, reportFile } from "../api";
 import { UP } from "../commands";
 import { Empty } from "../components/Empty";
 import { Facts } from "../components/Facts";
+import { Mark } from "../components/Mark";
 import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { SectionTable } from "../components/SectionTable";
 import { TimeChart } from "../components/TimeChart";
-import { formatCount, formatInstant, formatMoney } from "../format";
+import { formatCount, formatInstant, formatMoney, formatNumberOf } from "../format";
+import { addressOf, NO_FILTER } from "../letters";
 import { reportQuery } from "../queries";
 import { correctedDays, type DaySeries, daySeries, startOfDay, total } from "../report";
+import { Link } from "../router";
 
 const CHART_HEIGHT = 170;
 
@@ -31,6 +34,7 @@ function Published({ report }: { report: Report }) {
       <Facts
         facts={[
           ["Version of the table", formatCount(report.version)],
+          ["Events left out", <LeftOut key="unread" report={report} />],
           ["Published", `${formatInstant(report.published_us)} UTC`],
           [
             "As a page",
@@ -46,6 +50,16 @@ function Published({ report }: { report: Report }) {
       ))}
       <Corrections report={report} />
     </>
+  );
+}
+
+/** How many events could not be read, with the way to where they wait. */
+function LeftOut({ report: { unread, letters } }: { report: Report }) {
+  if (unread === 0) return "none";
+  return (
+    <Link to={addressOf("", { ...NO_FILTER, pipeline: letters, state: "waiting" })}>
+      <Mark tone="alarm">{formatNumberOf(unread, "dead letter")}</Mark>
+    </Link>
   );
 }
 

@@ -4,11 +4,17 @@ import { PROVE, UP } from "../commands";
 import { Command } from "../components/Command";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
+import { Mark } from "../components/Mark";
 import { Page } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { formatCount, formatInstant } from "../format";
 import { reportsQuery } from "../queries";
 import { Link } from "../router";
+
+/** Events that could not be read. */
+function leftOut({ unread }: ReportSummary) {
+  return unread === 0 ? "–" : <Mark tone="alarm">{formatCount(unread)}</Mark>;
+}
 
 const COLUMNS: Column<ReportSummary>[] = [
   {
@@ -21,6 +27,7 @@ const COLUMNS: Column<ReportSummary>[] = [
     heading: true,
   },
   { name: "Days", cell: (report) => formatCount(report.days), numeric: true },
+  { name: "Left out", cell: leftOut, numeric: true },
   { name: "Version", cell: (report) => formatCount(report.version), numeric: true },
   { name: "Published (UTC)", cell: (report) => formatInstant(report.published_us), numeric: true },
   { name: "Sections", cell: (report) => report.sections.join(", "), minor: true },

@@ -233,6 +233,7 @@ class Console:
             {
                 **{key: found[key] for key in ("name", "title", "version", "published_us")},
                 "days": len(found["reasons"]),
+                "unread": found.get("unread", 0),
                 "sections": list(found["sections"]),
             }
             for found in map(self._published, self._host.application.reports)
@@ -243,7 +244,7 @@ class Console:
         name = request.path_params["name"]
         if name not in self._host.application.reports:
             return problem(HTTPStatus.NOT_FOUND, f"there is no report {name!r}")
-        found = self._published(name)
+        found, report = self._published(name), self._host.application.reports[name]
         sections: list[dict[str, object]] = []
         for section, content in found["sections"].items():
             days: dict[str, list[Any]] = {
@@ -260,7 +261,9 @@ class Console:
             )
         return {
             **{key: found[key] for key in ("name", "title", "version", "published_us")},
-            "amounts": self._host.application.reports[name].amounts,
+            "unread": found.get("unread", 0),
+            "letters": self._host.application.lake_name(report.source.name),
+            "amounts": report.amounts,
             "sections": sections,
             "corrected": {
                 day: reason for day, reason in found["reasons"].items() if reason != "new"
