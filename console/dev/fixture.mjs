@@ -23,6 +23,7 @@ const scenario = options.scenario;
 const KEY = "fixture";
 const STEPS = ["accepted", "posted", "stored", "reported"];
 const started = Date.now() / 1000;
+const LETTERS = 250;
 const replayed = new Map();
 const discarded = new Map();
 const replacements = new Map();
@@ -221,7 +222,7 @@ function steps(identity) {
 
 function deadLetters(asked) {
   const fresh = Math.floor((Date.now() / 1000 - started) / 15);
-  const letters = Array.from({ length: 9 + fresh }, (_, index) => {
+  const letters = Array.from({ length: LETTERS + fresh }, (_, index) => {
     const id = String(index + 1);
     const ledger = index % 3 !== 1;
     return {

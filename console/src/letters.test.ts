@@ -1,5 +1,13 @@
 import { expect, test } from "vitest";
-import { addressOf, filterOf, isFiltered, NO_FILTER, selectionOf, stateOf } from "./letters";
+import {
+  addressOf,
+  filterOf,
+  isFiltered,
+  NO_FILTER,
+  placeOf,
+  selectionOf,
+  stateOf,
+} from "./letters";
 
 test("a filter survives its address", () => {
   const filter = {
@@ -13,6 +21,15 @@ test("a filter survives its address", () => {
   expect(filterOf(address.slice(address.indexOf("?")))).toEqual(filter);
   expect(addressOf("", NO_FILTER)).toBe("/dead-letters");
   expect(filterOf("")).toEqual(NO_FILTER);
+});
+
+test("a page has an address of its own, which is no filter", () => {
+  const address = addressOf("", { ...NO_FILTER, key: "c" }, "120");
+  expect(address).toBe("/dead-letters?key=c&before=120");
+  const search = address.slice(address.indexOf("?"));
+  expect(placeOf(search)).toBe("120");
+  expect(filterOf(search)).toEqual({ ...NO_FILTER, key: "c" });
+  expect(placeOf("")).toBe("");
 });
 
 test("only what is given is asked for, with times in UTC", () => {

@@ -34,10 +34,16 @@ export function filterOf(search: string): LetterFilter {
   return found;
 }
 
-/** The address of a letter, or of the list, with the filter. */
-export function addressOf(id: string, filter: LetterFilter): string {
+/** The letter behind which the page begins; nothing for the newest page. */
+export function placeOf(search: string): string {
+  return new URLSearchParams(search).get("before") ?? "";
+}
+
+/** The address of a letter, or of a page of the list, with the filter. */
+export function addressOf(id: string, filter: LetterFilter, before = ""): string {
   const path = id ? `/dead-letters/${encodeURIComponent(id)}` : "/dead-letters";
   const given = new URLSearchParams(NAMES.filter((n) => filter[n]).map((n) => [n, filter[n]]));
+  if (before) given.set("before", before);
   return given.size > 0 ? `${path}?${given}` : path;
 }
 

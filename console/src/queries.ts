@@ -1,5 +1,4 @@
 import {
-  infiniteQueryOptions,
   keepPreviousData,
   QueryClient,
   queryOptions,
@@ -51,13 +50,10 @@ export const traceQuery = (identity: string) =>
     refetchInterval: (query) => (isUnderWay(query.state.data) ? OFTEN : false),
   });
 
-export const deadLettersQuery = (filter: LetterFilter) =>
-  infiniteQueryOptions({
-    queryKey: ["dead-letters", "list", filter],
-    queryFn: ({ signal, pageParam }) =>
-      api.deadLetters(filter, pageParam, DEAD_LETTERS_SHOWN, signal),
-    initialPageParam: "",
-    getNextPageParam: (page) => (page.length < DEAD_LETTERS_SHOWN ? undefined : page.at(-1)?.id),
+export const deadLettersQuery = (filter: LetterFilter, before: string) =>
+  queryOptions({
+    queryKey: ["dead-letters", "list", filter, before],
+    queryFn: ({ signal }) => api.deadLetters(filter, before, DEAD_LETTERS_SHOWN, signal),
     refetchInterval: OFTEN,
     placeholderData: keepPreviousData,
   });
@@ -75,12 +71,10 @@ export const waitingLettersQuery = queryOptions({
   refetchInterval: OFTEN,
 });
 
-export const sagasQuery = (filter: SagaFilter) =>
-  infiniteQueryOptions({
-    queryKey: ["sagas", "list", filter],
-    queryFn: ({ signal, pageParam }) => api.sagas(filter, pageParam, signal),
-    initialPageParam: "",
-    getNextPageParam: (page) => page.next,
+export const sagasQuery = (filter: SagaFilter, before: string) =>
+  queryOptions({
+    queryKey: ["sagas", "list", filter, before],
+    queryFn: ({ signal }) => api.sagas(filter, before, signal),
     refetchInterval: SELDOM,
     placeholderData: keepPreviousData,
   });

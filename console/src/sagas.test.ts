@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Happening } from "./api";
-import { outcomeOf, sagaAddress, sagaFilterOf, stagesOf } from "./sagas";
+import { outcomeOf, sagaAddress, sagaFilterOf, sagaPlaceOf, stagesOf } from "./sagas";
 
 function line(step: string, direction: "do" | "undo", outcome: string, attempt = 1): Happening {
   return { step, direction, outcome, attempt, error: "", at_us: 1 };
@@ -31,4 +31,12 @@ test("a filter survives in the address", () => {
   expect(address.startsWith("/sagas/7?")).toBe(true);
   expect(sagaFilterOf(address.slice(address.indexOf("?")))).toEqual(filter);
   expect(sagaAddress("", { saga: "", status: "" })).toBe("/sagas");
+});
+
+test("a page has an address of its own, which is no filter", () => {
+  const filter = { saga: "", status: "stuck" };
+  const address = sagaAddress("", filter, "5-7-ordering");
+  expect(address).toBe("/sagas?status=stuck&before=5-7-ordering");
+  const search = address.slice(address.indexOf("?"));
+  expect([sagaPlaceOf(search), sagaFilterOf(search)]).toEqual(["5-7-ordering", filter]);
 });

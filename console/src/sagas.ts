@@ -62,9 +62,14 @@ export function sagaFilterOf(search: string): SagaFilter {
   return { saga: query.get("saga") ?? "", status: query.get("status") ?? "" };
 }
 
-/** The address of the list with a filter, or of one saga. */
-export function sagaAddress(id: string, filter: SagaFilter): string {
-  const set = Object.entries(filter).filter(([, value]) => value !== "");
+/** The place behind which the page begins, as the server names it; nothing for the newest page. */
+export function sagaPlaceOf(search: string): string {
+  return new URLSearchParams(search).get("before") ?? "";
+}
+
+/** The address of a page of the list with a filter, or of one saga. */
+export function sagaAddress(id: string, filter: SagaFilter, before = ""): string {
+  const set = Object.entries({ ...filter, before }).filter(([, value]) => value !== "");
   const query = new URLSearchParams(set).toString();
   return `/sagas${id && `/${encodeURIComponent(id)}`}${query && `?${query}`}`;
 }

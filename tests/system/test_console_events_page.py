@@ -18,6 +18,7 @@ from counterfoil.application.state import write_json
 from counterfoil.engines import free_port
 from counterfoil.events import EmbeddedEvents, Record
 from counterfoil.events.dead_letters import bury
+from counterfoil.events.dead_letters.burial import keep, letter
 from counterfoil.events.sagas.instances import Instances
 
 SETTLED = "ValueError: the charge was settled"
@@ -116,6 +117,73 @@ def test_letters_are_tried_edited_replayed_and_discarded(address: str, page: Pag
     expect(page.get_by_role("table", name="Audit")).to_contain_text("a test")
     expect(page.get_by_role("button", name="Try")).to_be_disabled()
     accessible(page)
+
+
+def test_ten_thousand_letters_are_looked_through_a_page_at_a_time(
+    address: str, page: Page, tmp_path: Path
+) -> None:
+    store = EmbeddedEvents(tmp_path).pipelines()
+    error = ValueError("text")
+    with store.database.transaction():
+        keep(
+            store,
+            "ledger",
+            (
+                letter(
+                    "ledger",
+                    Record("payments", 0, n, n, "m", b"{}", {}, 0),
+                    error,
+                    tries=3,
+                    now_us=n,
+                )
+                for n in range(4, 10_001)
+            ),
+        )
+    store.close()
+    page.goto(address)
+    page.get_by_role("link", name="10,000 dead letters of ledger").press("Enter")
+    letters = page.get_by_role("list", name="Dead letters").get_by_role("link")
+    expect(letters).to_have_count(100)
+    expect(letters.first).to_contain_text("10000")
+    expect(page.get_by_role("link", name="Newest letters")).to_have_count(0)
+    page.get_by_role("link", name="Older letters").press("Enter")
+    expect(letters.first).to_contain_text("9900 ·")
+    expect(letters).to_have_count(100)
+    assert "before=9901" in page.url
+    accessible(page)
+    letters.last.press("Enter")
+    expect(page.get_by_role("button", name="Try")).to_be_visible()
+    assert "/dead-letters/9801?" in page.url
+    expect(letters.first).to_contain_text("9900 ·")
+    page.goto(f"{page.url.partition('/dead-letters')[0]}/dead-letters?key=b&before=3")
+    expect(letters).to_have_count(1)
+    expect(page.get_by_role("link", name="Older letters")).to_have_count(0)
+    page.get_by_role("link", name="Newest letters").press("Enter")
+    expect(letters).to_have_count(2)
+    assert page.url.endswith("/dead-letters?key=b")
+
+
+def test_sagas_are_looked_through_a_page_at_a_time(
+    address: str, page: Page, tmp_path: Path
+) -> None:
+    store = EmbeddedEvents(tmp_path).pipelines()
+    instances = Instances(store.database)
+    with store.database.transaction():
+        for number in range(3, 131):
+            begin(instances, number, number)
+    store.close()
+    page.goto(address)
+    page.get_by_role("link", name="Sagas").press("Enter")
+    rows = page.get_by_role("table", name="Sagas").get_by_role("row")
+    expect(rows).to_have_count(101)
+    page.get_by_role("link", name="Older sagas").press("Enter")
+    expect(rows).to_have_count(31)
+    accessible(page)
+    page.get_by_role("link", name="1", exact=True).press("Enter")
+    page.get_by_role("link", name="All sagas").press("Enter")
+    expect(rows).to_have_count(31)
+    page.get_by_role("link", name="Newest sagas").press("Enter")
+    expect(rows).to_have_count(101)
 
 
 def test_topics_are_shown_and_accessible(address: str, page: Page) -> None:

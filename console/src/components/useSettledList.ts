@@ -22,5 +22,7 @@ export function useSettledList<T>(items: readonly T[], ageOf: (item: T) => bigin
   };
   if (newest === null && items.length > 0) setNewest(largest());
   const shown = items.filter((item) => newest === null || ageOf(item) <= newest);
+  // So many came that nothing of what was read is on this page any more.
+  if (newest !== null && shown.length === 0 && items.length > 0) setNewest(largest());
   return { shown, arrived: items.length - shown.length, showAll: () => setNewest(largest()) };
 }

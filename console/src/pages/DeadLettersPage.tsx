@@ -1,4 +1,4 @@
-import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { useQuery } from "@tanstack/react-query";
 import { useEffect, useRef, useState } from "react";
 import type { DeadLetter } from "../api";
 import { DeadLetterDetail } from "../components/DeadLetterDetail";
@@ -6,6 +6,7 @@ import { Empty } from "../components/Empty";
 import { LetterFilters } from "../components/LetterFilters";
 import { Mark, type Tone } from "../components/Mark";
 import { Page, Section } from "../components/Page";
+import { Pager } from "../components/Pager";
 import { QueryView } from "../components/QueryView";
 import { ReplayAll } from "../components/ReplayAll";
 import { useSettledList } from "../components/useSettledList";
@@ -16,9 +17,10 @@ import {
   isFiltered,
   type LetterFilter,
   type LetterState,
+  placeOf,
   stateOf,
 } from "../letters";
-import { deadLetterQuery, deadLettersQuery } from "../queries";
+import { DEAD_LETTERS_SHOWN, deadLetterQuery, deadLettersQuery } from "../queries";
 import { Link, navigate, useSearch } from "../router";
 
 const COMMAND = "counterfoil events dlq list {at}";
@@ -29,26 +31,28 @@ const TONES: Record<LetterState, Tone> = {
 };
 
 export function DeadLettersPage({ selected }: { selected: string }) {
-  const filter = filterOf(useSearch());
-  const letters = useInfiniteQuery(deadLettersQuery(filter));
+  const search = useSearch();
+  const filter = filterOf(search);
+  const before = placeOf(search);
+  const letters = useQuery(deadLettersQuery(filter, before));
   return (
     <Page
       title="Dead letters"
       lead="What no handler could take, kept whole until somebody decides."
     >
       <QueryView query={letters} command={COMMAND}>
-        {({ pages }) =>
-          pages.every((page) => page.length === 0) && !isFiltered(filter) && !selected ? (
+        {(page) =>
+          page.length === 0 && !before && !isFiltered(filter) && !selected ? (
             <Empty title="There are no dead letters." command={COMMAND}>
               An event that a pipeline fails on again and again is put here. On the command line:
             </Empty>
           ) : (
             <Letters
-              letters={pages.flat()}
+              letters={page}
               isFresh={!letters.isPlaceholderData}
               filter={filter}
+              before={before}
               selected={selected}
-              onOlder={letters.hasNextPage ? () => letters.fetchNextPage() : undefined}
             />
           )
         }
@@ -62,17 +66,17 @@ interface LettersProps {
   /** False while the letters are still those of the filter before. */
   isFresh: boolean;
   filter: LetterFilter;
+  before: string;
   selected: string;
-  /** Asks for older ones, if there are some. */
-  onOlder: (() => void) | undefined;
 }
 
-function Letters({ letters, isFresh, filter, selected, onOlder }: LettersProps) {
+function Letters({ letters, isFresh, filter, before, selected }: LettersProps) {
   const list = useRef<HTMLDivElement>(null);
   const detail = useRef<HTMLDivElement>(null);
   const pipelines = usePipelines(letters, filter.pipeline);
   const shown = useRef(selected);
   const filterKey = addressOf("", filter);
+  const last = letters.length < DEAD_LETTERS_SHOWN ? undefined : letters.at(-1)?.id;
   useEffect(() => {
     if (shown.current === selected) return;
     shown.current = selected;
@@ -90,16 +94,21 @@ function Letters({ letters, isFresh, filter, selected, onOlder }: LettersProps) 
         <Section title="Letters">
           <ReplayAll key={`replay ${filterKey}`} filter={filter} />
           <LetterList
-            key={`${filterKey} ${isFresh}`}
+            key={`${addressOf("", filter, before)} ${isFresh}`}
             letters={letters}
             filter={filter}
+            before={before}
             selected={selected}
-            onOlder={onOlder}
+          />
+          <Pager
+            of="letters"
+            newest={before ? filterKey : undefined}
+            older={last && addressOf("", filter, last)}
           />
         </Section>
       </div>
       <div ref={detail} className="letter-detail" tabIndex={-1}>
-        <SelectedLetter selected={selected} back={addressOf("", filter)} />
+        <SelectedLetter selected={selected} back={addressOf("", filter, before)} />
       </div>
     </div>
   );
@@ -127,11 +136,11 @@ function ageOf(letter: DeadLetter): bigint {
 interface ListProps {
   letters: DeadLetter[];
   filter: LetterFilter;
+  before: string;
   selected: string;
-  onOlder: (() => void) | undefined;
 }
 
-function LetterList({ letters, filter, selected, onOlder }: ListProps) {
+function LetterList({ letters, filter, before, selected }: ListProps) {
   const { shown, arrived, showAll } = useSettledList(letters, ageOf);
   return (
     <>
@@ -148,7 +157,7 @@ function LetterList({ letters, filter, selected, onOlder }: ListProps) {
             <li key={letter.id}>
               <LetterLink
                 letter={letter}
-                to={addressOf(letter.id, filter)}
+                to={addressOf(letter.id, filter, before)}
                 isOpen={letter.id === selected}
               />
             </li>
@@ -156,11 +165,6 @@ function LetterList({ letters, filter, selected, onOlder }: ListProps) {
         </ul>
       ) : (
         <Empty title="None fits." command={COMMAND} />
-      )}
-      {onOlder && (
-        <button type="button" className="older" onClick={onOlder}>
-          Older letters
-        </button>
       )}
     </>
   );

@@ -1,4 +1,4 @@
-import { useInfiniteQuery } from "@tanstack/react-query";
+import { useQuery } from "@tanstack/react-query";
 import type { Saga, SagaFilter, SagaPage } from "../api";
 import { UP } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
@@ -7,44 +7,49 @@ import { type Fact, Facts } from "../components/Facts";
 import { Choice } from "../components/Field";
 import { Mark } from "../components/Mark";
 import { Page, Section } from "../components/Page";
+import { Pager } from "../components/Pager";
 import { QueryView } from "../components/QueryView";
 import { SagaDetail } from "../components/SagaDetail";
 import { useSettledList } from "../components/useSettledList";
 import { formatCount, formatDuration, formatInstant, formatNumberOf } from "../format";
 import { sagasQuery } from "../queries";
 import { Link, navigate, useSearch } from "../router";
-import { SAGA_STATUSES, STATUS_WORDS, sagaAddress, sagaFilterOf } from "../sagas";
+import { SAGA_STATUSES, STATUS_WORDS, sagaAddress, sagaFilterOf, sagaPlaceOf } from "../sagas";
 
 const COMMAND = "counterfoil events sagas {at}";
 
 export function SagasPage({ selected }: { selected: string }) {
-  const filter = sagaFilterOf(useSearch());
+  const search = useSearch();
+  const filter = sagaFilterOf(search);
+  const before = sagaPlaceOf(search);
   return (
     <Page title="Sagas" lead="Work in several steps, done whole or taken back.">
       {selected ? (
-        <SagaDetail key={selected} id={selected} back={sagaAddress("", filter)} />
+        <SagaDetail key={selected} id={selected} back={sagaAddress("", filter, before)} />
       ) : (
-        <SagaList filter={filter} />
+        <SagaList filter={filter} before={before} />
       )}
     </Page>
   );
 }
 
-function SagaList({ filter }: { filter: SagaFilter }) {
-  const sagas = useInfiniteQuery(sagasQuery(filter));
-  const key = `${sagaAddress("", filter)} ${!sagas.isPlaceholderData}`;
+function SagaList({ filter, before }: { filter: SagaFilter; before: string }) {
+  const sagas = useQuery(sagasQuery(filter, before));
+  const newest = useQuery(sagasQuery(filter, ""));
+  const open = newest.data?.open ?? {};
+  const key = `${sagaAddress("", filter, before)} ${!sagas.isPlaceholderData}`;
   return (
     <QueryView query={sagas} command={COMMAND}>
-      {({ pages }) => (
+      {(page) => (
         <>
-          <Open open={pages[0]?.open ?? {}} />
+          {newest.data && <Open open={open} />}
           <Section title="Instances" aside="the newest first">
-            <Filters filter={filter} sagas={Object.keys(pages[0]?.open ?? {})} />
-            <Instances
-              key={key}
-              sagas={pages.flatMap((page) => page.sagas)}
-              filter={filter}
-              onOlder={sagas.hasNextPage ? () => sagas.fetchNextPage() : undefined}
+            <Filters filter={filter} sagas={Object.keys(open)} />
+            <Instances key={key} sagas={page.sagas} filter={filter} before={before} />
+            <Pager
+              of="sagas"
+              newest={before ? sagaAddress("", filter) : undefined}
+              older={page.next === null ? undefined : sagaAddress("", filter, page.next)}
             />
           </Section>
         </>
@@ -99,11 +104,11 @@ function Filters({ filter, sagas }: { filter: SagaFilter; sagas: readonly string
   );
 }
 
-function columnsOf(filter: SagaFilter): Column<Saga>[] {
+function columnsOf(filter: SagaFilter, before: string): Column<Saga>[] {
   return [
     {
       name: "Id",
-      cell: (saga) => <Link to={sagaAddress(saga.id, filter)}>{saga.id}</Link>,
+      cell: (saga) => <Link to={sagaAddress(saga.id, filter, before)}>{saga.id}</Link>,
       heading: true,
     },
     { name: "Saga", cell: (saga) => saga.saga },
@@ -129,15 +134,14 @@ function took({ started_us, ended_us }: Saga): string {
 interface InstancesProps {
   sagas: Saga[];
   filter: SagaFilter;
-  /** Asks for older ones, if there are some. */
-  onOlder: (() => void) | undefined;
+  before: string;
 }
 
 function begunAt(saga: Saga): bigint {
   return BigInt(saga.started_us);
 }
 
-function Instances({ sagas, filter, onOlder }: InstancesProps) {
+function Instances({ sagas, filter, before }: InstancesProps) {
   const { shown, arrived, showAll } = useSettledList(sagas, begunAt);
   return (
     <>
@@ -151,21 +155,16 @@ function Instances({ sagas, filter, onOlder }: InstancesProps) {
       {shown.length > 0 ? (
         <DataTable
           label="Sagas"
-          columns={columnsOf(filter)}
+          columns={columnsOf(filter, before)}
           rows={shown}
           rowKey={(saga) => `${saga.saga} ${saga.id}`}
           tone={(saga) => (saga.status === "stuck" ? "alarm" : undefined)}
         />
       ) : (
         <Empty
-          title={filter.saga || filter.status ? "None fits." : "No saga has begun yet."}
+          title={filter.saga || filter.status || before ? "None fits." : "No saga has begun yet."}
           command={COMMAND}
         />
-      )}
-      {onOlder && (
-        <button type="button" className="older" onClick={onOlder}>
-          Older sagas
-        </button>
       )}
     </>
   );
