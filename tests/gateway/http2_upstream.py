@@ -1,6 +1,7 @@
-"""A server of HTTP/2 without TLS that does with each request as a test wants it to, by h2."""
+"""A server of HTTP/2, over TLS or without, that does with each request as a test wants, by h2."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,9 @@ class Connection:
         self.lock = threading.RLock()
 
     def serve(self) -> None:
+        if self.server.tls:
+            with suppress(OSError):
+                self.socket = self.server.tls.wrap_socket(self.socket, server_side=True)
         with self.socket, suppress(OSError, h2.exceptions.ProtocolError):
             if self.server.settings:
                 self.h2.local_settings = h2.settings.Settings(False, self.server.settings)
@@ -96,6 +100,7 @@ class Server:
     """What becomes of a request that is there whole."""
     at_head: Callable[[Asked, Connection], None] | None = None
     settings: dict[int, int] = field(default_factory=dict[int, int])
+    tls: ssl.SSLContext | None = None
     takes: bool = True
     """Whether room is made for more of a body."""
     begun: list[Asked] = field(default_factory=list[Asked])

@@ -3,6 +3,7 @@
 import http.client
 import io
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,6 +37,8 @@ class Server:
     asked: list[Asked] = field(default_factory=list[Asked])
     connections: list[socket.socket] = field(default_factory=list[socket.socket])
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    tls: ssl.SSLContext | None = None
+    """Spoken on the connections that begin from now on."""
 
     @property
     def address(self) -> str:
@@ -49,7 +52,14 @@ class Server:
             except OSError:
                 return
             self.connections.append(connection)
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=self.begin, args=(connection,), daemon=True).start()
+
+    def begin(self, connection: socket.socket) -> None:
+        if self.tls is None:
+            self.serve(connection)
+            return
+        with suppress(OSError), self.tls.wrap_socket(connection, server_side=True) as secured:
+            self.serve(secured)
 
     def serve(self, connection: socket.socket) -> None:
         # Whoever asks may go before the answer.

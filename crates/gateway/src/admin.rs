@@ -112,6 +112,7 @@ pub fn state(shared: &Shared) -> Value {
                         "breaker_changed_seconds": age_seconds(breaker.changed_ns),
                         "health": health.map(|health| health.state.name()),
                         "health_trouble": each.checks.as_ref().and_then(|checks| checks.trouble()),
+                        "tls_trouble": upstream.tls.as_ref().and_then(|tls| tls.record.trouble(&each.instance)),
                         "health_changed_seconds": health.map(|health| age_seconds(health.changed_ns)),
                     })
                 })

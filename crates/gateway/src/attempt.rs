@@ -147,8 +147,7 @@ impl Asking<'_> {
             timeouts.answer = timeouts.answer.min(until.saturating_duration_since(now));
         }
         let request = Outgoing { parts, added, body, hints: seen.hints(parts) };
-        let outcome =
-            exchange(&endpoint.address, upstream.config.protocol, request, now.into(), &timeouts).await;
+        let outcome = exchange(upstream.target(endpoint), request, now.into(), &timeouts).await;
         if timely && upstream.learns && matches!(outcome, Ok(_) | Err(Failure::Late)) {
             let ended = Instant::now();
             upstream.took(endpoint, ended - now, shared.nanoseconds(ended));

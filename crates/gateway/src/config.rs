@@ -393,6 +393,28 @@ pub enum Protocol {
     /// HTTP/2 without TLS, with prior knowledge.
     #[serde(rename = "h2c")]
     H2c,
+    /// HTTP/2 over TLS, agreed on by ALPN.
+    #[serde(rename = "h2")]
+    H2,
+}
+
+impl Protocol {
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::H2c | Self::H2)
+    }
+}
+
+/// How TLS is spoken with instances.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceTls {
+    /// Authorities that vouch for certificates, in PEM; without it, this machine's.
+    pub ca_file: Option<String>,
+    /// Whose certificate it must be; without it, the host of each instance's address.
+    pub server_name: Option<String>,
+    /// The gateway's own certificate and its key, in PEM: both or neither.
+    pub certificate: Option<String>,
+    pub key: Option<String>,
 }
 
 /// How instances are checked beside their answers to requests.
@@ -415,6 +437,8 @@ pub struct HealthCheck {
 #[serde(deny_unknown_fields)]
 pub struct Service {
     pub protocol: Protocol,
+    /// Without it, TLS is not spoken.
+    pub tls: Option<ServiceTls>,
     /// At most, if it adapts.
     pub concurrency: usize,
     pub adaptive_concurrency: bool,
@@ -469,6 +493,7 @@ impl Service {
         self.breaker() == other.breaker()
             && self.balance == other.balance
             && self.health == other.health
+            && self.tls == other.tls
             && (self.health.is_none() || self.protocol == other.protocol)
     }
 }

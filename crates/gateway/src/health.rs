@@ -19,10 +19,10 @@ use bytes::Bytes;
 use counterfoil_policy::health::{Health, Settings, State, Turn};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::{http1, http2};
+use hyper::header::HeaderValue;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, StatusCode, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -33,6 +33,7 @@ use crate::own_request;
 use crate::service::Endpoint;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
+use crate::upstream::{Target, connect};
 
 /// Probes under way at once, of all services: with a timeout of a second, so many instances that don't
 /// answer are found out each second, and descriptors and answers that are held have a bound.
@@ -47,7 +48,7 @@ pub struct Probe {
     path: PathAndQuery,
     statuses: Vec<u16>,
     timeout: Duration,
-    protocol: Protocol,
+    service: String,
     counts: Arc<Counts>,
 }
 
@@ -84,18 +85,19 @@ impl Probe {
             path: check.path.parse().map_err(|error| wrong("path", &error))?,
             statuses: check.statuses.clone(),
             timeout: seconds("timeout", check.timeout_seconds)?,
-            protocol: config.protocol,
+            service: name.to_owned(),
             counts: Arc::clone(counts),
         })))
     }
 
-    /// Ask the instance at `address`.
+    /// Ask an instance.
     ///
     /// # Errors
     /// Why the probe failed, for people.
-    async fn send(&self, address: &str) -> Result<(), String> {
-        let status = match tokio::time::timeout(self.timeout, self.ask(address)).await {
-            Ok(answered) => answered.map_err(|error| error.to_string())?,
+    async fn send(&self, target: &Target<'_>, host: &HeaderValue) -> Result<(), String> {
+        let until = tokio::time::Instant::now() + self.timeout;
+        let status = match tokio::time::timeout_at(until, self.ask(target, host, until)).await {
+            Ok(answered) => answered.map_err(|error| told(&*error))?,
             Err(_) => return Err(format!("no answer within {} s", self.timeout.as_secs_f64())),
         };
         let expected = match &*self.statuses {
@@ -105,21 +107,28 @@ impl Probe {
         if expected { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
     }
 
-    async fn ask(&self, address: &str) -> Result<StatusCode, own_request::Error> {
-        let stream = TokioIo::new(TcpStream::connect(address).await?);
+    async fn ask(
+        &self,
+        target: &Target<'_>,
+        host: &HeaderValue,
+        until: tokio::time::Instant,
+    ) -> Result<StatusCode, own_request::Error> {
+        let stream = TokioIo::new(connect(target, until).await?);
         let request = Request::get(self.path.as_str()).header(header::USER_AGENT, USER_AGENT);
         // Dropped with the rest when the time is over, and the connection with it. How that ends is
         // told by the answer, or by its absence.
         let mut serving = JoinSet::new();
-        let response = match self.protocol {
+        let response = match target.protocol {
             Protocol::Http1 => {
-                let request = request.header(header::HOST, address).header(header::CONNECTION, "close");
+                let request = request.header(header::HOST, host).header(header::CONNECTION, "close");
                 let (mut sender, connection) = http1::handshake(stream).await?;
                 serving.spawn(async move { _ = connection.await });
                 sender.send_request(request.body(Empty::<Bytes>::new())?).await?
             }
-            Protocol::H2c => {
-                let request = request.uri(format!("http://{address}{}", self.path)).version(Version::HTTP_2);
+            Protocol::H2c | Protocol::H2 => {
+                let scheme = if target.tls.is_some() { "https" } else { "http" };
+                let asked = format!("{scheme}://{}{}", host.to_str()?, self.path);
+                let request = request.uri(asked).version(Version::HTTP_2);
                 let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
                 serving.spawn(async move { _ = connection.await });
                 sender.send_request(request.body(Empty::<Bytes>::new())?).await?
@@ -129,6 +138,12 @@ impl Probe {
         Limited::new(response.into_body(), ANSWER_BYTES).collect().await?;
         Ok(status)
     }
+}
+
+/// An error with what it came from.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The checks of one instance.
@@ -186,7 +201,10 @@ async fn check(shared: Arc<Shared>, endpoint: Arc<Endpoint>, at_once: Arc<Semaph
             Turn::Probe => {
                 // It is never closed.
                 let Ok(_permit) = at_once.acquire().await else { return };
-                let outcome = checks.probe.send(&endpoint.address).await;
+                let snapshot = shared.snapshot();
+                let Some(upstream) = snapshot.upstreams.get(&checks.probe.service) else { return };
+                let outcome = checks.probe.send(&upstream.target(&endpoint), &endpoint.host).await;
+                drop(snapshot);
                 let now_ns = shared.nanoseconds(Instant::now());
                 record(&endpoint, checks, outcome, now_ns);
             }

@@ -9,6 +9,7 @@ mod addresses;
 mod admin;
 mod ambiguity;
 mod attempt;
+mod authorities;
 mod balance;
 mod cache;
 mod client;
@@ -72,6 +73,9 @@ pub enum Error {
     /// The configuration is wrong; nothing was started.
     #[error("{0}")]
     Config(String),
+    /// The same, where one setting is to blame: its whole name, such as `services.payments.tls.key`.
+    #[error("{detail}")]
+    Setting { setting: String, detail: String },
     /// The operating system refused something.
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
@@ -146,10 +150,10 @@ impl Gateway {
 
     /// Put another configuration into force, all of it or nothing; its version. What is under way
     /// ends as it began. Limits, breakers, keys and counts that are configured as before go on.
-    /// Certificates are read anew.
+    /// Certificates are read anew, and so is whom to trust.
     ///
     /// # Errors
-    /// `Error::Config` for a configuration that can't be used, or that changes what is settled at
+    /// `Error::Config` and `Error::Setting` for a configuration that can't be used, or that changes what is settled at
     /// the start (addresses, whether there is TLS, threads, the store of shared limits); `Error::Io` for the
     /// access log.
     pub fn reload(&self, config_json: &str) -> Result<u64, Error> {

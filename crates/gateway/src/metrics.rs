@@ -6,6 +6,7 @@
 //! for traces and the access log.
 
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::header::{self, HeaderMap};
@@ -14,6 +15,7 @@ use crate::cache;
 use crate::headers::text;
 use crate::health;
 use crate::route::BUCKETS;
+use crate::service::Upstream;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, waiting};
 
@@ -27,6 +29,7 @@ pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     let snapshot = shared.snapshot();
     requests(&mut page, shared, &snapshot);
     policies(&mut page, &snapshot);
+    instance_tls(&mut page, &snapshot);
     health::metrics(&mut page, &snapshot);
     own(&mut page, shared, &snapshot);
     cache::metrics(&mut page, &snapshot);
@@ -167,6 +170,22 @@ fn policies(page: &mut Page, snapshot: &Snapshot) {
         for state in ["closed", "half-open", "open"] {
             let count = endpoints.iter().filter(|each| each.breaker.view().name() == state).count();
             page.sample("instances", "", &[("service", name), ("breaker", state)], count);
+        }
+    }
+}
+
+/// What became of TLS with the instances of services that have it.
+fn instance_tls(page: &mut Page, snapshot: &Snapshot) {
+    let secured = |(name, upstream): (&String, &Arc<Upstream>)| {
+        upstream.tls.as_ref().map(|tls| (name.clone(), Arc::clone(&tls.record)))
+    };
+    let mut services: Vec<_> = snapshot.upstreams.iter().filter_map(secured).collect();
+    services.sort_by(|(left, _), (right, _)| left.cmp(right));
+    page.head("instance_tls", "_total", "counter", "TLS handshakes with instances by what became of them.");
+    for (name, record) in &services {
+        let counts = [("full", &record.full), ("resumed", &record.resumed), ("failed", &record.failed)];
+        for (outcome, count) in counts {
+            page.sample("instance_tls", "_total", &[("service", name), ("outcome", outcome)], load(count));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Requests of the gateway's own: for an issuer's keys, to a collector of traces. They are few, and
 //! none is on the way of a client's request, so each has a connection of its own.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +12,13 @@ use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::authorities;
 
 /// Who takes longer is away.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,29 +86,9 @@ where
 
 /// Read anew each time: authorities come and go, and this is rare.
 fn trusting(authorities: Option<&Path>) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(path) => {
-            for certificate in CertificateDer::pem_file_iter(path)? {
-                roots.add(certificate?)?;
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                let why = found.errors.into_iter().map(|error| error.to_string()).collect::<Vec<_>>();
-                return Err(io::Error::other(format!(
-                    "this machine trusts no certificate authority: install ca-certificates {}",
-                    why.join("; ")
-                ))
-                .into());
-            }
-        }
-    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(authorities::trusted(authorities)?)
         .with_no_client_auth())
 }

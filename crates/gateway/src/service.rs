@@ -18,12 +18,13 @@ use crate::config::{Balance, Service};
 use crate::health::{Checks, Counts, Probe};
 use crate::places::{Place, Places, Rank, Share};
 use crate::respond::Problem;
-use crate::upstream::Timeouts;
+use crate::upstream::tls::{self, Tls};
+use crate::upstream::{Target, Timeouts};
 
 pub struct Endpoint {
     pub instance: String,
     pub address: String,
-    /// The address, as the Host of a request.
+    /// The Host of a request.
     pub host: HeaderValue,
     pub breaker: Breaker,
     /// Requests that it has at the moment.
@@ -44,7 +45,7 @@ impl Endpoint {
         probe: Option<&Arc<Probe>>,
         now_ns: u64,
     ) -> Result<Arc<Self>, Error> {
-        let host = HeaderValue::from_str(&address)
+        let host = HeaderValue::from_str(&tls::authority(config.tls.as_ref(), &address))
             .map_err(|_| Error::Config(format!("instance {instance}: {address:?} is no address")))?;
         Ok(Arc::new(Self {
             instance,
@@ -61,6 +62,8 @@ impl Endpoint {
 
 pub struct Upstream {
     pub config: Service,
+    /// Where TLS is spoken with the instances.
+    pub tls: Option<Arc<Tls>>,
     pub timeouts: Timeouts,
     /// For all attempts together, the wait for a place among them.
     pub request_timeout: Option<Duration>,
@@ -98,7 +101,10 @@ impl Upstream {
         before: Option<&Arc<Self>>,
         now_ns: u64,
     ) -> Result<Arc<Self>, Error> {
-        if let Some(same) = before.filter(|before| before.config == *config) {
+        let tls = Tls::load(name, config, before.and_then(|before| before.tls.as_ref()))?;
+        let same_tls =
+            |before: &Self| before.tls.as_ref().map(|tls| tls.id) == tls.as_ref().map(|tls| tls.id);
+        if let Some(same) = before.filter(|before| before.config == *config && same_tls(before)) {
             return Ok(Arc::clone(same));
         }
         let seconds = |what: &str, seconds: f64| {
@@ -137,6 +143,7 @@ impl Upstream {
         let probes = before.map(|before| Arc::clone(&before.probes)).unwrap_or_default();
         let upstream = Self {
             config: config.clone(),
+            tls,
             timeouts: Timeouts {
                 connect: seconds("connect timeout", config.connect_timeout_seconds)?,
                 answer: seconds("attempt timeout", config.attempt_timeout_seconds)?,
@@ -197,6 +204,12 @@ impl Upstream {
             .collect::<Result<_, Error>>()?;
         self.endpoints.store(Arc::new(endpoints));
         Ok(())
+    }
+
+    /// An instance as it is asked.
+    pub fn target<'a>(&'a self, endpoint: &'a Endpoint) -> Target<'a> {
+        let Endpoint { instance, address, .. } = endpoint;
+        Target { instance, address, protocol: self.config.protocol, tls: self.tls.as_ref() }
     }
 
     /// Whether it can be asked: an instance is known, and each that is was checked if it is to be.

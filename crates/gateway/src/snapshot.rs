@@ -18,7 +18,7 @@ use crate::access_log::AccessLog;
 use crate::addresses::Addresses;
 use crate::cache::{Cache, Store};
 use crate::compression::Compression;
-use crate::config::{self, Config, LimitKey, Protocol};
+use crate::config::{self, Config, LimitKey};
 use crate::edge::Edge;
 use crate::exchange::Link;
 use crate::forwarded::Trust;
@@ -256,7 +256,7 @@ fn routes(
             return Err(unknown("service", &route.service));
         }
         let mut route = route.clone();
-        if upstream.as_ref().is_some_and(|upstream| upstream.config.protocol == Protocol::H2c) {
+        if upstream.as_ref().is_some_and(|upstream| upstream.config.protocol.is_http2()) {
             // Nothing can be changed to on a connection of many requests.
             route.upgrades.clear();
         }

@@ -26,7 +26,6 @@ use hyper_util::rt::TokioIo;
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 
 use crate::headers::text;
@@ -34,6 +33,7 @@ use crate::http1::Head;
 use crate::respond::Body;
 use crate::shared::Connected;
 use crate::timer::Timer;
+use crate::upstream::{Reader, Writer};
 
 /// One read, in either direction: what a TLS record holds at most.
 const READ: usize = 16 * 1024;
@@ -99,8 +99,8 @@ impl Upgrade {
     pub fn tunnel(
         &self,
         mut headers: HeaderMap,
-        reader: OwnedReadHalf,
-        writer: OwnedWriteHalf,
+        reader: Reader,
+        writer: Writer,
         read: BytesMut,
     ) -> Response<Body> {
         let (client, idle) = (self.client.clone(), self.idle);
@@ -138,7 +138,7 @@ fn accept(key: &HeaderValue) -> String {
 /// Two connections that will be one.
 pub struct Tunnel {
     client: OnUpgrade,
-    instance: tokio::io::Join<OwnedReadHalf, OwnedWriteHalf>,
+    instance: tokio::io::Join<Reader, Writer>,
     /// What the instance sent along with its agreement.
     read: BytesMut,
     idle: Duration,

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::body::{Body, Frame};
 use hyper::header::HeaderMap;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::io::poll_write_buf;
@@ -27,6 +27,7 @@ use crate::request_body::RequestBody;
 use crate::respond::Problem;
 use crate::timer::Timer;
 use crate::tunnel::Upgrade;
+use crate::upstream::Writer;
 
 /// A body up to this size is held whole: commands of services are smaller by far, and as many
 /// requests as a service may have at once (256) hold 16 MiB at most.
@@ -293,11 +294,7 @@ impl Sending {
     }
 
     /// Write what is here already.
-    pub fn poll_flush(
-        &mut self,
-        writer: &mut OwnedWriteHalf,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Stopped>> {
+    pub fn poll_flush(&mut self, writer: &mut Writer, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         self.waits_for_client = false;
         while self.unsent.has_remaining() {
             let written = ready!(poll_write_buf(Pin::new(&mut *writer), cx, &mut self.unsent));
@@ -306,14 +303,14 @@ impl Sending {
             }
             self.writes += 1;
         }
-        Poll::Ready(Ok(()))
+        Pin::new(writer).poll_flush(cx).map_err(|_| Stopped::Instance)
     }
 
     /// Write all there is, and all that comes.
     pub fn poll(
         &mut self,
         stream: &mut Stream,
-        writer: &mut OwnedWriteHalf,
+        writer: &mut Writer,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Stopped>> {
         loop {
@@ -351,7 +348,7 @@ impl Sending {
     }
 
     /// Go on while the answer is on its way already, until the end of either.
-    pub fn carry_on(mut self, mut stream: Box<Stream>, mut writer: OwnedWriteHalf) -> CarriedOn {
+    pub fn carry_on(mut self, mut stream: Box<Stream>, mut writer: Writer) -> CarriedOn {
         let (stop, mut stopped) = oneshot::channel::<()>();
         let (done, finished) = oneshot::channel();
         tokio::spawn(async move {
@@ -376,12 +373,12 @@ impl Sending {
 /// A body that is sent while its answer is read; dropping this ends it.
 pub struct CarriedOn {
     _stop: oneshot::Sender<()>,
-    finished: oneshot::Receiver<OwnedWriteHalf>,
+    finished: oneshot::Receiver<Writer>,
 }
 
 impl CarriedOn {
     /// The connection's other half, if all of the body was sent.
-    pub fn finish(mut self) -> Option<OwnedWriteHalf> {
+    pub fn finish(mut self) -> Option<Writer> {
         self.finished.try_recv().ok()
     }
 }

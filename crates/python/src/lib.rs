@@ -69,6 +69,7 @@ impl DataPlane {
 fn raised(error: Error) -> PyErr {
     match error {
         Error::Config(_) => PyValueError::new_err(error.to_string()),
+        Error::Setting { detail, setting } => PyValueError::new_err((detail, setting)),
         Error::Io { .. } => PyRuntimeError::new_err(error.to_string()),
     }
 }

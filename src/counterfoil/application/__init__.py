@@ -6,6 +6,7 @@ from counterfoil.application.configuration import (
     Configuration,
     ConfigurationError,
     EnginesConfig,
+    at_fault,
     load,
 )
 from counterfoil.application.counterfoils import Counterfoils, Request, Workload
@@ -24,6 +25,7 @@ __all__ = [
     "Service",
     "StateFolder",
     "Workload",
+    "at_fault",
     "load",
     "load_application",
 ]

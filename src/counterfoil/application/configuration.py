@@ -198,6 +198,14 @@ def load(folder: Path, *, engines: str | None = None) -> Configuration:
     )
 
 
+def at_fault(folder: Path, setting: str, said: str) -> ConfigurationError:
+    """`said` of a setting (its whole name, such as `gateway.services.payments.tls.key`), with the
+    line of the file that it stands in."""
+    path = folder / FILE_NAME
+    line = _line_of(path.read_text(encoding="utf-8"), f"$.{setting}")
+    return ConfigurationError(f"{path}, line {line}: {said}")
+
+
 def _chosen(engines: str) -> dict[str, str]:
     """The engines of a command line, checked by themselves: no line of a file is to blame."""
     parts = [each.partition("=") for each in engines.split(",")]

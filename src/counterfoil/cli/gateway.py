@@ -23,11 +23,17 @@ State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.c
 @app.command
 def check(path: Path = Path()) -> None:
     """Check the configuration in PATH as a start or a reload would. Exit 2 if it can't be used."""
-    from counterfoil.application import load  # noqa: PLC0415
+    from counterfoil.application import at_fault, load  # noqa: PLC0415
+    from counterfoil.gateway.data_plane import GatewayError  # noqa: PLC0415
     from counterfoil.gateway.data_plane import check as check_gateway  # noqa: PLC0415
 
     gateway = load(path).gateway
-    check_gateway(gateway, folder=path)
+    try:
+        check_gateway(gateway, folder=path)
+    except GatewayError as error:
+        if not error.setting:
+            raise
+        raise at_fault(path, f"gateway.{error.setting}", str(error)) from error
     counted = f"{len(gateway.routes)} routes, {len(gateway.limits)} limits"
     out.print(f"the gateway's configuration can be used: {counted}", highlight=False)
 

@@ -299,6 +299,30 @@ class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError("statuses are 200 to 599: leave them out for any success")
 
 
+class ServiceTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """TLS 1.3 or 1.2 with the instances of a service; `tls = {}` for what is safe to keep.
+
+    An instance's certificate is always looked at: nothing switches that off. Files are PEM, their
+    paths from the configuration's folder; a start and each reload read them."""
+
+    ca_file: str = ""
+    """Authorities that vouch for the instances, in place of those this machine trusts. A
+    certificate that a service has signed itself is its own authority."""
+    server_name: str = ""
+    """The name that certificates must be for, that instances are asked for (SNI) and by (`Host`);
+    empty: the host of each instance's address."""
+    certificate: str = ""
+    """What the gateway shows to instances that ask who it is (mutual TLS), with those that vouch
+    for it."""
+    key: str = ""
+    """The certificate's."""
+
+    def __post_init__(self) -> None:
+        if bool(self.certificate) != bool(self.key):
+            given, missing = ("certificate", "key") if self.certificate else ("key", "certificate")
+            raise ValueError(f"a {given} without its {missing}: set {missing}")
+
+
 _UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {
     "concurrency": (1, 1_000_000),
     "least_concurrency": (1, 1_000_000),
@@ -329,9 +353,11 @@ _UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a service is asked and protected, and from what its clients are shielded."""
 
-    protocol: Literal["http/1.1", "h2c"] = "http/1.1"
-    """What its instances speak: `h2c` is HTTP/2 without TLS, with prior knowledge, as gRPC needs.
-    Connections to such a service can't be upgraded."""
+    protocol: Literal["http/1.1", "h2c", "h2"] = "http/1.1"
+    """What its instances speak. HTTP/2, which gRPC needs, is `h2` over TLS and `h2c`, with prior
+    knowledge, without; connections to such a service can't be upgraded."""
+    tls: ServiceTls | None = None
+    """Speak TLS with its instances; without this table it is not spoken."""
     concurrency: int = 256
     """Requests that the service has at once, over all of its instances."""
     adaptive_concurrency: bool = False
@@ -391,6 +417,10 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ValueError(f"{name} is {least:g} to {most:g}")
         if self.least_concurrency > max(self.concurrency, 4):
             raise ValueError("least_concurrency is at most concurrency")
+        if self.protocol == "h2" and self.tls is None:
+            raise ValueError('protocol h2 is spoken over TLS: add tls = {}, or set "h2c"')
+        if self.protocol == "h2c" and self.tls is not None:
+            raise ValueError('protocol h2c is spoken without TLS: set "h2", or take tls out')
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,7 +11,7 @@ import msgspec
 
 from counterfoil import _native
 from counterfoil.errors import CounterfoilError
-from counterfoil.gateway.config import GatewayConfig, Upstream
+from counterfoil.gateway.config import GatewayConfig, ServiceTls, Upstream
 
 LOOK_SECONDS: Final = 0.02
 """Between two looks whether instances are known: a start takes a second in any case."""
@@ -19,6 +19,20 @@ LOOK_SECONDS: Final = 0.02
 
 class GatewayError(CounterfoilError):
     """The data plane did not start, or refused a configuration; what served before still does."""
+
+    def __init__(self, message: str, *, hint: str = "", setting: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.setting = setting
+        """Which one is to blame, by its whole name under `[gateway]`, if it is known."""
+
+
+def _refused(error: Exception) -> GatewayError:
+    """What the native side said, and of which setting."""
+    match error.args:
+        case (str(detail), str(setting)):
+            return GatewayError(detail, setting=setting)
+        case _:
+            return GatewayError(str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ class DataPlane:
                 _document(config, self._surroundings, folder, self._hooks)
             )
         except (ValueError, RuntimeError) as error:
-            raise GatewayError(str(error)) from error
+            raise _refused(error) from error
         self.listen, self.admin = self._native.addresses()
         if opened:
             self.open()
@@ -113,7 +127,9 @@ class DataPlane:
 
         It is checked whole before anything changes. Limits, breakers, instances and counts that
         are configured as before keep their state; requests under way end as they began.
-        Certificates are read anew, and serve the connections that begin from then on.
+        Certificates are read anew, and serve the connections that begin from then on; so are the
+        files of services' `tls`, and connections that rest on what they said before take no more
+        requests.
 
         Raises:
             GatewayError: the configuration can't be used, or changes what is settled at the start
@@ -126,7 +142,7 @@ class DataPlane:
                 _document(config, self._surroundings, self._folder, self._hooks)
             )
         except (ValueError, RuntimeError) as error:
-            raise GatewayError(str(error)) from error
+            raise _refused(error) from error
 
     def set_endpoints(self, service: str, endpoints: Iterable[tuple[str, str]]) -> None:
         """Replace the instances of a service by (instance, `host:port`) pairs."""
@@ -190,7 +206,7 @@ def check(config: GatewayConfig, *, folder: Path = Path()) -> None:
     try:
         _native.DataPlane.check(_document(config, surroundings, folder, hooks))
     except (ValueError, RuntimeError) as error:
-        raise GatewayError(str(error)) from error
+        raise _refused(error) from error
 
 
 def document(config: GatewayConfig, *, folder: Path = Path()) -> dict[str, Any]:
@@ -217,6 +233,9 @@ def _document(
     for name, hook in document["hooks"].items():
         del hook["processes"]
         hook["addresses"] = list(hooks.get(name, ()))
+    for name, service in services.items():
+        if service.tls is not None:
+            document["services"][name]["tls"] = _service_tls(service.tls, folder)
     document["identity"] = [
         msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
         for issuer in config.issuers
@@ -227,6 +246,13 @@ def _document(
         for name, key in config.signing_keys.items()
     }
     return msgspec.json.encode(document | surroundings).decode()
+
+
+def _service_tls(tls: ServiceTls, folder: Path) -> dict[str, str | None]:
+    """With paths that hold wherever a process stands, and nothing for what isn't set."""
+    files = {"ca_file": tls.ca_file, "certificate": tls.certificate, "key": tls.key}
+    placed = {name: str(folder.resolve() / file) if file else None for name, file in files.items()}
+    return placed | {"server_name": tls.server_name or None}
 
 
 def _secret(file: Path) -> str:

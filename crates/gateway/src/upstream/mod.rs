@@ -1,13 +1,19 @@
 //! Exchanges with instances: a request out, its answer back, in the protocol of the service.
 //!
 //! `http1` asks in HTTP/1.1, one request at a time on a connection, `http2` in HTTP/2, many at a time.
-//! What reads an answer (`gather.rs`) and passes the rest of it on (`rest.rs`) is the same for both.
+//! What connects (`connect.rs`, and `tls` where that is spoken), what reads an answer (`gather.rs`) and passes
+//! the rest of it on (`rest.rs`) is the same for both.
 
+mod connect;
 mod gather;
 mod http1;
 mod http2;
+mod kept;
 mod rest;
+mod stream;
+pub mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Response;
@@ -15,9 +21,12 @@ use hyper::header::{self, HeaderMap};
 use hyper::http::request::Parts;
 use tokio::time::Instant;
 
+pub use self::connect::connect;
 #[cfg(test)]
 pub use self::rest::Remainder;
 pub use self::rest::Rest;
+pub use self::stream::{Reader, Writer};
+use self::tls::Tls;
 use crate::config::Protocol;
 use crate::headers::{Added, text};
 use crate::hints::Hints;
@@ -53,6 +62,17 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
+/// Who is asked, and how.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub instance: &'a str,
+    /// `host:port`.
+    pub address: &'a str,
+    pub protocol: Protocol,
+    /// Where TLS is spoken.
+    pub tls: Option<&'a Arc<Tls>>,
+}
+
 /// A request as an instance gets it.
 pub struct Outgoing<'a> {
     pub parts: &'a Parts,
@@ -62,20 +82,19 @@ pub struct Outgoing<'a> {
     pub hints: Option<Hints<'a>>,
 }
 
-/// Send one request to `address` and wait for its answer, until `now + answer`; for each further
+/// Send one request to an instance and wait for its answer, until `now + answer`; for each further
 /// part of one that passes through, in either direction, as long as they may be idle, or as events may
 /// be apart.
 pub async fn exchange(
-    address: &str,
-    protocol: Protocol,
+    target: Target<'_>,
     request: Outgoing<'_>,
     now: Instant,
     timeouts: &Timeouts,
 ) -> Result<Response<Body>, Failure> {
-    match protocol {
-        Protocol::Http1 => http1::exchange(address, request, now, timeouts).await,
-        Protocol::H2c => Box::pin(http2::exchange(address, request, now, timeouts)).await,
+    if target.protocol.is_http2() {
+        return Box::pin(http2::exchange(target, request, now, timeouts)).await;
     }
+    http1::exchange(target, request, now, timeouts).await
 }
 
 /// Whether an answer is a series of parts, each of which counts as soon as it is there.

@@ -15,8 +15,6 @@ use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
@@ -27,7 +25,8 @@ use crate::respond::Body;
 use crate::timer::Timer;
 use crate::tunnel::{self, Upgrade};
 use crate::upload::{CarriedOn, Sending, Stopped, Stream, Upload};
-use crate::upstream::Failure;
+use crate::upstream::stream::Stream as Wire;
+use crate::upstream::{Failure, Reader, Writer};
 
 /// A body up to this size is sent along with its head.
 const TOGETHER: usize = 16 * 1024;
@@ -40,9 +39,9 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection to an instance; between two exchanges there is nothing unread on it.
 pub struct Connection {
-    reader: OwnedReadHalf,
+    reader: Reader,
     /// Elsewhere while a body is still sent that is being answered already.
-    pub writer: Option<OwnedWriteHalf>,
+    pub writer: Option<Writer>,
     read: BytesMut,
     /// The head of a request, and its body if that is small.
     unsent: Vec<u8>,
@@ -50,7 +49,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream) -> Box<Self> {
+    pub fn new(stream: Wire) -> Box<Self> {
         let (reader, writer) = stream.into_split();
         let (read, unsent, timer) = (BytesMut::new(), Vec::new(), Timer::default());
         Box::new(Self { reader, writer: Some(writer), read, unsent, timer })
@@ -200,7 +199,7 @@ impl Connection {
             let written = ready!(Pin::new(&mut *writer).poll_write(cx, body))?;
             *body = &body[written..];
         }
-        Poll::Ready(Ok(()))
+        Pin::new(writer).poll_flush(cx)
     }
 
     /// The head of the answer, or of one that only tells how things stand (1xx), or goes over to what
@@ -229,7 +228,12 @@ impl Connection {
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Ok(None) => match ready!(self.poll_read(cx)) {
-                    Ok(0) | Err(_) => break,
+                    Ok(0) => break,
+                    // Over TLS: who the gateway is was looked at, and nothing else.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        return Poll::Ready(Err(Failure::Refused));
+                    }
+                    Err(_) => break,
                     Ok(_) => {}
                 },
                 Err(_) => break,
@@ -276,9 +280,8 @@ impl Connection {
     }
 
     /// Whether an idle connection is still good: nothing has come on it, not even its end.
-    pub fn is_good(&self) -> bool {
-        let read = self.reader.try_read(&mut [0]);
-        self.read.is_empty() && matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    pub fn is_good(&mut self) -> bool {
+        self.read.is_empty() && self.reader.is_silent()
     }
 }
 

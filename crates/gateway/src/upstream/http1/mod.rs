@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use self::answer::Answer;
 use self::pool::{connect, give_back, pooled};
 use super::gather::{Gathered, gather};
-use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Timeouts, is_series};
+use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Target, Timeouts, is_series};
 use crate::headers::Sent;
 use crate::http1::Head;
 use crate::respond::Body;
@@ -18,15 +18,15 @@ use crate::tunnel;
 use crate::upload::Upload;
 
 pub async fn exchange(
-    address: &str,
+    target: Target<'_>,
     request: Outgoing<'_>,
     now: Instant,
     timeouts: &Timeouts,
 ) -> Result<Response<Body>, Failure> {
     let deadline = now + timeouts.answer;
-    let mut connection = match pooled(address) {
+    let mut connection = match pooled(target.address, target.tls) {
         Some(connection) => connection,
-        None => Box::pin(connect(address, deadline, timeouts.connect)).await?,
+        None => Box::pin(connect(&target, deadline, timeouts.connect)).await?,
     };
     let Outgoing { parts, added, body, hints } = request;
     let method = tunnel::method(parts);
@@ -57,15 +57,15 @@ pub async fn exchange(
     let series = is_series(&headers);
     let timeout = if series { EVENT_TIMEOUT } else { timeouts.idle };
     let through = series || carried_on.is_some();
-    let mut answer = Answer { connection, framing, address: None, carried_on };
+    let mut answer = Answer { connection, framing, place: None, carried_on };
     let body = match gather(&mut answer, through, deadline).await? {
         Gathered::Begun(read) => {
-            answer.address = reusable.then(|| address.to_owned());
+            answer.place = reusable.then(|| (target.address.to_owned(), target.tls.cloned()));
             Body::Rest(Box::new(Rest::begun(read, answer, timeout)))
         }
         Gathered::Whole { body, trailers } => {
             if reusable {
-                give_back(address, answer.connection);
+                give_back(target.address, target.tls, answer.connection);
             }
             match trailers {
                 None => Body::Whole(body),

@@ -1,13 +1,15 @@
 //! Idle connections in HTTP/1.1, which each worker keeps for itself.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::{Duration, Instant};
 
 use super::connection::Connection;
-use crate::upstream::Failure;
+use crate::upstream::connect::connect as connect_to;
+use crate::upstream::kept::Kept;
+use crate::upstream::tls::Tls;
+use crate::upstream::{Failure, Target};
 
 /// Idle connections kept to one address: as many as a service has requests under way at most, if
 /// nothing else is said. With fewer, a load between the two opens and closes one for each request.
@@ -15,14 +17,14 @@ const IDLE: usize = 256;
 
 thread_local! {
     #[expect(clippy::vec_box, reason = "connections are large, and change hands with each exchange")]
-    static POOL: RefCell<FxHashMap<String, Vec<Box<Connection>>>> = RefCell::default();
+    static POOL: RefCell<Kept<Vec<Box<Connection>>>> = RefCell::default();
 }
 
 /// An idle connection that is still good.
-pub fn pooled(address: &str) -> Option<Box<Connection>> {
+pub fn pooled(address: &str, tls: Option<&Arc<Tls>>) -> Option<Box<Connection>> {
     POOL.with_borrow_mut(|pool| {
-        let idle = pool.get_mut(address)?;
-        while let Some(connection) = idle.pop() {
+        let idle = pool.get_mut(address, tls)?;
+        while let Some(mut connection) = idle.pop() {
             if connection.is_good() {
                 return Some(connection);
             }
@@ -32,13 +34,11 @@ pub fn pooled(address: &str) -> Option<Box<Connection>> {
 }
 
 /// Keep a connection on which nothing is under way.
-pub fn give_back(address: &str, connection: Box<Connection>) {
-    POOL.with_borrow_mut(|pool| match pool.get_mut(address) {
+pub fn give_back(address: &str, tls: Option<&Arc<Tls>>, connection: Box<Connection>) {
+    POOL.with_borrow_mut(|pool| match pool.get_mut(address, tls) {
         Some(idle) if idle.len() < IDLE => idle.push(connection),
         Some(_) => {}
-        None => {
-            pool.insert(address.to_owned(), vec![connection]);
-        }
+        None => pool.get_or_default(address, tls).push(connection),
     });
 }
 
@@ -47,26 +47,21 @@ pub fn give_back(address: &str, connection: Box<Connection>) {
 /// # Errors
 /// `Connect` if there is none in time.
 pub async fn connect(
-    address: &str,
+    target: &Target<'_>,
     deadline: Instant,
     timeout: Duration,
 ) -> Result<Box<Connection>, Failure> {
     sweep();
     let until = deadline.min(Instant::now() + timeout);
-    let stream = timeout_at(until, TcpStream::connect(address))
-        .await
-        .map_err(|_| Failure::Connect)?
-        .map_err(|_| Failure::Connect)?;
-    // Without this a small request waits for the other side's acknowledgement.
-    stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
+    let stream = connect_to(target, until).await.map_err(|_| Failure::Connect)?;
     Ok(Connection::new(stream))
 }
 
 /// Let go of what instances have closed meanwhile, those that are gone for good among them.
 fn sweep() {
     POOL.with_borrow_mut(|pool| {
-        pool.retain(|_, idle| {
-            idle.retain(|connection| connection.is_good());
+        pool.retain(|idle| {
+            idle.retain_mut(|connection| connection.is_good());
             !idle.is_empty()
         });
     });

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
 use hyper::http::Request;
-use tokio::net::TcpStream;
+use hyper::http::uri::Scheme;
 
 use crate::server::HEADER_BYTES;
+use crate::upstream::stream::Stream;
 
 /// Requests on one connection at a time, however many more its instance allows: RFC 9113, section
 /// 6.5.2, asks servers for 100 at least.
@@ -28,6 +29,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 pub struct Connection {
     sender: SendRequest<Bytes>,
+    /// Whether over TLS.
+    secured: bool,
     /// Requests under way.
     streams: Arc<AtomicUsize>,
     /// Whether it takes no more requests.
@@ -40,7 +43,8 @@ impl Connection {
     ///
     /// # Errors
     /// The instance doesn't speak HTTP/2.
-    pub async fn new(stream: TcpStream) -> Result<Self, h2::Error> {
+    pub async fn new(stream: Stream) -> Result<Self, h2::Error> {
+        let secured = matches!(stream, Stream::Secured(_));
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -63,7 +67,7 @@ impl Connection {
             let _ = driven.await;
             at_end.store(true, Ordering::Relaxed);
         });
-        Ok(Self { sender, streams: Arc::default(), ended })
+        Ok(Self { sender, secured, streams: Arc::default(), ended })
     }
 
     /// How many more requests it takes.
@@ -85,13 +89,14 @@ impl Connection {
         self.streams.fetch_add(1, Ordering::Relaxed);
         let (sender, streams, ended) =
             (self.sender.clone(), Arc::clone(&self.streams), Arc::clone(&self.ended));
-        Lease { sender, streams, ended }
+        Lease { sender, secured: self.secured, streams, ended }
     }
 }
 
 /// A request on a connection, counted for as long as this lives.
 pub struct Lease {
     sender: SendRequest<Bytes>,
+    secured: bool,
     streams: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
@@ -107,6 +112,11 @@ impl Lease {
         is_whole: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         self.sender.send_request(request, is_whole)
+    }
+
+    /// Of the requests on it.
+    pub fn scheme(&self) -> Scheme {
+        if self.secured { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
     /// Let nobody else ask on this connection.

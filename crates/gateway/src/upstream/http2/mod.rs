@@ -1,5 +1,5 @@
-//! Exchanges in HTTP/2 with prior knowledge (RFC 9113, section 3.3), for services that speak it: gRPC
-//! above all.
+//! Exchanges in HTTP/2, for services that speak it: with prior knowledge (RFC 9113, section 3.3), or as
+//! agreed on over TLS. gRPC does above all.
 //!
 //! What a request costs here is decided by what its instance says of it (section 8.7). A stream that was
 //! refused, or lies beyond the last one that a GOAWAY names, was not looked at: it may be sent again
@@ -35,7 +35,7 @@ use self::connection::Lease;
 use self::pool::{CONNECTIONS, lease};
 use self::sending::{CarriedOn, Sending};
 use super::gather::{Gathered, gather};
-use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Timeouts, is_series};
+use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Target, Timeouts, is_series};
 use crate::headers::{self, Added};
 use crate::hints::Hints;
 use crate::respond::Body;
@@ -73,7 +73,7 @@ impl From<h2::Error> for Missed {
 
 /// As in HTTP/1.1. An offered body (`Expect: 100-continue`) is asked for here, and sent.
 pub async fn exchange(
-    address: &str,
+    target: Target<'_>,
     request: Outgoing<'_>,
     now: Instant,
     timeouts: &Timeouts,
@@ -81,7 +81,7 @@ pub async fn exchange(
     let deadline = now + timeouts.answer;
     let Outgoing { parts, added, body, hints } = request;
     for _ in 0..=ENDED {
-        let mut lease = lease(address, deadline, timeouts.connect).await?;
+        let mut lease = lease(&target, deadline, timeouts.connect).await?;
         match ask(&mut lease, parts, &added, body, hints, deadline, timeouts.idle).await {
             Ok(asked) => return answer(asked, lease, tunnel::method(parts), deadline, timeouts.idle).await,
             Err(Missed::Failed(failure)) => return Err(failure),
@@ -116,7 +116,7 @@ async fn ask(
         Upload::Stream(stream) => stream.sent().length,
         Upload::Upgrade(_) => Some(0),
     };
-    let request = request(parts, added, length)?;
+    let request = request(parts, added, lease.scheme(), length)?;
     // Nothing was sent if it can't be.
     let (mut response, mut stream) = lease.send(request, length == Some(0)).map_err(|_| Missed::Ended)?;
     let mut timer = Timer::default();
@@ -141,11 +141,16 @@ async fn ask(
 }
 
 /// The head of a request.
-fn request(parts: &Parts, added: &Added<'_>, length: Option<u64>) -> Result<Request<()>, Failure> {
+fn request(
+    parts: &Parts,
+    added: &Added<'_>,
+    scheme: Scheme,
+    length: Option<u64>,
+) -> Result<Request<()>, Failure> {
     let method = tunnel::method(parts);
     let build = || -> Result<Request<()>, hyper::http::Error> {
         let mut uri = hyper::http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(scheme);
         uri.authority = Some(Authority::try_from(added.host.as_bytes())?);
         uri.path_and_query = parts.uri.path_and_query().cloned();
         if uri.path_and_query.is_none() {

@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Lease};
-use crate::upstream::Failure;
+use crate::upstream::connect::connect as connect_to;
+use crate::upstream::kept::Kept;
+use crate::upstream::{Failure, Target};
 
 /// Connections of a worker to one address. Beyond what they take together, requests wait in the
 /// one with the fewest: four hold more than the requests that a service has under way at most, if
@@ -22,7 +22,7 @@ pub const CONNECTIONS: usize = 4;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 thread_local! {
-    static POOL: RefCell<FxHashMap<String, Known>> = RefCell::default();
+    static POOL: RefCell<Kept<Known>> = RefCell::default();
 }
 
 /// What there is to an address.
@@ -43,41 +43,41 @@ impl Known {
     }
 }
 
-/// A place for a request on a connection to `address`.
+/// A place for a request on a connection to an instance.
 ///
 /// # Errors
 /// `Connect` if there is none in time.
-pub async fn lease(address: &str, deadline: Instant, timeout: Duration) -> Result<Lease, Failure> {
-    let found = POOL.with_borrow_mut(|pool| pool.get_mut(address).and_then(Known::lease));
+pub async fn lease(target: &Target<'_>, deadline: Instant, timeout: Duration) -> Result<Lease, Failure> {
+    let found = POOL.with_borrow_mut(|pool| pool.get_mut(target.address, target.tls).and_then(Known::lease));
     if let Some(lease) = found {
         return Ok(lease);
     }
     let until = deadline.min(Instant::now() + timeout);
-    let connected = timeout_at(until, Box::pin(connect(address))).await;
+    let connected = timeout_at(until, Box::pin(connect(target, until))).await;
     connected.map_err(|_| Failure::Connect)?.map_err(|_| Failure::Connect)
 }
 
-async fn connect(address: &str) -> Result<Lease, std::io::Error> {
+async fn connect(target: &Target<'_>, until: Instant) -> Result<Lease, std::io::Error> {
     let connecting = POOL.with_borrow_mut(|pool| {
         // Those that are gone for good are let go of, whoever they were.
-        pool.retain(|_, known| {
+        pool.retain(|known| {
             known.connections.retain(|connection| !connection.has_ended());
             !known.connections.is_empty() || Arc::strong_count(&known.connecting) > 1
         });
-        Arc::clone(&pool.entry(address.to_owned()).or_default().connecting)
+        Arc::clone(&pool.get_or_default(target.address, target.tls).connecting)
     });
     let _connecting = connecting.lock().await;
-    let found = POOL.with_borrow_mut(|pool| pool.get_mut(address).and_then(Known::lease));
+    let found = POOL.with_borrow_mut(|pool| pool.get_mut(target.address, target.tls).and_then(Known::lease));
     if let Some(lease) = found {
         return Ok(lease);
     }
-    let stream = TcpStream::connect(address).await?;
-    // Without this a small request waits for the other side's acknowledgement.
-    stream.set_nodelay(true)?;
+    let stream = connect_to(target, until).await?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket2::SockRef::from(stream.socket()).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     let connection = Connection::new(stream).await.map_err(std::io::Error::other)?;
     let lease = connection.lease();
-    POOL.with_borrow_mut(|pool| pool.entry(address.to_owned()).or_default().connections.push(connection));
+    POOL.with_borrow_mut(|pool| {
+        pool.get_or_default(target.address, target.tls).connections.push(connection);
+    });
     Ok(lease)
 }

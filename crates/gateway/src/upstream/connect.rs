@@ -1,0 +1,27 @@
+//! A new connection to an instance, up to where HTTP begins.
+
+use std::io;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::Target;
+use super::stream::Stream;
+
+/// Connect, and see to who is there if TLS is spoken; all of it until `until`.
+///
+/// # Errors
+/// Why there is no connection; what TLS had to do with it is kept for operators, and logged.
+pub async fn connect(target: &Target<'_>, until: Instant) -> io::Result<Stream> {
+    let stream = timeout_at(until, TcpStream::connect(target.address)).await??;
+    // Without this a small request waits for the other side's acknowledgement.
+    stream.set_nodelay(true)?;
+    let Some(tls) = target.tls else { return Ok(Stream::Plain(stream)) };
+    let reason = match timeout_at(until, tls.secure(target, stream)).await {
+        Ok(Ok(secured)) => return Ok(Stream::Secured(Box::new(secured))),
+        Ok(Err(reason)) => reason,
+        Err(_) => "it did not finish the TLS handshake in time".to_owned(),
+    };
+    tls.record.failed(target.instance, &reason);
+    Err(io::Error::other(reason))
+}

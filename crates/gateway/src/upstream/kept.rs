@@ -1,0 +1,58 @@
+//! What a worker keeps of connections, by the address that they lead to.
+//!
+//! Over TLS that is not enough: two services may reach one address and ask for different names or show
+//! different certificates, and after a reload an authority may not be trusted any more that vouched for
+//! a connection. So each `Tls` has connections of its own, which nobody finds by another, and those of
+//! one that is not in force any more are let go of.
+
+use std::sync::{Arc, Weak};
+
+use rustc_hash::FxHashMap;
+
+use super::tls::Tls;
+
+type ByAddress<T> = FxHashMap<String, T>;
+
+pub struct Kept<T> {
+    plain: ByAddress<T>,
+    secured: FxHashMap<u64, (Weak<Tls>, ByAddress<T>)>,
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self { plain: FxHashMap::default(), secured: FxHashMap::default() }
+    }
+}
+
+impl<T> Kept<T> {
+    pub fn get_mut(&mut self, address: &str, tls: Option<&Arc<Tls>>) -> Option<&mut T> {
+        match tls {
+            None => self.plain.get_mut(address),
+            Some(tls) => self.secured.get_mut(&tls.id)?.1.get_mut(address),
+        }
+    }
+
+    /// What is kept, or else a first one.
+    pub fn get_or_default(&mut self, address: &str, tls: Option<&Arc<Tls>>) -> &mut T
+    where
+        T: Default,
+    {
+        let by_address = match tls {
+            None => &mut self.plain,
+            Some(tls) => {
+                let begun = || (Arc::downgrade(tls), FxHashMap::default());
+                &mut self.secured.entry(tls.id).or_insert_with(begun).1
+            }
+        };
+        by_address.entry(address.to_owned()).or_default()
+    }
+
+    /// Let go of what `keep` says no to, and of all that was secured by what is not in force any more.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
+        self.plain.retain(|_, each| keep(each));
+        self.secured.retain(|_, (tls, by_address)| {
+            by_address.retain(|_, each| keep(each));
+            tls.strong_count() > 0 && !by_address.is_empty()
+        });
+    }
+}
