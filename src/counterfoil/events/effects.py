@@ -102,7 +102,7 @@ class Effects(Outgoing):
         tables: Collection[AnyTopic] = (),
         shared: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(pipeline)
         self.state = (SharedState if shared else State)(store.database, pipeline)
         self.timers = Timers(store.database, pipeline, clocks)
         self.tables = frozenset(table.name for table in tables)
@@ -121,7 +121,7 @@ class Effects(Outgoing):
         """A transaction has begun."""
         self._alone = alone
         self._unwritten = None
-        self._handler.clear()
+        self._forget_handler()
         self._commit.clear()
         self.state.begin()
         self.book.begin(careful=alone)
@@ -194,7 +194,7 @@ class Effects(Outgoing):
         self.book.accept()
         if self._handler:
             self._commit += self._handler
-            self._handler.clear()
+            self._forget_handler()
         if self._savepoint is not None:
             if self._alone:
                 self.flush()
@@ -205,7 +205,7 @@ class Effects(Outgoing):
         self.state.undo()
         self.timers.undo()
         self.book.undo()
-        self._handler.clear()
+        self._forget_handler()
         if self._alone:  # what was written in the savepoint goes with it
             self.begin(alone=True)
             self.forget()

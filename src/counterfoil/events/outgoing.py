@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from counterfoil.events.errors import EventsError
+from counterfoil.events.identity import identity_of
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.topics import Topic
 
@@ -11,9 +12,12 @@ T = TypeVar("T")
 
 
 class Outgoing:
-    """The messages of the commit at work: all that a stateless pipeline does."""
+    """The messages of the commit at work of `pipeline`: all that a stateless one does."""
 
-    def __init__(self) -> None:
+    def __init__(self, pipeline: str) -> None:
+        self.pipeline = pipeline
+        self.numbers: dict[tuple[object, str], int] = {}
+        """How many events each context has emitted to each topic, in the handler at work."""
         self._handler: list[Message] = []
         self._commit: list[Message] = []
         self.send: Callable[[Message], None] = self._handler.append
@@ -24,11 +28,11 @@ class Outgoing:
         try:
             work(*arguments)
         except BaseException:
-            self._handler.clear()
+            self._forget_handler()
             raise
         if self._handler:
             self._commit += self._handler
-            self._handler.clear()
+            self._forget_handler()
 
     def bury(self, message: Message) -> None:
         """Send a message for an event that no handler could take."""
@@ -38,6 +42,10 @@ class Outgoing:
         """What is to be sent, once."""
         taken, self._commit = self._commit, []
         return taken
+
+    def _forget_handler(self) -> None:
+        self._handler.clear()
+        self.numbers.clear()
 
 
 class StatelessContext:
@@ -52,14 +60,21 @@ class StatelessContext:
         self._outgoing = outgoing
 
     def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
-        """Send an event on to another topic; it carries the event id that caused it."""
-        record = self.record
+        """Send an event on to another topic; it carries the event id that caused it.
+
+        Of several that a handler emits to one topic only the first does. The others have ids that
+        follow from it, the same if the event is handled again.
+        """
+        record, outgoing = self.record, self._outgoing
         headers = record.headers.copy()
         headers["caused-by"] = str(record.event_id)
         content = topic.encode(value)
-        self._outgoing.send(
-            Message(record.event_id, topic.name, key, content, headers, self.now_us)
-        )
+        event_id, place = record.event_id, (self, topic.name)
+        number = outgoing.numbers.get(place, 0)
+        outgoing.numbers[place] = number + 1
+        if number:
+            event_id = identity_of(outgoing.pipeline, event_id, topic.name, number)
+        outgoing.send(Message(event_id, topic.name, key, content, headers, self.now_us))
 
     def __getattr__(self, name: str) -> object:
         if name in ("state", "ledger", "execute"):

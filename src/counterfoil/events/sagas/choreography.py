@@ -132,7 +132,7 @@ class ChoreographyTracer:
 
     def _note(self, record: Record) -> None:
         """Topics are read side by side: a later event may come before that which began it all."""
-        number = int(record.headers.get("saga-id", record.event_id))
+        number = self._number_of(record)
         instance = self._instances.find(self._choreography.name, number)
         if instance is None:
             instance = self._new(number, record)
@@ -152,6 +152,16 @@ class ChoreographyTracer:
         elif instance.ended_us is None and (sign.direction == "undo" or sign.outcome == "refused"):
             instance.status = "compensating"
         self._instances.save(instance)
+
+    def _number_of(self, record: Record) -> int:
+        """The saga of an event: what has begun it has its id, what tells of it may say its cause.
+
+        Of several events that a handler emits to one topic, only the first keeps the cause's id.
+        """
+        own: int | str = record.event_id
+        if record.topic in self._signs:
+            own = record.headers.get("caused-by", own)
+        return int(record.headers.get("saga-id", own))
 
     def _new(self, number: int, record: Record) -> Instance:
         timeout_us = int(self._choreography.timeout_seconds * 1_000_000)

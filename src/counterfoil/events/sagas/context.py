@@ -4,9 +4,10 @@ from typing import Any, TypeVar
 
 from counterfoil.events.effects import Context, Effects
 from counterfoil.events.errors import EventsError
+from counterfoil.events.identity import identity_of
 from counterfoil.events.messages import Message
 from counterfoil.events.sagas.instances import Direction, Instance, Instances
-from counterfoil.events.sagas.saga import Step, identity_of
+from counterfoil.events.sagas.saga import Step
 from counterfoil.events.topics import Topic
 
 T = TypeVar("T")

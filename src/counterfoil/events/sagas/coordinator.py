@@ -168,7 +168,21 @@ class SagaCoordinator:
             headers=record.headers,
             timestamp_us=record.timestamp_us,
         )
-        self._instances.add(instance)
+        if not self._instances.add(instance):
+            self._refuse_twin(record, now_us)
+
+    def _refuse_twin(self, record: Record, now_us: int) -> None:
+        """An id that is taken: without a letter, an event that shares it would just vanish."""
+        first = self._instances.find(self._saga.name, record.event_id)
+        assert first is not None, "it is there, or this one had been added"
+        taken = EventsError(
+            f"event {record.event_id} has begun a saga before, as it was read from "
+            f"{first.topic}/{first.partition}/{first.offset}",
+            hint="discard it if it is the same event; else send it with an id of its own",
+        )
+        name = self._saga.consumer
+        letter = bury(self._store, name, record, taken, tries=1, now_us=now_us)
+        self._effects.bury(letter)
 
     def _answer(self, record: Record, now_us: int) -> None:
         """Give an answer to the step that waits for it; one that nobody waits for is noted."""

@@ -6,7 +6,6 @@ before it, in reverse order. A step either runs here, in the commit that notes i
 somebody else by an event and waits for the answer. The declaration starts nothing.
 """
 
-import hashlib
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -209,17 +208,6 @@ class Saga(Generic[T]):
             )
         self.steps.append(step)
         return step
-
-
-def identity_of(*parts: object) -> int:
-    """An id that follows from `parts`, so that a repetition has the same: 63 bits of BLAKE2b.
-
-    Two of a thousand million ids are equal with a chance of 1 in 18; ids that are compared share a
-    topic or a ledger, where equal ids with another content are refused and not mixed up.
-    """
-    text = "\0".join(str(part) for part in parts)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
 
 
 def _name(handler: Callable[..., object]) -> str:

@@ -17,12 +17,12 @@ from counterfoil import faults
 from counterfoil.events.dead_letters import bury
 from counterfoil.events.effects import Context, Effects
 from counterfoil.events.errors import StoreUnavailable, TaskAbandoned
+from counterfoil.events.identity import identity_of
 from counterfoil.events.messages import Record
 from counterfoil.events.parallel.crews import Crew, Loop, Threads
 from counterfoil.events.parallel.parallel import Parallel
 from counterfoil.events.parallel.schedule import ALONE, Item
 from counterfoil.events.pipeline_store import PipelineStore
-from counterfoil.events.sagas.saga import identity_of
 from counterfoil.events.tasks.queue import Sent, TaskQueue
 from counterfoil.events.tasks.waiting import Taking, Task
 from counterfoil.events.topics import Topic
