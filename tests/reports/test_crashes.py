@@ -1,8 +1,10 @@
 """Processes that die, engines that lose a part: every row once, and the report right."""
 
 import contextlib
+import itertools
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +16,10 @@ import deltalake
 import pyarrow
 import pytest
 from pyarrow import parquet
-from sales import DAILY, HEAVY, PARTITIONS, ROWS, SALES, all_ids, ids, sale
+from sales import DAILY, HEAVY, PARTITIONS, ROWS, SALES, all_ids, batches, ids, sale
 
 from counterfoil.engines import RunningEngine, process_tree
-from counterfoil.reports import Embedded, Lake, ReportRunner, published
+from counterfoil.reports import Embedded, Lake, LakeWriter, ReportRunner, published
 from counterfoil.reports.delta import create
 from counterfoil.reports.engine import Part
 
@@ -92,6 +94,44 @@ def test_a_process_that_dies_at_the_worst_moments_appends_each_row_once(
     assert published(DAILY, folder / "report")["version"] == -1
     assert start(name, folder).wait(PATIENCE) == 0
     right(folder)
+
+
+def test_what_people_open_is_not_behind_the_document(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LakeWriter(Lake(folder / "lake"), SALES, Embedded())
+
+    def run() -> None:
+        ReportRunner(Lake(folder / "lake"), DAILY, folder / "report", Embedded()).run(1)
+
+    def shown() -> tuple[bytes, ...]:
+        names = (*(f"{section}.csv" for section in DAILY.sections), "index.html")
+        return tuple((folder / "report" / name).read_bytes() for name in names)
+
+    class Killed(BaseException):
+        pass
+
+    def die(_path: Path, _target: Path) -> None:
+        raise Killed
+
+    writer.append(batches(0, 10), source="sales", now_us=1)
+    run()
+    for moment in range(len(DAILY.sections) + 2):
+        writer.append(batches(10 + moment, 11 + moment), source="sales", now_us=1)
+        calls = itertools.count()
+        real = Path.replace
+
+        def replace(path: Path, target: Path, at: int = moment, count=calls, real=real) -> Path:
+            return die(path, target) if next(count) == at else real(path, target)  # type: ignore[return-value]
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Path, "replace", replace)
+            run()
+        run()
+        after = shown()
+        shutil.rmtree(folder / "report")
+        run()
+        assert shown() == after
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -146,6 +146,50 @@ def test_a_new_section_is_computed_for_the_old_days_too(folder: Path, one: Engin
     assert len(published(more, folder / "report")["sections"]["more"]["days"]) == 5
 
 
+def test_a_section_whose_query_changes_is_computed_anew_for_all_days(
+    folder: Path, one: Engine
+) -> None:
+    append(folder, one, 0, 50)
+
+    def totals(*columns: str) -> dict[str, str]:
+        query = f"SELECT day, {', '.join(columns)} FROM sales GROUP BY day"
+        sales = Report("daily", SALES, {"totals": query}, title="", amounts=("revenue",))
+        return ReportRunner(Lake(folder), sales, folder / "report", one).run(5_000_000).days
+
+    number, revenue = "count(*) AS number", "sum(amount) AS revenue"
+    totals(number, revenue)
+    before = published(DAILY, folder / "report")["sections"]["totals"]["days"]
+    reasons = totals(revenue, number)
+    assert set(reasons) == set(before)
+    assert all("the definition of totals changed" in reason for reason in reasons.values())
+    after = published(DAILY, folder / "report")["sections"]["totals"]
+    assert after["columns"] == ["day", "revenue", "number"]
+    assert after["days"] == {day: [[row[0], row[2], row[1]]] for day, (row,) in before.items()}
+    assert totals(revenue, number) == {}
+    totals(revenue, number, "max(amount) AS largest")
+    assert len(rows(folder, "totals")[0]) == 4
+
+
+def test_a_section_that_is_no_longer_declared_goes(folder: Path, one: Engine) -> None:
+    append(folder, one, 0, 50)
+    run(folder, one)
+    left = {"totals": DAILY.sections["totals"]}
+    fewer = Report("daily", SALES, left, title=DAILY.title, amounts=DAILY.amounts)
+    ReportRunner(Lake(folder), fewer, folder / "report", one).run(5_000_000)
+    assert published(fewer, folder / "report")["sections"].keys() == left.keys()
+    assert {path.stem for path in (folder / "report").glob("*.csv")} == left.keys()
+    assert {path.name for path in (folder / "report" / "tables").iterdir()} == left.keys()
+
+
+def test_an_amount_that_is_not_there_is_an_empty_cell(folder: Path, one: Engine) -> None:
+    append(folder, one, 0, 50)
+    query = "SELECT day, sum(amount) FILTER (WHERE amount < 0) AS refunds FROM sales GROUP BY day"
+    refunds = Report("daily", SALES, {"totals": query}, title="", amounts=("refunds",))
+    ReportRunner(Lake(folder), refunds, folder / "report", one).run(5_000_000)
+    lines = (folder / "report" / "totals.csv").read_text().splitlines()
+    assert lines[:2] == ["day,refunds", "2026-01-01,"]
+
+
 def test_commits_that_were_cleaned_up_mean_that_any_day_may_have_changed(
     folder: Path, one: Engine
 ) -> None:

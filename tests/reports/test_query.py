@@ -44,6 +44,17 @@ REFUSED = {
     "DROP TABLE sales": "SELECT day",
     "SELECT day FROM sales; SELECT day FROM sales": "SELECT day",
     "": "SELECT day",
+    "SELECT day, buyer AS x, amount AS X FROM sales": "another",
+    "SELECT day, left(buyer, -1) AS a FROM sales": "left(text, 2)",
+    "SELECT day, left(buyer, id) AS a FROM sales": "left(text, 2)",
+    "SELECT day, buyer::BIGINT AS a FROM sales": "an int in the event",
+    "SELECT day, b::BIGINT AS a FROM (SELECT day, buyer || '0' AS b FROM sales) AS c": "an int",
+    "SELECT day, buyer::DATE AS a FROM sales": "a date in the event",
+    "SELECT day, due > '2026'::DATE AS a FROM sales": "2026-01-31",
+    "SELECT day, buyer = 1000 AS a FROM sales": "'1000'",
+    "SELECT day, id IN ('1', '2') AS a FROM sales": "'1000'",
+    "SELECT day FROM sales WHERE buyer BETWEEN 1 AND 2": "'1000'",
+    "SELECT day, coalesce(buyer, 0) AS a FROM sales": "'1000'",
 }
 BEYOND_A_DAY = {
     "SELECT day, sum(sum(amount)) OVER (ORDER BY day) AS a FROM sales GROUP BY day": "PARTITION BY",

@@ -37,9 +37,15 @@ class Table(Generic[T]):
         """Column names and Arrow types.
 
         Raises:
-            ReportsError: a field's type has no column type, or the day isn't text.
+            ReportsError: a field's type has no column type, the day isn't text, or two names
+                differ by their case alone, which SQL takes for one.
         """
         hints = typing.get_type_hints(self.row)
+        if len({name.lower() for name in hints}) < len(hints):
+            raise ReportsError(
+                f"table {self.name}: two of the columns {', '.join(hints)} differ by case alone",
+                hint="SQL takes them for one: give one another name",
+            )
         for name, hint in hints.items():
             if hint not in ARROW_TYPES:
                 raise ReportsError(

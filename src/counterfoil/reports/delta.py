@@ -70,6 +70,14 @@ def data_files(path: Path, table: "deltalake.DeltaTable") -> dict[str, str]:
     return {str(path / unquote(name)): value for name, value in zip(names, days, strict=True)}
 
 
+def columns(table: "deltalake.DeltaTable") -> "pyarrow.Schema":
+    """The table's columns as Arrow knows them."""
+    import pyarrow  # noqa: PLC0415 - heavy
+
+    exported: Any = table.schema().to_arrow()  # another library's: it has Arrow's C interface
+    return pyarrow.schema(exported)
+
+
 def create(path: Path, schema: "pyarrow.Schema", day: str) -> None:
     """Have a table in `path`, partitioned by `day`; no engine makes one in another way."""
     import deltalake  # noqa: PLC0415 - heavy

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterfoil import faults
-from counterfoil.reports.delta import data_files, open_table
+from counterfoil.reports.delta import columns, data_files, open_table
 from counterfoil.reports.engine import Dialect, Part
 from counterfoil.reports.errors import ReportsError
 from counterfoil.reports.query import in_days
@@ -88,7 +88,7 @@ class Embedded:
                     f"FROM read_parquet({files!r}, hive_partitioning = true)"
                 )
             else:
-                connection.register(name, _schema(table).empty_table())
+                connection.register(name, columns(table).empty_table())
             answers: dict[str, pyarrow.Table] = {}
             for section, query in queries.items():
                 try:
@@ -117,13 +117,6 @@ class Embedded:
 def _is_new(table: "deltalake.DeltaTable", key: str, part: Part) -> bool:
     position = table.transaction_version(key)
     return position is None or position < part.position
-
-
-def _schema(table: "deltalake.DeltaTable") -> "pyarrow.Schema":
-    import pyarrow  # noqa: PLC0415 - heavy
-
-    exported: Any = table.schema().to_arrow()  # another library's: it has Arrow's C interface
-    return pyarrow.schema(exported)
 
 
 def _write(path: Path, table: Any) -> int:

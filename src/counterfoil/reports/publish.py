@@ -36,8 +36,10 @@ svg text { font-size: 12px; fill: currentColor } svg line { stroke: var(--soft) 
 """
 
 
-def amount_text(minor: int) -> str:
-    """Minor units as a decimal with two places, exactly."""
+def amount_text(minor: int | None) -> str:
+    """Minor units as a decimal with two places, exactly; nothing where there is no amount."""
+    if minor is None:
+        return ""
     sign = "-" if minor < 0 else ""
     return f"{sign}{abs(minor) // 100}.{abs(minor) % 100:02}"
 

@@ -7,17 +7,23 @@ rounding, division by zero, medians, a week's first day, the order inside a list
 pattern. So this is no general transpiler: what isn't on the list is an error that says what to
 write instead.
 
+That holds for texts as well that stand where numbers or dates are wanted: what DuckDB reads as a
+number (`'1.5'`, `'0x1F'`, `'1_000'`) is an error on Spark, so texts are compared with texts alone.
+
 A second rule follows from how reports are computed. Only the days that changed are read, so a
 query must give for a day the same rows whichever other days it sees: aggregates group by the day,
 windows are partitioned by it, and tables are not joined across days.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import date
 from types import MappingProxyType
 from typing import Final
 
 from sqlglot import exp, parse
 from sqlglot.errors import ParseError, SqlglotError
+from sqlglot.optimizer.annotate_types import annotate_types
+from sqlglot.optimizer.qualify import qualify
 
 from counterfoil.reports.definition import Report
 from counterfoil.reports.engine import Dialect
@@ -55,6 +61,15 @@ CASTS: Final = MappingProxyType(
         exp.DataType.Type.DATE: "DATE",
     }
 )
+COLUMNS: Final = MappingProxyType(
+    {"int64": "BIGINT", "string": "VARCHAR", "bool": "BOOLEAN", "date32": "DATE"}
+)
+"""A table's types in the words of a query."""
+COMPARED: Final = (
+    *(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ),
+    *(exp.In, exp.Between, exp.Nullif, exp.Coalesce, exp.Greatest, exp.Least),
+)
+"""Nodes whose operands an engine brings to one type, in a way of its own."""
 _NO_FRACTIONS: Final = "keep sums and counts in columns of their own; divide where they are shown"
 INSTEAD: Final[Mapping[type[exp.Expr], str]] = MappingProxyType(
     {
@@ -75,7 +90,7 @@ INSTEAD: Final[Mapping[type[exp.Expr], str]] = MappingProxyType(
         exp.Like: "starts_with(text, 'prefix'), or =",
         exp.Concat: "text || text",
         exp.Extract: "year(...), quarter(...), month(...) or day(...)",
-        exp.TryCast: "CAST(... AS BIGINT), which fails on what it can't read",
+        exp.TryCast: "an int, a date or a bool in the event",
     }
 )
 
@@ -138,7 +153,41 @@ class _Section:
                     rule(node)
         if "day" not in query.named_selects:
             self._refuse(query, "has no column `day`", "SELECT day, ... GROUP BY day")
+        self._types(query)
         return query
+
+    def _types(self, query: exp.Query) -> None:
+        """See that no text stands where a number or a date is wanted."""
+        source = self._report.source
+        columns = {name: COLUMNS[kind] for name, kind in source.columns().items()}
+        schema: dict[str, object] = {source.name: columns}
+        try:
+            typed = annotate_types(
+                qualify(
+                    query.copy(), schema=schema, dialect="duckdb", validate_qualify_columns=False
+                ),
+                schema=schema,
+                dialect="duckdb",
+            )
+        except SqlglotError as error:
+            raise QueryRefused(f"{self._where(query)}: {_said(error)}") from error
+        for node in typed.walk():
+            if isinstance(node, COMPARED):
+                kinds = [each.type for each in node.iter_expressions() if each.type is not None]
+                texts = [kind.is_type(*exp.DataType.TEXT_TYPES) for kind in kinds]
+                if any(texts) and any(kind.is_type(*exp.DataType.NUMERIC_TYPES) for kind in kinds):
+                    self._refuse(node, "sets text beside numbers", "'1000' for text, 1000 without")
+            elif isinstance(node, exp.Cast) and not node.is_type(*exp.DataType.TEXT_TYPES):
+                self._read(node)
+
+    def _read(self, node: exp.Cast) -> None:
+        inner = node.this
+        if inner.type is None or not inner.type.is_type(*exp.DataType.TEXT_TYPES):
+            return
+        if not node.is_type(exp.DataType.Type.DATE):
+            self._refuse(node, "reads a number from text", "an int in the event")
+        elif not (self._is_day(inner) or _is_iso_date(inner)):
+            self._refuse(node, "reads a date from text", "a date in the event, or '2026-01-31'")
 
     def _rules(self) -> Iterator[tuple[type[exp.Expr], Callable[[exp.Expr], None]]]:
         yield exp.Select, self._select
@@ -148,6 +197,7 @@ class _Section:
         yield exp.TableAlias, self._table_alias
         yield exp.Subquery, self._subquery
         yield exp.Star, self._star
+        yield exp.Left, self._left
         yield exp.Alias, self._alias
         yield exp.Literal, self._literal
         yield exp.Cast, self._cast
@@ -156,9 +206,14 @@ class _Section:
         yield exp.AggFunc, self._aggregate
 
     def _select(self, node: exp.Expr) -> None:
+        names: set[str] = set()
         for column in node.expressions:
             if not isinstance(column, (exp.Column, exp.Alias, exp.Star)):
                 self._refuse(column, "has no name", "give it one: ... AS name")
+            name = column.alias_or_name.lower()
+            if name in names:
+                self._refuse(column, "has a name that is taken", "give it another: ... AS name")
+            names.add(name)
         if node.args.get("group"):
             self._grouped(node)
 
@@ -189,6 +244,11 @@ class _Section:
     def _star(self, node: exp.Expr) -> None:
         if not isinstance(node.parent, exp.Count):
             self._refuse(node, "has columns in an order of the engine's", "name the columns")
+
+    def _left(self, node: exp.Expr) -> None:
+        number = node.expression
+        if not isinstance(number, exp.Literal) or number.is_string:
+            self._refuse(node, "counts from the end if it is negative", "left(text, 2)")
 
     def _alias(self, node: exp.Expr) -> None:
         assert isinstance(node, exp.Alias)
@@ -246,6 +306,13 @@ def _said(error: SqlglotError) -> str:
         first = error.errors[0]
         return f"line {first['line']}, column {first['col']}: {first['description']}"
     return str(error)
+
+
+def _is_iso_date(node: exp.Expr) -> bool:
+    try:
+        return node.is_string and date.fromisoformat(node.name).isoformat() == node.name
+    except ValueError:
+        return False
 
 
 def _instead(node: exp.Expr, default: str) -> str:

@@ -1,14 +1,16 @@
 """Computes a report for the days that changed, and publishes it.
 
 Every section is published twice: as a Delta table in which the touched days are overwritten by
-one commit, for programs; and in the report's document, for people. The document holds the version
-of the source that it was computed from and the rows of every section by day. It is replaced last
-and as one file, so that a crash on the way makes the next run do the same days again; CSV and HTML
-are made from it, and made again when a crash came between.
+one commit, for programs; and in the report's document, from which CSV and HTML are made for people.
+The document holds the version of the source that it was computed from, and of every section its
+query and its rows by day. It is replaced last of all and as one file, so that a crash on the way
+makes the next run do the same days again. A section whose query is another than the document's is
+computed for all days; one that is no longer declared goes.
 """
 
 import json
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from counterfoil import faults
 from counterfoil.reports.answers import canonical
 from counterfoil.reports.definition import Report, Run
-from counterfoil.reports.delta import create, data_files, open_table
+from counterfoil.reports.delta import columns, create, data_files, open_table
 from counterfoil.reports.engine import Engine
 from counterfoil.reports.errors import ReportsError
 from counterfoil.reports.lake import Lake
@@ -73,9 +75,9 @@ class ReportRunner:
         self._report = report
         self._folder = folder
         self._engine = engine
-        self._queries = {
-            name: text(query, engine.dialect) for name, query in checked(report).items()
-        }
+        queries = checked(report)
+        self._queries = {name: text(query, engine.dialect) for name, query in queries.items()}
+        self._written = {name: text(query, "duckdb") for name, query in queries.items()}
 
     def run(self, now_us: int, *, unread: int | None = None) -> Run:
         """Bring the published report up to the newest version of its source.
@@ -91,29 +93,33 @@ class ReportRunner:
         if delta is None:
             return Run(-1, {})
         document = published(self._report, self._folder)
-        if any(not (self._table(name) / "_delta_log").exists() for name in self._queries):
-            document["version"] = -1  # a section that is new has no day yet
         version, after = delta.version(), document["version"]
         said = document.get("unread", 0)
         document["unread"] = said if unread is None else unread
         source = self._lake.folder / self._report.source.name
         present = set(data_files(source, delta).values())
-        if version == after or not present:
-            told = document["unread"] == said and (self._folder / "index.html").exists()
-            if after >= 0 and not told:
+        renewed = self._renewed(document)
+        if (version == after and not renewed) or not present:
+            if after >= 0 and document["unread"] != said:
                 self._publish(document)
             return Run(version, {})
-        touched = self._lake.touched(self._report.source, after, version)
-        if after < 0 or touched is None:
+        touched = self._lake.touched(self._report.source, after, version) if after >= 0 else None
+        if renewed or touched is None:
             touched = present.union(document["reasons"])
         if faults.sabotaged("uncommitted-file"):
             touched = {folder.name.partition("=")[2] for folder in source.glob("*=*")}
-        days = {day: self._reason(document, day, now_us) for day in sorted(touched)}
+        why = (
+            f"the definition of {', '.join(renewed)} changed"
+            if renewed
+            else f"rows arrived after version {after}"
+        )
+        days = {day: self._reason(document, day, why, now_us) for day in sorted(touched)}
         answers = self._compute(source, version, touched) if touched else {}
+        self._forget(document)
         for name, rows in answers.items():
             self._overwrite(name, rows, touched, version)
             section = document["sections"].setdefault(name, {"days": {}})
-            section["columns"] = rows.column_names
+            section |= {"query": self._written[name], "columns": rows.column_names}
             section["days"] |= {day: [] for day in touched}
             for row in rows.to_pylist():
                 section["days"][row["day"]].append(list(row.values()))
@@ -123,11 +129,28 @@ class ReportRunner:
         self._publish(document)
         return Run(version, days)
 
-    def _reason(self, document: dict[str, Any], day: str, now_us: int) -> str:
+    def _renewed(self, document: dict[str, Any]) -> list[str]:
+        """The sections, and those that are no longer declared, of which the document is not."""
+        known = {name: section.get("query") for name, section in document["sections"].items()}
+        return sorted(
+            name
+            for name in known.keys() | self._written.keys()
+            if known.get(name) != self._written.get(name)
+            or not (self._table(name) / "_delta_log").exists()
+        )
+
+    def _forget(self, document: dict[str, Any]) -> None:
+        """Take away what was published of sections that are no longer declared."""
+        for name in document["sections"].keys() - self._written.keys():
+            (self._folder / f"{name}.csv").unlink(missing_ok=True)
+            shutil.rmtree(self._table(name), ignore_errors=True)
+            del document["sections"][name]
+
+    def _reason(self, document: dict[str, Any], day: str, why: str, now_us: int) -> str:
         if day not in document["reasons"]:
             return "new"
         time = datetime.fromtimestamp(now_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        return f"corrected {time} UTC: rows arrived after version {document['version']}"
+        return f"corrected {time} UTC: {why}"
 
     def _compute(self, source: Path, version: int, days: set[str]) -> "dict[str, pyarrow.Table]":
         name = self._report.source.name
@@ -142,16 +165,19 @@ class ReportRunner:
         return self._folder / TABLES / section
 
     def _overwrite(self, section: str, rows: "pyarrow.Table", days: set[str], version: int) -> None:
-        create(self._table(section), rows.schema, "day")
+        table = self._table(section)
+        if (table / "_delta_log").exists() and columns(open_table(table)) != rows.schema:
+            shutil.rmtree(table)  # another query's; a crash here makes the section a new one
+        create(table, rows.schema, "day")
         note = {"report": self._report.name, "section": section, "source_version": version}
-        self._engine.overwrite(self._table(section), rows, days, json.dumps(note))
+        self._engine.overwrite(table, rows, days, json.dumps(note))
 
     def _publish(self, document: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        _replace(self._folder / DOCUMENT, json.dumps(document, default=str))
         for name, section in document["sections"].items():
             _replace(self._folder / f"{name}.csv", csv_text(section, self._report.amounts))
         _replace(self._folder / "index.html", html_text(document, self._report.amounts))
+        _replace(self._folder / DOCUMENT, json.dumps(document, default=str))
 
 
 def _replace(path: Path, text: str) -> None:
