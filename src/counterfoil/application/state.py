@@ -1,10 +1,13 @@
 """The one folder that holds everything an application keeps on this machine."""
 
+import contextlib
 import json
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+
+from counterfoil.application.configuration import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +98,28 @@ class StateFolder:
         return self.root / "credential"
 
     def credential(self) -> str:
-        """The secret that the processes of this application share; made on first use."""
+        """The secret that the processes of this application share; made on first use.
+
+        Raises:
+            OSError: the disk is full, say; nothing was made.
+            ConfigurationError: the file is empty, which would let everybody in.
+        """
         path = self.credential_file
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_text().strip()
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32))
-        return path.read_text().strip()
+        if not path.exists():
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(secrets.token_urlsafe(32))
+                    file.flush()
+                    os.fsync(file.fileno())
+                with contextlib.suppress(FileExistsError):  # another process was first
+                    path.hardlink_to(temporary)
+            finally:
+                temporary.unlink()
+        if credential := path.read_text().strip():
+            return credential
+        raise ConfigurationError(f"{path} is empty", hint="remove it: the next start makes another")
 
 
 def write_json(path: Path, document: object) -> None:

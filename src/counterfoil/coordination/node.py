@@ -7,6 +7,8 @@ later than promised.
 """
 
 import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from counterfoil.coordination.client import KeyValue
@@ -56,18 +58,25 @@ class Node:
         return True
 
     def revoke(self, lease: int) -> bool:
-        """End a lease and delete what hung on it; whether anything was deleted."""
-        self._deadlines.pop(lease, None)
-        self._connection.execute("BEGIN IMMEDIATE")
-        deleted = self._connection.execute("DELETE FROM keys WHERE lease = ?", (lease,)).rowcount
-        self._connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
-        if deleted:
-            self._advance()
-        self._connection.execute("COMMIT")
+        """End a lease and delete what hung on it; whether anything was deleted.
+
+        Raises:
+            sqlite3.Error: the disk is full, say; the lease is as it was.
+        """
+        with self._transaction() as connection:
+            deleted = connection.execute("DELETE FROM keys WHERE lease = ?", (lease,)).rowcount
+            connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
+            if deleted:
+                self._advance()
+        self._deadlines.pop(lease, None)  # after the commit: a lease whose keys stay can still end
         return deleted > 0
 
     def expire(self, now: float) -> bool:
-        """End every lease whose time is over; whether a key went with one."""
+        """End every lease whose time is over; whether a key went with one.
+
+        Raises:
+            sqlite3.Error: those that are left end at the next call.
+        """
         ended = [lease for lease, (deadline, _) in self._deadlines.items() if deadline <= now]
         return sum(self.revoke(lease) for lease in ended) > 0  # each is ended, not just the first
 
@@ -91,22 +100,25 @@ class Node:
         """
         if lease and lease not in self._deadlines:
             return None
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        earlier = connection.execute(
-            "SELECT create_revision, mod_revision FROM keys WHERE key = ?", (key,)
-        ).fetchone()
-        if if_revision is not None and if_revision != (0 if earlier is None else earlier[1]):
-            connection.execute("ROLLBACK")
-            return None
-        revision = self._advance()
-        created = revision if earlier is None else earlier[0]
-        connection.execute(
-            "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)",
-            (key, value, created, revision, lease),
-        )
-        connection.execute("COMMIT")
+        with self._transaction() as connection:
+            earlier = connection.execute(
+                "SELECT create_revision, mod_revision FROM keys WHERE key = ?", (key,)
+            ).fetchone()
+            if if_revision is not None and if_revision != (0 if earlier is None else earlier[1]):
+                return None
+            revision = self._advance()
+            created = revision if earlier is None else earlier[0]
+            connection.execute(
+                "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)",
+                (key, value, created, revision, lease),
+            )
         return KeyValue(key, value, created, revision, lease)
+
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:  # commits, or rolls back if that or anything before it fails
+            yield self._connection
 
     def _advance(self) -> int:
         return self._connection.execute(

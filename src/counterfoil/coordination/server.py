@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +17,8 @@ from starlette.routing import Route
 
 from counterfoil import secret
 from counterfoil.coordination.node import Node
+
+log = structlog.get_logger()
 
 EXPIRY_SECONDS: Final = 0.1
 WATCH_SECONDS: Final = 20.0
@@ -74,7 +78,12 @@ def application(path: Path, credential: str) -> Starlette:
         async def expire() -> None:
             while True:
                 await asyncio.sleep(EXPIRY_SECONDS)
-                if node.expire(time.monotonic()):
+                try:
+                    ended = node.expire(time.monotonic())
+                except sqlite3.Error:  # a disk that is full now may not be full later
+                    log.exception("leases could not be ended, and will be tried again")
+                    continue
+                if ended:
                     await announce()
 
         expiring = asyncio.create_task(expire())

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 import structlog
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 
 from counterfoil.application import (
     Application,
@@ -121,6 +123,22 @@ def run_process(kinds: Mapping[str, Callable[[Host], None]]) -> int:
     return 0
 
 
+def log_as_json() -> None:
+    """Write a line of JSON for each event, as every process of an application does.
+
+    Errors come with their tracebacks, but without the variables of each frame: those are headers of
+    requests and passwords.
+    """
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+
+
 def enter(name: str, target: str, folder: Path, state: Path) -> Host:
     """Make this process a supervised one: it ends when told to, or when its supervisor is gone."""
     configuration = load(folder)
@@ -146,13 +164,6 @@ def enter(name: str, target: str, folder: Path, state: Path) -> Host:
         host.stop.set()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ]
-    )
+    log_as_json()
     structlog.contextvars.bind_contextvars(process=name)
     return host
