@@ -3,21 +3,25 @@
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
+from confluent_kafka import Producer
 
 from counterfoil import Application, Counterfoils, Unit
 from counterfoil.application import StateFolder
 from counterfoil.cli.scaffold import write_application
-from counterfoil.events import EmbeddedEvents, Reply, ServiceStore
+from counterfoil.engines import RunningEngine
+from counterfoil.events import EmbeddedEvents, KafkaEvents, Reply, ServiceStore
 from counterfoil.events.service_store import Command
+from counterfoil.kafka_access import KafkaAccess
 from counterfoil.proof.client import Acknowledged, ClientRecord
-from counterfoil.proof.reconcile import Difference, reconcile
-from counterfoil.proof.stores import EmbeddedStores
+from counterfoil.proof.reconcile import Difference, log_events, reconcile
+from counterfoil.proof.stores import EmbeddedStores, RealStores
 from counterfoil.testing import prove
 
 
@@ -100,6 +104,20 @@ def test_a_key_that_had_two_effects_is_doubled(stall: Stall) -> None:
     stall.sell("1", claim="forgotten")
     stall.sell("2")
     assert stall.differences() == [Difference("doubled", "service", "1", "1 effect for a key", "2")]
+
+
+def test_what_others_wrote_to_the_topic_has_appeared(
+    stall: Stall, engine: Callable[[str], RunningEngine]
+) -> None:
+    kafka = KafkaAccess(engine("kafka").address)
+    producer = Producer(kafka.librdkafka())
+    name = f"stall-{uuid.uuid4().hex}"
+    KafkaEvents(kafka, "", None, name).log().declare([sales])
+    for value, headers in ((b"{", {}), (b"[]", {"counterfoil-event-id": b"x"}), (b"{}", {})):
+        producer.produce(f"{name}.sales", value, headers=headers)
+    assert producer.flush(30) == 0
+    stores = RealStores(stall.state, name, kafka, "", None)
+    assert log_events(counterfoils, stores) == [(0, 0)] * 3
 
 
 def test_tenants_may_use_the_same_key(stall: Stall) -> None:

@@ -183,11 +183,19 @@ def gateway_effects(path: Path) -> set[int]:
 
 
 def log_events(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, int]]:
-    """The events of the topic as (id, amount)."""
+    """The events of the topic as (id, amount); what can't be read is worth nothing."""
     return [
-        (event_id, msgspec.json.decode(value)[counterfoils.amount])
+        (event_id, _worth(value, counterfoils.amount))
         for event_id, value in stores.events(counterfoils.topic.name)
     ]
+
+
+def _worth(value: bytes, amount: str) -> int:
+    try:
+        found = msgspec.json.decode(value, type=dict[str, Any]).get(amount)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def ledger_transfers(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, int]]:

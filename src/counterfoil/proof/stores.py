@@ -155,9 +155,9 @@ class RealStores:
                     raise CounterfoilError(f"Kafka at {self._kafka.servers} did not answer")
                 error = message.error()
                 if error is None:
-                    headers = dict(message.headers() or [])
-                    identity = headers["counterfoil-event-id"]
-                    yield int(identity or b"0"), message.value() or b""
+                    identity = dict(message.headers() or []).get("counterfoil-event-id") or b""
+                    # Others may write there too; what they wrote has no id, and has appeared.
+                    yield int(identity) if identity.isdigit() else 0, message.value() or b""
                 elif error.code() == KafkaError._PARTITION_EOF:
                     waiting.discard(message.partition())
                 else:
