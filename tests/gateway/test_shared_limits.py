@@ -15,6 +15,7 @@ import pytest
 from sharing import gateways, load, redis_cli, until
 
 from counterfoil.engines import RunningEngine, free_port
+from counterfoil.gateway.config import GatewayConfig, Limit
 from counterfoil.gateway.tls import development_certificate
 
 
@@ -214,3 +215,9 @@ def test_operators_see_how_it_goes_with_the_store(service: str, redis: RunningEn
         text = connection.getresponse().read().decode()
         assert "counterfoil_gateway_shared_limits_connected 1\n" in text
         assert node.link["last_exchange_seconds"] < 60
+
+
+def test_no_two_limits_can_share_a_count_in_the_store() -> None:
+    slow = Limit(key="tenant", rate=1.0, burst=1)
+    with pytest.raises(ValueError, match="no colon"):
+        GatewayConfig(tls="off", limits={"a": slow, "a:b": slow})

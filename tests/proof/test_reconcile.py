@@ -71,7 +71,7 @@ class Stall:
         command = Command(claim or f"{tenant}/{key}", b"", headers, sell)
         number = int(self._store.submit(command).result(10).body)
         promised = Acknowledged(key, number, 500)
-        self._client.acknowledged.setdefault(f"{tenant}/{key}", promised)
+        self._client.acknowledged.setdefault((tenant, key), promised)
         with self.state.access_log.open("a") as log:
             log.write(json.dumps({"status": 201, "effect": str(number)}) + "\n")
 

@@ -67,7 +67,7 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}")
         # A key belongs to its tenant: nobody is answered with what another tenant was told.
-        scoped = f"{tenant}/{key}"
+        scoped = scoped_key(tenant, key)
         digest = hashlib.blake2b(command.path.encode() + b"\0" + content, digest_size=16).digest()
         headers = {
             "tenant": tenant,
@@ -105,6 +105,15 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
         return Response(reply.body, reply.status, reply.headers)
 
     return answer
+
+
+def scoped_key(tenant: str, key: str) -> str:
+    """A tenant's Idempotency-Key among those of all tenants, to which no other pair leads.
+
+    A slash ends the tenant, so a tenant's own are escaped. Others are left as they are: the answers
+    to keys that are stored stay theirs.
+    """
+    return f"{tenant.replace('%', '%25').replace('/', '%2F')}/{key}"
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:

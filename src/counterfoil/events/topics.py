@@ -1,5 +1,6 @@
 """Typed topics: a name, the type and format of its events, and how a key finds its partition."""
 
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,9 +9,13 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from counterfoil.events.errors import EventsError
 from counterfoil.events.schemas import Codec, Compatibility, Format, Registry, codec_of, wire
 
 T = TypeVar("T")
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+"""What Kafka takes, which leaves room for the application's name before it. Keys of state, lanes
+and positions are joined from topics and what is in them: no topic's name may hold a joint."""
 PLACES: Final = 16_384
 """Partitions of keys that are remembered: keys come again, and some megabytes are little."""
 
@@ -21,7 +26,7 @@ class Topic(Generic[T]):
 
     Raises:
         UnmappableType: the format can't hold the type; says the field.
-        EventsError: the format's library is missing.
+        EventsError: the name is none that both engines take, or the format's library is missing.
     """
 
     name: str
@@ -39,6 +44,11 @@ class Topic(Generic[T]):
     """The topic whose events, byte for byte, are in this one."""
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise EventsError(
+                f"a topic can't be called {self.name!r}",
+                hint="use 1 to 200 letters, digits, dots, hyphens and underscores, as Kafka does",
+            )
         if self.format != "json":
             _ = self.codec  # what can't be mapped is refused where it is declared
 

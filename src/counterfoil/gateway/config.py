@@ -539,6 +539,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
         if not 1 <= len(set(self.tiers)) == len(self.tiers) <= 8:
             raise ValueError("tiers are 1 to 8 different names, the highest first")
+        if found := next((name for name in self.limits if ":" in name), None):
+            # In the store that gateways share, a count is under NAME:KEY.
+            raise ValueError(f"the name of a limit holds no colon: {found!r}")
         if self.trusted_proxies and self.trusted_hops:
             raise ValueError("set trusted_proxies or trusted_hops, not both")
         if not 0 <= self.trusted_hops <= 16:

@@ -31,15 +31,19 @@ class Acknowledged:
     amount: int
 
 
+_Asked = tuple[str, str]
+"""A tenant and its Idempotency-Key: another tenant's same key is another request."""
+
+
 @dataclass(slots=True)
 class ClientRecord:
     """The client's own stubs, kept apart from everything that is being proved."""
 
     sent: int = 0
     attempts: int = 0
-    acknowledged: dict[str, Acknowledged] = field(default_factory=dict[str, Acknowledged])
-    refused: dict[str, int] = field(default_factory=dict[str, int])
-    """Requests that got a final no, by key, with its status."""
+    acknowledged: dict[_Asked, Acknowledged] = field(default_factory=dict[_Asked, Acknowledged])
+    refused: dict[_Asked, int] = field(default_factory=dict[_Asked, int])
+    """Requests that got a final no, with its status."""
     changed_answers: list[str] = field(default_factory=list[str])
     """Keys whose repeated request was promised another id."""
     latencies_ms: list[float] = field(default_factory=list[float])
@@ -121,7 +125,7 @@ class Client:
                 self._acknowledge(request, content)
                 return
             if status not in RETRIED:
-                self.record.refused[request.idempotency_key] = status
+                self.record.refused[request.tenant, request.idempotency_key] = status
                 return
             await asyncio.sleep(self._random.uniform(0, pause))
             pause = min(pause * 2, 1.0)
@@ -157,6 +161,7 @@ class Client:
     def _acknowledge(self, request: Request, content: bytes) -> None:
         answer = msgspec.json.decode(content)
         promised = Acknowledged(request.idempotency_key, int(answer["id"]), request.amount)
-        earlier = self.record.acknowledged.setdefault(request.idempotency_key, promised)
+        asked = (request.tenant, request.idempotency_key)
+        earlier = self.record.acknowledged.setdefault(asked, promised)
         if earlier.id != promised.id:
             self.record.changed_answers.append(request.idempotency_key)

@@ -274,7 +274,7 @@ def _verdict(
         differences=found.differences
         + [
             Difference("refused", "client", key, "201", str(status))
-            for key, status in list(record.refused.items())[:20]
+            for (_, key), status in list(record.refused.items())[:20]
         ],
         seconds={name: round(value, 2) for name, value in seconds.items()},
         latency_ms={
