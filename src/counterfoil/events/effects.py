@@ -21,6 +21,7 @@ from counterfoil.events.messages import Message, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.shared_state import SharedState
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.state import State
 from counterfoil.events.timers import Clock, Timers, TimersOfRecord
 from counterfoil.events.topics import AnyTopic, Topic
@@ -65,6 +66,21 @@ class Context(StatelessContext):
             )
         return self._effects.watermark_us
 
+    def is_over(self, at_us: int) -> bool:
+        """Whether event time has come to `at_us`: whether that is at or before the watermark.
+
+        Where several processes move the watermark, a handler that was told no can rely on it: if
+        another one has moved it that far meanwhile, the event is handled once more.
+
+        Raises:
+            EventsError: the pipeline is declared without event time.
+        """
+        if at_us <= self.watermark_us:
+            return True
+        first_us = self._effects.not_over_us
+        self._effects.not_over_us = at_us if first_us is None else min(first_us, at_us)
+        return False
+
     def row(self, table: Topic[R], key: str) -> R | None:
         """The newest event with that key of a topic that the pipeline keeps as a table, or None.
 
@@ -100,13 +116,16 @@ class Effects(Outgoing):
         *,
         clocks: frozenset[Clock] = frozenset(),
         tables: Collection[AnyTopic] = (),
-        shared: bool = False,
+        partitions: int = 1,
+        share: Share = ALL,
     ) -> None:
         super().__init__(pipeline)
-        self.state = (SharedState if shared else State)(store.database, pipeline)
-        self.timers = Timers(store.database, pipeline, clocks)
+        self.state = (State if share.of == 1 else SharedState)(store.database, pipeline)
+        self.timers = Timers(store.database, pipeline, clocks, partitions, share)
         self.tables = frozenset(table.name for table in tables)
         self.watermark_us: int | None = None
+        self.not_over_us: int | None = None
+        """The first moment that a handler was told event time has not come to."""
         self.book = Book(store.database, self.execute)
         self._database = store.database
         self._send: Callable[[Sequence[Message]], None] = store.send

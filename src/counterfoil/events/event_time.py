@@ -10,17 +10,23 @@ while somebody listens: from the first look of this process on, and on Kafka, wh
 brings nothing doesn't say that there is nothing, at most `LISTENING_US` for each look. A process
 that was stopped for an hour finds an hour's events, not an hour of silence.
 
+A pipeline in several processes has one watermark all the same: a key of windows or of state may get
+events from any partition. Each process stores what it has heard from its own partitions, and takes
+the minimum over all. It tells which of its partitions are idle, again and again, and is believed
+for `BELIEVED_US`: while a process is dead, its partitions hold the watermark as active ones do.
+
 `Watermark` is pure: it is told what was read, and when.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from counterfoil.events.database import Database
 from counterfoil.events.errors import EventsError
+from counterfoil.events.shares import ALL, Share
 
 T = TypeVar("T")
 NEVER: Final = -(1 << 62)
@@ -30,10 +36,13 @@ IDLE_SECONDS: Final = 60.0
 AHEAD_SECONDS: Final = 86_400.0
 """Longer than clocks are wrong by a time zone, shorter than one that is wrong by a year."""
 LISTENING_US: Final = 1_000_000
+BELIEVED_US: Final = 5_000_000
+"""Some times longer than a process is silent that has nothing else to tell, and clocks differ."""
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS watermarks (
-    pipeline TEXT PRIMARY KEY, watermark_us INTEGER NOT NULL,
-    newest BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    pipeline TEXT NOT NULL, process INTEGER NOT NULL, processes INTEGER NOT NULL,
+    watermark_us INTEGER NOT NULL, newest BLOB NOT NULL, idle BLOB NOT NULL,
+    told_us INTEGER NOT NULL, PRIMARY KEY (pipeline, process)) STRICT, WITHOUT ROWID;
 """
 
 
@@ -77,9 +86,9 @@ class EventTime(Generic[T]):
 
 
 class Watermark:
-    """The watermark of a source with so many `partitions`."""
+    """The watermark of a source with so many `partitions`, of which a `share` is heard here."""
 
-    def __init__(self, event_time: EventTime[T], partitions: int) -> None:
+    def __init__(self, event_time: EventTime[T], partitions: int, share: Share = ALL) -> None:
         self._disorder_us = round(event_time.disorder_seconds * 1_000_000)
         self._idle_us = _microseconds(event_time.idle_seconds)
         self._ahead_us = _microseconds(event_time.ahead_seconds)
@@ -88,13 +97,25 @@ class Watermark:
         """As it was committed last."""
         self.newest_us: dict[int, int] = {}
         """The newest event of each partition, with those of the commit at work."""
-        self._silent_us = [0] * partitions
+        self._silent_us = dict.fromkeys(filter(share.has, range(partitions)), 0)
+        self._elsewhere = frozenset(range(partitions)) - self._silent_us.keys()
+        """The partitions that other processes hear."""
+        self._active_elsewhere = self._elsewhere
         self._looked_us: int | None = None
 
-    def restore(self, value_us: int, newest_us: dict[int, int]) -> None:
+    @property
+    def idle(self) -> frozenset[int]:
+        """The partitions that were silent for so long, of those that are heard here."""
+        idle_us = self._idle_us
+        if idle_us is None:
+            return frozenset()
+        return frozenset(each for each, quiet in self._silent_us.items() if quiet >= idle_us)
+
+    def restore(self, stored: "Stored") -> None:
         """Go on from what is stored."""
-        self.value_us = value_us
-        self.newest_us = newest_us
+        self.value_us = stored.value_us
+        self.newest_us = stored.newest_us
+        self._active_elsewhere = self._elsewhere - stored.idle
 
     def look(self, heard: Collection[int], now_us: int, *, exhaustive: bool) -> None:
         """Somebody has looked for events, and `heard` from some partitions.
@@ -105,14 +126,13 @@ class Watermark:
         if not exhaustive:
             passed = min(passed, LISTENING_US)
         self._looked_us = now_us
-        for partition in range(len(self._silent_us)):
-            silent = 0 if partition in heard else self._silent_us[partition] + passed
-            self._silent_us[partition] = silent
+        for partition, silent in self._silent_us.items():
+            self._silent_us[partition] = 0 if partition in heard else silent + passed
 
     def listen_again(self) -> None:
         """Nobody has listened: whatever was silent may have spoken."""
         self._looked_us = None
-        self._silent_us = [0] * len(self._silent_us)
+        self._silent_us = dict.fromkeys(self._silent_us, 0)
 
     def observe(self, partition: int, time_us: int, now_us: int) -> None:
         """An event of that time has come from a partition."""
@@ -123,11 +143,8 @@ class Watermark:
 
     def current_us(self) -> int:
         """The watermark by all that was seen: no earlier than the committed one."""
-        idle_us, newest = self._idle_us, self.newest_us
-        silent = self._silent_us
-        active = [
-            number for number, quiet in enumerate(silent) if idle_us is None or quiet < idle_us
-        ]
+        newest = self.newest_us
+        active = (self._silent_us.keys() - self.idle) | self._active_elsewhere
         if any(number not in newest for number in active) or not newest:
             return self.value_us
         if active:
@@ -135,32 +152,77 @@ class Watermark:
         else:
             found = max(newest.values())
             if self._advance_when_idle:
-                found += min(silent) - (idle_us or 0)
+                found += min(self._silent_us.values()) - (self._idle_us or 0)
         return max(self.value_us, found - self._disorder_us)
 
 
-def stored_watermark(database: Database, pipeline: str) -> tuple[int, dict[int, int]]:
-    """The watermark of a pipeline, and each partition's newest event, as last committed.
+class Stored(NamedTuple):
+    """What the processes of a pipeline have stored of its event time, taken together."""
+
+    value_us: int
+    newest_us: dict[int, int]
+    """The newest event of each partition."""
+    idle: frozenset[int]
+    """Partitions that other processes have told to be idle, and not long ago."""
+
+
+def stored_watermarks(
+    database: Database, pipeline: str, share: Share = ALL, now_us: int = 0
+) -> Stored:
+    """The watermark of a pipeline, and what is known of its partitions, as last committed.
 
     Raises:
         StoreUnavailable: the database can't be asked.
     """
-    row: tuple[int, bytes] | None = database.execute(
-        "SELECT watermark_us, newest FROM watermarks WHERE pipeline = ?", (pipeline,)
+    value_us, newest_us, idle = NEVER, dict[int, int](), set[int]()
+    for process, processes, told, newest, silent, told_us in database.execute(
+        "SELECT process, processes, watermark_us, newest, idle, told_us FROM watermarks "
+        "WHERE pipeline = ?",
+        (pipeline,),
+    ):
+        value_us = max(value_us, told)
+        for partition, time_us in msgspec.json.decode(newest, type=dict[int, int]).items():
+            newest_us[partition] = max(newest_us.get(partition, NEVER), time_us)
+        of_now = processes == share.of and process != share.number
+        if of_now and abs(now_us - told_us) <= BELIEVED_US:
+            idle |= msgspec.json.decode(silent, type=set[int])
+    return Stored(value_us, newest_us, frozenset(idle))
+
+
+def watermark_elsewhere(database: Database, pipeline: str, share: Share) -> int:
+    """How far other processes have moved the watermark, as last committed.
+
+    Raises:
+        StoreUnavailable: the database can't be asked.
+    """
+    (found,) = database.execute(
+        "SELECT max(watermark_us) FROM watermarks WHERE pipeline = ? AND process <> ?",
+        (pipeline, share.number),
     ).fetchone()
-    if row is None:
-        return NEVER, {}
-    return row[0], msgspec.json.decode(row[1], type=dict[int, int])
+    return NEVER if found is None else found
 
 
 def store_watermark(
-    database: Database, pipeline: str, value_us: int, newest_us: dict[int, int]
+    database: Database,
+    pipeline: str,
+    watermark: Watermark,
+    share: Share = ALL,
+    now_us: int = 0,
 ) -> None:
-    """Store it in the caller's transaction."""
+    """Store what a process knows, in the caller's transaction: of other partitions as well, which
+    may be its own in a later term."""
     database.execute(
-        "INSERT INTO watermarks VALUES (?, ?, ?) ON CONFLICT (pipeline) DO UPDATE "
-        "SET watermark_us = excluded.watermark_us, newest = excluded.newest",
-        (pipeline, value_us, msgspec.json.encode(newest_us)),
+        "INSERT INTO watermarks VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (pipeline, process) "
+        "DO UPDATE SET processes = excluded.processes, watermark_us = excluded.watermark_us, "
+        "newest = excluded.newest, idle = excluded.idle, told_us = excluded.told_us",
+        (
+            pipeline,
+            *share,
+            watermark.value_us,
+            msgspec.json.encode(watermark.newest_us),
+            msgspec.json.encode(sorted(watermark.idle)),
+            now_us,
+        ),
     )
 
 

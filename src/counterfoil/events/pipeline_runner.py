@@ -62,12 +62,13 @@ class PipelineRunner:
             pipeline.name,
             clocks=pipeline.clocks,
             tables=pipeline.tables,
-            shared=share.of > 1,
+            partitions=pipeline.source.partitions,
+            share=share,
         )
         self._term = Term(store.database, pipeline.name, share)
         self._timing: Timing | None = None
         if pipeline.timer is not None or pipeline.event_time is not None:
-            self._timing = Timing(store, pipeline, self._effects)
+            self._timing = Timing(store, pipeline, self._effects, share)
         kind = StatelessContext if pipeline.stateless else Context
         self._handling = Handling(
             pipeline,
@@ -175,7 +176,7 @@ class PipelineRunner:
         """Do what is to be done in the transaction; returns how many timers were fired."""
         self._effects.begin(alone=alone)
         if self._timing is not None:
-            self._timing.begin()
+            self._timing.begin(now_us)
         self._handling.run(batches, now_us)
         if self._timing is not None:
             return self._timing.fire(self._handling, now_us)

@@ -6,6 +6,10 @@ time is the pipeline's watermark (`event_time.py`): a timer fires once it is kno
 allowed disorder, that all events before it are there. Processing time is the time of the commit.
 
 What handlers set and cancel is held in memory within the commit, as their state is (`state.py`).
+
+Where a pipeline has several processes, a timer is fired by the one that has the partition of its
+key, whoever has set it. It locks what it is about to fire, and leaves out what another process is
+about to move: that one's commit decides, and a later look finds what it has decided.
 """
 
 import heapq
@@ -16,6 +20,8 @@ import msgspec
 from counterfoil.events.database import Database
 from counterfoil.events.errors import EventsError
 from counterfoil.events.messages import Record
+from counterfoil.events.shares import ALL, Share
+from counterfoil.events.topics import partition_of
 
 Clock = Literal["event", "processing"]
 Name = tuple[str, str]
@@ -24,8 +30,9 @@ SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS timers (
     pipeline TEXT NOT NULL, key TEXT NOT NULL, name TEXT NOT NULL, clock TEXT NOT NULL,
     at_us INTEGER NOT NULL, event_id INTEGER NOT NULL, payload BLOB NOT NULL,
+    partition INTEGER NOT NULL,
     PRIMARY KEY (pipeline, key, name)) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS timers_by_time ON timers (pipeline, clock, at_us, key, name);
+CREATE INDEX IF NOT EXISTS timers_by_time ON timers (pipeline, clock, at_us, key, name, partition);
 """
 _BURIED: Final = "counterfoil-timer"
 """The header by which the dead letter of a timer is known when it is replayed."""
@@ -78,12 +85,28 @@ def buried_timer(record: Record) -> Timer | None:
 
 
 class Timers:
-    """The timers of one pipeline; `clocks` are those that it has."""
+    """The timers of one pipeline, of which it fires a share.
 
-    def __init__(self, database: Database, pipeline: str, clocks: frozenset[Clock]) -> None:
+    `clocks` are those that it has, `partitions` is the number of those of its source.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        pipeline: str,
+        clocks: frozenset[Clock],
+        partitions: int,
+        share: Share = ALL,
+    ) -> None:
         self._database = database
         self._pipeline = pipeline
         self._clocks = clocks
+        self._partitions = partitions
+        self._share = share
+        self._where, self._of_share = "", tuple[int, ...]()
+        """What a query asks for besides, and its parameters: the timers that this process fires."""
+        if share.of > 1:
+            self._where, self._of_share = " AND partition % ? = ?", (share.of, share.number)
         self._handler: dict[Name, Timer | None] = {}
         self._commit: dict[Name, Timer | None] = {}
         self._written: dict[Name, Timer | None] = {}
@@ -145,7 +168,7 @@ class Timers:
         kept = [timer for _, timer in changes if timer is not None]
         if kept:
             self._database.executemany(
-                "INSERT INTO timers VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "INSERT INTO timers VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (pipeline, key, name) DO UPDATE SET clock = excluded.clock, "
                 "at_us = excluded.at_us, event_id = excluded.event_id, payload = excluded.payload",
                 [
@@ -157,6 +180,7 @@ class Timers:
                         each.at_us,
                         each.event_id,
                         each.payload,
+                        partition_of(each.key, self._partitions),
                     )
                     for each in kept
                 ],
@@ -179,8 +203,9 @@ class Timers:
             StoreUnavailable: the database can't be asked.
         """
         rows = self._database.execute(
-            "SELECT clock, min(at_us) FROM timers WHERE pipeline = ? GROUP BY clock",
-            (self._pipeline,),
+            "SELECT clock, min(at_us) FROM timers "  # noqa: S608 - of two texts
+            f"WHERE pipeline = ?{self._where} GROUP BY clock",
+            (self._pipeline, *self._of_share),
         )
         self.changed = False
         return {cast("Clock", clock): at_us for clock, at_us in rows.fetchall()}
@@ -193,10 +218,13 @@ class Timers:
         """
         self._written.clear()
         self._accepted.clear()
-        rows = self._database.execute(
-            "SELECT at_us, key, name, payload, event_id FROM timers "
-            "WHERE pipeline = ? AND clock = ? AND at_us <= ? ORDER BY at_us, key, name LIMIT ?",
-            (self._pipeline, clock, until_us, limit),
+        database = self._database
+        read = database.execute if self._share.of == 1 else database.lock_rows
+        rows = read(
+            "SELECT at_us, key, name, payload, event_id FROM timers "  # noqa: S608 - of two texts
+            f"WHERE pipeline = ? AND clock = ? AND at_us <= ?{self._where} "
+            "ORDER BY at_us, key, name LIMIT ?",
+            (self._pipeline, clock, until_us, *self._of_share, limit),
         ).fetchall()
         found = [
             Timer(at_us, key, name, payload, clock, event_id)
@@ -205,9 +233,13 @@ class Timers:
         return Due(self, until_us, found)
 
     def accepted(self) -> list[Timer]:
-        """What was set by handlers that came to their ends, once."""
+        """What was set by handlers that came to their ends and is this process's, once."""
         taken, self._accepted = self._accepted, []
-        return taken
+        if self._share.of == 1:
+            return taken
+        return [
+            timer for timer in taken if self._share.has(partition_of(timer.key, self._partitions))
+        ]
 
     def holds(self, timer: Timer) -> bool:
         """Whether a timer that was set or read is still to fire: neither moved nor cancelled."""

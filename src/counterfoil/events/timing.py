@@ -10,16 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from counterfoil.events.effects import Effects
+from counterfoil.events.errors import Contended
 from counterfoil.events.event_time import (
     NEVER,
     Watermark,
     store_watermark,
-    stored_watermark,
+    stored_watermarks,
+    watermark_elsewhere,
 )
 from counterfoil.events.handling import Handling
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.timers import Clock, Timer
 
 FIRED: Final = 1_000
@@ -32,21 +35,31 @@ somebody else may have set one, such as the replay of a dead letter."""
 class Timing:
     """Timers and watermark of `pipeline`, whose handlers do their work in `effects`."""
 
-    def __init__(self, store: PipelineStore, pipeline: Pipeline[Any], effects: Effects) -> None:
+    def __init__(
+        self,
+        store: PipelineStore,
+        pipeline: Pipeline[Any],
+        effects: Effects,
+        share: Share = ALL,
+    ) -> None:
         self._database = store.database
+        self._share = share
         self._name = pipeline.name
         self._source = pipeline.source.name
         self._effects = effects
         self._event_time = pipeline.event_time
         self._watermark: Watermark | None = None
         if self._event_time is not None:
-            self._watermark = Watermark(self._event_time, pipeline.source.partitions)
+            self._watermark = Watermark(self._event_time, pipeline.source.partitions, share)
         self._known = False
         """Whether the watermark and the next timers are those of the database."""
         self._earliest: dict[Clock, int] = {}
         self._asked_us = NEVER
         self._fired_us = NEVER
         """The time of processing up to which timers were fired last."""
+        self._told: frozenset[int] | None = frozenset()
+        """The partitions that the other processes were told are idle; None: who knows."""
+        self._told_us = self._heard_us = NEVER
 
     @property
     def behind(self) -> bool:
@@ -76,18 +89,25 @@ class Timing:
         if batches is not None:
             heard = {batch.partition for batch in batches if batch.topic == self._source}
             self._watermark.look(heard, now_us, exhaustive=exhaustive)
-        return self._is_due("processing", now_us) or self._is_due(
-            "event", self._watermark.current_us()
+        if self._share.of > 1 and now_us - self._heard_us >= LOOK_US:
+            self._hear(now_us)
+        return (
+            self._is_due("processing", now_us)
+            or self._is_due("event", self._watermark.current_us())
+            or self._has_to_tell(now_us)
         )
 
-    def begin(self) -> None:
+    def begin(self, now_us: int) -> None:
         """A transaction has begun.
 
         Raises:
             StoreUnavailable: the database can't be asked.
         """
         self._know()
+        if self._share.of > 1:
+            self._hear(now_us)
         self._effects.timers.begin()
+        self._effects.not_over_us = None
         if self._watermark is not None:
             self._effects.watermark_us = self._watermark.value_us
 
@@ -112,11 +132,13 @@ class Timing:
         if watermark is not None:
             value_us = watermark.current_us()
             effects.watermark_us = watermark.value_us = value_us
-            store_watermark(self._database, self._name, value_us, watermark.newest_us)
+            store_watermark(self._database, self._name, watermark, self._share, now_us)
+            self._told, self._told_us = watermark.idle, now_us
             fired = self._fire(handling, "event", value_us, now_us)
             effects.timers.flush()
         fired += self._fire(handling, "processing", now_us, now_us)
         effects.finish()
+        self._check_not_over()
         self._ask(now_us)
         self._fired_us = now_us
         return fired
@@ -124,6 +146,7 @@ class Timing:
     def undo(self) -> None:
         """The commit has failed: go on from what is stored."""
         self._known = False
+        self._told = None
 
     def forget(self) -> None:
         """Somebody else has written, and may have heard what this process has not."""
@@ -135,9 +158,36 @@ class Timing:
         if self._known:
             return
         if self._watermark is not None:
-            self._watermark.restore(*stored_watermark(self._database, self._name))
+            self._watermark.restore(stored_watermarks(self._database, self._name))
         self._earliest = self._effects.timers.earliest()
         self._known = True
+
+    def _hear(self, now_us: int) -> None:
+        """Take up what the other processes have committed."""
+        if self._watermark is not None:
+            stored = stored_watermarks(self._database, self._name, self._share, now_us)
+            self._watermark.restore(stored)
+            self._heard_us = now_us
+
+    def _has_to_tell(self, now_us: int) -> bool:
+        """Whether others wait for nothing, as far as they know."""
+        if self._share.of == 1 or self._watermark is None:
+            return False
+        idle = self._watermark.idle
+        return idle != self._told or (bool(idle) and now_us - self._told_us >= LOOK_US)
+
+    def _check_not_over(self) -> None:
+        """See that the watermark is still behind what handlers were told it is behind.
+
+        Raises:
+            Contended: another process has moved it.
+        """
+        first_us = self._effects.not_over_us
+        if self._share.of == 1 or first_us is None:
+            return
+        moved_us = watermark_elsewhere(self._database, self._name, self._share)
+        if moved_us >= first_us:
+            raise Contended(f"{self._name}: another process has moved the watermark")
 
     def _ask(self, now_us: int) -> None:
         if self._effects.timers.changed or now_us - self._asked_us >= LOOK_US:

@@ -24,7 +24,7 @@ from counterfoil.events.dead_letters.letter import readable
 from counterfoil.events.dead_letters.letters import DeadLetters
 from counterfoil.events.effects import Context, Effects
 from counterfoil.events.errors import HandlerFailed, StoreUnavailable
-from counterfoil.events.event_time import stored_watermark
+from counterfoil.events.event_time import stored_watermarks
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.terms import interrupt
@@ -169,10 +169,16 @@ def _handle(
     watched = copy.copy(store)
     watched.database, watched.send = observed, send_on
     interrupt(store.database, pipeline.name)
-    effects = Effects(watched, pipeline.name, clocks=pipeline.clocks, tables=pipeline.tables)
+    effects = Effects(
+        watched,
+        pipeline.name,
+        clocks=pipeline.clocks,
+        tables=pipeline.tables,
+        partitions=pipeline.source.partitions,
+    )
     effects.begin(alone=True)
     if pipeline.event_time is not None:
-        effects.watermark_us, _ = stored_watermark(store.database, pipeline.name)
+        effects.watermark_us = stored_watermarks(store.database, pipeline.name).value_us
     try:
         effects.handle(*_work(pipeline, effects, record, now_us))
         effects.flush()

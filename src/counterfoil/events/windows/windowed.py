@@ -141,7 +141,7 @@ class Windowed(Generic[T, S]):
     def _join(self, windows: "OpenWindows[S]", start_us: int, end_us: int, event: T) -> int | None:
         """Fold an event into a window of fixed length; returns its start, None if it has closed."""
         closes_us = end_us + self._lateness_us
-        if closes_us <= windows.context.watermark_us:
+        if windows.context.is_over(closes_us):
             return None
         _, state = windows.get(start_us) or (end_us, None)
         if state is None:
@@ -159,7 +159,7 @@ class Windowed(Generic[T, S]):
         start_us = min([start_us, *before])
         end_us = max([end_us, *before.values()])
         closes_us = end_us + self._lateness_us
-        if closes_us <= windows.context.watermark_us:
+        if windows.context.is_over(closes_us):
             return None
         states = [state for _, _, state in joined] or [self.state()]
         for start in before:
