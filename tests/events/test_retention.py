@@ -70,6 +70,20 @@ def test_what_is_old_goes_and_what_is_not_stays(
     assert left(embedded) == [22, 23]
 
 
+def test_offsets_go_on_when_all_is_forgotten(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    append(range(10), SECOND_US)
+    ends = embedded.log().ends("paid")
+    forget(embedded.retention([SHORT]), 100 * SECOND_US)
+    assert left(embedded) == []
+    assert embedded.log().ends("paid") == ends
+    append(range(10, 15), 100 * SECOND_US)
+    batches = embedded.log().reader([SHORT], lambda _: ends).fetch(10)
+    assert {batch.partition: batch.records[0].offset for batch in batches} == ends
+    assert sum(len(batch.records) for batch in batches) == 5
+
+
 def test_what_a_consumer_has_not_read_stays(
     embedded: EmbeddedEvents, append: Callable[..., None]
 ) -> None:

@@ -4,6 +4,10 @@ Any number of processes may open it; SQLite lets one write at a time, and a writ
 from its first check to its commit. Records are kept in batches (`record_batches.py`). What a batch
 row tells without being decoded is enough for reading from an offset, for looking from a time on,
 and for forgetting what is old.
+
+A commit writes and syncs every page that it touches, which is most of the work of a small one. So
+no row follows a partition's end: its last batch tells that, and `ends` only where it goes on when
+all of its batches are forgotten.
 """
 
 from collections import defaultdict
@@ -91,24 +95,30 @@ class EmbeddedLog:
 
     def insert(self, messages: Iterable[Message]) -> None:
         """Give messages their places, inside the caller's transaction."""
+        messages = list(messages)
+        topics = {message.topic for message in messages}
+        partitions = {topic: self.partitions(topic) for topic in topics}
+        ends = {topic: self.ends(topic) for topic in topics}
         places: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
-        partitions = self.partitions
         for message in messages:
             topic = message.topic
-            places[topic, partition_of(message.key, partitions(topic))].append(message)
+            places[topic, partition_of(message.key, partitions[topic])].append(message)
         rows: list[tuple[object, ...]] = []
-        ends: list[tuple[str, int, int]] = []
-        stored = {topic: self.ends(topic) for topic in {topic for topic, _ in places}}
+        begun: list[tuple[str, int]] = []
         for place, found in places.items():
-            end = stored[place[0]].get(place[1], 0)
+            topic, partition = place
+            end = ends[topic].get(partition)
+            if end is None:
+                end = 0
+                begun.append(place)
             for portion in record_batches.split(found):
                 end += len(portion)
-                newest_us = max(each.timestamp_us for each in portion)
+                newest_us = max([each.timestamp_us for each in portion])
                 batch = record_batches.encode(portion)
-                rows.append((*place, end - 1, len(portion), newest_us, batch))
-            ends.append((*place, end))
+                rows.append((topic, partition, end - 1, len(portion), newest_us, batch))
         self._database.executemany("INSERT INTO record_batches VALUES (?, ?, ?, ?, ?, ?)", rows)
-        self._database.executemany("INSERT OR REPLACE INTO ends VALUES (?, ?, ?)", ends)
+        if begun:
+            self._database.executemany("INSERT INTO ends VALUES (?, ?, 0)", begun)
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         """The records from `offset` on to the end of the batch in which the last of `limit` is.
@@ -147,7 +157,12 @@ class EmbeddedLog:
     def ends(self, topic: str) -> dict[int, int]:
         """The next offset of each partition."""
         return dict(
-            self._database.execute("SELECT partition, next FROM ends WHERE topic = ?", (topic,))
+            self._database.execute(
+                "SELECT partition, coalesce((SELECT max(last) + 1 FROM record_batches AS batch "
+                "WHERE batch.topic = ends.topic AND batch.partition = ends.partition), next) "
+                "FROM ends WHERE topic = ?",
+                (topic,),
+            )
         )
 
     def offsets_at(self, topic: AnyTopic, time_us: int) -> dict[int, int]:
@@ -231,8 +246,8 @@ class EmbeddedReader:
         self._topics = topics
         self._positions = positions
         self._next: dict[str, dict[int, int]] = {}
-        self._decoded: dict[tuple[str, int], list[Record]] = {}
-        """What was decoded with the batches before, and comes next: less than a batch each."""
+        self._decoded: dict[tuple[str, int], tuple[list[Record], int]] = {}
+        """Records that were decoded together, and from which of them on they come next."""
 
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` of each partition."""
@@ -244,13 +259,13 @@ class EmbeddedReader:
             for partition in filter(self._share.has, range(topic.partitions)):
                 start = following.get(partition, 0)
                 place = (topic.name, partition)
-                records = self._decoded.pop(place, None)
-                if records is None:
+                records, first = self._decoded.pop(place, ([], 0))
+                if not records:
                     records = self._log.read(topic.name, partition, start, limit)
+                if len(records) > first + limit:
+                    self._decoded[place] = (records, first + limit)
+                records = records[first : first + limit]
                 if records:
-                    if len(records) > limit:
-                        self._decoded[place] = records[limit:]
-                        records = records[:limit]
                     batch = Batch(topic.name, partition, start, records)
                     following[partition] = batch.end
                     batches.append(batch)

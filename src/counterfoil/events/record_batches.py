@@ -39,11 +39,20 @@ def decode(topic: str, partition: int, last: int, batch: bytes) -> list[Record]:
     """
     found = _DECODER.decode(batch)
     first = last - len(found) + 1
-    return [Record(topic, partition, offset, *each) for offset, each in enumerate(found, first)]
+    return [
+        Record(topic, partition, offset, event_id, key, value, headers, timestamp_us)
+        for offset, (event_id, key, value, headers, timestamp_us) in enumerate(found, first)
+    ]
 
 
-def split(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+def split(messages: Sequence[Message]) -> Iterable[Sequence[Message]]:
     """Some messages of one partition in portions that a batch may have, in order."""
+    size = sum([len(message.value) for message in messages])
+    small = len(messages) <= BATCH_RECORDS and size <= BATCH_BYTES
+    return [messages] if small and messages else _portions(messages)
+
+
+def _portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     start, size = 0, 0
     for number, message in enumerate(messages):
         if number > start and (

@@ -49,9 +49,15 @@ class Retention:
         with self._database.transaction():
             old = self._old(topic.name, partition, oldest_us)
             if old:
+                place = (topic.name, partition)
                 self._database.execute(
                     "DELETE FROM record_batches WHERE topic = ? AND partition = ? AND last <= ?",
-                    (topic.name, partition, old[-1]),
+                    (*place, old[-1]),
+                )
+                # If these were the last ones, only this tells where the partition goes on.
+                self._database.execute(
+                    "UPDATE ends SET next = ? WHERE topic = ? AND partition = ?",
+                    (old[-1] + 1, *place),
                 )
         return len(old)
 
