@@ -111,7 +111,7 @@ class Desk:
     def left(self) -> tuple[object, ...]:
         """All that handlers have left behind, but for what was sent."""
         read = self.store.database.execute
-        tables = ("ledger_transfers", "ledger_accounts", "notes", "state", "commits")
+        tables = ("ledger_transfers", "ledger_accounts", "notes", "state", "offsets")
         return tuple(read(f"SELECT * FROM {table}").fetchall() for table in tables)
 
 

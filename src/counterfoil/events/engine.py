@@ -77,7 +77,8 @@ class EmbeddedEvents:
     def pipelines(self) -> PipelineStore:
         """The database of the pipelines: the log's, so that what they send is in it at once."""
         database = self._shared()
-        return PipelineStore(database, EmbeddedLog(database, self.registry).insert)
+        log = EmbeddedLog(database, self.registry)
+        return PipelineStore(database, log.insert, log)
 
     def outbox(self, source: str) -> OutboxReader:
         """What a service has to send."""

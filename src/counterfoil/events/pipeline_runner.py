@@ -80,7 +80,7 @@ class PipelineRunner:
         topics = pipeline.topics()
         event_log.declare([*pipeline.tables, *topics])
         self._reader = PipelineReader(
-            event_log,
+            store.log or event_log,
             pipeline.tables,
             topics[:2],
             lambda topic: store.positions(pipeline.name, topic),

@@ -11,6 +11,7 @@ from typing import Final
 from counterfoil.events import event_time, ledger, terms, timers, versions
 from counterfoil.events.database import Database
 from counterfoil.events.errors import Fenced
+from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Message
 
 _SCHEMA: Final = """
@@ -40,9 +41,17 @@ CREATE INDEX IF NOT EXISTS dead_letter_audit_by_letter ON dead_letter_audit (let
 class PipelineStore:
     """The tables of all pipelines; `send` is told what leaves with the current transaction."""
 
-    def __init__(self, database: Database, send: Callable[[Iterable[Message]], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        send: Callable[[Iterable[Message]], None],
+        log: EventLog | None = None,
+    ) -> None:
         self.database = database
         self.send = send
+        self.log = log
+        """The log, if it is in this database: read through the connection that writes, it keeps its
+        pages in memory, where every commit would take them from another connection."""
         database.create(
             [
                 _SCHEMA,
@@ -101,7 +110,9 @@ class PipelineStore:
     def consumers(self) -> list[tuple[str, str, int, int]]:
         """(consumer, topic, partition, next offset) of all, in order."""
         return self.database.execute(
-            "SELECT consumer, topic, partition, next FROM offsets ORDER BY 1, 2, 3"
+            "SELECT consumer, topic, partition, next FROM offsets WHERE topic <> ? "
+            "ORDER BY 1, 2, 3",
+            (terms.COUNT[0],),
         ).fetchall()
 
     def close(self) -> None:

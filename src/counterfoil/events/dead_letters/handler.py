@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from counterfoil.events.pipeline import Pipeline
 
 _WRITE: Final = re.compile(r"\s*(INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
-_OWN: Final = frozenset({"commits", "ledger_accounts", "ledger_transfers", "outbox", "state"})
+_OWN: Final = frozenset({"ledger_accounts", "ledger_transfers", "offsets", "outbox", "state"})
 """Tables that are told of in other words, or follow from what is told."""
 _PLURALS: Final = {"change of state": "changes of state", "row of its own": "rows of its own"}
 
