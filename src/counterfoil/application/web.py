@@ -14,6 +14,7 @@ from starlette.routing import Route
 from counterfoil.application.service import Command, Service
 from counterfoil.events import Command as StoreCommand
 from counterfoil.events import (
+    InvalidEvent,
     KeyReused,
     Reply,
     ServiceStore,
@@ -96,6 +97,8 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "this Idempotency-Key was used before with another request",
             )
+        except InvalidEvent as error:
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except VersionConflict as error:
             return problem(HTTPStatus.CONFLICT, str(error))
         except Refusal as refusal:

@@ -106,7 +106,7 @@ class UnmappableType(EventsError):
 
 
 class InvalidEvent(EventsError):
-    """An event's values don't fit the schema of its topic; nothing was sent."""
+    """An event does not fit its topic's schema, or is none that a log takes; nothing was sent."""
 
 
 class UndecodableEvent(EventsError, msgspec.DecodeError):

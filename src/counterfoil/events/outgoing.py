@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from counterfoil.events.errors import EventsError
 from counterfoil.events.identity import identity_of
 from counterfoil.events.messages import Message, Record
-from counterfoil.events.topics import Topic
+from counterfoil.events.topics import Topic, check_sendable
 
 T = TypeVar("T")
 
@@ -64,11 +64,15 @@ class StatelessContext:
 
         Of several that a handler emits to one topic only the first does. The others have ids that
         follow from it, the same if the event is handled again.
+
+        Raises:
+            InvalidEvent: it does not fit its topic, is too large, or has a key that is no text.
         """
         record, outgoing = self.record, self._outgoing
         headers = record.headers.copy()
         headers["caused-by"] = str(record.event_id)
         content = topic.encode(value)
+        check_sendable(topic, key, content)
         event_id, place = record.event_id, (self, topic.name)
         number = outgoing.numbers.get(place, 0)
         outgoing.numbers[place] = number + 1

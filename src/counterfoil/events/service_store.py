@@ -5,9 +5,14 @@ commits once, and only then lets the answers go: at some 600 syncs a second, a s
 would be the limit of the shop. A command first claims its Idempotency-Key, on which a twin in
 another instance waits; the answer is stored with the effect it belongs to, so whoever repeats a key
 gets the same answer, from any instance, after any crash.
+
+What can't be committed together is tried one by one, so that what is wrong with one command is its
+own failure. If the thread comes to an end all the same, so does the process: whoever watches over
+it starts another, where requests to this one would wait for ever.
 """
 
 import json
+import os
 import queue
 import threading
 import time
@@ -17,15 +22,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+import structlog
+
 from counterfoil import faults
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import outbox
 from counterfoil.events.consistency import HEADER, token_of
 from counterfoil.events.database import Cursor, Database
-from counterfoil.events.errors import KeyReused, StoreUnavailable, VersionConflict
+from counterfoil.events.errors import InvalidEvent, KeyReused, StoreUnavailable, VersionConflict
 from counterfoil.events.messages import Message
-from counterfoil.events.topics import Topic
+from counterfoil.events.topics import Topic, check_sendable
 
+log = structlog.get_logger()
 T = TypeVar("T")
 BATCH: Final = 512
 WAITING: Final = 4_096
@@ -33,6 +41,11 @@ WAITING: Final = 4_096
 SABOTAGE_SECONDS: Final = 0.1
 """How long a commit comes after its answers when that bug is switched on: long enough for them to
 reach the clients, so that a crash in between always shows."""
+
+EXIT_STATUS: Final = 70
+"""Of a process whose writer has ended: EX_SOFTWARE of sysexits."""
+_BEYOND: Final = 1 << 63
+"""The first event id that the databases can't keep."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS idempotency (
@@ -85,22 +98,29 @@ class Unit:
         return self._database.execute(sql, parameters)
 
     def publish(self, topic: Topic[T], value: T, *, key: str, event_id: int | None = None) -> None:
-        """Leave an event in the outbox; events of one key stay in order."""
+        """Leave an event in the outbox; events of one key stay in order.
+
+        Raises:
+            InvalidEvent: it does not fit its topic, is too large, has a key that is no text, or an
+                id that is no number of 63 bits.
+        """
+        if event_id is None:
+            event_id = self._next_id()
+        elif not 0 <= event_id < _BEYOND:
+            raise InvalidEvent(f"an event of {topic.name} has an id beyond 63 bits: {event_id}")
+        content = topic.encode(value)
+        check_sendable(topic, key, content)
         self.published.append(
-            Message(
-                self._next_id() if event_id is None else event_id,
-                topic.name,
-                key,
-                topic.encode(value),
-                self.headers,
-                self._now_us,
-            ),
+            Message(event_id, topic.name, key, content, self.headers, self._now_us)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A write to be done once for its key."""
+    """A write to be done once for its key.
+
+    `handle` may be called again after what it did was rolled back, before anybody is answered.
+    """
 
     idempotency_key: str
     request_hash: bytes
@@ -129,14 +149,14 @@ class ServiceStore:
         self._next_id = next_id
         self._clock_us = clock_us
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(WAITING)
-        self._thread = threading.Thread(target=self._write, name="group-commit", daemon=True)
+        self._thread = threading.Thread(target=self._run_writer, name="group-commit", daemon=True)
         self._thread.start()
 
     def submit(self, command: Command) -> "Future[Reply]":
         """Hand a command over; the future is done once its effect is durable.
 
-        The future raises `KeyReused`, `VersionConflict`, `StoreUnavailable`, or what the command
-        raised.
+        The future raises `KeyReused`, `VersionConflict`, `InvalidEvent`, `StoreUnavailable`, or
+        what the command raised. One that is cancelled before its turn is not run.
         """
         future: Future[Reply] = Future()
         try:
@@ -151,6 +171,13 @@ class ServiceStore:
         self._thread.join()
         self._database.close()
 
+    def _run_writer(self) -> None:
+        try:
+            self._write()
+        except BaseException:
+            log.critical("the_writer_of_a_service_has_ended", exc_info=True)
+            os._exit(EXIT_STATUS)
+
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
             batch = [first]
@@ -163,27 +190,37 @@ class ServiceStore:
                     self._waiting.put(None)
                     break
                 batch.append(following)
-            self._commit(batch)
+            self._commit([each for each in batch if each[1].set_running_or_notify_cancel()])
 
     def _commit(self, batch: "list[_Waiting]") -> None:
-        early = faults.sabotaged("acknowledge-before-commit")
+        if not batch:
+            return
         try:
-            with self._database.transaction():
-                now_us = self._clock_us()
-                published: list[Message] = []
-                outcomes = [self._outcome(command, now_us, published) for command, _ in batch]
-                if published:
-                    outbox.insert(self._database, published)
-                if early:
-                    _settle(batch, outcomes)
-                    time.sleep(SABOTAGE_SECONDS)
-                faults.point("service.before-commit")
+            self._attempt(batch)
         except StoreUnavailable as error:
             unavailable = StoreUnavailable(f"it is not known to be stored: {error}")
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(unavailable)
-            return
+            _settle(batch, [unavailable] * len(batch))
+        except Exception as error:
+            if len(batch) == 1:
+                _settle(batch, [error])
+                return
+            log.info("commands_are_done_alone", number=len(batch), why=str(error))
+            for each in batch:
+                self._commit([each])
+
+    def _attempt(self, batch: "list[_Waiting]") -> None:
+        """Run the commands, commit, and answer."""
+        early = faults.sabotaged("acknowledge-before-commit")
+        with self._database.transaction():
+            now_us = self._clock_us()
+            published: list[Message] = []
+            outcomes = [self._outcome(command, now_us, published) for command, _ in batch]
+            if published:
+                outbox.insert(self._database, published)
+            if early:
+                _settle(batch, outcomes)
+                time.sleep(SABOTAGE_SECONDS)
+            faults.point("service.before-commit")
         faults.point("service.after-commit")
         if not early:
             _settle(batch, outcomes)
@@ -195,12 +232,17 @@ class ServiceStore:
                 reply = self._run(command, unit, now_us)
         except StoreUnavailable:
             raise  # the disk or the server, not this command: nothing of the batch may stand
-        except (KeyReused, VersionConflict) as error:
+        except (KeyReused, VersionConflict, InvalidEvent) as error:
             return error
         except CounterfoilError as error:
             return StoreUnavailable(str(error))
         except Exception as error:
             return error
+        except BaseException as error:
+            # Such as SystemExit: it is for this command to fail, not for the writer to end.
+            failed = RuntimeError(f"a command ended with {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            return failed
         published += unit.published
         return reply
 
@@ -235,9 +277,11 @@ _Outcome = Reply | Exception
 _Waiting = tuple[Command, "Future[Reply]"]
 
 
-def _settle(batch: list[_Waiting], outcomes: list[_Outcome]) -> None:
+def _settle(batch: list[_Waiting], outcomes: Sequence[_Outcome]) -> None:
     for (_, future), outcome in zip(batch, outcomes, strict=True):
+        if future.done():  # answered too early, by that bug
+            continue
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
-        elif future.set_running_or_notify_cancel():
+        else:
             future.set_result(outcome)

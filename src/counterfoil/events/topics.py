@@ -9,10 +9,14 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from counterfoil.events.errors import EventsError
+from counterfoil.events.errors import EventsError, InvalidEvent
 from counterfoil.events.schemas import Codec, Compatibility, Format, Registry, codec_of, wire
 
 T = TypeVar("T")
+EVENT_BYTES: Final = 1_000_000
+"""Of an event's key and value together, on either engine. Brokers of Kafka take 1,048,588 in their
+default, and an event that no handler could take travels on with its error and traceback, at most
+some 40,000 bytes more."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 """What Kafka takes, which leaves room for the application's name before it. Keys of state, lanes
 and positions are joined from topics and what is in them: no topic's name may hold a joint."""
@@ -125,6 +129,25 @@ def attach_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
     for topic in topics:
         if topic.copies is None:
             topic.codec.attach(topic.name, registry)
+
+
+def check_sendable(topic: AnyTopic, key: str, value: bytes) -> None:
+    """See that both engines take an event, before anything is promised that depends on it.
+
+    Raises:
+        InvalidEvent: the key is no text that a database keeps, or key and value are too large.
+    """
+    try:
+        size = len(value) + len(key.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"an event of {topic.name} has a key that is no text: {error}") from None
+    if "\0" in key:
+        raise InvalidEvent(f"an event of {topic.name} has a key with a NUL in it")
+    if size > EVENT_BYTES:
+        raise InvalidEvent(
+            f"an event of {topic.name} has {size:,} bytes, more than {EVENT_BYTES:,}",
+            hint="keep large content elsewhere and send where it is",
+        )
 
 
 @lru_cache(PLACES)

@@ -8,7 +8,7 @@ from counterfoil.events.identity import identity_of
 from counterfoil.events.messages import Message
 from counterfoil.events.sagas.instances import Direction, Instance, Instances
 from counterfoil.events.sagas.saga import Step
-from counterfoil.events.topics import Topic
+from counterfoil.events.topics import Topic, check_sendable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,12 +78,14 @@ class StepContext(Context):
         self, topic: Topic[T], value: T, key: str, event_id: int, headers: dict[str, str]
     ) -> None:
         caused = {"caused-by": str(self.record.event_id)}
+        content = topic.encode(value)
+        check_sendable(topic, key, content)
         self._effects.send(
             Message(
                 event_id,
                 topic.name,
                 key,
-                topic.encode(value),
+                content,
                 {**self.record.headers, **caused, **headers},
                 self.now_us,
             )

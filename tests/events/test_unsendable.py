@@ -1,0 +1,152 @@
+"""What can't be sent or committed is refused before anything is promised, and fails alone."""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+
+from counterfoil.events import (
+    Command,
+    EmbeddedEvents,
+    Events,
+    InvalidEvent,
+    Message,
+    Reply,
+    ServiceStore,
+    Unit,
+    VersionConflict,
+)
+from counterfoil.events.service_store import EXIT_STATUS
+from counterfoil.events.topics import EVENT_BYTES
+
+from .test_exactly_once import (
+    PATIENCE_SECONDS,
+    SEEN,
+    Paid,
+    pay,
+)
+
+LARGEST = EVENT_BYTES - len(SEEN.encode(Paid(1, "", 1))) - 1
+"""Characters of the account of the largest event under a key of one byte."""
+
+
+@pytest.fixture
+def store(events: Events) -> Iterator[ServiceStore]:
+    """A service that keeps payments."""
+    ids = itertools.count(1_000)
+    schema = ["CREATE TABLE IF NOT EXISTS paid (id INTEGER PRIMARY KEY, amount INTEGER)"]
+    store = ServiceStore(
+        events.service("bank"), schema, next_id=lambda: next(ids), clock_us=lambda: 1
+    )
+    yield store
+    store.close()
+
+
+def doing(key: str, work: Callable[[Unit], object]) -> Command:
+    def handle(unit: Unit) -> Reply:
+        work(unit)
+        return Reply(201, b"", {})
+
+    return Command(key, b"h", {}, handle)
+
+
+@pytest.mark.parametrize(
+    ("event", "key", "number"),
+    [
+        (Paid(1, "a", 1), "a", 1 << 63),
+        (Paid(1, "a", 1), "a", -1),
+        (Paid(1, "a", 1), "ann\0", 1),
+        (Paid(1, "a", 1), "\ud800", 1),
+        (Paid(1, "x" * (LARGEST + 1), 1), "a", 1),
+        (Paid(1, "x" * LARGEST, 1), "ü", 1),
+    ],
+)
+def test_what_no_engine_takes_is_refused_where_it_is_published(
+    embedded: EmbeddedEvents, event: Paid, key: str, number: int
+) -> None:
+    database = embedded.service("bank")
+    unit = Unit(database, {}, lambda: 1, 1)
+    with pytest.raises(InvalidEvent):
+        unit.publish(SEEN, event, key=key, event_id=number)
+    assert unit.published == []
+
+
+def test_a_command_that_spoils_the_commit_fails_alone(store: ServiceStore) -> None:
+    beyond = Message(1 << 63, "paid", "a", b"{}", {}, 1)
+    held, holding = threading.Event(), threading.Event()
+
+    def hold(unit: Unit) -> None:
+        held.set()
+        assert holding.wait(PATIENCE_SECONDS)
+
+    first = store.submit(doing("first", hold))
+    assert held.wait(PATIENCE_SECONDS)
+    good = [store.submit(pay(5, key=f"good-{number}")) for number in range(3)]
+    bad = store.submit(doing("bad", lambda unit: unit.published.append(beyond)))
+    good.append(store.submit(pay(5, key="good-3")))
+    holding.set()
+    assert first.result(PATIENCE_SECONDS).status == 201
+    with pytest.raises(Exception, match=r"(?i)int"):  # each database has its own words
+        bad.result(PATIENCE_SECONDS)
+    assert len({each.result(PATIENCE_SECONDS).body for each in good}) == 4
+    assert (
+        store.submit(pay(5, key="good-3")).result(PATIENCE_SECONDS).body == good[-1].result().body
+    )
+
+
+def test_a_command_that_exits_or_was_cancelled_does_not_end_the_writer(
+    store: ServiceStore,
+) -> None:
+    held, holding = threading.Event(), threading.Event()
+
+    def hold(unit: Unit) -> None:
+        held.set()
+        assert holding.wait(PATIENCE_SECONDS)
+
+    def exit_(unit: Unit) -> None:
+        raise SystemExit(1)
+
+    def conflict(unit: Unit) -> None:
+        raise VersionConflict("changed")
+
+    first = store.submit(doing("first", hold))
+    assert held.wait(PATIENCE_SECONDS)
+    cancelled, exits = store.submit(doing("c", conflict)), store.submit(doing("e", exit_))
+    assert cancelled.cancel()
+    holding.set()
+    assert first.result(PATIENCE_SECONDS).status == 201
+    with pytest.raises(CancelledError):
+        cancelled.result(PATIENCE_SECONDS)
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        exits.result(PATIENCE_SECONDS)
+    assert store.submit(pay(1)).result(PATIENCE_SECONDS).status == 201
+
+
+def test_a_process_whose_writer_ends_does_not_outlive_it(tmp_path: Path) -> None:
+    program = f"""
+    from pathlib import Path
+    from counterfoil.events import Command, EmbeddedEvents, Reply, ServiceStore
+
+    def clock():
+        raise SystemExit(0)
+
+    store = ServiceStore(
+        EmbeddedEvents(Path({str(tmp_path)!r})).service("s"), [], next_id=int, clock_us=clock
+    )
+    store.submit(Command("k", b"", {{}}, lambda unit: Reply(201, b"", {{}}))).result()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == EXIT_STATUS
+    assert "the_writer_of_a_service_has_ended" in ended.stdout + ended.stderr
