@@ -25,6 +25,7 @@ Engine = Callable[[str], RunningEngine]
 REPLICATED = {
     "unclean.leader.election.enable": "false",
     "transaction.max.timeout.ms": "900000",
+    "message.max.bytes": "1048588",
     "default.replication.factor": "3",
     "offsets.topic.replication.factor": "3",
     "transaction.state.log.replication.factor": "3",

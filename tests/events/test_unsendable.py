@@ -9,16 +9,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from counterfoil.events import (
     Command,
+    Context,
+    DeadLetters,
     EmbeddedEvents,
     Events,
     InvalidEvent,
     Message,
+    Pipeline,
+    PipelineRunner,
+    Relay,
     Reply,
     ServiceStore,
+    Topic,
     Unit,
     VersionConflict,
 )
@@ -28,8 +35,14 @@ from counterfoil.events.topics import EVENT_BYTES
 from .test_exactly_once import (
     PATIENCE_SECONDS,
     SEEN,
+    TOPIC,
     Paid,
+    handle,
+    make_log,
+    message,
     pay,
+    records,
+    relay_all,
 )
 
 LARGEST = EVENT_BYTES - len(SEEN.encode(Paid(1, "", 1))) - 1
@@ -150,3 +163,41 @@ def test_a_process_whose_writer_ends_does_not_outlive_it(tmp_path: Path) -> None
     )
     assert ended.returncode == EXIT_STATUS
     assert "the_writer_of_a_service_has_ended" in ended.stdout + ended.stderr
+
+
+def test_an_event_of_the_largest_size_goes_all_the_way_and_a_larger_one_is_refused(
+    events: Events, store: ServiceStore
+) -> None:
+    def send(length: int) -> Callable[[Unit], None]:
+        return lambda unit: unit.publish(TOPIC, Paid(1, "x" * length, 1), key="a")
+
+    assert store.submit(doing("1", send(LARGEST))).result(PATIENCE_SECONDS).status == 201
+    with pytest.raises(InvalidEvent, match="bytes"):
+        store.submit(doing("2", send(LARGEST + 1))).result(PATIENCE_SECONDS)
+    assert store.submit(pay(5, key="3")).result(PATIENCE_SECONDS).status == 201
+    log = make_log(events)
+    appender = log.appender("bank", 1)
+    assert Relay(events.outbox("bank"), appender).step() == 2
+    appender.close()
+
+    def fail(event: Paid, context: Context) -> None:
+        if event.amount == 1:
+            context.emit(SEEN, Paid(1, event.account + "x", 1), key="a")  # one byte too much
+
+    handle(PipelineRunner(log, events.pipelines(), Pipeline("forward", TOPIC, fail), lambda: 1), 2)
+    (letter,) = DeadLetters(events.pipelines()).list()
+    assert letter.error.startswith("InvalidEvent")
+    relay_all(events)  # the dead letter is larger than its event, and is taken all the same
+    told = Topic("forward.dead-letters", Paid, partitions=1)
+    assert len(records(events, told, 1)[0].value) == len(letter.value)
+
+
+def test_events_of_a_topic_that_is_no_longer_declared_leave_the_outbox(events: Events) -> None:
+    gone = Topic("gone", Paid)
+    make_log(events).declare([gone])
+    log = make_log(events)
+    appender = log.appender("test", 1)
+    value = msgspec.json.encode(Paid(1, "a", 1))
+    appender.append([Message(1, "gone", "a", value, {}, 1), message(2)], 1)
+    appender.close()
+    assert [each.event_id for each in records(events, gone, 1)] == [1]

@@ -220,12 +220,21 @@ class KafkaLog:
         return f"{self._application}.{topic}"
 
     def _place(self, message: Message) -> tuple[str, int]:
-        try:
-            name, partitions = self._places[message.topic]
-        except KeyError:
-            hint = "declare it with app.topic(...)"
-            raise EventsError(f"no topic {message.topic!r}", hint=hint) from None
+        if message.topic not in self._places:
+            self._find(message.topic)
+        name, partitions = self._places[message.topic]
         return name, partition_of(message.key, partitions)
+
+    def _find(self, topic: str) -> None:
+        """Ask for a topic that this process has not declared, but others have before it."""
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+
+        name = self._named(topic)
+        with Reported():
+            found = AdminClient(self._connection).list_topics(timeout=CALL_SECONDS).topics.get(name)
+        if found is None:
+            raise EventsError(f"no topic {topic!r}", hint="declare it with app.topic(...)")
+        self._places[topic] = (name, len(found.partitions))
 
     def _create(self, wanted: Mapping[str, int], settings: Mapping[str, str]) -> None:
         from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415

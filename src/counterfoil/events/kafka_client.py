@@ -19,7 +19,13 @@ CALL_SECONDS: Final = 10.0
 FETCH_SECONDS: Final = 0.1
 TRANSACTION_MS: Final = 30_000
 """Longer than a commit waits; what a dead process left open is aborted by the next term at once."""
-SENDING: Final = MappingProxyType({"compression.type": "lz4", "linger.ms": 5})
+MESSAGE_BYTES: Final = 1_048_000
+"""What our producers send at most, just below what brokers take in their default (1,048,588); by
+itself librdkafka refuses what is above 1,000,000. An event has `EVENT_BYTES`; the rest is for
+headers, and for what a dead letter tells beside its event."""
+SENDING: Final = MappingProxyType(
+    {"compression.type": "lz4", "linger.ms": 5, "message.max.bytes": MESSAGE_BYTES}
+)
 GROUPS: Final = "counterfoil."
 READER: Final = f"{GROUPS}none"
 """librdkafka asks for a group's coordinator even where nothing is joined or committed."""

@@ -28,6 +28,8 @@ ANSWER_SECONDS: Final = SECONDS + 2
 """Longer than a request may take, so that its own error is heard and not that of waiting for it."""
 TRANSACTION_VERSION: Final = 2
 TRANSACTION_MS: Final = 30_000
+MESSAGE_BYTES: Final = 1 << 20
+"""Just above what our producers send at most, and just below the default of brokers."""
 REPLICAS: Final = 3
 FORGETS_COMMITS: Final = 30
 """The metadata.version that brokers from 4.3.0 on support, and none before them (KAFKA-20734)."""
@@ -71,6 +73,13 @@ def _expected() -> list[_Expected]:
             f"{TRANSACTION_MS} or more",
             _at_least(TRANSACTION_MS),
             "raise it: a relay asks for as much",
+        ),
+        _Expected(
+            "message.max.bytes",
+            Level.BREAKS,
+            f"{MESSAGE_BYTES} or more",
+            _at_least(MESSAGE_BYTES),
+            "raise it: a large event would hold back all that come after it",
         ),
         *(
             _Expected(name, Level.WEAKENS, f"{number} or more", _at_least(number), reassign)

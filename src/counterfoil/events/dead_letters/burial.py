@@ -10,6 +10,9 @@ from counterfoil.events.pipeline_store import PipelineStore
 
 TRACEBACK_LIMIT: Final = 8_000
 """Characters of a traceback that a dead letter keeps."""
+ERROR_LIMIT: Final = 2_000
+"""Characters of an error that a dead letter keeps. With the traceback's they leave a letter of the
+largest event small enough for Kafka's brokers (`kafka_client.MESSAGE_BYTES`)."""
 _ERROR: Final = "error"
 _TRACEBACK: Final = "dead-letter-traceback"
 _TRIES: Final = "dead-letter-tries"
@@ -22,7 +25,7 @@ def letter(pipeline: str, record: Record, error: Exception, *, tries: int, now_u
     """What tells of a record that could not be handled, on the dead-letter topic."""
     headers = {
         **record.headers,
-        _ERROR: _storable(f"{type(error).__name__}: {error}"),
+        _ERROR: _storable(f"{type(error).__name__}: {error}"[:ERROR_LIMIT]),
         _TRACEBACK: _storable("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]),
         _TRIES: str(tries),
         _SOURCE: f"{record.topic}/{record.partition}/{record.offset}",
