@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from counterfoil.certificates import certify
 from counterfoil.engines import RunningEngine
-from counterfoil.engines.certificates import certify
 from counterfoil.engines.checks import Finding, Level, check_kafka
 from counterfoil.engines.secured_kafka import GUEST, access
 from counterfoil.events import EventsError, KafkaEvents, LogUnavailable, Topic, kafka_transactions
@@ -28,7 +28,9 @@ Engine = Callable[[str], RunningEngine]
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates of an authority that the broker has never heard of."""
     now = datetime.datetime.now(datetime.UTC)
-    return certify(tmp_path_factory.mktemp("strangers"), ["counterfoil"], now).parent
+    return certify(
+        tmp_path_factory.mktemp("strangers"), ["counterfoil"], now, authority="strangers"
+    ).parent
 
 
 def refused(access: KafkaAccess) -> Finding:

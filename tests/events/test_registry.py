@@ -25,8 +25,8 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from counterfoil.certificates import certify
 from counterfoil.engines import RunningEngine
-from counterfoil.engines.certificates import certify
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
     ConfluentRegistry,
@@ -202,8 +202,8 @@ def test_the_password_is_sent_and_is_in_no_error_and_no_log(
 
 def test_a_registry_is_known_by_the_authority_that_is_named(tmp_path: Path) -> None:
     now = datetime.datetime.now(datetime.UTC)
-    ca = certify(tmp_path / "ours", ["registry"], now)
-    other = certify(tmp_path / "others", ["registry"], now)
+    ca = certify(tmp_path / "ours", ["registry"], now, authority="ours")
+    other = certify(tmp_path / "others", ["registry"], now, authority="others")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(ca.with_name("registry.pem"), ca.with_name("registry.key"))
     found = {"schema": '"long"', "schemaType": "AVRO"}

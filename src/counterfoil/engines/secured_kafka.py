@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from counterfoil.engines.certificates import certify
+from counterfoil.certificates import certify
 from counterfoil.engines.kafka import Kafka, Settings
 from counterfoil.engines.server import HOST, Place, free_port, write_private
 from counterfoil.kafka_access import KafkaAccess, Mechanism, Protocol
@@ -59,7 +59,7 @@ class SecuredKafka(Kafka):
         certificates = place.folder / "certificates"
         if not (certificates / "ca.pem").exists():
             now = datetime.datetime.now(datetime.UTC)
-            certify(certificates, (_BROKER, USER, GUEST), now)
+            certify(certificates, (_BROKER, USER, GUEST), now, authority="Counterfoil engines CA")
         ports = _ports(place.folder, place.port)
         controller = ports.pop("CONTROLLER")
         keystore = write_private(

@@ -1,7 +1,8 @@
 """An authority for servers on this machine, and the certificates that it signs.
 
 Its key is forgotten when it has signed: what was made together is trusted together, and nothing
-can be added later. The gateway has one of its own, which browsers are shown.
+can be added later. The gateway's development authority and that of the engines are made here, each
+in a folder of its own, so that who trusts the one doesn't trust the other.
 """
 
 import datetime
@@ -16,20 +17,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from counterfoil.engines.server import HOST
-
 DAYS: Final = 365
+_HOST: Final = "127.0.0.1"
 _USAGES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
-def certify(folder: Path, names: Iterable[str], now: datetime.datetime) -> Path:
+def certify(folder: Path, names: Iterable[str], now: datetime.datetime, *, authority: str) -> Path:
     """Make `ca.pem`, and a `NAME.pem` with `NAME.key` for each name; returns the path of `ca.pem`.
 
-    Each may serve on this machine, and is a client's as well, known by its common name.
+    Each may serve on this machine, and is a client's as well, known by its common name. `ca.pem`,
+    which names the `authority`, is written last: where it is, all are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     signing = ec.generate_private_key(ec.SECP256R1())
-    issuer = _named("Counterfoil engines CA")
+    issuer = _named(authority)
 
     def sign(
         subject: x509.Name, public: ec.EllipticCurvePublicKey, extensions: list[x509.ExtensionType]
@@ -44,7 +45,7 @@ def certify(folder: Path, names: Iterable[str], now: datetime.datetime) -> Path:
             .not_valid_after(now + datetime.timedelta(days=DAYS))
         )
         for extension in extensions:
-            critical = isinstance(extension, x509.BasicConstraints)
+            critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
             builder = builder.add_extension(extension, critical)
         return builder.sign(signing, hashes.SHA256())
 
@@ -54,7 +55,7 @@ def certify(folder: Path, names: Iterable[str], now: datetime.datetime) -> Path:
             x509.BasicConstraints(ca=False, path_length=None),
             x509.ExtendedKeyUsage(_USAGES),
             x509.SubjectAlternativeName(
-                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(HOST))]
+                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(_HOST))]
             ),
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()),
         ]
@@ -64,18 +65,29 @@ def certify(folder: Path, names: Iterable[str], now: datetime.datetime) -> Path:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        path = os.open(folder / f"{name}.key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(path, "wb") as file:
+        opened = os.open(folder / f"{name}.key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(opened, "wb") as file:
             file.write(private)
         (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     own: list[x509.ExtensionType] = [
         x509.BasicConstraints(ca=True, path_length=0),
+        x509.KeyUsage(
+            digital_signature=True,
+            key_cert_sign=True,
+            crl_sign=True,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        ),
         x509.SubjectKeyIdentifier.from_public_key(signing.public_key()),
     ]
-    authority = folder / "ca.pem"
     root = sign(issuer, signing.public_key(), own)
-    authority.write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    return authority
+    path = folder / "ca.pem"
+    path.write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    return path
 
 
 def _named(name: str) -> x509.Name:
