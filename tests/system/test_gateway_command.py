@@ -149,6 +149,29 @@ def test_an_operator_acts_on_the_gateway_from_the_command_line(running: Running)
     assert "no route has a cache" in none.stderr
 
 
+def test_an_operator_moves_clients_to_another_version_from_the_command_line(
+    running: Running,
+) -> None:
+    running.change("[services.payments]", "[services.payments-next]\n\n[services.payments]")
+    weights = "split = { weights = { payments = 95, payments-next = 5 }, by = \"tenant\" }"
+    running.change('service = "payments"', weights)
+    taken = running.run("reload")
+    assert taken.returncode == 0, taken.stderr
+    moved = running.run("split", "/payments", "--weight", "payments-next=95")
+    assert moved.returncode == 0, moved.stderr
+    assert moved.stdout.count("(50 %)") == 2
+    assert running.run("split", "/payments").stdout == moved.stdout
+    assert "(5 %)" in running.run("split", "/payments", "--reset").stdout
+    for wrong, said in (
+        (("/payments", "--weight", "other=1"), "no route /payments has a split for other"),
+        (("/payments", "--weight", "payments"), "'payments' is no weight"),
+        (("/other",), "no route /other has a split"),
+    ):
+        refused = running.run("split", *wrong)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+
+
 def test_a_configuration_is_checked_without_anything_running() -> None:
     command = [COUNTERFOIL, "gateway", "check", str(SHOP)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use counterfoil_policy::breaker::Mode;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::HeaderValue;
@@ -18,14 +19,15 @@ use crate::route::BUCKETS;
 use crate::service::Upstream;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, waiting};
+use crate::split;
 
-/// Which breaker, and what it is to do.
+/// Which breaker, and what it is to do; which split, and its weights.
 const HOLD_BYTES: usize = 4 * 1024;
 /// A purge that names more than fits is sent in parts.
 const PURGE_BYTES: usize = 1024 * 1024;
 
-/// Answer `GET /metrics`, `/state` and `/config`, `POST /cache/purge`, `/breakers` and
-/// `/drain`.
+/// Answer `GET /metrics`, `/state` and `/config`, `POST /cache/purge`, `/breakers`, `/splits`
+/// and `/drain`.
 pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<Body> {
     let given = request.headers().get("authorization").map_or(&b""[..], HeaderValue::as_bytes);
     let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
@@ -46,6 +48,10 @@ pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<B
         },
         "/cache/purge" if request.method() == Method::POST => match purge(shared, request).await {
             Ok(purged) => ("application/json", purged),
+            Err(problem) => return problem.into_response(),
+        },
+        "/splits" if request.method() == Method::POST => match weigh(shared, request).await {
+            Ok(weighed) => ("application/json", weighed),
             Err(problem) => return problem.into_response(),
         },
         path => {
@@ -69,13 +75,28 @@ struct Hold {
 
 /// Hold the breaker that the body of the request names, or let go of it.
 async fn hold_breaker(shared: &Shared, request: Request<RequestBody>) -> Result<String, Problem> {
-    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
-    let read = Limited::new(request.into_body(), HOLD_BYTES).collect().await;
-    let body = read.map_err(|_| bad(format!("send at most {HOLD_BYTES} bytes")))?.to_bytes();
+    let body = small(request).await?;
     let hold: Hold = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
     shared.hold_breaker(&hold.service, &hold.instance, &hold.mode).map_err(|error| bad(error.to_string()))?;
     let Hold { service, instance, mode } = hold;
     Ok(json!({"service": service, "instance": instance, "mode": mode}).to_string())
+}
+
+/// Change the weights of the split that the body of the request names; all splits as they are then.
+async fn weigh(shared: &Shared, request: Request<RequestBody>) -> Result<String, Problem> {
+    let body = small(request).await?;
+    shared.weigh(&body).map_err(|error| bad(error.to_string()))?;
+    Ok(json!({"splits": split::state(&shared.snapshot())}).to_string())
+}
+
+fn bad(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// The body of a request that has little to say.
+async fn small(request: Request<RequestBody>) -> Result<Bytes, Problem> {
+    let read = Limited::new(request.into_body(), HOLD_BYTES).collect().await;
+    Ok(read.map_err(|_| bad(format!("send at most {HOLD_BYTES} bytes")))?.to_bytes())
 }
 
 /// Purge what the body of the request asks for; what was purged, as JSON.
@@ -83,7 +104,7 @@ async fn purge(shared: &Shared, request: Request<RequestBody>) -> Result<String,
     let read = Limited::new(request.into_body(), PURGE_BYTES).collect().await.map_err(|_| {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("send at most {PURGE_BYTES} bytes at a time"))
     })?;
-    shared.purge(&read.to_bytes()).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))
+    shared.purge(&read.to_bytes()).map_err(|error| bad(error.to_string()))
 }
 
 /// Limits, breakers and counts.
@@ -156,6 +177,7 @@ pub fn state(shared: &Shared) -> Value {
         "hooks": snapshot.hooks.values().map(|hook| hook.state()).collect::<Vec<_>>(),
         "cache": cache::state(&snapshot),
         "routes": routes(&snapshot),
+        "splits": split::state(&snapshot),
         "requests": load(&shared.requests),
         "connections": shared.connections(),
         "turned_away": load(&shared.turned_away),
@@ -191,7 +213,7 @@ fn routes(snapshot: &Snapshot) -> Vec<Value> {
 }
 
 /// The upper bound of the bucket that holds the quantile.
-fn quantile(counts: &[u64; BUCKETS.len()], quantile: f64) -> u64 {
+pub fn quantile(counts: &[u64; BUCKETS.len()], quantile: f64) -> u64 {
     let total: u64 = counts.iter().sum();
     let wanted = (total as f64 * quantile).ceil() as u64;
     let mut sum = 0;

@@ -251,6 +251,18 @@ impl TryFrom<String> for LimitKey {
     }
 }
 
+impl std::fmt::Display for LimitKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tenant => f.write_str("tenant"),
+            Self::Address => f.write_str("address"),
+            Self::Route => f.write_str("route"),
+            Self::Claim(name) => write!(f, "claim:{name}"),
+            Self::Header(name) => write!(f, "header:{name}"),
+        }
+    }
+}
+
 /// Processes that are asked about requests.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -283,8 +295,9 @@ pub struct Route {
     /// Networks (CIDR) that may ask, all if there are none, and networks that may not.
     pub allow: Vec<String>,
     pub deny: Vec<String>,
-    /// Empty for a redirect.
+    /// Empty for a split and for a redirect.
     pub service: String,
+    pub split: Option<Split>,
     pub identity: bool,
     pub limits: Vec<String>,
     pub hooks: Vec<String>,
@@ -301,6 +314,17 @@ pub struct Route {
     pub response_headers: Option<HeaderEdits>,
     pub redirect: Option<Redirect>,
     pub compression: Option<Compression>,
+}
+
+/// Services that share a route's requests, and what tells whose a request is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    pub weights: BTreeMap<String, u32>,
+    /// Without it each request goes its own way.
+    pub by: Option<LimitKey>,
+    /// In which a client may name its service.
+    pub header: Option<String>,
 }
 
 /// Which pages of other origins may ask, and read what is answered.

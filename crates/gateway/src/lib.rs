@@ -49,6 +49,7 @@ mod server;
 mod service;
 mod shared;
 mod snapshot;
+mod split;
 mod store;
 mod strict;
 mod tenants;
@@ -196,6 +197,14 @@ impl Gateway {
     /// `Error::Config` for another word, and for a service or an instance that isn't there.
     pub fn hold_breaker(&self, service: &str, instance: &str, mode: &str) -> Result<(), Error> {
         self.shared.hold_breaker(service, instance, mode)
+    }
+
+    /// Change the weights of a route's split; `document` is JSON, as it is on the operators' port.
+    ///
+    /// # Errors
+    /// `Error::Config` for a document that makes no sense, and for a route or a service that isn't there.
+    pub fn weigh(&self, document: &str) -> Result<(), Error> {
+        self.shared.weigh(document.as_bytes())
     }
 
     /// Limits, breakers and counts, as JSON.

@@ -176,12 +176,19 @@ impl Limit {
 
     /// What a request counts as. Who lacks what is counted by is counted with all others who do.
     fn key<'a>(&self, route: &'a Route, parts: &'a Parts, seen: &'a Seen) -> &'a str {
-        let key = match &self.key {
-            LimitKey::Tenant => seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant),
-            LimitKey::Address => seen.address(),
-            LimitKey::Route => &route.config.path,
-            LimitKey::Claim(name) => seen.bearer.as_ref().map_or("", |bearer| bearer.claim(name)),
-            LimitKey::Header(name) => {
+        self.key.of(route, parts, seen)
+    }
+}
+
+impl LimitKey {
+    /// What a request has of it, cut to its first bytes; empty if it has nothing.
+    pub fn of<'a>(&self, route: &'a Route, parts: &'a Parts, seen: &'a Seen) -> &'a str {
+        let key = match self {
+            Self::Tenant => seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant),
+            Self::Address => seen.address(),
+            Self::Route => &route.config.path,
+            Self::Claim(name) => seen.bearer.as_ref().map_or("", |bearer| bearer.claim(name)),
+            Self::Header(name) => {
                 parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
             }
         };

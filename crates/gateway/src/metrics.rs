@@ -14,10 +14,11 @@ use hyper::header::{self, HeaderMap};
 use crate::cache;
 use crate::headers::text;
 use crate::health;
-use crate::route::BUCKETS;
+use crate::route::{BUCKETS, Counts};
 use crate::service::Upstream;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, waiting};
+use crate::split;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -33,6 +34,7 @@ pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     health::metrics(&mut page, &snapshot);
     own(&mut page, shared, &snapshot);
     cache::metrics(&mut page, &snapshot);
+    split::metrics(&mut page, &snapshot);
     if let Some(link) = &shared.link {
         for (name, kind, help, value) in link.metrics(waiting(&snapshot)) {
             page.family(name, kind, help, [(&[][..], value)]);
@@ -85,6 +87,25 @@ impl Page {
         let _ = writeln!(self.text, "# TYPE counterfoil_gateway_{name}{total} {kind}");
     }
 
+    /// Answers by class of status, below these labels.
+    pub fn answers(&mut self, name: &str, labels: Labels<'_>, counts: &Counts) {
+        for (class, count) in CLASSES.iter().zip(&counts.answers) {
+            self.sample(name, "_total", &[labels, &[("status", class)]].concat(), load(count));
+        }
+    }
+
+    /// The samples of a histogram below these labels.
+    pub fn durations(&mut self, name: &str, labels: Labels<'_>, counts: &Counts) {
+        let mut total = 0;
+        for (count, bound) in counts.durations.iter().zip(BUCKETS) {
+            total += load(count);
+            let bound = if bound == u64::MAX { "+Inf".to_owned() } else { (bound as f64 / 1e6).to_string() };
+            self.sample(name, "_bucket", &[labels, &[("le", &*bound)]].concat(), total);
+        }
+        self.sample(name, "_sum", labels, load(&counts.duration_sum_us) as f64 / 1e6);
+        self.sample(name, "_count", labels, total);
+    }
+
     pub fn sample(&mut self, name: &str, suffix: &str, labels: Labels<'_>, value: impl Display) {
         let _ = write!(self.text, "counterfoil_gateway_{name}{suffix}");
         for (number, (label, value)) in labels.iter().enumerate() {
@@ -112,21 +133,12 @@ fn load(counter: &AtomicU64) -> u64 {
 fn requests(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     page.head("requests", "_total", "counter", "Answers by route and class of status.");
     for (path, counts) in &snapshot.counts {
-        for (class, count) in CLASSES.iter().zip(&counts.answers) {
-            page.sample("requests", "_total", &[("route", path), ("status", class)], load(count));
-        }
+        page.answers("requests", &[("route", path)], counts);
     }
     let name = "request_duration_seconds";
     page.head(name, "", "histogram", "From the head of a request to the head of its answer.");
     for (path, counts) in &snapshot.counts {
-        let mut total = 0;
-        for (count, bound) in counts.durations.iter().zip(BUCKETS) {
-            total += load(count);
-            let bound = if bound == u64::MAX { "+Inf".to_owned() } else { (bound as f64 / 1e6).to_string() };
-            page.sample(name, "_bucket", &[("route", path), ("le", &bound)], total);
-        }
-        page.sample(name, "_sum", &[("route", path)], load(&counts.duration_sum_us) as f64 / 1e6);
-        page.sample(name, "_count", &[("route", path)], total);
+        page.durations(name, &[("route", path)], counts);
     }
     if let Some(tenants) = &snapshot.tenants {
         page.head("tenant_requests", "_total", "counter", "Answers by listed tenant and class of status.");

@@ -25,7 +25,7 @@ use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
 use crate::rewrite::Rewrite;
-use crate::route::Route;
+use crate::route::{Leads, Route};
 use crate::service::{Admitted, Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
@@ -49,6 +49,8 @@ pub struct Seen {
     pub origin: Option<Box<Origin>>,
     /// Its place in its trace, where requests are traced.
     pub trace: Option<Box<Trace>>,
+    /// Which service of a split it goes to.
+    pub side: Option<usize>,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
     /// What is changed of the request on its way to an instance.
@@ -86,6 +88,7 @@ impl Seen {
             bearer: self.bearer.clone(),
             origin: self.origin.clone(),
             trace: self.trace.clone(),
+            side: self.side,
             endpoint: None,
             attempts: 0,
             rewrite: self.rewrite.clone(),
@@ -121,6 +124,7 @@ pub async fn serve(
         bearer: None,
         origin,
         trace,
+        side: None,
         endpoint: None,
         attempts: 0,
         rewrite: None,
@@ -154,8 +158,7 @@ pub async fn serve(
     }
     let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     if let Some(route) = route {
-        route.counts.add(response.status(), duration_us);
-        route.counts.cache.add(seen.cache);
+        route.count(seen.side, response.status(), duration_us, seen.cache);
     }
     if let Some(log) = &snapshot.access_log {
         let (tenant, tier) = seen.bearer.as_ref().map_or(("", ""), |bearer| (&bearer.tenant, &bearer.tier));
@@ -168,7 +171,7 @@ pub async fn serve(
             status: response.status().as_u16(),
             tenant,
             tier,
-            service: route.map_or("", |route| &route.config.service),
+            service: route.map_or("", |route| route.service(seen.side)),
             instance: seen.endpoint.as_ref().map_or("", |endpoint| &endpoint.instance),
             attempts: seen.attempts,
             duration_us,
@@ -228,7 +231,7 @@ fn tell(
             path: cut(parts.uri.path(), LOGGED_LIMIT).to_owned(),
             status: status.as_u16(),
             tenant: seen.bearer.as_ref().map(|bearer| bearer.tenant.clone()).unwrap_or_default(),
-            service: route.map(|route| route.config.service.clone()).unwrap_or_default(),
+            service: route.map(|route| route.service(seen.side).to_owned()).unwrap_or_default(),
             instance: seen.endpoint.as_ref().map(|endpoint| endpoint.instance.clone()).unwrap_or_default(),
             attempts: seen.attempts,
             request_id: seen.request_id.to_str().unwrap_or_default().to_owned(),
@@ -268,8 +271,6 @@ async fn pass_on(
     {
         return answer;
     }
-    // A route without a service has a redirect, which has answered.
-    let Some(upstream) = &route.upstream else { return Err(no_service()) };
     let mut signed_body = None;
     if route.config.identity {
         let (bearer, digest) = identify(snapshot, parts, !body.is_end_stream())?;
@@ -283,8 +284,15 @@ async fn pass_on(
         seen.hooked = Box::pin(hook::ask(&route.hooks, parts, seen)).await?;
     }
     seen.rewrite.clone_from(&route.rewrite);
-    let upgrade = Upgrade::asked(parts, !body.is_end_stream(), &route.config.upgrades, upstream.tunnel_idle);
-    if let Some(cache) = &route.cache
+    let target = match &route.leads {
+        Leads::To(target) => target,
+        Leads::Split(split) => split.choose(route, parts, seen),
+        // Such a route has a redirect, which has answered.
+        Leads::Nowhere => return Err(no_service()),
+    };
+    let upstream = &target.upstream;
+    let upgrade = Upgrade::asked(parts, !body.is_end_stream(), &target.upgrades, upstream.tunnel_idle);
+    if let Some(cache) = &target.cache
         && signed_body.is_none()
         && upgrade.is_none()
         && body.is_end_stream()

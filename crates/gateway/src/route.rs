@@ -14,6 +14,7 @@ use crate::hook::Hook;
 use crate::limit::Limit;
 use crate::rewrite::Rewrite;
 use crate::service::Upstream;
+use crate::split::Split;
 
 /// Upper bounds of the duration histogram, in microseconds.
 pub const BUCKETS: [u64; 14] = [
@@ -43,9 +44,7 @@ pub struct Route {
     pub hooks: Vec<Arc<Hook>>,
     /// Whether clients are told of a limit with every answer.
     pub tells: bool,
-    /// Which is asked; nothing where a redirect is all there is.
-    pub upstream: Option<Arc<Upstream>>,
-    pub cache: Option<Arc<Cache>>,
+    pub leads: Leads,
     /// What is changed of requests on their way to the service, if anything is.
     pub rewrite: Option<Arc<Rewrite>>,
     /// What the gateway itself says to clients, if it has something to say.
@@ -55,7 +54,45 @@ pub struct Route {
     pub counts: Arc<Counts>,
 }
 
-/// What became of the requests of one path.
+/// Where a route leads.
+pub enum Leads {
+    /// A redirect is all there is.
+    Nowhere,
+    To(Target),
+    Split(Box<Split>),
+}
+
+/// A service as a route asks it.
+pub struct Target {
+    pub service: String,
+    pub upstream: Arc<Upstream>,
+    /// Each service of a split has its own, so that no answer of one is taken for the other's.
+    pub cache: Option<Arc<Cache>>,
+    /// What a client's connection may go over to.
+    pub upgrades: Vec<String>,
+}
+
+impl Route {
+    /// The service that a request went to, by its `side` where there are several; empty if it went to none.
+    pub fn service(&self, side: Option<usize>) -> &str {
+        match &self.leads {
+            Leads::Nowhere => "",
+            Leads::To(target) => &target.service,
+            Leads::Split(split) => side.map_or("", |side| &split.sides[side].target.service),
+        }
+    }
+
+    /// Count an answer, for its side as well where there are several.
+    pub fn count(&self, side: Option<usize>, status: StatusCode, duration_us: u64, cache: cache::Outcome) {
+        self.counts.add(status, duration_us);
+        self.counts.cache.add(cache);
+        if let (Leads::Split(split), Some(side)) = (&self.leads, side) {
+            split.sides[side].counts.add(status, duration_us);
+        }
+    }
+}
+
+/// What became of the requests of one path, or of those of them that one service got.
 #[derive(Default)]
 pub struct Counts {
     /// Answers by class of status, 1xx to 5xx.

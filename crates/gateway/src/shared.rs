@@ -15,6 +15,7 @@ use crate::cache;
 use crate::config::Config;
 use crate::exchange::Link;
 use crate::snapshot::Snapshot;
+use crate::split;
 
 /// Where a gateway stands between its start and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,6 +157,18 @@ impl Shared {
             .get(service)
             .ok_or_else(|| Error::Config(format!("no route leads to service {service}")))?
             .hold_breaker(instance, mode, self.nanoseconds(Instant::now()))
+    }
+
+    /// Change the weights of the split that a JSON document names (`split::Change`).
+    ///
+    /// # Errors
+    /// `Error::Config` for a document that makes no sense, and for a route or a service that isn't there.
+    pub fn weigh(&self, document: &[u8]) -> Result<(), Error> {
+        let change = serde_json::from_slice(document)
+            .map_err(|error| Error::Config(format!("send {{\"path\": ..., \"weights\": {{}}}}: {error}")))?;
+        // A reload meanwhile might take the weights of before over.
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        split::weigh(&self.snapshot().routes, &change).map_err(Error::Config)
     }
 
     /// Purge from the cache what a JSON document asks for (`cache::purge`); what was purged, as JSON.

@@ -27,9 +27,10 @@ use crate::identity::{Bearer, Replays, Verifier};
 use crate::limit::Limit;
 use crate::places::{Rank, TIERS};
 use crate::rewrite::Rewrite;
-use crate::route::{Counts, Route};
+use crate::route::{Counts, Leads, Route, Target};
 use crate::routing::Routes;
 use crate::service::Upstream;
+use crate::split::{self, Split};
 use crate::tenants::Tenants;
 use crate::tracing::Tracing;
 
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// What became of requests, by the path of their route.
     pub counts: BTreeMap<String, Arc<Counts>>,
+    /// What became of those that were split, by the path of their route and the service that they went to.
+    pub split_counts: BTreeMap<(String, String), Arc<Counts>>,
     /// By name.
     pub limits: Vec<Arc<Limit>>,
     /// By name.
@@ -68,7 +71,7 @@ impl Snapshot {
         before: Option<&Self>,
         now_ns: u64,
     ) -> Result<Self, Error> {
-        let claims = claims(&config.limits);
+        let claims = claims(&config);
         for issuer in &mut config.identity {
             issuer.claims.clone_from(&claims);
             issuer.tiers.clone_from(&config.tiers);
@@ -96,7 +99,17 @@ impl Snapshot {
             })
             .collect();
         let cache = store(&config, before);
-        let routes = routes(&config, &limits, &hooks, &upstreams, &counts, cache.as_ref())?;
+        let split_counts = split::counts(&config, before);
+        let parts = Parts {
+            limits: &limits,
+            hooks: &hooks,
+            upstreams: &upstreams,
+            counts: &counts,
+            split_counts: &split_counts,
+            store: cache.as_ref(),
+            before,
+        };
+        let routes = routes(&config, &parts)?;
         let known = before.and_then(|before| before.verifier.as_ref());
         let replays = before.map(|before| Arc::clone(&before.replays)).unwrap_or_default();
         let verifier = Verifier::new(&config, known, &replays)?;
@@ -123,6 +136,7 @@ impl Snapshot {
             version,
             routes,
             counts,
+            split_counts,
             limits,
             hooks,
             upstreams,
@@ -152,9 +166,9 @@ impl Snapshot {
     /// The services that routes lead to and of which no instance is known, or one was not checked yet
     /// though it is to be, by name.
     pub fn unknown_services(&self) -> Vec<String> {
-        let routed: BTreeSet<_> = self.config.routes.iter().map(|route| &route.service).collect();
-        let unknown = |name: &&String| self.upstreams.get(*name).is_some_and(|upstream| !upstream.is_known());
-        routed.into_iter().filter(unknown).cloned().collect()
+        let routed: BTreeSet<_> = self.routes.iter().flat_map(Route::services).collect();
+        let unknown = |name: &&str| self.upstreams.get(*name).is_some_and(|upstream| !upstream.is_known());
+        routed.into_iter().filter(unknown).map(str::to_owned).collect()
     }
 
     /// What a request is to a service that has not places enough. Where nobody says who is who,
@@ -171,13 +185,15 @@ pub fn waiting(snapshot: &Snapshot) -> usize {
     snapshot.limits.iter().filter_map(|limit| limit.shared()).map(SharedGcra::waiting).sum()
 }
 
-/// The claims that limits count by.
-fn claims(limits: &HashMap<String, config::Limit>) -> Vec<String> {
-    let claim = |limit: &config::Limit| match &limit.key {
+/// The claims that limits count by, and that splits go by.
+fn claims(config: &Config) -> Vec<String> {
+    let claim = |key: &LimitKey| match key {
         LimitKey::Claim(name) => Some(name.clone()),
         _ => None,
     };
-    let mut claims: Vec<_> = limits.values().filter_map(claim).collect();
+    let splits = config.routes.iter().filter_map(|route| route.split.as_ref()?.by.as_ref());
+    let mut claims: Vec<_> =
+        config.limits.values().map(|limit| &limit.key).chain(splits).filter_map(claim).collect();
     claims.sort();
     claims.dedup();
     claims
@@ -228,8 +244,8 @@ fn store(config: &Config, before: Option<&Snapshot>) -> Option<Arc<Store>> {
 
 /// What answers are to be kept apart by, beside what clients ask: the service, and what it is asked in
 /// their place. Another rewrite, of another route or after a reload, has answers of its own.
-fn asked_of(route: &config::Route) -> String {
-    let mut asked = route.service.clone();
+fn asked_of(route: &config::Route, service: &str) -> String {
+    let mut asked = service.to_owned();
     if let Some(rewrite) = &route.rewrite {
         asked.push_str(&format!("\n{rewrite:?}"));
     }
@@ -239,27 +255,46 @@ fn asked_of(route: &config::Route) -> String {
     asked
 }
 
-fn routes(
-    config: &Config,
-    limits: &HashMap<String, Arc<Limit>>,
-    hooks: &BTreeMap<String, Arc<Hook>>,
-    upstreams: &HashMap<String, Arc<Upstream>>,
-    counts: &BTreeMap<String, Arc<Counts>>,
-    store: Option<&Arc<Store>>,
-) -> Result<Routes, Error> {
+/// What routes are made of.
+struct Parts<'a> {
+    limits: &'a HashMap<String, Arc<Limit>>,
+    hooks: &'a BTreeMap<String, Arc<Hook>>,
+    upstreams: &'a HashMap<String, Arc<Upstream>>,
+    counts: &'a BTreeMap<String, Arc<Counts>>,
+    split_counts: &'a BTreeMap<(String, String), Arc<Counts>>,
+    store: Option<&'a Arc<Store>>,
+    before: Option<&'a Snapshot>,
+}
+
+impl Parts<'_> {
+    /// A service as `route` asks it, if there is such a service.
+    fn target(&self, route: &config::Route, service: &str) -> Option<Target> {
+        let upstream = Arc::clone(self.upstreams.get(service)?);
+        // Nothing can be changed to on a connection of many requests.
+        let is_http2 = upstream.config.protocol.is_http2();
+        let upgrades = if is_http2 { Vec::new() } else { route.upgrades.clone() };
+        let cache = self
+            .store
+            .zip(route.cache.as_ref())
+            .map(|(store, cache)| Arc::new(Cache::new(cache, &asked_of(route, service), store)));
+        Some(Target { service: service.to_owned(), upstream, cache, upgrades })
+    }
+}
+
+fn routes(config: &Config, parts: &Parts<'_>) -> Result<Routes, Error> {
+    let Parts { limits, hooks, counts, .. } = parts;
     let built = config.routes.iter().map(|route| {
         let unknown =
             |what: &str, name: &str| Error::Config(format!("route {}: unknown {what} {name}", route.path));
         let found = |name: &String| limits.get(name).cloned().ok_or_else(|| unknown("limit", name));
-        let upstream = upstreams.get(&route.service).cloned();
-        if upstream.is_none() == route.redirect.is_none() {
-            return Err(unknown("service", &route.service));
-        }
-        let mut route = route.clone();
-        if upstream.as_ref().is_some_and(|upstream| upstream.config.protocol.is_http2()) {
-            // Nothing can be changed to on a connection of many requests.
-            route.upgrades.clear();
-        }
+        let target = |service: &str| parts.target(route, service).ok_or_else(|| unknown("service", service));
+        let leads = match &route.split {
+            Some(split) => {
+                Leads::Split(Box::new(Split::new(route, split, target, parts.split_counts, parts.before)?))
+            }
+            None if route.redirect.is_some() => Leads::Nowhere,
+            None => Leads::To(target(&route.service)?),
+        };
         let limits: Vec<_> = route.limits.iter().map(found).collect::<Result<_, _>>()?;
         let found = |name: &String| hooks.get(name).cloned().ok_or_else(|| unknown("hook", name));
         Ok(Route {
@@ -267,17 +302,14 @@ fn routes(
             asks: limits.iter().any(|limit| limit.is_strict()),
             tells: limits.iter().any(|limit| limit.tell),
             limits,
-            upstream,
-            cache: store
-                .zip(route.cache.as_ref())
-                .map(|(store, cache)| Arc::new(Cache::new(cache, &asked_of(&route), store))),
-            rewrite: Rewrite::new(&route)?.map(Arc::new),
-            edge: Edge::new(&route)?,
+            leads,
+            rewrite: Rewrite::new(route)?.map(Arc::new),
+            edge: Edge::new(route)?,
             compression: (route.compression.as_ref().map(Compression::new).transpose())
                 .map_err(|error| Error::Config(format!("route {}: {error}", route.path)))?,
             counts: counts.get(&route.path).cloned().unwrap_or_default(),
-            addresses: Addresses::new(&route)?,
-            config: route,
+            addresses: Addresses::new(route)?,
+            config: route.clone(),
         })
     });
     Routes::new(built.collect::<Result<_, _>>()?)

@@ -22,6 +22,7 @@ pub mod rolling;
 pub mod shared_gcra;
 pub mod sliding_counter;
 pub mod sliding_log;
+pub mod split;
 mod sync;
 
 /// What a key has left of a limit.

@@ -53,6 +53,10 @@ impl DataPlane {
         py.detach(|| self.0.purge(document)).map_err(raised)
     }
 
+    fn weigh_json(&self, py: Python<'_>, document: &str) -> PyResult<()> {
+        py.detach(|| self.0.weigh(document)).map_err(raised)
+    }
+
     fn hold_breaker(&self, py: Python<'_>, service: &str, instance: &str, mode: &str) -> PyResult<()> {
         py.detach(|| self.0.hold_breaker(service, instance, mode)).map_err(raised)
     }

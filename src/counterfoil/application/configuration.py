@@ -237,11 +237,14 @@ def _check_references(path: Path, text: str, configuration: Configuration) -> No
             )
     for index, route in enumerate(configuration.gateway.routes):
         where = f"$.gateway.routes[{index}]"
-        if route.redirect is None and route.service not in configuration.services:
+        for service in route.services:
+            if service in configuration.services:
+                continue
             known = ", ".join(sorted(configuration.services)) or "none"
+            setting = ".split" if route.split else ".service"
             raise ConfigurationError(
-                f"{path}, line {_line_of(text, where + '.service')}: "
-                f"route {route.path} names the unknown service {route.service!r}",
+                f"{path}, line {_line_of(text, where + setting)}: "
+                f"route {route.path} names the unknown service {service!r}",
                 hint=f"declare it under [services], or use one of: {known}",
             )
         for limit in route.limits:

@@ -9,6 +9,8 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
+from counterfoil.errors import CounterfoilError
+
 if TYPE_CHECKING:
     from counterfoil.supervisor.gateway_control import GatewayControl
 
@@ -90,6 +92,65 @@ def breaker(
     control.hold_breaker(service or instance.rpartition("-")[0], instance, mode)
     said = "is let go of" if mode == "auto" else f"is held {mode}"
     out.print(f"the breaker of {instance} {said}", highlight=False)
+
+
+@app.command
+def split(
+    route: str,
+    path: Path = Path(),
+    *,
+    weight: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    reset: bool = False,
+    state: State = None,
+) -> None:
+    """Change the weights of a route's split in the running gateway, or see them.
+
+    They hold until the gateway ends, or a reload changes the split: write into counterfoil.toml
+    what is to stay. Clients that are told apart by a key move to a service whose weight was raised,
+    and nowhere else.
+
+    Example: counterfoil gateway split "/checkout/*" examples/shop --weight checkout-next=10
+
+    Parameters
+    ----------
+    route
+        The path of the route, as it is configured.
+    weight
+        A service and its new weight; those of others stay. May be given several times.
+    reset
+        Go back to the weights of the configuration.
+    """
+    if reset and weight:
+        raise CounterfoilError("--reset goes back to all weights of the configuration, so set none")
+    control = _control(path, state)
+    if reset or weight:
+        splits = control.weigh(route, None if reset else dict(map(_weight, weight)))
+    else:
+        splits = control.state()["splits"]
+    found = [each for each in splits if each["path"] == route]
+    if not found:
+        raise CounterfoilError(f"no route {route} has a split", hint="see `counterfoil status`")
+    for each in found:
+        total = sum(service["weight"] for service in each["services"])
+        for service in each["services"]:
+            share = 100 * service["weight"] / total
+            out.print(
+                f"{service['service']:30} weight {service['weight']:>7} ({share:.4g} %)   "
+                f"answers {sum(service['answers']):,}, 5xx {service['answers'][4]:,}",
+                highlight=False,
+            )
+
+
+def _weight(given: str) -> tuple[str, int]:
+    """`service=weight` apart.
+
+    Raises:
+        CounterfoilError: it is no such pair.
+    """
+    service, _, weight = given.rpartition("=")
+    if not service or not weight.isascii() or not weight.isdigit():
+        raise CounterfoilError(f"{given!r} is no weight", hint="use --weight checkout-next=10")
+    return service, int(weight)
 
 
 @app.command

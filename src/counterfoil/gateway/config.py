@@ -9,6 +9,7 @@ import msgspec
 from counterfoil.gateway.compression import Compression
 from counterfoil.gateway.cors import Cors
 from counterfoil.gateway.rewriting import HeaderEdits, Redirect, Rewrite, begins_all
+from counterfoil.gateway.splitting import Split
 
 HIDING_PROTOCOLS: Final = frozenset({"h2c", "h2", "http/1.1", "http/2.0"})
 """HTTP within a tunnel would get around routes, identity and limits."""
@@ -203,7 +204,9 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     deny: tuple[str, ...] = ()
     """Networks that may not, though they are allowed."""
     service: str = ""
-    """Left out where there is a `redirect`."""
+    """Left out where there is a `split` or a `redirect`."""
+    split: Split | None = None
+    """Divide the requests between several services, in place of `service`."""
     identity: bool = True
     limits: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
@@ -240,11 +243,27 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"{', '.join(sorted(hidden))} in upgrades would hide requests: leave it out"
             )
 
+    @property
+    def services(self) -> tuple[str, ...]:
+        """All that the route leads to."""
+        if self.split is not None:
+            return tuple(self.split.weights)
+        return (self.service,) if self.service else ()
+
     def _check_edge(self) -> None:
-        if self.redirect is None and not self.service:
-            raise ValueError(f"route {self.path} leads nowhere: set its service, or a redirect")
+        if self.redirect is None and self.split is None and not self.service:
+            raise ValueError(
+                f"route {self.path} leads nowhere: set its service, a split, or a redirect"
+            )
+        if self.split is not None and self.service:
+            raise ValueError(f"route {self.path} has a split: name its service among the weights")
+        if self.split is not None and self.split.needs_identity and not self.identity:
+            raise ValueError(
+                f"route {self.path} is split by {self.split.by}, which nobody proves there: set "
+                "identity = true, or split by address or header:NAME"
+            )
         if self.redirect is not None:
-            unused = ("service", "limits", "hooks", "cache", "rewrite", "request_headers")
+            unused = ("service", "split", "limits", "hooks", "cache", "rewrite", "request_headers")
             if names := [name for name in unused if getattr(self, name)]:
                 raise ValueError(f"a redirect asks no service: leave {', '.join(names)} out")
             if self.redirect.scheme and not (self.redirect.host or self.hosts):

@@ -183,6 +183,20 @@ class DataPlane:
         except ValueError as error:
             raise GatewayError(str(error)) from error
 
+    def weigh(self, path: str, weights: Mapping[str, int] | None) -> None:
+        """Change weights of the splits of the routes with `path`, until a reload changes the split
+        or the gateway ends; None goes back to those of the configuration.
+
+        Raises:
+            GatewayError: there is no such split, or no service would have a weight above 0.
+        """
+        try:
+            self._native.weigh_json(
+                msgspec.json.encode({"path": path, "weights": weights}).decode()
+            )
+        except ValueError as error:
+            raise GatewayError(str(error)) from error
+
     def state(self) -> dict[str, Any]:
         """Limits, breakers and counts."""
         return msgspec.json.decode(self._native.state_json())
@@ -225,7 +239,7 @@ def _document(
     hooks: Mapping[str, Sequence[str]],
 ) -> str:
     """What the native side is told: the configuration, complete, and what is around it."""
-    named = {route.service: Upstream() for route in config.routes if route.service}
+    named = {name: Upstream() for route in config.routes for name in route.services}
     services = named | config.services
     document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
     del document["tls"]

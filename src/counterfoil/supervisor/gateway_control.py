@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
@@ -72,6 +72,17 @@ class GatewayControl:
             GatewayUnreachable: it doesn't answer.
         """
         self._ask("POST", "/breakers", {"service": service, "instance": instance, "mode": mode})
+
+    def weigh(self, path: str, weights: Mapping[str, int] | None) -> list[dict[str, Any]]:
+        """Change weights of the splits of the routes with `path`, until a reload changes the split
+        or the gateway ends; None goes back to those of the configuration. All splits, as they are
+        then.
+
+        Raises:
+            GatewayRefused: there is no such split, or no service would have a weight above 0.
+            GatewayUnreachable: it doesn't answer.
+        """
+        return self._ask("POST", "/splits", {"path": path, "weights": weights})["splits"]
 
     def purge(
         self,

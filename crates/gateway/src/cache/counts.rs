@@ -123,7 +123,8 @@ pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
 
 /// The paths of routes that have a cache, each once.
 fn cached(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
-    let has_cache =
-        |path: &str| snapshot.routes.iter().any(|route| route.config.path == path && route.cache.is_some());
+    let has_cache = |path: &str| {
+        snapshot.routes.iter().any(|route| route.config.path == path && route.config.cache.is_some())
+    };
     snapshot.counts.keys().map(String::as_str).filter(move |path| has_cache(path))
 }

@@ -1,0 +1,46 @@
+"""A route's requests divided between services: canaries, and going over to a version by steps."""
+
+import re
+from typing import Final
+
+import msgspec
+
+WEIGHT_LIMIT: Final = 1_000_000
+SIDES_LIMIT: Final = 16
+"""Each takes a logarithm of every request that is split."""
+_TOKEN: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+
+
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Services that share the requests of a route. With `by` a client stays where it is; raising a
+    weight moves clients to that service, and nobody else."""
+
+    weights: dict[str, int]
+    """Services and their parts, whatever these sum up to; 0: only who names it in `header`."""
+    by: str | None = None
+    """What a client is told by: `tenant`, `address`, `claim:NAME` or `header:NAME`. Left out, and
+    for requests without it, each request goes its own way."""
+    header: str | None = None
+    """A header in which requests may name their service, for testers; any client may set it. Other
+    names in it mean nothing."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.weights) <= SIDES_LIMIT:
+            raise ValueError(
+                f"a split is between 2 to {SIDES_LIMIT} services: set `service` for one"
+            )
+        if not all(0 <= weight <= WEIGHT_LIMIT for weight in self.weights.values()):
+            raise ValueError(f"weights are 0 to {WEIGHT_LIMIT:,}")
+        if not any(self.weights.values()):
+            raise ValueError("a split needs a service with a weight above 0")
+        if self.by is not None and not re.fullmatch(
+            r"tenant|address|claim:.+|header:[\w!#$%&'*+.^`|~-]+", self.by
+        ):
+            raise ValueError(f"by {self.by!r}: use tenant, address, claim:NAME or header:NAME")
+        if self.header is not None and not _TOKEN.fullmatch(self.header):
+            raise ValueError(f"{self.header!r} is no name of a header")
+
+    @property
+    def needs_identity(self) -> bool:
+        """Whether who asks decides."""
+        return self.by is not None and self.by.startswith(("tenant", "claim:"))
