@@ -153,7 +153,7 @@ def test_an_operator_moves_clients_to_another_version_from_the_command_line(
     running: Running,
 ) -> None:
     running.change("[services.payments]", "[services.payments-next]\n\n[services.payments]")
-    weights = "split = { weights = { payments = 95, payments-next = 5 }, by = \"tenant\" }"
+    weights = 'split = { weights = { payments = 95, payments-next = 5 }, by = "tenant" }'
     running.change('service = "payments"', weights)
     taken = running.run("reload")
     assert taken.returncode == 0, taken.stderr

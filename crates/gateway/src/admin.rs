@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cache;
 use crate::metrics;
+use crate::mirror;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::route::BUCKETS;
@@ -178,6 +179,7 @@ pub fn state(shared: &Shared) -> Value {
         "cache": cache::state(&snapshot),
         "routes": routes(&snapshot),
         "splits": split::state(&snapshot),
+        "mirrors": mirror::state(&snapshot),
         "requests": load(&shared.requests),
         "connections": shared.connections(),
         "turned_away": load(&shared.turned_away),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use counterfoil_policy::breaker::Pass;
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode, header};
@@ -121,6 +122,21 @@ pub async fn attempt(
         tokio::time::sleep(pause(number)).await;
     }
     missed.answer
+}
+
+/// Ask one instance, once, for nobody who waits for its answer; nothing if there is none to be asked.
+pub async fn attempt_once(
+    shared: &Shared,
+    upstream: &Upstream,
+    parts: &Parts,
+    body: Bytes,
+    seen: &Seen,
+) -> Option<Result<Response<Body>, Problem>> {
+    let now = Instant::now();
+    let under_way = choose(upstream, shared.nanoseconds(now), None)?;
+    let asking = Asking { shared, upstream, parts, seen, until: None };
+    let outcome = asking.ask(under_way, &mut Upload::Whole(body), now).await;
+    Some(outcome.or_else(|missed| missed.answer))
 }
 
 impl Asking<'_> {

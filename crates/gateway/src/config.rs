@@ -298,6 +298,7 @@ pub struct Route {
     /// Empty for a split and for a redirect.
     pub service: String,
     pub split: Option<Split>,
+    pub mirror: Option<Mirror>,
     pub identity: bool,
     pub limits: Vec<String>,
     pub hooks: Vec<String>,
@@ -325,6 +326,16 @@ pub struct Split {
     pub by: Option<LimitKey>,
     /// In which a client may name its service.
     pub header: Option<String>,
+}
+
+/// Another service that gets copies of a part of the requests.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    pub service: String,
+    pub percent: f64,
+    /// Copies under way at once.
+    pub concurrency: usize,
 }
 
 /// Which pages of other origins may ask, and read what is answered.

@@ -34,6 +34,7 @@ mod identity;
 mod io;
 mod limit;
 mod metrics;
+mod mirror;
 mod own_request;
 mod places;
 mod proxy;

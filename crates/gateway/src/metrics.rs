@@ -14,6 +14,7 @@ use hyper::header::{self, HeaderMap};
 use crate::cache;
 use crate::headers::text;
 use crate::health;
+use crate::mirror;
 use crate::route::{BUCKETS, Counts};
 use crate::service::Upstream;
 use crate::shared::Shared;
@@ -35,6 +36,7 @@ pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     own(&mut page, shared, &snapshot);
     cache::metrics(&mut page, &snapshot);
     split::metrics(&mut page, &snapshot);
+    mirror::metrics(&mut page, &snapshot);
     if let Some(link) = &shared.link {
         for (name, kind, help, value) in link.metrics(waiting(&snapshot)) {
             page.family(name, kind, help, [(&[][..], value)]);
@@ -124,7 +126,7 @@ impl Page {
     }
 }
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+pub const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)

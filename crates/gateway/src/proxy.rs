@@ -22,6 +22,7 @@ use crate::forwarded::Origin;
 use crate::headers::{self, cut, text};
 use crate::hints::Hints;
 use crate::identity::{Bearer, BodyDigest, Rejected};
+use crate::mirror::{self, Mirror};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
 use crate::rewrite::Rewrite;
@@ -55,6 +56,8 @@ pub struct Seen {
     pub attempts: u32,
     /// What is changed of the request on its way to an instance.
     pub rewrite: Option<Arc<Rewrite>>,
+    /// Who else gets it.
+    pub mirror: Option<Arc<Mirror>>,
     /// What hooks add to it.
     pub hooked: hook::Headers,
     pub cache: Outcome,
@@ -92,6 +95,7 @@ impl Seen {
             endpoint: None,
             attempts: 0,
             rewrite: self.rewrite.clone(),
+            mirror: self.mirror.clone(),
             hooked: self.hooked.clone(),
             cache: Outcome::Off,
             hinted: false,
@@ -128,6 +132,7 @@ pub async fn serve(
         endpoint: None,
         attempts: 0,
         rewrite: None,
+        mirror: None,
         hooked: Vec::new(),
         cache: Outcome::Off,
         hinted: false,
@@ -284,6 +289,7 @@ async fn pass_on(
         seen.hooked = Box::pin(hook::ask(&route.hooks, parts, seen)).await?;
     }
     seen.rewrite.clone_from(&route.rewrite);
+    seen.mirror.clone_from(&route.mirror);
     let target = match &route.leads {
         Leads::To(target) => target,
         Leads::Split(split) => split.choose(route, parts, seen),
@@ -322,7 +328,11 @@ async fn pass_on(
         }
     };
     let waited = admitted.waited || !upload.is_empty() || !route.hooks.is_empty() || route.asks;
-    let mut answer = attempt(shared, upstream, parts, &mut upload, seen, waited).await;
+    let mut answer = if seen.mirror.is_some() {
+        Box::pin(mirror::attempt(shared, upstream, parts, &mut upload, seen, waited)).await
+    } else {
+        attempt(shared, upstream, parts, &mut upload, seen, waited).await
+    };
     *body = upload.into_rest();
     match answer.as_mut().map(Response::body_mut) {
         // It may stay open for days, and counts as what it is.

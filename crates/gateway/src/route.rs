@@ -12,6 +12,7 @@ use crate::config;
 use crate::edge::Edge;
 use crate::hook::Hook;
 use crate::limit::Limit;
+use crate::mirror::Mirror;
 use crate::rewrite::Rewrite;
 use crate::service::Upstream;
 use crate::split::Split;
@@ -45,6 +46,8 @@ pub struct Route {
     /// Whether clients are told of a limit with every answer.
     pub tells: bool,
     pub leads: Leads,
+    /// Who else gets its requests, if anybody does.
+    pub mirror: Option<Arc<Mirror>>,
     /// What is changed of requests on their way to the service, if anything is.
     pub rewrite: Option<Arc<Rewrite>>,
     /// What the gateway itself says to clients, if it has something to say.

@@ -25,6 +25,7 @@ use crate::forwarded::Trust;
 use crate::hook::Hook;
 use crate::identity::{Bearer, Replays, Verifier};
 use crate::limit::Limit;
+use crate::mirror::{self, Mirror};
 use crate::places::{Rank, TIERS};
 use crate::rewrite::Rewrite;
 use crate::route::{Counts, Leads, Route, Target};
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub counts: BTreeMap<String, Arc<Counts>>,
     /// What became of those that were split, by the path of their route and the service that they went to.
     pub split_counts: BTreeMap<(String, String), Arc<Counts>>,
+    /// What became of copies, by the path of their route and the service that they went to.
+    pub mirror_counts: BTreeMap<(String, String), Arc<mirror::Counts>>,
     /// By name.
     pub limits: Vec<Arc<Limit>>,
     /// By name.
@@ -100,12 +103,14 @@ impl Snapshot {
             .collect();
         let cache = store(&config, before);
         let split_counts = split::counts(&config, before);
+        let mirror_counts = mirror::counts(&config, before);
         let parts = Parts {
             limits: &limits,
             hooks: &hooks,
             upstreams: &upstreams,
             counts: &counts,
             split_counts: &split_counts,
+            mirror_counts: &mirror_counts,
             store: cache.as_ref(),
             before,
         };
@@ -137,6 +142,7 @@ impl Snapshot {
             routes,
             counts,
             split_counts,
+            mirror_counts,
             limits,
             hooks,
             upstreams,
@@ -262,6 +268,7 @@ struct Parts<'a> {
     upstreams: &'a HashMap<String, Arc<Upstream>>,
     counts: &'a BTreeMap<String, Arc<Counts>>,
     split_counts: &'a BTreeMap<(String, String), Arc<Counts>>,
+    mirror_counts: &'a BTreeMap<(String, String), Arc<mirror::Counts>>,
     store: Option<&'a Arc<Store>>,
     before: Option<&'a Snapshot>,
 }
@@ -295,6 +302,11 @@ fn routes(config: &Config, parts: &Parts<'_>) -> Result<Routes, Error> {
             None if route.redirect.is_some() => Leads::Nowhere,
             None => Leads::To(target(&route.service)?),
         };
+        let mirror = route
+            .mirror
+            .as_ref()
+            .map(|mirror| Mirror::new(route, mirror, parts.upstreams, parts.mirror_counts));
+        let mirror = mirror.transpose()?;
         let limits: Vec<_> = route.limits.iter().map(found).collect::<Result<_, _>>()?;
         let found = |name: &String| hooks.get(name).cloned().ok_or_else(|| unknown("hook", name));
         Ok(Route {
@@ -303,6 +315,7 @@ fn routes(config: &Config, parts: &Parts<'_>) -> Result<Routes, Error> {
             tells: limits.iter().any(|limit| limit.tell),
             limits,
             leads,
+            mirror,
             rewrite: Rewrite::new(route)?.map(Arc::new),
             edge: Edge::new(route)?,
             compression: (route.compression.as_ref().map(Compression::new).transpose())

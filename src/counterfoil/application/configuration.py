@@ -241,7 +241,8 @@ def _check_references(path: Path, text: str, configuration: Configuration) -> No
             if service in configuration.services:
                 continue
             known = ", ".join(sorted(configuration.services)) or "none"
-            setting = ".split" if route.split else ".service"
+            mirrored = route.mirror is not None and service == route.mirror.service
+            setting = ".mirror" if mirrored else ".split" if route.split else ".service"
             raise ConfigurationError(
                 f"{path}, line {_line_of(text, where + setting)}: "
                 f"route {route.path} names the unknown service {service!r}",

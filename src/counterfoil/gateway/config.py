@@ -8,6 +8,7 @@ import msgspec
 
 from counterfoil.gateway.compression import Compression
 from counterfoil.gateway.cors import Cors
+from counterfoil.gateway.mirroring import Mirror
 from counterfoil.gateway.rewriting import HeaderEdits, Redirect, Rewrite, begins_all
 from counterfoil.gateway.splitting import Split
 
@@ -207,6 +208,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Left out where there is a `split` or a `redirect`."""
     split: Split | None = None
     """Divide the requests between several services, in place of `service`."""
+    mirror: Mirror | None = None
+    """Send copies of requests to another service, and throw its answers away."""
     identity: bool = True
     limits: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
@@ -245,10 +248,10 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def services(self) -> tuple[str, ...]:
-        """All that the route leads to."""
-        if self.split is not None:
-            return tuple(self.split.weights)
-        return (self.service,) if self.service else ()
+        """All that the route leads to, or sends copies to."""
+        weighed = tuple(self.split.weights) if self.split is not None else ()
+        named = (self.service, self.mirror.service if self.mirror else "")
+        return tuple(dict.fromkeys(name for name in (*named, *weighed) if name))
 
     def _check_edge(self) -> None:
         if self.redirect is None and self.split is None and not self.service:
@@ -262,8 +265,19 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"route {self.path} is split by {self.split.by}, which nobody proves there: set "
                 "identity = true, or split by address or header:NAME"
             )
+        if self.mirror is not None and self.mirror.service == self.service:
+            raise ValueError(f"route {self.path} would do everything twice: mirror another service")
         if self.redirect is not None:
-            unused = ("service", "split", "limits", "hooks", "cache", "rewrite", "request_headers")
+            unused = (
+                "service",
+                "split",
+                "mirror",
+                "limits",
+                "hooks",
+                "cache",
+                "rewrite",
+                "request_headers",
+            )
             if names := [name for name in unused if getattr(self, name)]:
                 raise ValueError(f"a redirect asks no service: leave {', '.join(names)} out")
             if self.redirect.scheme and not (self.redirect.host or self.hosts):

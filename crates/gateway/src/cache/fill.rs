@@ -11,12 +11,12 @@ use hyper::header;
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 
-use crate::attempt::attempt;
 use crate::cache::answer::Forwarded;
 use crate::cache::flights::{Flight, Landing};
 use crate::cache::request::{Presented, Wanted, target};
 use crate::cache::stored::{Refused, Stored};
 use crate::cache::{Asking, Cache, answer};
+use crate::mirror::attempt;
 use crate::proxy::{Seen, admit};
 use crate::respond::{Body, Problem};
 use crate::service::{Endpoint, Upstream};
@@ -227,7 +227,7 @@ impl Fill {
 
 /// Ask the service, as one of as many requests as it may have.
 pub async fn ask(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     upstream: &Upstream,
     parts: &Parts,
     seen: &mut Seen,
