@@ -456,7 +456,10 @@ pub struct ServiceTls {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
+    /// Empty where the health protocol of gRPC is spoken.
     pub path: String,
+    /// The service that is asked for by that; empty for the whole server.
+    pub grpc: Option<String>,
     pub interval_seconds: f64,
     pub timeout_seconds: f64,
     /// In a row, until an instance is out.

@@ -17,17 +17,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use counterfoil_policy::health::{Health, Settings, State, Turn};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::client::conn::{http1, http2};
 use hyper::header::HeaderValue;
+use hyper::http::request;
 use hyper::http::uri::PathAndQuery;
-use hyper::{Request, StatusCode, Version, header};
+use hyper::{Method, Request, Response, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::Error;
 use crate::config::{Protocol, Service};
+use crate::grpc_health;
 use crate::metrics::Page;
 use crate::own_request;
 use crate::service::Endpoint;
@@ -45,11 +47,18 @@ const USER_AGENT: &str = "counterfoil-gateway-health";
 /// What a service's instances are asked, and what the answer must be.
 pub struct Probe {
     settings: Settings,
-    path: PathAndQuery,
-    statuses: Vec<u16>,
+    question: Question,
     timeout: Duration,
     service: String,
     counts: Arc<Counts>,
+}
+
+/// What a probe asks for, and what is a good answer.
+enum Question {
+    /// By a GET, with one of these statuses; none: with any success.
+    Http { path: PathAndQuery, statuses: Vec<u16> },
+    /// By the health protocol of gRPC, in one message.
+    Grpc(Bytes),
 }
 
 /// What became of the probes of a service, in earlier and later configurations too.
@@ -72,9 +81,22 @@ impl Probe {
         let seconds = |what: &str, seconds: f64| {
             Duration::try_from_secs_f64(seconds).map_err(|error| wrong(what, &error))
         };
-        if !check.path.starts_with('/') {
-            return Err(wrong("path", &"must begin with /, as in /healthz"));
-        }
+        let question = match &check.grpc {
+            Some(service) if service.len() > grpc_health::NAME_BYTES => {
+                return Err(wrong("grpc", &format!("names have {} bytes at most", grpc_health::NAME_BYTES)));
+            }
+            Some(_) if config.protocol == Protocol::Http1 => {
+                return Err(wrong("grpc", &"the protocol of the service must be HTTP/2"));
+            }
+            Some(service) => Question::Grpc(grpc_health::question(service)),
+            None if !check.path.starts_with('/') => {
+                return Err(wrong("path", &"must begin with /, as in /healthz"));
+            }
+            None => Question::Http {
+                path: check.path.parse().map_err(|error| wrong("path", &error))?,
+                statuses: check.statuses.clone(),
+            },
+        };
         let interval = seconds("interval", check.interval_seconds)?;
         Ok(Some(Arc::new(Self {
             settings: Settings {
@@ -82,8 +104,7 @@ impl Probe {
                 failures: check.failures.max(1),
                 successes: check.successes.max(1),
             },
-            path: check.path.parse().map_err(|error| wrong("path", &error))?,
-            statuses: check.statuses.clone(),
+            question,
             timeout: seconds("timeout", check.timeout_seconds)?,
             service: name.to_owned(),
             counts: Arc::clone(counts),
@@ -96,15 +117,11 @@ impl Probe {
     /// Why the probe failed, for people.
     async fn send(&self, target: &Target<'_>, host: &HeaderValue) -> Result<(), String> {
         let until = tokio::time::Instant::now() + self.timeout;
-        let status = match tokio::time::timeout_at(until, self.ask(target, host, until)).await {
+        let answer = match tokio::time::timeout_at(until, self.ask(target, host, until)).await {
             Ok(answered) => answered.map_err(|error| told(&*error))?,
             Err(_) => return Err(format!("no answer within {} s", self.timeout.as_secs_f64())),
         };
-        let expected = match &*self.statuses {
-            [] => status.is_success(),
-            statuses => statuses.contains(&status.as_u16()),
-        };
-        if expected { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
+        self.question.judge(answer)
     }
 
     async fn ask(
@@ -112,9 +129,10 @@ impl Probe {
         target: &Target<'_>,
         host: &HeaderValue,
         until: tokio::time::Instant,
-    ) -> Result<StatusCode, own_request::Error> {
+    ) -> Result<Response<Collected<Bytes>>, own_request::Error> {
         let stream = TokioIo::new(connect(target, until).await?);
-        let request = Request::get(self.path.as_str()).header(header::USER_AGENT, USER_AGENT);
+        let (path, request, body) = self.question.put();
+        let request = request.header(header::USER_AGENT, USER_AGENT);
         // Dropped with the rest when the time is over, and the connection with it. How that ends is
         // told by the answer, or by its absence.
         let mut serving = JoinSet::new();
@@ -123,20 +141,51 @@ impl Probe {
                 let request = request.header(header::HOST, host).header(header::CONNECTION, "close");
                 let (mut sender, connection) = http1::handshake(stream).await?;
                 serving.spawn(async move { _ = connection.await });
-                sender.send_request(request.body(Empty::<Bytes>::new())?).await?
+                sender.send_request(request.uri(path).body(body)?).await?
             }
             Protocol::H2c | Protocol::H2 => {
                 let scheme = if target.tls.is_some() { "https" } else { "http" };
-                let asked = format!("{scheme}://{}{}", host.to_str()?, self.path);
+                let asked = format!("{scheme}://{}{path}", host.to_str()?);
                 let request = request.uri(asked).version(Version::HTTP_2);
                 let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
                 serving.spawn(async move { _ = connection.await });
-                sender.send_request(request.body(Empty::<Bytes>::new())?).await?
+                sender.send_request(request.body(body)?).await?
             }
         };
-        let status = response.status();
-        Limited::new(response.into_body(), ANSWER_BYTES).collect().await?;
-        Ok(status)
+        let (head, body) = response.into_parts();
+        Ok(Response::from_parts(head, Limited::new(body, ANSWER_BYTES).collect().await?))
+    }
+}
+
+impl Question {
+    /// The path of a request, its head but for that, and its body.
+    fn put(&self) -> (&str, request::Builder, Full<Bytes>) {
+        match self {
+            Self::Http { path, .. } => (path.as_str(), Request::builder(), Full::default()),
+            Self::Grpc(message) => {
+                let request = Request::builder()
+                    .method(Method::POST)
+                    .header(header::CONTENT_TYPE, "application/grpc")
+                    .header(header::TE, "trailers");
+                (grpc_health::METHOD, request, Full::new(message.clone()))
+            }
+        }
+    }
+
+    /// # Errors
+    /// Why an answer isn't a good one, for people.
+    fn judge(&self, answer: Response<Collected<Bytes>>) -> Result<(), String> {
+        let status = answer.status();
+        let expected = match self {
+            Self::Grpc(_) => {
+                let (head, body) = answer.into_parts();
+                let trailers = body.trailers().cloned().unwrap_or(head.headers);
+                return grpc_health::verdict(status, &body.to_bytes(), &trailers);
+            }
+            Self::Http { statuses, .. } if statuses.is_empty() => status.is_success(),
+            Self::Http { statuses, .. } => statuses.contains(&status.as_u16()),
+        };
+        if expected { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
     }
 }
 

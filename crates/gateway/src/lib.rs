@@ -24,6 +24,7 @@ mod forwarded;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod grpc;
+mod grpc_health;
 mod headers;
 mod health;
 mod hints;

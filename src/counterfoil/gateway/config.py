@@ -300,11 +300,15 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How each instance is checked beside its answers to requests: by a GET of the gateway's own,
-    on a connection of its own, without the headers that requests of clients get."""
+    """How each instance is checked beside its answers to requests: by a request of the gateway's
+    own, on a connection of its own, without the headers that requests of clients get."""
 
-    path: str
-    """What is asked for, and its query if it has one; services of Counterfoil answer `/healthz`."""
+    path: str = ""
+    """What is asked for by GET, and its query if it has one; services of Counterfoil answer
+    `/healthz`."""
+    grpc: str | None = None
+    """Or the service that is asked for by the health protocol of gRPC (`grpc.health.v1.Health`);
+    empty: the whole server. It has to answer `SERVING`."""
     interval_seconds: float = 5.0
     """From one probe of an instance to the next, a tenth more or less by chance; longer while a
     probe is under way, since there is one at a time."""
@@ -318,7 +322,13 @@ class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """What a good answer's status is; empty: 200 to 299. Redirects are not followed."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"/[!-\"$-;=?-~]*", self.path):
+        if self.grpc is not None and (self.path or self.statuses):
+            raise ValueError("health: path and statuses mean nothing to grpc: set one or the other")
+        if self.grpc is not None and not re.fullmatch(r"[\w.]{0,127}", self.grpc, re.ASCII):
+            raise ValueError(
+                f"grpc {self.grpc!r} is no name of a service such as shop.Ledger, or empty for all"
+            )
+        if self.grpc is None and not re.fullmatch(r"/[!-\"$-;=?-~]*", self.path):
             raise ValueError(
                 f"path {self.path!r}: write what stands in a request, such as /healthz, without #"
             )
@@ -448,6 +458,8 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name} is {least:g} to {most:g}")
+        if self.health and self.health.grpc is not None and self.protocol == "http/1.1":
+            raise ValueError('health by grpc needs HTTP/2: set protocol = "h2c" or "h2", or a path')
         if self.least_concurrency > max(self.concurrency, 4):
             raise ValueError("least_concurrency is at most concurrency")
         if self.protocol == "h2" and self.tls is None:
