@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from sharing import until
-from upstream import OK, Asked, Server, serving, sized
+from upstream import LARGE, OK, Asked, Server, serving, sized
 
 from counterfoil.gateway.config import (
     Cache,
@@ -48,6 +48,7 @@ ROUTES = (
     Route(path="/some", mirror=mirror(percent=25.0), **OPEN),  # type: ignore[arg-type]
     Route(path="/none", mirror=mirror(percent=0.0), **OPEN),  # type: ignore[arg-type]
     Route(path="/few", mirror=mirror(concurrency=2), **OPEN),  # type: ignore[arg-type]
+    Route(path="/large", mirror=mirror(), **OPEN),  # type: ignore[arg-type]
     Route(path="/sizes", mirror=mirror(), **OPEN),  # type: ignore[arg-type]
     Route(path="/compared", mirror=mirror(), **OPEN),  # type: ignore[arg-type]
     Route(path="/nowhere", mirror=mirror(service="gone"), **OPEN),  # type: ignore[arg-type]
@@ -75,6 +76,9 @@ class Copies:
     def __call__(self, asked: Asked, connection: socket.socket) -> None:
         self.asked.append(asked)
         self.answers.wait(timeout=30)
+        if asked.line.startswith("GET /large"):
+            connection.sendall(sized(LARGE))
+            return
         connection.sendall(b"HTTP/1.1 %s\r\ncontent-length: 4\r\n\r\ncopy" % self.status)
 
     def of(self, path: str) -> list[Asked]:
@@ -263,6 +267,16 @@ def test_answers_are_counted_and_held_against_what_the_client_got(
         'mirror_in_flight{route="/compared",service="new"} 0',
     ):
         assert f"\ncounterfoil_gateway_{line}\n" in metrics
+
+
+def test_a_large_answer_to_a_copy_is_read_for_a_while_and_thrown_away(
+    client: httpx2.Client, plane: DataPlane
+) -> None:
+    for _ in range(3):
+        assert client.get("/large").text == "old"
+    until(lambda: of(plane, "/large")["sent"] == 3)
+    state = of(plane, "/large")
+    assert (state["answers"], state["under_way"]) == ([0, 3, 0, 0, 0], 0)
 
 
 def test_a_service_that_is_not_there_is_no_clients_trouble(

@@ -195,9 +195,11 @@ async fn send(
     let Ok(answer) = answer else { return Some(None) };
     let status = answer.status();
     if let body @ Body::Rest(_) = answer.into_body() {
-        let rest = Limited::new(body, ANSWER_BYTES).collect();
-        // Whatever it is, it is thrown away.
-        let _ = tokio::time::timeout(upstream.timeouts.answer, rest).await;
+        let mut rest = Limited::new(body, ANSWER_BYTES);
+        // Part by part: nothing of it is held.
+        let read = async { while let Some(Ok(_)) = rest.frame().await {} };
+        // What takes longer ends with its connection.
+        let _ = tokio::time::timeout(upstream.timeouts.answer, read).await;
     }
     Some(Some(status))
 }
