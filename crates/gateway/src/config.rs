@@ -308,6 +308,8 @@ pub struct Route {
     pub upgrades: Vec<String>,
     /// Whether hints of the service (103) go on.
     pub early_hints: bool,
+    /// Whether calls of gRPC-Web are made into such of gRPC.
+    pub grpc_web: bool,
     pub cache: Option<Cache>,
     pub cors: Option<Cors>,
     pub rewrite: Option<Rewrite>,

@@ -25,6 +25,7 @@ mod forwarded;
 pub mod fuzzing;
 mod grpc;
 mod grpc_health;
+mod grpc_web;
 mod headers;
 mod health;
 mod hints;

@@ -33,7 +33,7 @@ use crate::snapshot::Snapshot;
 use crate::tracing::{Span, Trace};
 use crate::tunnel::{self, Upgrade};
 use crate::upload::{Upload, discard, drain};
-use crate::{grpc, hook, limit};
+use crate::{grpc, grpc_web, hook, limit};
 
 /// Client-chosen values that are logged are cut to this many bytes.
 const LOGGED_LIMIT: usize = 256;
@@ -112,8 +112,7 @@ pub async fn serve(
     let started = Instant::now();
     shared.requests.fetch_add(1, Ordering::Relaxed);
     let snapshot = shared.snapshot();
-    let (parts, mut body) = request.into_parts();
-    let path = parts.uri.path();
+    let (mut parts, mut body) = request.into_parts();
     let request_id = request_id(parts.headers.get(headers::REQUEST_ID));
     let under_way = client.begin();
     let origin = snapshot.trust.as_ref().and_then(|trust| {
@@ -145,6 +144,8 @@ pub async fn serve(
                 .allow(missed.join(", "))
         })
     });
+    let is_web = found.as_ref().is_ok_and(|route| route.config.grpc_web);
+    let web = if is_web { grpc_web::Call::take(&mut parts, &mut body) } else { None };
     let (route, answer) = match found {
         Ok(route) => (Some(route), pass_on(&shared, &snapshot, route, &parts, &mut body, &mut seen).await),
         Err(problem) => (None, Err(problem)),
@@ -172,7 +173,7 @@ pub async fn serve(
             request_id: seen.request_id.to_str().unwrap_or_default(),
             trace_id: seen.trace.as_ref().map_or("", |trace| &trace.id),
             method: parts.method.as_str(),
-            path: cut(path, LOGGED_LIMIT),
+            path: cut(parts.uri.path(), LOGGED_LIMIT),
             status: response.status().as_u16(),
             tenant,
             tier,
@@ -197,6 +198,9 @@ pub async fn serve(
     tell(&snapshot, route, &parts, response.status(), duration_us, &mut seen);
     if let Some(call) = call {
         call.replace(&mut response);
+    }
+    if let Some(web) = web {
+        web.answer(&mut response);
     }
     if let Some(edge) = route.and_then(|route| route.edge.as_ref()) {
         edge.mark(&parts, response.headers_mut());

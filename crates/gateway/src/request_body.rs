@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::client::{Client, UnderWay};
+use crate::grpc_web::Decoded;
 
 /// What a client sends after the head of its request.
 pub enum RequestBody {
@@ -22,6 +23,8 @@ pub enum RequestBody {
     },
     /// Whoever took it sees to it.
     Taken,
+    /// In base64.
+    Decoded(Box<Decoded>),
     /// By HTTP/3.
     Quic(Pin<Box<dyn Body<Data = Bytes, Error = Broken> + Send>>),
 }
@@ -33,6 +36,8 @@ pub enum Broken {
     Hyper(#[from] hyper::Error),
     #[error("the client gave up the request")]
     GivenUp,
+    #[error("the body is no base64")]
+    Base64,
     #[error("the body is longer or shorter than its content-length")]
     Length,
 }
@@ -52,6 +57,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Hyper { body, .. } => Pin::new(body).poll_frame(cx).map_err(Broken::from),
             Self::Taken => Poll::Ready(None),
+            Self::Decoded(body) => body.poll_frame(cx),
             Self::Quic(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -60,6 +66,7 @@ impl Body for RequestBody {
         match self {
             Self::Hyper { body, .. } => body.is_end_stream(),
             Self::Taken => true,
+            Self::Decoded(body) => body.is_end_stream(),
             Self::Quic(body) => body.is_end_stream(),
         }
     }
@@ -68,6 +75,7 @@ impl Body for RequestBody {
         match self {
             Self::Hyper { body, .. } => body.size_hint(),
             Self::Taken => SizeHint::with_exact(0),
+            Self::Decoded(_) => SizeHint::default(),
             Self::Quic(body) => body.size_hint(),
         }
     }

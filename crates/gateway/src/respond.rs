@@ -11,6 +11,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::compression::Compressed;
+use crate::grpc_web::Framed;
 use crate::tunnel::Tunnel;
 use crate::upstream::Rest;
 
@@ -19,6 +20,8 @@ pub enum Body {
     Whole(Bytes),
     Rest(Box<Rest>),
     Compressed(Box<Compressed>),
+    /// Of gRPC, for a client of gRPC-Web.
+    Framed(Box<Framed>),
     /// Nothing: the connection that the answer goes by becomes a tunnel after it.
     Tunnel(Option<Box<Tunnel>>),
 }
@@ -29,6 +32,7 @@ impl Body {
         match self {
             Self::Rest(rest) => rest.keep(kept),
             Self::Compressed(compressed) => compressed.keep(kept),
+            Self::Framed(framed) => framed.keep(kept),
             Self::Tunnel(Some(tunnel)) => tunnel.keep(kept),
             Self::Whole(_) | Self::Tunnel(None) => {}
         }
@@ -48,6 +52,7 @@ impl hyper::body::Body for Body {
             Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
             Self::Rest(rest) => rest.poll_frame(cx),
             Self::Compressed(compressed) => compressed.poll_frame(cx),
+            Self::Framed(framed) => framed.poll_frame(cx),
             Self::Tunnel(_) => Poll::Ready(None),
         }
     }
@@ -57,6 +62,7 @@ impl hyper::body::Body for Body {
             Self::Whole(whole) => whole.is_empty(),
             Self::Rest(rest) => rest.is_end_stream(),
             Self::Compressed(compressed) => compressed.is_end_stream(),
+            Self::Framed(framed) => framed.is_end_stream(),
             Self::Tunnel(_) => true,
         }
     }
@@ -65,7 +71,7 @@ impl hyper::body::Body for Body {
         match self {
             Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
             Self::Rest(rest) => rest.size_hint(),
-            Self::Compressed(_) => SizeHint::default(),
+            Self::Compressed(_) | Self::Framed(_) => SizeHint::default(),
             Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }

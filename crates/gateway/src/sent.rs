@@ -58,7 +58,7 @@ struct Progress {
 
 impl Sent {
     pub fn new(body: Body, client: &Arc<Client>, stall: Duration, spoken: Spoken) -> Self {
-        let watched = matches!(body, Body::Rest(_) | Body::Compressed(_)).then(|| {
+        let watched = matches!(body, Body::Rest(_) | Body::Compressed(_) | Body::Framed(_)).then(|| {
             let progress = Arc::<Progress>::default();
             let watching = tokio::spawn(watch(Arc::clone(&progress), Arc::clone(client), stall));
             let one_at_a_time = (spoken == Spoken::Http1).then(|| Arc::clone(client));

@@ -221,6 +221,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     early_hints: bool = False
     """Pass on Early Hints (103) of the service, to clients of HTTP/1.1 and HTTP/3. Some old clients
     of HTTP/1.1 take one for the answer."""
+    grpc_web: bool = False
+    """Make calls of gRPC-Web, by pages, into calls of gRPC; others pass as they are."""
     cache: Cache | None = None
     """Keep answers that may be kept; without this table none are."""
     cors: Cors | None = None
@@ -277,6 +279,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 "cache",
                 "rewrite",
                 "request_headers",
+                "grpc_web",
             )
             if names := [name for name in unused if getattr(self, name)]:
                 raise ValueError(f"a redirect asks no service: leave {', '.join(names)} out")

@@ -126,7 +126,7 @@ impl Compression {
         let (status, headers) = (answer.status(), answer.headers());
         if status.is_informational()
             || matches!(status.as_u16(), 204..=206)
-            || matches!(answer.body(), Body::Tunnel(_) | Body::Compressed(_))
+            || matches!(answer.body(), Body::Tunnel(_) | Body::Compressed(_) | Body::Framed(_))
             || headers.contains_key(header::CONTENT_ENCODING)
             || headers.contains_key(header::CONTENT_RANGE)
             || DIGESTS.iter().any(|name| headers.contains_key(*name))
@@ -185,7 +185,7 @@ fn encode(body: &mut Body, coding: Coding) -> bool {
         }
         Body::Whole(whole) => Box::new(Rest::whole(whole, None)),
         Body::Rest(rest) => rest,
-        other @ (Body::Compressed(_) | Body::Tunnel(_)) => {
+        other @ (Body::Compressed(_) | Body::Framed(_) | Body::Tunnel(_)) => {
             *body = other;
             return false;
         }
