@@ -28,6 +28,7 @@ from counterfoil.events import (
     trial_balance,
 )
 from counterfoil.events.effects import Effects
+from counterfoil.events.ledger import holds
 
 from .conftest import MakeEvents
 
@@ -191,6 +192,50 @@ def test_a_hold_ends_when_its_time_has_come(books: Books) -> None:
     books.check()
 
 
+def test_a_hold_that_cannot_be_posted_has_not_ended(books: Books) -> None:
+    books.commit([guard_wallet, pay(1, "bank", "wallet", 100), pay(77, "x", "y", 5)])
+    books.commit([hold(1, "wallet", "shop", 60), hold(2, "wallet", "shop", 10)])
+
+    def try_to_post(ledger: Ledger) -> object:
+        with pytest.raises(LedgerConflict, match="77"):
+            ledger.post_hold(1, id=77)
+        return True
+
+    assert books.one(try_to_post) is True
+    assert balance(books.store.database, "wallet", "USD") == Balance(0, 100, 70, 0)
+    # One transfer can't end two holds, though it be of the same content.
+    both = [lambda ledger, n=n: ledger.post_hold(n, id=5, amount=10) for n in (1, 2)]
+    assert books.commit(both) == [True, LedgerConflict]
+    assert balance(books.store.database, "wallet", "USD") == Balance(10, 100, 10, 0)
+    books.check()
+
+
+def test_holds_end_though_more_have_than_end_at_once(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holds, "EXPIRIES", 2)
+    books.commit([guard_wallet, pay(1, "bank", "wallet", 100)])
+    before = [hold(number, "x", "y", 1, expires_us=10) for number in range(1, 8)]
+    books.commit([*before, hold(8, "wallet", "shop", 100, 20), hold(9, "x", "shop", 5, 20)])
+    assert books.one(lambda ledger: ledger.post_hold(9, id=3), 30) is HoldEnded
+    assert books.one(lambda ledger: ledger.void_hold(9), 30) is HoldEnded
+    assert books.one(pay(2, "wallet", "shop", 60), 30) is True
+    books.commit([hold(number, "x", "y", 1, expires_us=40) for number in range(10, 18)], 35)
+    assert books.one(hold(18, "wallet", "shop", 40, expires_us=50), 35) is True
+    assert books.one(hold(19, "wallet", "shop", 40), 60) is True
+    books.check()
+
+
+@pytest.mark.parametrize("amount", [10.5, 10.0, True, "10"])
+def test_an_amount_that_is_no_whole_number_is_refused(books: Books, amount: Any) -> None:
+    assert books.one(pay(1, "a", "b", amount)) is ValueError
+    assert books.one(hold(1, "a", "b", amount)) is ValueError
+    assert books.one(lambda ledger: ledger.transfers([leg(1, "a", "b", amount, "EUR")])) is (
+        ValueError
+    )
+    assert books.accounts("ledger_accounts") == {}
+
+
 def test_linked_transfers_are_posted_all_or_none_in_their_currencies(books: Books) -> None:
     books.commit([guard_wallet, pay(1, "bank", "wallet", 100)])
 
@@ -235,6 +280,42 @@ def test_a_mistake_is_reversed_once_and_stays_in_the_history(books: Books) -> No
     assert [line.balance for line in later] == [0, 50]
     assert balance_at(database, "customer", "USD", 19) == Balance(500, 0)
     assert balance_at(database, "customer", "USD", 20) == Balance(500, 500)
+    books.check()
+
+
+def test_a_statement_has_pages_within_a_commit(books: Books) -> None:
+    books.commit([pay(number, "a", "b", number) for number in range(1, 8)], 10)
+    books.commit([pay(number, "b", "a", 1) for number in range(8, 12)], 20)
+    database = books.store.database
+    whole = statement(database, "a", "USD", since_us=0)
+    lines, since_us, after = [], 0, None
+    while page := statement(database, "a", "USD", since_us=since_us, after=after, limit=3):
+        lines += page
+        since_us, after = page[-1].posted_us, page[-1].transfer
+    assert lines == whole
+    assert [line.transfer for line in lines] == list(range(1, 12))
+    assert lines[-1].balance == sum(range(1, 8)) - 4
+
+
+def test_what_was_taken_back_in_part_is_not_taken_back_whole(books: Books) -> None:
+    def refund(id: int, amount: int, currency: str) -> Work:
+        return lambda ledger: ledger.transfer(
+            id=id,
+            debit="shop",
+            credit="customer",
+            amount=amount,
+            currency=currency,
+            code="refund",
+            corrects=1,
+        )
+
+    def reverse(id: int) -> Work:
+        return lambda ledger: ledger.reverse(1, id=id, code="mistake")
+
+    books.commit([pay(1, "customer", "shop", 100), refund(2, 100, "EUR")])
+    books.commit([refund(3, 60, "USD"), reverse(4)])
+    assert books.one(reverse(4)) is LedgerConflict
+    assert balance(books.store.database, "shop", "USD") == Balance(60, 100)
     books.check()
 
 

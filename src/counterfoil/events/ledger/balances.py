@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from counterfoil.events.database import Database
-from counterfoil.events.ledger.entries import Account
+from counterfoil.events.ledger.entries import LARGEST, Account
 
 LINES: Final = 1_000
 # PostgreSQL sums integers up to decimals.
@@ -54,37 +54,54 @@ def balance(database: Database, account: str, currency: str) -> Balance:
 
 def balance_at(database: Database, account: str, currency: str, at_us: int) -> Balance:
     """What was posted to an account until `at_us`, in microseconds, and then included."""
-    sums: list[int] = []
-    for side in ("debit", "credit"):
-        (amount,) = database.execute(
-            f"SELECT CAST(coalesce(sum(amount), 0) AS INTEGER) FROM ledger_transfers "  # noqa: S608
-            f"WHERE {side} = ? AND currency = ? AND posted_us <= ?",
-            (account, currency, at_us),
-        ).fetchone()
-        sums.append(amount)
-    return Balance(*sums)
+    return _posted(database, account, currency, (at_us, LARGEST))
 
 
 def statement(
-    database: Database, account: str, currency: str, *, since_us: int, limit: int = LINES
+    database: Database,
+    account: str,
+    currency: str,
+    *,
+    since_us: int,
+    after: int | None = None,
+    limit: int = LINES,
 ) -> list[Line]:
-    """At most `limit` transfers of an account from `since_us` on, in order, with balances."""
-    before = balance_at(database, account, currency, since_us - 1)
+    """At most `limit` transfers of an account from `since_us` on, in order, with balances.
+
+    Many transfers may have one time, that of their commit. So the next page begins at the time of
+    the last line of this one, and `after` its transfer.
+    """
+    first = (since_us, -LARGEST - 1 if after is None else after)
+    before = _posted(database, account, currency, first)
     running = before.debits - before.credits
     lines: list[Line] = []
     for row in database.execute(
         "SELECT id, posted_us, other, code, change, corrects, linked FROM ("
         "SELECT id, posted_us, credit AS other, code, amount AS change, corrects, linked "
-        "FROM ledger_transfers WHERE debit = ? AND currency = ? AND posted_us >= ? UNION ALL "
+        "FROM ledger_transfers WHERE debit = ? AND currency = ? AND (posted_us, id) > (?, ?) "
+        "UNION ALL "
         "SELECT id, posted_us, debit, code, -amount, corrects, linked "
-        "FROM ledger_transfers WHERE credit = ? AND currency = ? AND posted_us >= ?) AS sides "
-        "ORDER BY posted_us, id LIMIT ?",
-        (account, currency, since_us, account, currency, since_us, limit),
+        "FROM ledger_transfers WHERE credit = ? AND currency = ? AND (posted_us, id) > (?, ?)"
+        ") AS sides ORDER BY posted_us, id LIMIT ?",
+        (account, currency, *first, account, currency, *first, limit),
     ):
         number, posted_us, other, code, change, corrects, linked = row
         running += change
         lines.append(Line(number, posted_us, other, code, change, running, corrects, linked))
     return lines
+
+
+def _posted(database: Database, account: str, currency: str, last: tuple[int, int]) -> Balance:
+    """The sums of an account's transfers up to a time and an id."""
+    sums: list[int] = []
+    for side in ("debit", "credit"):
+        (amount,) = database.execute(
+            f"SELECT CAST(coalesce(sum(amount), 0) AS INTEGER) FROM ledger_transfers "  # noqa: S608
+            f"WHERE {side} = ? AND currency = ? AND (posted_us, id) <= (?, ?)",
+            (account, currency, *last),
+        ).fetchone()
+        sums.append(amount)
+    return Balance(*sums)
 
 
 def trial_balance(database: Database) -> dict[str, tuple[int, int]]:

@@ -32,8 +32,12 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
         """Itself, if it can be.
 
         Raises:
-            ValueError: an amount that is negative or too large, or one account on both sides.
+            ValueError: an amount that is negative, too large or no whole number, or one account on
+                both sides.
         """
+        # SQLite would refuse a fraction, PostgreSQL round it, and sums before it is rounded.
+        if type(self.amount) is not int or type(self.id) is not int:
+            raise ValueError(f"amounts are whole minor units, and ids whole: {self}")
         if not 0 <= self.amount <= LARGEST or self.debit == self.credit:
             raise ValueError("a transfer moves an amount of at least 0 between two accounts")
         return self

@@ -4,8 +4,8 @@ A hold is placed, and ends once: by a transfer of all or a part of it, voided, o
 has come. Both are rows that never change. Until its end it counts against what a guarded account
 can spend.
 
-Time is the commit's. Whoever places or ends a hold first ends those whose time has come, and so
-does whoever would be refused for lack of money.
+Time is the commit's. Whoever places or ends a hold first ends some of those whose time has come,
+and whoever would be refused for lack of money goes on until none is left of them.
 """
 
 from typing import Final, Literal
@@ -48,8 +48,11 @@ class Holds:
             raise LedgerConflict(f"hold {hold.id} was placed as {earlier}, not as {content}")
         spending: tuple[tuple[str, Side], ...] = ((hold.debit, "credit"), (hold.credit, "debit"))
         for name, spent in spending:
-            left = self._book.spendable((name, hold.currency), spent)
-            if left is not None and left < hold.amount:
+            while (left := self._book.spendable((name, hold.currency), spent)) is not None:
+                if left >= hold.amount:
+                    break
+                if self.expire():
+                    continue
                 raise Overdrawn(
                     f"{name} lacks {hold.amount - left} {hold.currency} (minor units) "
                     f"for hold {hold.id}",
@@ -69,6 +72,7 @@ class Holds:
         Raises:
             NoSuchEntry: there is no such hold.
             HoldEnded: it has ended otherwise.
+            LedgerConflict: the transfer's id belongs to another one, or to another hold's.
             ValueError: the transfer is of more than was held.
         """
         self.expire()
@@ -80,6 +84,11 @@ class Holds:
             if ended == ("posted", transfer.id, transfer.amount):
                 return False
             raise _ended_otherwise(number, ended[0])
+        # A handler may go on after the error: a hold must not have ended by a transfer that isn't.
+        if (earlier := self._book.find(transfer.id)) is not None:
+            raise LedgerConflict(
+                f"transfer {transfer.id} was posted as {earlier}, and not for hold {number}"
+            )
         self._end(number, "posted", transfer.id, transfer.amount)
         return self._book.post([row])
 
@@ -91,7 +100,6 @@ class Holds:
             HoldEnded: it has ended otherwise.
         """
         self.expire()
-        self._find(number)
         ended = self._ended(number)
         if ended is not None:
             if ended[0] == "voided":
@@ -138,9 +146,15 @@ class Holds:
         return found
 
     def _ended(self, number: int) -> tuple[Outcome, int | None, int] | None:
-        return self._book.execute(
+        """How a hold ended; it does now if its time has come, and others' turn was before."""
+        expires_us = self._find(number)[5]
+        ended = self._book.execute(
             "SELECT outcome, transfer, amount FROM ledger_hold_ends WHERE hold = ?", (number,)
         ).fetchone()
+        if ended is None and expires_us is not None and expires_us <= self._now_us:
+            self._end(number, "expired", None, 0)
+            return ("expired", None, 0)
+        return ended
 
     def _end(self, number: int, outcome: Outcome, transfer: int | None, amount: int) -> None:
         debit, credit, held, currency, code, _ = self._find(number)

@@ -75,7 +75,8 @@ class Ledger:
 
         Raises:
             NoSuchEntry: there is no such transfer.
-            LedgerConflict: it was reversed by another one, or the id belongs to another transfer.
+            LedgerConflict: some of it was taken back by another one, or the id belongs to another
+                transfer.
             Overdrawn: a guarded account has spent what it would give back.
         """
         content = self._book.find(transfer)
@@ -84,7 +85,7 @@ class Ledger:
         debit, credit, amount, currency, _ = content
         back = Transfer(
             id=id, debit=credit, credit=debit, amount=amount, currency=currency, code=code
-        )
+        ).checked()
         self._refuse_second_reversal(transfer, back)
         return self._post([self._row(back, corrects=transfer)])
 
@@ -158,12 +159,12 @@ class Ledger:
         return Holds(self._book, self._now_us).expire()
 
     def _post(self, rows: Sequence[Row]) -> bool:
-        try:
-            return self._book.post(rows)
-        except Overdrawn:
-            if not self.expire_holds():
-                raise
-            return self._book.post(rows)
+        while True:
+            try:
+                return self._book.post(rows)
+            except Overdrawn:
+                if not self.expire_holds():
+                    raise
 
     def _row(
         self,
@@ -187,12 +188,17 @@ class Ledger:
 
     def _refuse_second_reversal(self, transfer: int, back: Transfer) -> None:
         waiting = [
-            (row.transfer.id, *row.transfer.content[:3]) for row in self._book.corrections(transfer)
+            (row.transfer.id, *row.transfer.content[:4]) for row in self._book.corrections(transfer)
         ]
         written = self._book.execute(
-            "SELECT id, debit, credit, amount FROM ledger_transfers WHERE corrects = ?", (transfer,)
+            "SELECT id, debit, credit, amount, currency FROM ledger_transfers WHERE corrects = ?",
+            (transfer,),
         ).fetchall()
-        reversal = (back.debit, back.credit, back.amount)
-        for number, *content in [*waiting, *written]:
-            if number != back.id and tuple(content) == reversal:
-                raise LedgerConflict(f"transfer {transfer} was reversed by {number} before")
+        for number, debit, credit, amount, currency in [*waiting, *written]:
+            way = (debit, credit, currency)
+            if number != back.id and way == (back.debit, back.credit, back.currency):
+                raise LedgerConflict(
+                    f"of transfer {transfer}, {amount} of {back.amount} {currency} (minor units) "
+                    f"were taken back by {number} before",
+                    hint="take back the rest by a transfer that corrects it",
+                )
