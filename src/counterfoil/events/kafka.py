@@ -34,7 +34,7 @@ from counterfoil.events.kafka_client import (
     say,
     until_end,
 )
-from counterfoil.events.kafka_exchange import KafkaExchange
+from counterfoil.events.kafka_exchange import KafkaExchange, continue_at
 from counterfoil.events.kafka_reader import KafkaReader
 from counterfoil.events.kafka_rights import check_rights
 from counterfoil.events.log import Positions
@@ -45,7 +45,7 @@ from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
 from counterfoil.kafka_access import KafkaAccess
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Consumer, Producer, TopicPartition
 
 COPY_SECONDS: Final = 60.0
 EARLY_MS: Final = 60_000
@@ -192,26 +192,55 @@ class KafkaLog:
                 for each in found
             }
 
-    def copy(self, topic: AnyTopic, records: Iterable[Record]) -> None:
+    def copy(self, topic: AnyTopic, records: Iterable[Record], ends: Mapping[int, int]) -> None:
         """Fill an empty topic with the records of another log, each at the offset it had there.
 
-        Not in a transaction: its markers would take offsets of their own.
+        Not in a transaction: its markers would take offsets of their own. In the place of what the
+        other log has forgotten, up to `ends` if that is all, come records that are deleted again.
 
         Raises:
             LogUnavailable: some were not acknowledged; drop the topic and begin again.
         """
-        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+        from confluent_kafka import Producer, TopicPartition  # noqa: PLC0415 - an extra
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415
 
+        name = self._named(topic.name)
         producer = Producer({**self._connection, **SENDING, "enable.idempotence": True})
-        number = 0
+        kept: dict[int, int] = {}
         for record in records:
-            produce(producer, self._named(topic.name), record.partition, record)
+            if record.partition not in kept:
+                kept[record.partition] = record.offset
+                _fill(producer, name, record.partition, record.offset)
+            produce(producer, name, record.partition, record)
             producer.poll(0)
-            number += 1
+        for partition, end in ends.items():
+            if partition not in kept:
+                kept[partition] = end
+                _fill(producer, name, partition, end)
         left = producer.flush(COPY_SECONDS)
-        appended = sum(self.ends(topic.name).values())
-        if left or appended != number:
-            raise LogUnavailable(f"Kafka: {appended} of {number} records are in {topic.name}")
+        found = self.ends(topic.name)
+        if left or any(found[partition] != end for partition, end in ends.items()):
+            raise LogUnavailable(f"Kafka: {topic.name} ends at {found}, not at {dict(ends)}")
+        forgotten = [TopicPartition(name, number, first) for number, first in kept.items() if first]
+        if forgotten:
+            admin = AdminClient(self._connection)
+            with Reported():
+                deletions = cast(
+                    "dict[TopicPartition, Future[object]]",
+                    admin.delete_records(forgotten, request_timeout=CALL_SECONDS),
+                )
+                for deletion in deletions.values():
+                    deletion.result(CALL_SECONDS)
+
+    def continue_at(self, consumer: str, positions: Mapping[tuple[str, int], int]) -> None:
+        """Let a stateless pipeline that has never run here begin at `positions`.
+
+        Raises:
+            LogUnavailable: whether it will is unknown.
+        """
+        topic = self._named(f"{consumer}.positions")
+        self._create({topic: 1}, {"cleanup.policy": "compact"})
+        continue_at(self._connection, self._named(f"{consumer}.exchange"), topic, positions)
 
     def close(self) -> None:
         """Nothing is open between two calls."""
@@ -264,6 +293,19 @@ class KafkaLog:
                     f"topic {name} has {len(found[name].partitions)} partitions, not {number}",
                     hint="keep the number: the order of a key's events depends on it",
                 )
+
+
+def _fill(producer: "Producer", topic: str, partition: int, number: int) -> None:
+    """Send `number` records that say nothing."""
+    for _ in range(number):
+        while True:
+            try:
+                producer.produce(topic, None, None, partition)
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                break
+        producer.poll(0)
 
 
 class KafkaAppender:

@@ -118,18 +118,13 @@ class KafkaExchange:
             self._producer.begin_transaction()
             # First, so that the coordinator is told of this partition together with the others:
             # last, it would be told in a request of its own, for which the commit would wait.
-            for batch in batches:
-                self._producer.produce(
-                    self._positions_topic,
-                    partition=0,
-                    key=f"{batch.topic}/{batch.partition}".encode(),
-                    value=json.dumps({"next": batch.end}).encode(),
-                )
+            moved = {(batch.topic, batch.partition): batch.end for batch in batches}
+            _move(self._producer, self._positions_topic, moved)
             for message in messages:
                 topic, partition = self._place(message)
                 produce(self._producer, topic, partition, message)
         faults.point("pipeline.before-commit")
-        self._moved = {(batch.topic, batch.partition): batch.end for batch in batches}
+        self._moved = moved
         self._committing = self._commits.submit(self._producer.commit_transaction, COMMIT_SECONDS)
 
     def settle(self) -> None:
@@ -194,6 +189,39 @@ def _read(connection: dict[str, Any], topic: str) -> _Found:
             else:
                 found.layouts.add(int(number.removeprefix("of ")))
     return found
+
+
+def continue_at(
+    connection: dict[str, Any],
+    transactional_id: str,
+    positions_topic: str,
+    positions: Mapping[tuple[str, int], int],
+) -> None:
+    """Let a pipeline that has never had a term here begin at `positions`.
+
+    Raises:
+        LogUnavailable: whether it will is unknown.
+    """
+    producer = _producer(connection, transactional_id)
+    try:
+        with Reported():
+            producer.begin_transaction()
+            _move(producer, positions_topic, positions)
+            producer.commit_transaction(COMMIT_SECONDS)
+    finally:
+        give_up(producer)
+
+
+def _move(
+    producer: "Producer", positions_topic: str, positions: Mapping[tuple[str, int], int]
+) -> None:
+    for (topic, number), end in positions.items():
+        producer.produce(
+            positions_topic,
+            partition=0,
+            key=f"{topic}/{number}".encode(),
+            value=json.dumps({"next": end}).encode(),
+        )
 
 
 def _producer(connection: dict[str, Any], transactional_id: str) -> "Producer":

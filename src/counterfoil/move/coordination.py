@@ -9,6 +9,7 @@ from pathlib import Path
 
 from counterfoil.coordination import Client
 from counterfoil.coordination.snowflake import BOUNDS
+from counterfoil.events import Database
 from counterfoil.events.sqlite import SqliteDatabase
 
 
@@ -24,10 +25,13 @@ def copy_bounds(path: Path, target: Client) -> None:
             target.put(key, value)
 
 
-def forget_tokens(path: Path) -> None:
-    """Let the embedded log take the new store's fencing tokens, which begin at the bottom again.
+def forget_tokens(path: Path, pipelines: Database) -> None:
+    """Let the log and the sagas take the new store's fencing tokens, which begin at the bottom.
 
-    That is safe because nobody who holds an old token is alive: nothing runs during a move.
+    `path` is the embedded log's file, and `pipelines` where pipelines keep what they know now. That
+    is safe because nobody who holds an old token is alive: nothing runs during a move.
     """
     with closing(SqliteDatabase(path)) as log:
         log.execute("UPDATE sources SET fencing_token = 0")
+    with pipelines.transaction():
+        pipelines.execute("UPDATE saga_coordinators SET fencing_token = 0")

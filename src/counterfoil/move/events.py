@@ -50,10 +50,21 @@ def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: T
                 raise _not_empty(f"topic {topic.name}")
             partitions = range(topic.partitions)
             records = (_records(source, topic.name, number) for number in partitions)
-            log.copy(topic, itertools.chain.from_iterable(records))
+            ends = source.ends(topic.name)
+            log.copy(topic, itertools.chain.from_iterable(records), ends)
         for name, position in source.sources().items():
             with closing(log.appender(name, 0)) as appender:
                 appender.append([], position)
+        for name, pipeline in application.pipelines.items():
+            if pipeline.stateless:  # its positions are Kafka's there, and no longer the database's
+                log.continue_at(name, _positions(database, name))
+
+
+def _positions(database: Database, consumer: str) -> dict[tuple[str, int], int]:
+    found = database.execute(
+        "SELECT topic, partition, next FROM offsets WHERE consumer = ?", (consumer,)
+    )
+    return {(topic, partition): end for topic, partition, end in found}
 
 
 def _records(source: EmbeddedLog, topic: str, partition: int) -> Iterator[Record]:
@@ -90,8 +101,12 @@ def _copy_table(source: sqlite3.Connection, table: str, target: Database) -> Non
         sequence = "SELECT pg_get_serial_sequence(?, ?)"
         (counter,) = target.execute(sequence, (f'"{table}"', name)).fetchone()
         if counter is not None:
-            highest = f'(SELECT max("{name}") FROM "{table}")'  # noqa: S608
-            target.execute(f"SELECT setval(?, coalesce({highest}, 1))", (counter,))
+            # Where SQLite's counter stands, and not the highest row: rows go, such as tasks that
+            # are done, but their numbers never come again.
+            (given,) = source.execute(
+                "SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (table,)
+            ).fetchone()
+            target.execute("SELECT setval(?, ?, ?)", (counter, given or 1, given is not None))
 
 
 def _not_empty(what: str) -> MoveError:

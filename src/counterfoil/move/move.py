@@ -6,6 +6,7 @@ nothing that must survive.
 """
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from counterfoil.application import (
     load_application,
 )
 from counterfoil.coordination import Client
-from counterfoil.events import KafkaEvents
+from counterfoil.events import KafkaEvents, create_all_tables
 from counterfoil.move.coordination import copy_bounds, forget_tokens
 from counterfoil.move.errors import MoveError
 from counterfoil.move.events import Tell, copy_events
@@ -70,8 +71,6 @@ async def move(folder: Path, state: Path, engines: str, tell: Tell) -> Moved:
     tell("starting the engines")
     async with supervisor.running():
         sums = await asyncio.to_thread(_copy, application, before, configuration, files, tell)
-        if after.coordination != before.coordination:
-            forget_tokens(files.log)
         write_engines(files, after)
     return Moved(before, after, sums)
 
@@ -96,6 +95,10 @@ def _copy(
         tell("machine numbers")
         client: Client = open_coordination(name, configuration, files, addresses)
         copy_bounds(files.coordination, client)
+        events = open_events(name, configuration, files, addresses)
+        with closing(events.pipelines()) as store:
+            create_all_tables(store.database)
+            forget_tokens(files.log, store.database)
     tell("comparing")
     found = _sums(application, open_stores(name, configuration, files))
     if found != sums:

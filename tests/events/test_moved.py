@@ -1,0 +1,152 @@
+"""What is carried over to Kafka and PostgreSQL goes on there: positions, counters and tokens."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from counterfoil import Application
+from counterfoil.application import StateFolder
+from counterfoil.engines import RunningEngine
+from counterfoil.events import (
+    EmbeddedEvents,
+    KafkaEvents,
+    LogPipelineRunner,
+    Message,
+    PipelineRunner,
+    StatelessContext,
+    create_all_tables,
+)
+from counterfoil.events.sagas.instances import Instances
+from counterfoil.kafka_access import KafkaAccess
+from counterfoil.move.coordination import forget_tokens
+from counterfoil.move.events import copy_events
+
+from .test_exactly_once import Paid
+
+HOUR_US = 3_600_000_000
+NOW_US = 1_000 * HOUR_US
+
+
+@pytest.fixture
+def kafka(engine: Callable[[str], RunningEngine]) -> KafkaEvents:
+    postgres = engine("postgres")
+    access = KafkaAccess(engine("kafka").address)
+    name = f"moved-{uuid.uuid4().hex}"
+    return KafkaEvents(access, postgres.address, postgres.secret, application=name)
+
+
+def nothing(_: str) -> None:
+    """Who told of progress would say this."""
+
+
+def test_a_topic_of_which_much_was_forgotten_is_read_on_where_it_was(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    application = Application("moved")
+    paid = application.topic("paid", Paid, partitions=2, retention_seconds=3_600)
+    told = application.topic("told", Paid, partitions=1)
+    application.topic("gone", Paid, partitions=1, retention_seconds=3_600)
+    seen: list[int] = []
+
+    @application.pipeline("count", paid)
+    def count(event: Paid, _context: object) -> None:
+        seen.append(event.amount)
+
+    @application.pipeline("tell", paid, stateless=True)
+    def tell(event: Paid, context: StatelessContext) -> None:
+        context.emit(told, event, key="a")
+
+    def message(topic: str, number: int, at_us: int) -> Message:
+        value = paid.encode(Paid(number, "a", number))
+        return Message(number, topic, f"k{number % 5}", value, {}, at_us)
+
+    log, store = embedded.log(), embedded.pipelines()
+    log.declare(application.all_topics())
+    appender = log.appender("test", 1)
+    old, new = NOW_US - 2 * HOUR_US, NOW_US
+    appender.append([message("gone", 1_000, old)], 1)
+    appender.append([message("paid", number, old) for number in range(100)], 2)
+    for number in range(100, 140):
+        appender.append([message("paid", number, new)], 3 + number)
+    for name in ("count", "tell"):
+        declared = application.pipelines[name]
+        limited = PipelineRunner(log, store, declared, lambda: NOW_US)
+        limited.step()
+        limited.close()
+    retention = embedded.retention(application.all_topics())
+    while retention.step(NOW_US):
+        pass
+    left = {
+        (record.partition, record.offset): record.event_id
+        for batch in log.reader([paid], lambda _: {}).fetch(10_000)
+        for record in batch.records
+    }
+    assert 0 < len(left) < 140
+    appender.append([message("paid", number, new) for number in range(140, 150)], 1_000)
+    before = len(seen)
+    assert before == 140
+    ends = {topic: log.ends(topic) for topic in ("paid", "told", "gone")}
+
+    copy_events(application, StateFolder(tmp_path), kafka, nothing)
+
+    there = kafka.log()
+    there.declare(application.all_topics())
+    assert {topic: there.ends(topic) for topic in ends} == ends
+    found = {
+        (record.partition, record.offset): record.event_id
+        for batch in there.reader([paid], lambda _: {}).fetch(10_000)
+        for record in batch.records
+    }
+    assert {place: found[place] for place in left} == left
+    assert sorted(set(found.values()) - set(left.values())) == list(range(140, 150))
+
+    moved = kafka.pipelines()
+    runner = PipelineRunner(there, moved, application.pipelines["count"], lambda: NOW_US)
+    while len(seen) < 150:
+        runner.step()
+    runner.close()
+    assert seen[140:] == sorted(range(140, 150), key=seen.index)
+    assert sorted(seen) == list(range(150))
+    exchange = LogPipelineRunner(there, moved, application.pipelines["tell"], lambda: NOW_US)
+    handled = 0
+    while handled < 10:
+        handled += exchange.step()
+    exchange.step()
+    exchange.close()
+    assert handled == 10, "what was told before is not told again"
+    moved.database.close()
+
+
+def test_numbers_that_were_given_do_not_come_again(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    application, store = Application("moved"), embedded.pipelines()
+    create_all_tables(store.database)
+    insert = (
+        "INSERT INTO tasks (queue, level, visible_us, attempt, is_unique, content, sent_us) "
+        "VALUES ('payout', 1, 0, 0, NULL, ?, 0) RETURNING id"
+    )
+    content = (b"{}",)
+    given = [store.database.execute(insert, content).fetchone()[0] for _ in range(5)]
+    store.database.execute("DELETE FROM tasks", ())
+    copy_events(application, StateFolder(tmp_path), kafka, nothing)
+    moved = kafka.pipelines()
+    assert moved.database.execute(insert, content).fetchone()[0] == max(given) + 1
+    moved.database.close()
+
+
+def test_sagas_are_led_with_the_tokens_of_the_new_store(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    store = embedded.pipelines()
+    create_all_tables(store.database)
+    assert Instances(store.database).fence("order", 500)
+    assert not Instances(store.database).fence("order", 7)
+    copy_events(Application("moved"), StateFolder(tmp_path), kafka, nothing)
+    moved = kafka.pipelines()
+    for pipelines in (store, moved):
+        forget_tokens(StateFolder(tmp_path).log, pipelines.database)
+        assert Instances(pipelines.database).fence("order", 7)
+    moved.database.close()
