@@ -48,6 +48,13 @@ def test_an_id_or_time_that_is_no_number_to_keep_is_none() -> None:
         assert (record.event_id, record.timestamp_us, record.headers) == (0, 0, {})
 
 
+def test_a_number_counts_however_others_write_it() -> None:
+    for given, number in ((b"12", 12), (b"007", 7), (b"+5", 5), (b"-3", -3), (b" 8 ", 8)):
+        headers = [("counterfoil-event-id", given), ("counterfoil-time-us", given)]
+        record = record_of(Foreign(None, headers).message, "sales")
+        assert (record.event_id, record.timestamp_us) == (number, number)
+
+
 def test_a_bare_message_is_a_record() -> None:
     record = record_of(Foreign(None, None).message, "sales")
     assert (record.partition, record.offset, record.key, record.event_id) == (1, 2, "", 0)

@@ -4,8 +4,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
+import msgspec
 import structlog
 
 from counterfoil.events.errors import EventsError, Fenced, LogUnavailable
@@ -31,8 +32,10 @@ READER: Final = f"{GROUPS}none"
 """librdkafka asks for a group's coordinator even where nothing is joined or committed."""
 _ID: Final = "counterfoil-event-id"
 _TIME: Final = "counterfoil-time-us"
-_BEYOND: Final = 1 << 63
-"""The first number that the databases can't keep."""
+_NUMBER: Final = msgspec.json.Decoder(
+    Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+).decode
+"""Reads a number that the databases can keep, in half the time that `int` and a look at it take."""
 _RIGHTS: Final = "docs/events.md has the ACLs that the user in [kafka] needs"
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
@@ -181,13 +184,14 @@ def record_of(message: "KafkaMessage", topic: str) -> Record:
         elif name == _TIME:
             timestamp_us = _number(value)
         else:
-            headers[name] = value.decode(errors="replace") if value else ""
+            headers[name] = value.decode("utf-8", "replace") if value else ""
+    key = message.key()
     return Record(
         topic,
         message.partition() or 0,
         message.offset() or 0,
         event_id,
-        (message.key() or b"").decode(errors="replace"),
+        key.decode("utf-8", "replace") if key else "",
         message.value() or b"",
         headers,
         timestamp_us,
@@ -196,10 +200,17 @@ def record_of(message: "KafkaMessage", topic: str) -> Record:
 
 def _number(value: bytes | None) -> int:
     try:
-        number = int(value or b"0")
-    except ValueError:
+        return _NUMBER(value or b"0")
+    except msgspec.DecodeError:
+        return _foreign_number(value or b"0")
+
+
+def _foreign_number(value: bytes) -> int:
+    """A number as we don't write it, such as `+5` or `007`."""
+    try:
+        return _NUMBER(b"%d" % int(value))
+    except (ValueError, msgspec.DecodeError):
         return 0
-    return number if -_BEYOND <= number < _BEYOND else 0
 
 
 def raise_for(message: "KafkaMessage") -> None:

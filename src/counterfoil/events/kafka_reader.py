@@ -46,6 +46,7 @@ class KafkaReader:
         from confluent_kafka import Consumer  # noqa: PLC0415 - an extra
 
         self._topics = topics
+        self._names = {name: topic.name for name, topic in topics.items()}
         self._positions = positions
         self._share = share
         self._next: dict[tuple[str, int], int] = {}
@@ -96,10 +97,11 @@ class KafkaReader:
 
     def _take(self, number: int, patience_seconds: float, records: Found) -> int:
         found = self._consumer.consume(number, patience_seconds)
+        names = self._names
         for message in found:
             if message.error() is not None:
                 raise_for(message)
-            record = record_of(message, self._topics[message.topic() or ""].name)
+            record = record_of(message, names[message.topic() or ""])
             records[record.topic, record.partition].append(record)
         return len(found)
 
