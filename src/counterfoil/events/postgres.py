@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString, cast
 
-from counterfoil.events.dialect import to_postgres
 from counterfoil.events.errors import Contended, EventsError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -174,5 +173,7 @@ def _committable(connection: "psycopg.Connection[Any]") -> None:
 
 
 def _sql(sql: str) -> LiteralString:
+    from counterfoil.events.dialect import to_postgres  # noqa: PLC0415 - heavy
+
     # The text is a service's or our own; values are parameters.
     return cast("LiteralString", to_postgres(sql))

@@ -17,7 +17,6 @@ from counterfoil import faults
 from counterfoil.reports.delta import columns, data_files, open_table
 from counterfoil.reports.engine import Dialect, Part
 from counterfoil.reports.errors import ReportsError
-from counterfoil.reports.query import in_days
 
 if TYPE_CHECKING:
     import deltalake
@@ -102,6 +101,8 @@ class Embedded:
     ) -> None:
         """One overwrite by predicate."""
         import deltalake  # noqa: PLC0415 - heavy
+
+        from counterfoil.reports.query import in_days  # noqa: PLC0415 - heavy
 
         table = open_table(path, write=True)
         (day,) = table.metadata().partition_columns
