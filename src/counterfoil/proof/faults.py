@@ -5,7 +5,7 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -87,16 +87,29 @@ LONG_PAUSE: Final = 2 * LEASE_SECONDS
 _ACTIONS: Final = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP}
 TAKEN_SECONDS: Final = 10.0
 """How long an armed point may wait for a process to come by; afterwards it is disarmed."""
+LOOK_SECONDS: Final = 0.5
+"""Between two looks whether any process can still come by: each reads the stores."""
 
 
 class FaultInjector:
-    """Carries a schedule out against a running supervisor's processes."""
+    """Carries a schedule out against a running supervisor's processes.
 
-    def __init__(self, supervisor: Supervisor, folder: Path, seed: int) -> None:
+    `is_over` is asked while a point is armed, whether anything is still under way that could make
+    a process come by.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        folder: Path,
+        seed: int,
+        is_over: Callable[[], Awaitable[bool]],
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.by_kind: Counter[str] = Counter()
         self._supervisor = supervisor
         self._folder = folder
+        self._is_over = is_over
         self._random = random.Random(seed + 1)
         self._under_way: set[asyncio.Task[None]] = set()
         self._points: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -133,13 +146,17 @@ class FaultInjector:
             temporary = armed.with_name(f".{armed.name}.tmp")
             temporary.write_text(fault.action)
             temporary.replace(armed)
-            deadline = time.monotonic() + TAKEN_SECONDS
+            armed_at = looked_at = time.monotonic()
+            is_over = False
             while not (taken := self._taken(fault.target) - before):
-                if time.monotonic() > deadline:
+                if is_over or time.monotonic() > armed_at + TAKEN_SECONDS:
                     armed.unlink(missing_ok=True)
                     taken = self._taken(fault.target) - before  # in the last moment
                     break
                 await asyncio.sleep(0.02)
+                if time.monotonic() > looked_at + LOOK_SECONDS:
+                    is_over = await self._is_over()
+                    looked_at = time.monotonic()
             if fault.action == "pause":
                 await asyncio.sleep(fault.seconds if taken else 0)
                 for path in taken:

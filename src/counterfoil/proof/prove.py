@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Literal
 
 import aiohttp
@@ -23,15 +22,17 @@ from counterfoil.application.state import write_json
 from counterfoil.errors import CounterfoilError
 from counterfoil.faults import SABOTAGES
 from counterfoil.proof.client import Client
+from counterfoil.proof.drain import Drain
 from counterfoil.proof.faults import FaultInjector, schedule
 from counterfoil.proof.outages import Outage, break_engines
-from counterfoil.proof.reconcile import Difference, Reconciliation, Sum, reconcile
-from counterfoil.proof.stores import Stores, open_stores
+from counterfoil.proof.reconcile import Difference, Reconciliation, Sum
+from counterfoil.proof.stores import open_stores
 from counterfoil.supervisor import Supervisor
 
-DRAIN_SECONDS: Final = 90.0
 FAULT_NUMBER: Final = 24
 OUTAGE_SECONDS: Final = 30.0
+DRAWN: Final = 50
+"""Progress is told of once for so many requests: drawing each costs more than sending some."""
 
 
 class ProofError(CounterfoilError):
@@ -121,18 +122,21 @@ async def prove(
         stores = open_stores(application.name, configuration, files)
         tokens = await _tokens(supervisor.addresses.issuer, requests)
         client = Client(supervisor.addresses.gateway, files.tls / "ca.pem", tokens, seed=seed)
-        injector = FaultInjector(supervisor, files.faults, seed)
+        drain = Drain(application, counterfoils, stores, supervisor.children)
+        sending = _Load(len(requests), tell)
+
+        async def is_over() -> bool:
+            return sending.is_over and await drain.at_rest() is not None
+
+        injector = FaultInjector(supervisor, files.faults, seed, is_over)
         kinds = sorted({child.plan.kind for child in supervisor.children})
         faults = schedule(seed, kinds, actions, number=fault_number, sabotage=sabotage)
-        done = 0
 
-        def count(number: int) -> None:
-            nonlocal done
-            done = number
-            if number % DRAWN == 0 or number == len(requests):
-                tell("purchases", number, len(requests))
+        def look(found: Reconciliation) -> None:
+            accepted = found.sums["accepted"].count
+            tell("reported", min(found.sums["report"].count, accepted), accepted)
 
-        injecting = asyncio.create_task(injector.run(faults, lambda: done / len(requests)))
+        injecting = asyncio.create_task(injector.run(faults, sending.progress))
         breaking = asyncio.create_task(
             break_engines(
                 supervisor,
@@ -145,16 +149,14 @@ async def prove(
             )
         )
         try:
-            await client.send(requests, count)
-            sent = time.monotonic()
+            await client.send(requests, sending.count)
+            sending.is_over, sent = True, time.monotonic()
             await injecting
             outages = await breaking
         finally:
             for task in (injecting, breaking):
                 task.cancel()  # what is being stopped must not be paused again
-        reconciliation = await _drained(
-            counterfoils, stores, client, tell, configuration.engines.reports
-        )
+        reconciliation = await drain.reconciled(client.record, configuration.engines.reports, look)
         drained = time.monotonic()
     injector.count_taken()
     verdict = _verdict(
@@ -169,6 +171,27 @@ async def prove(
     )
     write_json(files.proof, msgspec.to_builtins(verdict))
     return verdict
+
+
+class _Load:
+    """How far the client has come with its requests."""
+
+    def __init__(self, number: int, tell: Progress) -> None:
+        self.is_over = False
+        """Whether it has ended, with a final answer to every request or not."""
+        self._done = 0
+        self._number = number
+        self._tell = tell
+
+    def count(self, done: int) -> None:
+        """So many have a final answer."""
+        self._done = done
+        if done % DRAWN == 0 or done == self._number:
+            self._tell("purchases", done, self._number)
+
+    def progress(self) -> float:
+        """From 0 to 1."""
+        return 1.0 if self.is_over else self._done / self._number
 
 
 def _provable(application: Application) -> tuple[Counterfoils, Workload]:
@@ -196,42 +219,6 @@ async def _tokens(issuer: str, requests: Sequence[Request]) -> dict[str, str]:
                 response.raise_for_status()
                 tokens[tenant] = (await response.json())["access_token"]
     return tokens
-
-
-async def _drained(
-    counterfoils: Counterfoils,
-    stores: Stores,
-    client: Client,
-    on_progress: Progress,
-    engine: str,
-) -> Reconciliation:
-    """Reconcile until everything matches, or until what is under way had time enough to arrive."""
-    settled_seconds = SETTLED_SECONDS[engine]
-    deadline = time.monotonic() + DRAIN_SECONDS + 2 * settled_seconds
-    last: tuple[dict[str, Sum], float] = ({}, time.monotonic())
-    while True:
-        found = await asyncio.to_thread(reconcile, counterfoils, stores, client.record)
-        accepted = found.sums["accepted"].count
-        on_progress("reported", min(found.sums["report"].count, accepted), accepted)
-        now = time.monotonic()
-        if now > deadline:
-            return found
-        if found.sums != last[0]:
-            last = (found.sums, now)
-        elif found.difference_count == 0 and now - last[1] > CALM_SECONDS:
-            return found
-        elif now - last[1] > settled_seconds:
-            return found  # nothing moves any more: what differs now differs for good
-        await asyncio.sleep(0.3)
-
-
-DRAWN: Final = 50
-"""Progress is told of once for so many requests: drawing each costs more than sending some."""
-CALM_SECONDS: Final = 2.0
-"""A match must last: a relay that has just woken up may be about to send its batch again."""
-SETTLED_SECONDS: Final = MappingProxyType({"embedded": 12.0, "spark": 120.0})
-"""Longer than a lease, a backoff and a restart together, by the engine of reports: whoever could
-still come, has. A Spark driver starts in 10 s and needs as long again for its first job."""
 
 
 def _verdict(

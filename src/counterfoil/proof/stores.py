@@ -5,10 +5,10 @@ SQLite, PostgreSQL and Kafka by their plain clients, and knows the tables by nam
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, LiteralString, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, LiteralString, Protocol, cast
 
 import msgspec
 
@@ -17,9 +17,17 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.kafka_access import KafkaAccess
 from counterfoil.supervisor import kafka_access, last_addresses, secret
 
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
 ANSWER_SECONDS: Final = 10.0
 _PIPELINES: Final = "_pipelines"
+_OUTBOX: Final = "SELECT topic, event_id FROM outbox"
 Rows = list[tuple[Any, ...]]
+
+
+class StoreAway(CounterfoilError):
+    """The engine that holds a store does not answer; it may later."""
 
 
 class Stores(Protocol):
@@ -28,6 +36,8 @@ class Stores(Protocol):
     state: StateFolder
     idempotency_key: str
     """SQL that finds an outbox row's Idempotency-Key."""
+    holds_log: bool
+    """Whether the log and all positions in it are in the database of the pipelines."""
 
     def service(self, name: str, sql: str, *parameters: object) -> Rows:
         """The rows of a query (`?` for parameters) over a service's tables; none before it ran."""
@@ -39,6 +49,17 @@ class Stores(Protocol):
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
         """(event id, value) of every record of a topic that consumers can see."""
+        ...
+
+    def published(self, services: Iterable[str]) -> Rows:
+        """(topic, event id) of each event that services, or pipelines, have left for the log."""
+        ...
+
+    def beyond(self, topic: str, positions: Mapping[int, int]) -> int:
+        """How many records a consumer that stands at `positions` has still to be given.
+
+        A partition without a position is counted from its beginning.
+        """
         ...
 
     def described(self, service: str) -> str:
@@ -64,6 +85,7 @@ class EmbeddedStores:
     """SQLite files in the state folder."""
 
     idempotency_key = "json_extract(headers, '$.\"idempotency-key\"')"
+    holds_log = True
 
     def __init__(self, state: StateFolder) -> None:
         self.state = state
@@ -83,6 +105,15 @@ class EmbeddedStores:
             for event_id, _, value, *_ in msgspec.msgpack.decode(batch):
                 yield event_id, value
 
+    def published(self, services: Iterable[str]) -> Rows:
+        """What is in the services' outboxes; pipelines write into the log themselves."""
+        return [row for service in services for row in self.service(service, _OUTBOX)]
+
+    def beyond(self, topic: str, positions: Mapping[int, int]) -> int:
+        """Ends less positions."""
+        ends = self.pipelines("SELECT partition, next FROM ends WHERE topic = ?", topic)
+        return sum(end - positions.get(partition, 0) for partition, end in ends)
+
     def described(self, service: str) -> str:
         """The name of the file."""
         return self.state.service(service).name
@@ -99,6 +130,7 @@ class RealStores:
     """Schemas of PostgreSQL and topics of Kafka."""
 
     idempotency_key = "(headers::json)->>'idempotency-key'"
+    holds_log = False
 
     def __init__(
         self,
@@ -127,6 +159,8 @@ class RealStores:
                 return connection.execute(text, parameters or None).fetchall()
         except psycopg.errors.UndefinedTable:
             return []
+        except psycopg.OperationalError as error:
+            raise StoreAway(f"PostgreSQL did not answer: {error}") from error
 
     def pipelines(self, sql: str, *parameters: object) -> Rows:
         """Query the schema of the pipelines."""
@@ -134,7 +168,27 @@ class RealStores:
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
         """The committed records of a topic, from its beginning to its end as of now."""
-        from confluent_kafka import Consumer, KafkaError, TopicPartition  # noqa: PLC0415
+        for message in self._messages(topic, {}):
+            identity = dict(message.headers() or []).get("counterfoil-event-id") or b""
+            # Others may write there too; what they wrote has no id, and has appeared.
+            yield int(identity) if identity.isdigit() else 0, message.value() or b""
+
+    def published(self, services: Iterable[str]) -> Rows:
+        """What is in the outboxes of services and pipelines, sent or not."""
+        sources = [*services, _PIPELINES]
+        return [row for source in sources for row in self.service(source, _OUTBOX)]
+
+    def beyond(self, topic: str, positions: Mapping[int, int]) -> int:
+        """Committed records from the positions on: ends count markers of transactions as well."""
+        return sum(1 for _ in self._messages(topic, positions))
+
+    def _messages(self, topic: str, positions: Mapping[int, int]) -> "Iterator[Message]":
+        from confluent_kafka import (  # noqa: PLC0415
+            Consumer,
+            KafkaError,
+            KafkaException,
+            TopicPartition,
+        )
 
         name = f"{self._application}.{topic}"
         settings = {
@@ -144,24 +198,28 @@ class RealStores:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            # The end is told by a fetch that has found nothing, for which the broker waits so long.
+            "fetch.wait.max.ms": 10,
         }
         with closing(Consumer(settings)) as consumer:
-            found = consumer.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
+            try:
+                found = consumer.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
+            except KafkaException as error:
+                raise StoreAway(f"Kafka did not answer: {error.args[0].str()}") from error
             waiting = set(found.partitions)
-            consumer.assign([TopicPartition(name, number, 0) for number in waiting])
+            places = [TopicPartition(name, each, positions.get(each, 0)) for each in waiting]
+            consumer.assign(places)
             while waiting:
                 message = consumer.poll(ANSWER_SECONDS)
                 if message is None:
-                    raise CounterfoilError(f"Kafka at {self._kafka.servers} did not answer")
+                    raise StoreAway(f"Kafka at {self._kafka.servers} did not answer")
                 error = message.error()
                 if error is None:
-                    identity = dict(message.headers() or []).get("counterfoil-event-id") or b""
-                    # Others may write there too; what they wrote has no id, and has appeared.
-                    yield int(identity) if identity.isdigit() else 0, message.value() or b""
+                    yield message
                 elif error.code() == KafkaError._PARTITION_EOF:
                     waiting.discard(message.partition())
                 else:
-                    raise CounterfoilError(f"Kafka: {error.str()}")
+                    raise StoreAway(f"Kafka: {error.str()}")
 
     def described(self, service: str) -> str:
         """The name of the schema."""

@@ -108,7 +108,10 @@ class Storing:
         def positions(_: str) -> Mapping[int, int]:
             if faults.sabotaged("append-without-transaction"):
                 return self._store.positions(GROUP, source.name)
-            return self._writer.positions(source.name, source.partitions)
+            found = self._writer.positions(source.name, source.partitions)
+            # A crash may have come between the table's commit and this note of it.
+            self._store.store_positions(GROUP, source.name, found)
+            return found
 
         return positions
 
