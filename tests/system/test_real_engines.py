@@ -52,3 +52,20 @@ def test_an_engine_that_was_away_loses_nothing_and_nothing_is_restarted(tmp_path
         assert outage.restarted == [], outage
     assert verdict.refusals["number"] > 0
     assert verdict.refusals["without_retry_after"] == 0
+
+
+@pytest.mark.timeout(600)
+def test_reports_go_on_after_spark_was_away(tmp_path: Path) -> None:
+    verdict = run(
+        tmp_path / "state",
+        "reports=spark",
+        purchases=60,
+        actions=["outage"],
+        outage_seconds=2.0,
+    )
+    assert verdict.differences == []
+    assert verdict.verdict == "holds"
+    assert verdict.lake == verdict.report == 60
+    (outage,) = verdict.outages
+    assert outage.engine == "spark"
+    assert outage.restarted == [], "the drivers wait for the master, which comes back"
