@@ -305,6 +305,8 @@ export interface Gateway {
       breaker_held: boolean;
       breaker_reason: string;
       breaker_changed_seconds: number;
+      /** What is wrong with it over TLS, if that is spoken and something is. */
+      tls_trouble: string | null;
       /** Null where the service has no health checks. */
       health: Health | null;
       /** Why the last check failed, if it did. */

@@ -50,8 +50,8 @@ function columnsOf(service: string): Column<Endpoint>[] {
     },
     {
       name: "Why, for how long",
-      cell: ({ breaker_reason, breaker_changed_seconds }) =>
-        `${breaker_reason}, ${formatDuration(breaker_changed_seconds)}`,
+      cell: ({ breaker_reason, breaker_changed_seconds, tls_trouble }) =>
+        `${breaker_reason}, ${formatDuration(breaker_changed_seconds)}${tls_trouble === null ? "" : `; TLS: ${tls_trouble}`}`,
       minor: true,
     },
     { name: "Checks", cell: (endpoint) => <Checks endpoint={endpoint} /> },
