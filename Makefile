@@ -145,7 +145,7 @@ bench-routes:
 		--ignored --nocapture
 
 # Readers of bytes that others choose, by coverage. The corpora are small, and kept.
-FUZZED := answer token keys path
+FUZZED := answer token keys path announcement
 SECONDS ?= 600
 
 fuzz:

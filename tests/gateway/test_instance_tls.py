@@ -247,6 +247,16 @@ def test_an_instance_that_asks_who_the_gateway_is_gets_its_certificate(
         assert seen == [((("commonName", "gateway.internal"),),)]
 
 
+def test_in_http2_who_the_gateway_is_is_asked_before_it_asks(ours: Authority) -> None:
+    context = serving_as(ours.issue(NAME), "h2", clients_of=ours)
+    with (
+        speaking("h2", context) as instance,
+        before(instance, tls=trusting(ours), protocol="h2") as gateway,
+    ):
+        refused(gateway, "set certificate and key")
+        assert instance.asked == []
+
+
 def test_two_services_at_one_address_have_connections_of_their_own(ours: Authority) -> None:
     issued = ours.issue(NAME)
     with server(serving_as(issued)) as instance, ExitStack() as stack:

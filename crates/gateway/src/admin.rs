@@ -183,6 +183,7 @@ pub fn state(shared: &Shared) -> Value {
         "requests": load(&shared.requests),
         "connections": shared.connections(),
         "turned_away": load(&shared.turned_away),
+        "unannounced": shared.unannounced.count(),
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
         "traces": snapshot.tracing.as_ref().map(|tracing| tracing.state()),

@@ -36,6 +36,8 @@ pub struct Config {
     pub trusted_proxies: Vec<String>,
     /// Or how many proxies there are, whatever their addresses.
     pub trusted_hops: usize,
+    /// Whether each connection begins by saying whose it is.
+    pub proxy_protocol: bool,
     pub cache_bytes: u64,
     /// Who vouches for clients by tokens.
     pub identity: Vec<Issuer>,
@@ -92,6 +94,7 @@ impl Config {
             ("http3", self.http3 == next.http3),
             ("clients", self.clients == next.clients),
             ("threads", self.threads == next.threads),
+            ("proxy_protocol", self.proxy_protocol == next.proxy_protocol),
             ("the store of shared limits", self.shared_limits == next.shared_limits),
         ];
         settings.into_iter().find_map(|(setting, same)| (!same).then_some(setting))

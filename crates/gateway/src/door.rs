@@ -20,6 +20,8 @@ use crate::shared::Phase;
 /// What the connections of a port have in common.
 pub struct Door {
     pub tls: Option<TlsAcceptor>,
+    /// Whether connections begin by saying whose they are (`proxy_protocol`).
+    pub announced: bool,
     /// Where else the same is served (RFC 7838), for the answers.
     pub alternative: Option<HeaderValue>,
     /// The phase in which nobody new is let in.
@@ -73,23 +75,17 @@ impl Places {
 
     /// A place for a connection from this address, unless they are taken.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut place = self.take_for_whomever()?;
+        place.settle(address).then_some(place)
+    }
+
+    /// A place for a connection of which it is still to be heard whose it is.
+    pub fn take_for_whomever(self: &Arc<Self>) -> Option<Place> {
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most && self.most > 0 {
             self.taken.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut place = Place { places: Arc::clone(self), address: None };
-        if self.most_each > 0 {
-            let site = site(address);
-            let mut taken_each = self.taken_each.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = taken_each.entry(site).or_default();
-            if *taken >= self.most_each {
-                drop(taken_each);
-                return None;
-            }
-            *taken += 1;
-            place.address = Some(site);
-        }
-        Some(place)
+        Some(Place { places: Arc::clone(self), address: None })
     }
 }
 
@@ -105,6 +101,24 @@ fn site(address: IpAddr) -> IpAddr {
 pub struct Place {
     places: Arc<Places>,
     address: Option<IpAddr>,
+}
+
+impl Place {
+    /// Count it as one of this address, unless that has as many as it may have.
+    pub fn settle(&mut self, address: IpAddr) -> bool {
+        if self.places.most_each == 0 {
+            return true;
+        }
+        let site = site(address);
+        let mut taken_each = self.places.taken_each.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = taken_each.entry(site).or_default();
+        if *taken >= self.places.most_each {
+            return false;
+        }
+        *taken += 1;
+        self.address = Some(site);
+        true
+    }
 }
 
 impl Drop for Place {

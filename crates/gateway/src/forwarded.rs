@@ -40,6 +40,18 @@ impl Trust {
                 Error::Config(format!("trusted_proxies: {text:?} is no network such as 10.0.0.0/8"))
             })
         };
+        let wrong = |detail: &str| {
+            Err(Error::Setting {
+                setting: "proxy_protocol".into(),
+                detail: format!("proxy_protocol: {detail}"),
+            })
+        };
+        if config.proxy_protocol && config.trusted_proxies.is_empty() {
+            return wrong("say in trusted_proxies who may send it, or anybody could be anybody");
+        }
+        if config.proxy_protocol && config.http3 {
+            return wrong("HTTP/3 has none: leave http3 out");
+        }
         match (config.trusted_proxies.is_empty(), config.trusted_hops) {
             (true, 0) => Ok(None),
             (true, hops) => Ok(Some(Self::Hops(hops))),
@@ -54,6 +66,11 @@ impl Trust {
                 Err(Error::Config("trusted_proxies and trusted_hops: set one of them, not both".into()))
             }
         }
+    }
+
+    /// Whether `address` itself is one of a trusted proxy.
+    pub fn knows(&self, address: &IpAddr) -> bool {
+        matches!(self, Self::Networks(_)) && self.trusts(0, address)
     }
 
     /// Where a request comes from that `peer` passed on; nothing if that is `peer` itself.

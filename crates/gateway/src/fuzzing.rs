@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use hyper::Request;
 
 use crate::http1::head;
+use crate::proxy_protocol::header;
 use crate::{ambiguity, identity};
 
 /// An instance's answer, all at once and in two pieces: whoever reads it whole reads the same.
@@ -49,6 +50,17 @@ pub fn token(bytes: &[u8]) {
 /// Keys, as an issuer publishes them.
 pub fn keys(bytes: &[u8]) {
     let _ = identity::keys::parse(bytes);
+}
+
+/// The header of a connection that a proxy passes on: however it is cut, it is read the same.
+pub fn announcement(bytes: &[u8]) {
+    let whole = header::parse(bytes);
+    for length in 0..bytes.len() {
+        match header::parse(&bytes[..length]) {
+            Ok(header::Header::Partial) => {}
+            settled => assert_eq!(settled, whole),
+        }
+    }
 }
 
 /// A path: what a route is chosen by has no way up.

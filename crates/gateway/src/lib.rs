@@ -40,6 +40,7 @@ mod mirror;
 mod own_request;
 mod places;
 mod proxy;
+mod proxy_protocol;
 mod redirect;
 mod request_body;
 mod respond;

@@ -158,6 +158,8 @@ fn requests(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     page.family("connections", Kind::Gauge, "Clients that are connected.", [(&[][..], shared.connections())]);
     let turned_away = [(&[][..], load(&shared.turned_away))];
     page.family("turned_away", Kind::Counter, "Connections for which there was no place.", turned_away);
+    let help = "Connections that no trusted proxy announced, where proxy_protocol is on.";
+    page.family("unannounced", Kind::Counter, help, [(&[][..], shared.unannounced.count())]);
 }
 
 fn policies(page: &mut Page, snapshot: &Snapshot) {

@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -25,7 +25,7 @@ use crate::door::{Door, Patience, Place, Places};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
-use crate::{Error, admin, exchange, health, http3, identity, proxy, tls, tracing};
+use crate::{Error, admin, exchange, health, http3, identity, proxy, proxy_protocol, tls, tracing};
 
 const BACKLOG: i32 = 4096;
 /// Headers of a request: three times what a browser sends.
@@ -93,10 +93,24 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls::speaking(&tls, &["h2", "http/1.1"]))));
     let patience = Patience::new(&config.clients)?;
     let places = Arc::new(Places::new(&config.clients));
-    let door = Arc::new(Door { tls, alternative, last: Phase::Draining, patience, places });
+    let door = Arc::new(Door {
+        tls,
+        announced: config.proxy_protocol,
+        alternative,
+        last: Phase::Draining,
+        patience,
+        places,
+    });
     let operators = Arc::clone(shared);
     // Operators get in however many clients there are.
-    let office = Door { tls: None, alternative: None, last: Phase::Ended, patience, places: Arc::default() };
+    let office = Door {
+        tls: None,
+        announced: false,
+        alternative: None,
+        last: Phase::Ended,
+        patience,
+        places: Arc::default(),
+    };
     let mut threads = vec![thread("gateway-admin".into(), move || admin_worker(&operators, admin, office))?];
     if let Some(link) = shared.link.clone() {
         let shared = Arc::clone(shared);
@@ -287,22 +301,40 @@ where
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut phase = shared.phase();
-    let admit = |stream: TcpStream, address: SocketAddr| {
-        let Some(place) = door.places.take(address.ip()) else {
-            shared.turned_away.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let Ok(client) = HeaderValue::from_str(&address.ip().to_string()) else { return };
-        let client = Arc::new(Client::new(client));
-        if stream.set_nodelay(true).is_err() {
-            return; // the client is gone already
-        }
-        let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
-        tokio::spawn(async move {
+    let welcome = move |shared, address: IpAddr, stream, door: Arc<Door>, place| {
+        let client =
+            HeaderValue::from_str(&address.to_string()).map(|address| Arc::new(Client::new(address)));
+        async move {
+            let Ok(client) = client else { return };
             match door.tls.clone() {
                 None => connection::serve(shared, client, stream, None, &door, place, serve).await,
                 // On the heap, where plain connections don't take its room.
                 Some(tls) => Box::pin(secure(shared, client, stream, tls, door, place, serve)).await,
+            }
+        }
+    };
+    let admit = |mut stream: TcpStream, address: SocketAddr| {
+        let peer = address.ip();
+        let place = if door.announced { door.places.take_for_whomever() } else { door.places.take(peer) };
+        let Some(mut place) = place else {
+            shared.turned_away.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        if stream.set_nodelay(true).is_err() {
+            return; // the client is gone already
+        }
+        let (shared, door) = (Arc::clone(shared), Arc::clone(&door));
+        if !door.announced {
+            tokio::spawn(welcome(shared, peer, stream, door, place));
+            return;
+        }
+        tokio::spawn(async move {
+            let Some(client) = announced(&shared, &mut stream, peer, &door).await else { return };
+            if place.settle(client) {
+                // By itself, without the room that reading the header took.
+                tokio::spawn(welcome(shared, client, stream, door, place));
+            } else {
+                shared.turned_away.fetch_add(1, Ordering::Relaxed);
             }
         });
     };
@@ -326,6 +358,28 @@ where
     // The sender of phases lives as long as `shared`.
     let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
     Ok(())
+}
+
+/// Whose connection a proxy passes on, by its word; nothing if it is to be let go.
+async fn announced(shared: &Shared, stream: &mut TcpStream, peer: IpAddr, door: &Door) -> Option<IpAddr> {
+    if !shared.snapshot().trust.as_ref().is_some_and(|trust| trust.knows(&peer)) {
+        shared.unannounced.add(peer, "its address is in none of trusted_proxies");
+        return None;
+    }
+    match tokio::time::timeout(door.patience.head, proxy_protocol::source(stream)).await {
+        Ok(Ok(source)) => Some(source.unwrap_or(peer)),
+        Ok(Err(error)) => {
+            // Balancers connect and go to see whether there is somebody, too.
+            if error.kind() == io::ErrorKind::InvalidData {
+                shared.unannounced.add(peer, &error.to_string());
+            }
+            None
+        }
+        Err(_) => {
+            shared.unannounced.add(peer, "no header came in time");
+            None
+        }
+    }
 }
 
 async fn secure<S, F>(

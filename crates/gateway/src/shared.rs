@@ -14,6 +14,7 @@ use crate::Error;
 use crate::cache;
 use crate::config::Config;
 use crate::exchange::Link;
+use crate::proxy_protocol::Refused;
 use crate::snapshot::Snapshot;
 use crate::split;
 
@@ -31,6 +32,8 @@ pub struct Shared {
     pub requests: AtomicU64,
     /// Clients that found no place.
     pub turned_away: AtomicU64,
+    /// Connections that no trusted proxy announced, where one has to.
+    pub unannounced: Refused,
     snapshot: ArcSwap<Snapshot>,
     /// Held by who changes the snapshot, or the instances in it.
     changing: Mutex<()>,
@@ -63,6 +66,7 @@ impl Shared {
             link,
             requests: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
+            unannounced: Refused::default(),
             version: watch::Sender::new(snapshot.version),
             snapshot: ArcSwap::from_pointee(snapshot),
             changing: Mutex::default(),

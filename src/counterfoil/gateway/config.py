@@ -556,6 +556,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Networks (CIDR) of one's own proxies: what they say in X-Forwarded-For is believed."""
     trusted_hops: int = 0
     """Or how many proxies every request passes, whatever their addresses."""
+    proxy_protocol: bool = False
+    """Every connection begins with the header of the PROXY protocol (version 1 or 2), by which one
+    of `trusted_proxies` says whose it is; who sends none, or isn't one of them, is let go."""
     cache_bytes: int = 67_108_864
     """What stored answers of all routes with a cache take together, at most; the least used go."""
     identity: Identity | tuple[Identity, ...] | None = None
@@ -590,16 +593,23 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         if found := next((name for name in self.limits if ":" in name), None):
             # In the store that gateways share, a count is under NAME:KEY.
             raise ValueError(f"the name of a limit holds no colon: {found!r}")
+        self._check_proxies()
+        if self.http3 and self.tls == "off":
+            raise ValueError('http3 needs TLS: set tls = "development", or leave http3 out')
+        if self.tls == "off" and (self.certificates or self.ticket_secret):
+            raise ValueError('certificates and ticket_secret need TLS: set tls = "development"')
+
+    def _check_proxies(self) -> None:
         if self.trusted_proxies and self.trusted_hops:
             raise ValueError("set trusted_proxies or trusted_hops, not both")
         if not 0 <= self.trusted_hops <= 16:
             raise ValueError("trusted_hops are 0 to 16")
         for network in self.trusted_proxies:
             ip_network(network)  # says itself what is wrong
-        if self.http3 and self.tls == "off":
-            raise ValueError('http3 needs TLS: set tls = "development", or leave http3 out')
-        if self.tls == "off" and (self.certificates or self.ticket_secret):
-            raise ValueError('certificates and ticket_secret need TLS: set tls = "development"')
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise ValueError("proxy_protocol: say in trusted_proxies who may send it")
+        if self.proxy_protocol and self.http3:
+            raise ValueError("proxy_protocol is not for HTTP/3: leave http3 out")
 
     @property
     def issuers(self) -> tuple[Identity, ...]:
