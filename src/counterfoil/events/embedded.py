@@ -11,7 +11,7 @@ all of its batches are forgotten.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from counterfoil import faults
@@ -88,10 +88,15 @@ class EmbeddedLog:
         return EmbeddedAppender(self._database, self, source, fencing_token)
 
     def reader(
-        self, topics: Sequence[AnyTopic], positions: Positions, share: Share = ALL
+        self,
+        topics: Sequence[AnyTopic],
+        positions: Positions,
+        share: Share = ALL,
+        *,
+        whole: Collection[AnyTopic] = (),
     ) -> "EmbeddedReader":
-        """Read a share of `topics` from their positions on."""
-        return EmbeddedReader(self, topics, positions, share)
+        """Read a share of `topics`, and all of those that are `whole`, from their positions on."""
+        return EmbeddedReader(self, topics, positions, share, whole=whole)
 
     def insert(self, messages: Iterable[Message]) -> None:
         """Give messages their places, inside the caller's transaction."""
@@ -240,10 +245,11 @@ class EmbeddedReader:
         topics: Sequence[AnyTopic],
         positions: Positions,
         share: Share = ALL,
+        *,
+        whole: Collection[AnyTopic] = (),
     ) -> None:
         self._log = log
-        self._share = share
-        self._topics = topics
+        self._shares = [(topic, ALL) for topic in whole] + [(topic, share) for topic in topics]
         self._positions = positions
         self._next: dict[str, dict[int, int]] = {}
         self._decoded: dict[tuple[str, int], tuple[list[Record], int]] = {}
@@ -252,11 +258,11 @@ class EmbeddedReader:
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` of each partition."""
         batches: list[Batch] = []
-        for topic in self._topics:
+        for topic, share in self._shares:
             if topic.name not in self._next:
                 self._next[topic.name] = dict(self._positions(topic.name))
             following = self._next[topic.name]
-            for partition in filter(self._share.has, range(topic.partitions)):
+            for partition in filter(share.has, range(topic.partitions)):
                 start = following.get(partition, 0)
                 place = (topic.name, partition)
                 records, first = self._decoded.pop(place, ([], 0))

@@ -15,6 +15,7 @@ from counterfoil.events.errors import StoreUnavailable
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline import Pipeline
+from counterfoil.events.shares import ALL, Share
 from counterfoil.events.timers import Timer, buried_timer
 from counterfoil.events.topics import AnyTopic
 
@@ -35,12 +36,15 @@ class Handling:
         context: Callable[[Record, int], StatelessContext],
         bury: Bury,
         observe: Observe | None = None,
+        *,
+        share: Share = ALL,
     ) -> None:
         self._pipeline = pipeline
         self._outgoing = outgoing
         self._context = context
         self._bury = bury
         self._observe = observe
+        self._share = share
         self._decode = pipeline.source.codec.decode
         self._handler = pipeline.handler
         self._takes_more = pipeline.timer is not None or bool(pipeline.tables)
@@ -113,7 +117,8 @@ class Handling:
         table = rows.table_of(record, pipeline.tables)
         if table is not None:
             context = self._context(record, now_us)
-            self._try(_keep_row, rows.buried(record), now_us, context, table)
+            copies = self._share.all if rows.is_buried(record) else [self._share]
+            self._try(_keep_row, rows.buried(record), now_us, context, table, copies)
         return table is not None
 
     def _handle_some(self, pairs: list[Pair], now_us: int) -> None:
@@ -160,5 +165,5 @@ class Handling:
         return False
 
 
-def _keep_row(context: Context, table: AnyTopic) -> None:
-    rows.keep(context.state, table, context.record)
+def _keep_row(context: Context, table: AnyTopic, copies: Iterable[Share]) -> None:
+    rows.keep(context.state, table, context.record, copies)

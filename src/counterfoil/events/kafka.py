@@ -11,7 +11,7 @@ Topics are named `APPLICATION.TOPIC`, so that applications can share a cluster.
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from types import MappingProxyType
@@ -131,11 +131,17 @@ class KafkaLog:
         )
 
     def reader(
-        self, topics: Sequence[AnyTopic], positions: Positions, share: Share = ALL
+        self,
+        topics: Sequence[AnyTopic],
+        positions: Positions,
+        share: Share = ALL,
+        *,
+        whole: Collection[AnyTopic] = (),
     ) -> "KafkaReader":
-        """Read a share of `topics` from their positions on."""
-        names = {self._named(topic.name): topic for topic in topics}
-        return KafkaReader(reader_settings(self._connection), names, positions, share)
+        """Read a share of `topics`, and all of those that are `whole`, from their positions on."""
+        names = {self._named(topic.name): topic for topic in [*whole, *topics]}
+        settings = reader_settings(self._connection)
+        return KafkaReader(settings, names, positions, share, whole=whole)
 
     def exchange(
         self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from counterfoil.events.kafka_client import (
@@ -42,6 +42,8 @@ class KafkaReader:
         topics: Mapping[str, AnyTopic],
         positions: Positions,
         share: Share = ALL,
+        *,
+        whole: Collection[AnyTopic] = (),
     ) -> None:
         from confluent_kafka import Consumer  # noqa: PLC0415 - an extra
 
@@ -49,6 +51,7 @@ class KafkaReader:
         self._names = {name: topic.name for name, topic in topics.items()}
         self._positions = positions
         self._share = share
+        self._whole = frozenset(topic.name for topic in whole)
         self._next: dict[tuple[str, int], int] = {}
         self._placed = False
         self._consumer = Consumer(settings)
@@ -112,7 +115,8 @@ class KafkaReader:
         partitions: list[TopicPartition] = []
         for name, topic in self._topics.items():
             stored = self._positions(topic.name)
-            for number in filter(self._share.has, range(topic.partitions)):
+            share = ALL if topic.name in self._whole else self._share
+            for number in filter(share.has, range(topic.partitions)):
                 following = stored.get(number, 0)
                 self._next[topic.name, number] = following
                 partitions.append(TopicPartition(name, number, following or OFFSET_BEGINNING))

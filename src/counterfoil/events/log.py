@@ -4,7 +4,7 @@ A position is kept by its reader, in the same commit as the effects of what was 
 database of a pipeline, in a Delta table. The log itself is never asked how far somebody has come.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from counterfoil.events.messages import Batch, Message, Record
@@ -120,9 +120,14 @@ class EventLog(Protocol):
         ...
 
     def reader(
-        self, topics: Sequence[AnyTopic], positions: Positions, share: Share = ALL
+        self,
+        topics: Sequence[AnyTopic],
+        positions: Positions,
+        share: Share = ALL,
+        *,
+        whole: Collection[AnyTopic] = (),
     ) -> Reader:
-        """Read a share of `topics` from their positions on."""
+        """Read a share of `topics`, and all of those that are `whole`, from their positions on."""
         ...
 
     def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:

@@ -64,11 +64,6 @@ class Pipeline(Generic[T]):
                 f"pipeline {self.name} has more processes than its topic has partitions",
                 hint=f"at most {self.source.partitions} would have something to do",
             )
-        if number > 1 and self.tables:
-            raise EventsError(
-                f"pipeline {self.name} has tables, which one process has",
-                hint=f"take processes out of [pipelines.{self.name}]",
-            )
         if number > 1 and self.event_time is not None and self.event_time.advance_when_idle:
             raise EventsError(
                 f"pipeline {self.name} has event time that goes on with the clock, and one process "

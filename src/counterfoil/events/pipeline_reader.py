@@ -34,7 +34,7 @@ class PipelineReader:
         self._tables = tables
         self._positions = positions
         self._share = share
-        self._topics = [*tables, *topics]
+        self._topics = topics
         self._names = {table.name for table in tables}
         self._ends: dict[tuple[str, int], int] | None = None
         """Where the tables ended at first."""
@@ -43,7 +43,11 @@ class PipelineReader:
         self._without = 0
         self.preparing = bool(tables)
         """Whether only tables are read as yet."""
-        self._reader: Reader = log.reader(tables or self._topics, positions, share)
+        self._reader: Reader
+        if tables:
+            self._reader = log.reader([], positions, share, whole=tables)
+        else:
+            self._reader = log.reader(topics, positions, share)
 
     @property
     def exhaustive(self) -> bool:
@@ -97,6 +101,8 @@ class PipelineReader:
         if not batches and (not self._left or self._reader.exhaustive or self._without >= PATIENCE):
             # What was fetched before is committed by now: the next reader begins behind it.
             self._reader.close()
-            self._reader = self._log.reader(self._topics, self._positions, self._share)
+            self._reader = self._log.reader(
+                self._topics, self._positions, self._share, whole=self._tables
+            )
             self.preparing = False
         return batches

@@ -16,13 +16,14 @@ A batch handler gets all events of a step at once. If it fails, its batch is hal
 that it can't take are alone, and only these are tried again and become dead letters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import structlog
 
 from counterfoil import faults
+from counterfoil.events import rows
 from counterfoil.events.dead_letters import bury
 from counterfoil.events.effects import Context, Effects
 from counterfoil.events.errors import Contended, Fenced, StoreUnavailable
@@ -56,6 +57,7 @@ class PipelineRunner:
         pipeline.check_processes(share.of)
         self._store = store
         self._pipeline = pipeline
+        self._share = share
         self._now_us = now_us
         self._effects = Effects(
             store,
@@ -76,6 +78,7 @@ class PipelineRunner:
             partial(kind, self._effects),
             self._bury,
             None if self._timing is None else self._timing.observe,
+            share=share,
         )
         topics = pipeline.topics()
         event_log.declare([*pipeline.tables, *topics])
@@ -83,9 +86,14 @@ class PipelineRunner:
             store.log or event_log,
             pipeline.tables,
             topics[:2],
-            lambda topic: store.positions(pipeline.name, topic),
+            self._positions,
             share,
         )
+        if pipeline.tables:
+            with store.database.transaction():
+                self._term.enter()
+                rows.drop_copies(store.database, pipeline.name, pipeline.tables, share.of)
+            self._term.committed()
 
     def step(self) -> int:
         """Handle at most a batch from each partition, and fire the timers that are due.
@@ -157,7 +165,7 @@ class PipelineRunner:
         transaction = self._store.database.transaction
         if faults.sabotaged("offsets-before-state"):
             with transaction():
-                self._store.advance(self._pipeline.name, batches)
+                self._advance(batches)
             faults.point("pipeline.between-commits")
             with transaction():
                 return self._handle(batches, now_us, alone=alone)
@@ -166,11 +174,24 @@ class PipelineRunner:
                 self._effects.forget()
                 if self._timing is not None:
                     self._timing.forget()
-            self._store.advance(self._pipeline.name, batches)
+            self._advance(batches)
             fired = self._handle(batches, now_us, alone=alone)
             faults.point("pipeline.before-commit")
         self._term.committed()
         return fired
+
+    def _consumer(self, topic: str) -> str:
+        """Under which the positions of a topic are kept: each process reads tables by itself."""
+        name = self._pipeline.name
+        return f"{name}{self._share.name}" if topic in self._effects.tables else name
+
+    def _positions(self, topic: str) -> Mapping[int, int]:
+        return self._store.positions(self._consumer(topic), topic)
+
+    def _advance(self, batches: list[Batch]) -> None:
+        for consumer in {self._consumer(batch.topic) for batch in batches}:
+            moved = [batch for batch in batches if self._consumer(batch.topic) == consumer]
+            self._store.advance(consumer, moved)
 
     def _handle(self, batches: list[Batch], now_us: int, *, alone: bool) -> int:
         """Do what is to be done in the transaction; returns how many timers were fired."""
@@ -193,4 +214,6 @@ class PipelineRunner:
 
     def _bury(self, record: Record, error: Exception, tries: int, now_us: int) -> None:
         name = self._pipeline.name
+        if rows.is_buried(record) and self._share.number:
+            return  # each process has met this row, and one of them tells of it
         self._effects.bury(bury(self._store, name, record, error, tries=tries, now_us=now_us))

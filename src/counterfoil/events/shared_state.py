@@ -91,7 +91,7 @@ class SharedState(State):
             else:
                 writes[_CHANGE].append((value, self._pipeline, key, before))
         for statement, rows in writes.items():
-            written = self._database.executemany(statement, rows) if rows else 0
+            written = self.database.executemany(statement, rows) if rows else 0
             if written != len(rows) and statement != _DELETE:
                 raise Contended(f"{self._pipeline}: another process has written the same state")
         self._there.update(changes)
@@ -147,5 +147,5 @@ class SharedState(State):
         rest = iter(keys)
         while chunk := list(islice(rest, CHUNK)):
             chunk += chunk[-1:] * (CHUNK - len(chunk))
-            found.update(self._database.execute(_LOOK, (self._pipeline, *chunk)).fetchall())
+            found.update(self.database.execute(_LOOK, (self._pipeline, *chunk)).fetchall())
         return found

@@ -27,6 +27,11 @@ class Share(NamedTuple):
         return (self.number - other.number) % math.gcd(self.of, other.of) == 0
 
     @property
+    def all(self) -> "list[Share]":
+        """The shares of all processes, when there are so many."""
+        return [Share(number, self.of) for number in range(self.of)]
+
+    @property
     def name(self) -> str:
         """What tells its transactional id from others' of the same pipeline; nothing if alone."""
         return "" if self.of == 1 else f".{self.number}-of-{self.of}"

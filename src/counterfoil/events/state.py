@@ -24,7 +24,7 @@ class State:
     """Bytes by key, committed with the events that changed it."""
 
     def __init__(self, database: Database, pipeline: str) -> None:
-        self._database = database
+        self.database = database
         self._pipeline = pipeline
         self._handler: dict[str, bytes | None] = {}
         self._commit: dict[str, bytes | None] = {}
@@ -72,13 +72,13 @@ class State:
         changes = sorted(self._commit.items())
         kept = [(self._pipeline, key, value) for key, value in changes if value is not None]
         if kept:
-            self._database.executemany(
+            self.database.executemany(
                 "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (pipeline, key) "
                 "DO UPDATE SET value = excluded.value",
                 kept,
             )
         if len(kept) < len(changes):
-            self._database.executemany(
+            self.database.executemany(
                 "DELETE FROM state WHERE pipeline = ? AND key = ?",
                 [(self._pipeline, key) for key, value in changes if value is None],
             )
@@ -109,7 +109,7 @@ class State:
         return value
 
     def _load(self, key: str) -> bytes | None:
-        row: tuple[bytes] | None = self._database.execute(
+        row: tuple[bytes] | None = self.database.execute(
             "SELECT value FROM state WHERE pipeline = ? AND key = ?", (self._pipeline, key)
         ).fetchone()
         return None if row is None else row[0]

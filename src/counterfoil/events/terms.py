@@ -105,6 +105,14 @@ class Term:
         ).fetchone()
 
 
+def processes_of(database: Database, consumer: str) -> int:
+    """In how many processes a pipeline runs, or did so last."""
+    row: tuple[int] | None = database.execute(
+        "SELECT processes FROM terms WHERE consumer = ?", (consumer,)
+    ).fetchone()
+    return 1 if row is None else row[0]
+
+
 def interrupt(database: Database, consumer: str) -> None:
     """Wait until no process of `consumer` commits and keep all out, to the transaction's end.
 

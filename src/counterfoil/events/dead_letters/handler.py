@@ -27,7 +27,8 @@ from counterfoil.events.errors import HandlerFailed, StoreUnavailable
 from counterfoil.events.event_time import stored_watermarks
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
-from counterfoil.events.terms import interrupt
+from counterfoil.events.shares import Share
+from counterfoil.events.terms import interrupt, processes_of
 from counterfoil.events.timers import buried_timer
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ def _work(
     if pipeline.timer is not None and (timer := buried_timer(record)) is not None:
         return pipeline.timer, timer, Context(effects, timer.record(pipeline.name), now_us)
     if (table := rows.table_of(record, pipeline.tables)) is not None:
-        return rows.keep, effects.state, table, record
+        copies = processes_of(effects.state.database, pipeline.name)
+        return rows.keep, effects.state, table, record, Share(0, copies).all
     event, context = pipeline.source.decode(record.value), Context(effects, record, now_us)
     if pipeline.batch:
         return pipeline.handler, [(event, context)]
