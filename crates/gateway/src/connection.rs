@@ -144,7 +144,9 @@ where
     let stall = door.patience.stall;
     service_fn(move |request: Request<_>| {
         let body = |body| RequestBody::hyper(body, &client);
-        let answer = serve(Arc::clone(&shared), Arc::clone(&client), request.map(body));
+        // On the heap: hyper moves what it is given three times before it asks for the first time, and an
+        // `async` block once more, at some kilobytes for each.
+        let answer = Box::pin(serve(Arc::clone(&shared), Arc::clone(&client), request.map(body)));
         let (client, alternative) = (Arc::clone(&client), alternative.clone());
         async move {
             let Ok(mut answer) = answer.await;
