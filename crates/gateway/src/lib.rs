@@ -62,6 +62,7 @@ mod timer;
 mod tls;
 mod tracing;
 mod tunnel;
+mod turns;
 mod upload;
 mod upstream;
 

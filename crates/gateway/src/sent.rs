@@ -12,8 +12,7 @@
 //! may be under way on the connection, a stream has its own bound (`connection.rs`).
 //!
 //! A worker is one thread, and whoever takes a large answer as fast as it comes would keep it to
-//! himself: after some of it, everybody else has a turn. That is up to tokio's budget, since hyper,
-//! which asks again at once when it is told to wait, can't go beyond that.
+//! himself: after some of it, everybody else has a turn (`turns.rs`).
 
 use std::io;
 use std::pin::Pin;
@@ -25,17 +24,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
-use tokio::task::coop::poll_proceed;
 use tokio::time::sleep;
 
 use crate::client::{Client, Ending};
 use crate::connection::Spoken;
 use crate::respond::Body;
-
-/// What a part of an answer (8 KiB mostly) takes of the 128 operations that tokio lets a task do
-/// before others have their turn; reading and writing it are others. So a turn is some 64 KiB,
-/// a few dozen microseconds, in place of half a MiB.
-const PART: usize = 14;
+use crate::turns::Turn;
 
 /// The body of an answer, watched if it passes through.
 pub struct Sent {
@@ -46,6 +40,7 @@ pub struct Sent {
 struct Watched {
     /// Whose next part waits until it has taken what was written.
     one_at_a_time: Option<Arc<Client>>,
+    turn: Arc<Turn>,
     progress: Arc<Progress>,
     watching: AbortHandle,
 }
@@ -62,7 +57,7 @@ impl Sent {
             let progress = Arc::<Progress>::default();
             let watching = tokio::spawn(watch(Arc::clone(&progress), Arc::clone(client), stall));
             let one_at_a_time = (spoken == Spoken::Http1).then(|| Arc::clone(client));
-            Watched { one_at_a_time, progress, watching: watching.abort_handle() }
+            Watched { one_at_a_time, turn: Arc::default(), progress, watching: watching.abort_handle() }
         });
         Self { body, watched }
     }
@@ -102,9 +97,7 @@ impl hyper::body::Body for Sent {
             watched.progress.at_client.store(true, Ordering::Relaxed);
             return Poll::Pending;
         }
-        for _ in 0..PART {
-            ready!(poll_proceed(cx)).made_progress();
-        }
+        ready!(watched.turn.poll_part(cx));
         let polled = Pin::new(body).poll_frame(cx);
         watched.progress.parts.fetch_add(1, Ordering::Relaxed);
         watched.progress.at_client.store(polled.is_ready(), Ordering::Relaxed);
@@ -164,20 +157,5 @@ mod tests {
         client.set_blocked(true);
         let part = sent(&client, Spoken::Http2).frame().await.unwrap().unwrap();
         assert_eq!(part.into_data().unwrap(), "part");
-    }
-
-    #[tokio::test]
-    async fn after_some_of_an_answer_others_have_their_turn_before_it_goes_on() {
-        let client = client();
-        let mut waiting: Vec<_> = (0..20).map(|_| sent(&client, Spoken::Http2)).collect();
-        let mut turns = Vec::new();
-        poll_fn(|cx| {
-            let before = waiting.len();
-            waiting.retain_mut(|sent| Pin::new(sent).poll_frame(cx).is_pending());
-            turns.push(before - waiting.len());
-            if waiting.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        assert_eq!(turns, [9, 9, 2]);
     }
 }
