@@ -256,7 +256,18 @@ class EmbeddedReader:
         """Records that were decoded together, and from which of them on they come next."""
 
     def fetch(self, limit: int) -> list[Batch]:
-        """The next records, at most `limit` of each partition."""
+        """The next records, at most `limit` of each partition.
+
+        Raises:
+            StoreUnavailable: the file can't be read at the moment.
+        """
+        try:
+            return self._fetch(limit)
+        except BaseException:
+            self.rewind()  # what was read before the error would be passed over
+            raise
+
+    def _fetch(self, limit: int) -> list[Batch]:
         batches: list[Batch] = []
         for topic, share in self._shares:
             if topic.name not in self._next:

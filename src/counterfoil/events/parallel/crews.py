@@ -1,6 +1,7 @@
 """Who does the work: threads for functions, an event loop for coroutine functions.
 
 Whoever ends a piece of work begins the next of its lane itself, so that no lane waits for a commit.
+Work has ended whatever it raises, `SystemExit` and `CancelledError` as well: its lane goes on.
 """
 
 import asyncio
@@ -77,9 +78,9 @@ class Threads:
             item.tries += 1
             try:
                 item.result = parallel.work(item.event)
-            except Exception as error:
+            except BaseException as error:
                 if item.tries == parallel.tries:
-                    item.error = error
+                    item.error = _failure(error)
                     return
                 time.sleep(parallel.backoff_seconds * 2 ** (item.tries - 1))
             else:
@@ -133,10 +134,21 @@ class Loop:
             item.tries += 1
             try:
                 item.result = await parallel.work(item.event)
-            except Exception as error:
+            except GeneratorExit:
+                raise  # the loop is gone, and this coroutine with it
+            except BaseException as error:
                 if item.tries == parallel.tries:
-                    item.error = error
+                    item.error = _failure(error)
                     return
                 await asyncio.sleep(parallel.backoff_seconds * 2 ** (item.tries - 1))
             else:
                 return
+
+
+def _failure(error: BaseException) -> Exception:
+    """What a dead letter tells of."""
+    if isinstance(error, Exception):
+        return error
+    failed = RuntimeError(f"the work ended with {type(error).__name__}: {error}")
+    failed.__cause__ = error
+    return failed

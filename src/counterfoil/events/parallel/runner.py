@@ -18,12 +18,11 @@ from counterfoil.events.dead_letters import bury
 from counterfoil.events.effects import Context, Effects
 from counterfoil.events.errors import (
     Fenced,
-    LogUnavailable,
     RegistryUnavailable,
     StoreUnavailable,
 )
 from counterfoil.events.log import EventLog
-from counterfoil.events.messages import Batch, Record
+from counterfoil.events.messages import Record
 from counterfoil.events.parallel.crews import Crew, Loop, Threads
 from counterfoil.events.parallel.hitters import HeavyHitters, HotKey, KeyLoad
 from counterfoil.events.parallel.parallel import WINDOW_BYTES, Parallel
@@ -65,7 +64,10 @@ class ParallelRunner:
         self._group: list[Item] = []
         """What is to be committed, kept over a failure to do so."""
         self._stopping = False
-        self._unavailable: LogUnavailable | RegistryUnavailable | None = None
+        self._failed: BaseException | None = None
+        """What went wrong with the last fetch, for the next step to raise."""
+        self._ended: BaseException | None = None
+        """Why nothing is fetched any more."""
         topics = parallel.topics()[:2]
         event_log.declare(parallel.topics())
         store.database.create([SCHEMA])
@@ -73,11 +75,13 @@ class ParallelRunner:
             self._commits = count_commit(store.database, parallel.name)
             positions = {each.name: store.positions(parallel.name, each.name) for each in topics}
             self._schedule = Schedule(parallel.concurrency, self._stored_done())
-        self._reader = event_log.reader(topics, lambda topic: positions[topic])
+        self._following = positions
+        """Up to where each topic was taken in: there a reader that has failed begins again."""
+        self._reader = event_log.reader(topics, lambda topic: self._following[topic])
         crew = Loop if parallel.asynchronous else Threads
         self._crew: Crew = crew(parallel, self._worked)
         self._fetching = threading.Thread(
-            target=self._fetch, args=(sum(each.partitions for each in topics),), daemon=True
+            target=self._fetch_on, args=(sum(each.partitions for each in topics),), daemon=True
         )
         self._fetching.start()
 
@@ -87,10 +91,13 @@ class ParallelRunner:
         Raises:
             Fenced: another runner has begun; close this one.
             StoreUnavailable, LogUnavailable: nothing was committed; a later step may.
+            Exception: what else kept events from being fetched; close this runner if it stays.
         """
         with self._changed:
-            if self._unavailable is not None:
-                error, self._unavailable = self._unavailable, None
+            if self._ended is not None:
+                raise self._ended
+            if self._failed is not None:
+                error, self._failed = self._failed, None
                 raise error
             if not self._group:
                 self._group = self._schedule.take_worked(GROUP)
@@ -138,11 +145,16 @@ class ParallelRunner:
         while self.step():
             continue
 
+    def _fetch_on(self, sources: int) -> None:
+        try:
+            self._fetch(sources)
+        except BaseException as error:
+            self._ended = error
+
     def _fetch(self, sources: int) -> None:
         """Hold as much as the window allows; each partition gives its part of a fetch."""
         window = self._parallel.window
         limit = max(1, min(FETCH, window // (4 * sources)))
-        batches: list[Batch] = []
         while True:
             with self._changed:
                 if self._stopping:
@@ -152,18 +164,24 @@ class ParallelRunner:
                     self._changed.wait(WAIT_SECONDS)
                     continue
             try:
-                batches = batches or self._reader.fetch(limit)
+                batches = self._reader.fetch(limit)
                 groups = [[self._item(record) for record in batch.records] for batch in batches]
-            except (LogUnavailable, RegistryUnavailable) as error:
-                self._unavailable = error  # what was fetched is kept: the reader has moved on
-                groups = []
-            if not groups:
-                with self._changed:
-                    if not self._stopping:
-                        self._changed.wait(RETRY_SECONDS if self._unavailable else WAIT_SECONDS / 5)
+            except BaseException as error:
+                self._reader.rewind()  # to what was taken in: it may have moved on
+                self._rest(RETRY_SECONDS, error)
                 continue
-            batches = []
+            if not groups:
+                self._rest(WAIT_SECONDS / 5)
+                continue
             self._take_in(groups)
+            for batch in batches:
+                self._following[batch.topic][batch.partition] = batch.end
+
+    def _rest(self, seconds: float, failed: BaseException | None = None) -> None:
+        with self._changed:
+            self._failed = failed or self._failed
+            if not self._stopping:
+                self._changed.wait(seconds)
 
     def _take_in(self, groups: list[list[Item]]) -> None:
         with self._changed:
