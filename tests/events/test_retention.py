@@ -7,13 +7,22 @@ import pytest
 
 from counterfoil.engines import RunningEngine
 from counterfoil.events import (
+    Choreography,
+    ChoreographyTracer,
     Context,
     EmbeddedEvents,
+    Events,
     KafkaEvents,
     Message,
+    Parallel,
+    ParallelRunner,
     Pipeline,
     PipelineRunner,
+    Saga,
+    SagaCoordinator,
+    StepContext,
     Topic,
+    lag,
 )
 from counterfoil.events.retention import CHUNK, Retention
 
@@ -148,3 +157,45 @@ def test_kafka_is_told_how_long_to_keep(engine: Callable[[str], RunningEngine]) 
     admin = AdminClient({"bootstrap.servers": servers})
     found = [asked.result(30) for asked in admin.describe_configs(resources).values()]
     assert sorted(each["retention.ms"].value for each in found) == ["10000", "604800000"]
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "table", "parallel", "saga", "choreography"])
+def test_what_has_started_and_never_committed_keeps_all_of_its_topic(
+    embedded: EmbeddedEvents, append: Callable[..., None], kind: str
+) -> None:
+    log, store = embedded.log(), embedded.pipelines()
+    other = Topic("other", Paid)
+    if kind in ("pipeline", "table"):
+        source, tables = (SHORT, []) if kind == "pipeline" else (other, [SHORT])
+        pipeline = Pipeline("reader", source, lambda event, context: None, tables=tables)
+        PipelineRunner(log, store, pipeline, lambda: 1)
+    elif kind == "parallel":
+        runner = ParallelRunner(log, store, Parallel("reader", SHORT, lambda event: 1), lambda: 1)
+        runner.close()
+    elif kind == "saga":
+        saga = Saga("reader", SHORT)
+        saga.step()(nothing)
+        SagaCoordinator(log, store, saga, fencing_token=1, now_us=lambda: 1)
+    else:
+        followed = Choreography("reader", SHORT, timeout_seconds=1)
+        ChoreographyTracer(log, store, followed, lambda: 1)
+    append(range(10), SECOND_US)
+    assert forget(embedded.retention([SHORT]), 1_000 * SECOND_US) == 0
+    assert left(embedded) == list(range(10))
+    assert sum(each.lag for each in lag(log, store) if each.topic == "paid") == 10
+    (consumer,) = {each[0] for each in store.consumers()}
+    assert store.forget(consumer) > 0
+    forget(embedded.retention([SHORT]), 1_000 * SECOND_US)
+    assert left(embedded) == []
+
+
+def nothing(event: Paid, step: StepContext) -> None:
+    """Does nothing."""
+
+
+def test_a_consumer_that_begins_anew_stays_where_it_was(events: Events) -> None:
+    store = events.pipelines()
+    store.store_positions("reader", "paid", {1: 7})
+    for _ in range(2):
+        store.begin("reader", [SHORT])
+    assert store.positions("reader", "paid") == {0: 0, 1: 7}

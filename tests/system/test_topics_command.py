@@ -58,6 +58,12 @@ def test_the_log_is_looked_at_from_outside(
     assert ids("--from", "2", "--limit", "2", "--partition", str(partition)) == [2, 3]
     assert f"payments/{partition}@0" in run(capsys, tmp_path, "read", "payments", str(SHOP))
     assert "no topic" in run(capsys, tmp_path, "read", "payment", str(SHOP), code=2)
+
+    store.store_positions("removed", "payments", {partition: 2})
+    assert "removed" in run(capsys, tmp_path, "forget", "remove", str(SHOP), code=2)
+    assert "declared" in run(capsys, tmp_path, "forget", "lake", str(SHOP), code=2)
+    run(capsys, tmp_path, "forget", "removed", str(SHOP))
+    assert {each[0] for each in store.consumers()} == {"lake"}
     assert "no partition 9" in run(
         capsys, tmp_path, "read", "payments", str(SHOP), "--partition", "9", code=2
     )

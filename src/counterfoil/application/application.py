@@ -370,6 +370,18 @@ class Application:
         own += [topic for table in self.stores for topic in self.lake_topics(table)]
         return [*self.topics.values(), *own]
 
+    def consumers(self) -> set[str]:
+        """Under what names positions are kept for what is declared."""
+        return {
+            *self.pipelines,
+            *self.parallels,
+            *(f"{name}.letters" for name in self.pipelines),
+            *(queue.consumer for queue in self.queues.values()),
+            *(saga.consumer for saga in self.sagas.values()),
+            *(each.consumer for each in self.choreographies.values()),
+            *([LAKE] if self.stores else []),
+        }
+
     def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:
         """Keep every event of `source` in a lake table of the same name, a partition a day."""
         table = Table(source.name, source.type, day=day)

@@ -19,7 +19,7 @@ from counterfoil.cli.gateway import app as gateway_commands
 from counterfoil.cli.hot_keys import hot_keys
 from counterfoil.cli.sagas import saga, sagas
 from counterfoil.cli.tasks import tasks
-from counterfoil.cli.topics import lag, read, topics
+from counterfoil.cli.topics import forget, lag, read, topics
 from counterfoil.cli.transactions import app as transaction_commands
 from counterfoil.faults import SABOTAGES
 
@@ -36,6 +36,7 @@ events.command(dead_letter_commands)
 events.command(transaction_commands)
 events.command(lag)
 events.command(topics)
+events.command(forget)
 events.command(read)
 events.command(sagas)
 events.command(saga)

@@ -101,6 +101,26 @@ def print_lag(events: Events, *, as_json: bool) -> None:
     print_waiting(waiting_letters(events))
 
 
+def forget_consumer(application: Application, events: Events, consumer: str) -> None:
+    """Forget the positions of a consumer that is not declared.
+
+    Raises:
+        CounterfoilError: it is declared, or has no positions.
+    """
+    if consumer in application.consumers():
+        raise CounterfoilError(
+            f"{consumer!r} is declared, and would begin again",
+            hint="take it out of the application, and stop it, before it is forgotten",
+        )
+    with closing(events.pipelines()) as store:
+        forgotten = store.forget(consumer)
+        known = sorted({each[0] for each in store.consumers()} - application.consumers())
+    if not forgotten:
+        hint = f"not declared, but known: {', '.join(known) or 'none'}"
+        raise CounterfoilError(f"no consumer {consumer!r}", hint=hint)
+    out.print(f"{consumer} is forgotten", highlight=False)
+
+
 def watch_lag(events: Events, every: float, *, as_json: bool) -> None:
     """Print lag with rates, again and again, until Ctrl-C."""
     with closing(events.pipelines()) as store, suppress(KeyboardInterrupt):

@@ -48,6 +48,19 @@ def topics(path: Path = Path(), *, state: State = None, as_json: Json = False) -
     print_topics(*application_and_events(path, state or path / ".counterfoil"), as_json=as_json)
 
 
+def forget(consumer: str, path: Path = Path(), *, state: State = None) -> None:
+    """Forget how far a consumer has come that was taken out of the application.
+
+    The embedded log keeps what a consumer has not read, however old. What this one has written
+    stays. If it is ever declared again under this name, it begins with the oldest events.
+
+    Example: counterfoil events forget old-pipeline examples/shop
+    """
+    from counterfoil.cli.inspection import application_and_events, forget_consumer  # noqa: PLC0415
+
+    forget_consumer(*application_and_events(path, state or path / ".counterfoil"), consumer)
+
+
 def read(
     topic: str,
     path: Path = Path(),

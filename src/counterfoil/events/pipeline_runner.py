@@ -81,6 +81,7 @@ class PipelineRunner:
             share=share,
         )
         topics = pipeline.topics()
+        store.begin(pipeline.name, [*pipeline.tables, topics[0]])
         event_log.declare([*pipeline.tables, *topics])
         self._reader = PipelineReader(
             store.log or event_log,

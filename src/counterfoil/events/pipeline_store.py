@@ -13,6 +13,7 @@ from counterfoil.events.database import Database
 from counterfoil.events.errors import Fenced
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Message
+from counterfoil.events.topics import AnyTopic
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS offsets (
@@ -71,6 +72,31 @@ class PipelineStore:
                 (consumer, topic),
             ).fetchall()
         )
+
+    def begin(self, consumer: str, topics: Iterable[AnyTopic]) -> None:
+        """Give `consumer` a position in each partition of `topics`: 0 where it has none.
+
+        From then on retention keeps what it has not read and `lag` tells of it, though it may not
+        be able to commit anything for a long time.
+        """
+        missing = [
+            (consumer, topic.name, partition)
+            for topic in topics
+            for partition in set(range(topic.partitions))
+            - set(self.positions(consumer, topic.name))
+        ]
+        if missing:  # as it is once in a consumer's life: without the write lock otherwise
+            self.database.executemany(
+                "INSERT INTO offsets VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", missing
+            )
+
+    def forget(self, consumer: str) -> int:
+        """Forget how far `consumer` has come, which holds nothing back any more.
+
+        What it kept stays: state, transfers and dead letters. Returns the number of positions.
+        """
+        forgotten = self.database.execute("DELETE FROM offsets WHERE consumer = ?", (consumer,))
+        return forgotten.rowcount
 
     def advance(self, consumer: str, batches: Iterable[Batch]) -> None:
         """Move the positions over some batches; first thing in the transaction that handles them.

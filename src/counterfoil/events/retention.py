@@ -2,8 +2,9 @@
 
 Whole batches go, from the beginning of a partition on, a bounded number in a transaction: writers
 wait for some milliseconds, and never for the whole of what is old. A batch is old when its newest
-event is. A consumer that has stored a position keeps what comes after it, however old: nobody who
-stood still finds a gap. On Kafka the brokers do this by time alone.
+event is. A consumer has a position from its first start on, and keeps what comes after it, however
+old: nobody who stood still finds a gap. One that is removed is forgotten by hand (`counterfoil
+events forget`). On Kafka the brokers do this by time alone.
 
 The file doesn't shrink; what is free in it is written anew.
 """

@@ -69,6 +69,7 @@ class ParallelRunner:
         self._ended: BaseException | None = None
         """Why nothing is fetched any more."""
         topics = parallel.topics()[:2]
+        store.begin(parallel.name, topics[:1])
         event_log.declare(parallel.topics())
         store.database.create([SCHEMA])
         with store.database.transaction():

@@ -89,8 +89,9 @@ class ChoreographyTracer:
             self._instances, choreography.name, choreography.retention_seconds
         )
         topics: list[Any] = [choreography.source, *choreography.signs]
-        log.declare(topics)
         consumer = choreography.consumer
+        store.begin(consumer, topics)
+        log.declare(topics)
         self._reader = log.reader(topics, lambda topic: store.positions(consumer, topic))
 
     def step(self) -> int:
