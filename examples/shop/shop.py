@@ -123,6 +123,7 @@ app.matches(
         section="totals",
         count="purchases",
         total="revenue",
+        accounts=lambda event: (f"customer/{event['customer']}", f"tenant/{event['tenant']}"),
     )
 )
 

@@ -6,21 +6,30 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
 
-from counterfoil import Application, Counterfoils, Unit
+from counterfoil import Application, Context, Counterfoils, Unit
 from counterfoil.application import StateFolder
 from counterfoil.cli.scaffold import write_application
 from counterfoil.engines import RunningEngine
-from counterfoil.events import EmbeddedEvents, KafkaEvents, Reply, ServiceStore
+from counterfoil.events import (
+    EmbeddedEvents,
+    KafkaEvents,
+    Pipeline,
+    PipelineRunner,
+    Relay,
+    Reply,
+    ServiceStore,
+)
 from counterfoil.events.service_store import Command
 from counterfoil.kafka_access import KafkaAccess
 from counterfoil.proof.client import Acknowledged, ClientRecord
-from counterfoil.proof.reconcile import Difference, log_events, reconcile
+from counterfoil.proof.reconcile import Difference, Sum, log_events, reconcile, report_days
 from counterfoil.proof.stores import EmbeddedStores, RealStores
 from counterfoil.testing import prove
 
@@ -43,7 +52,17 @@ table = app.store(sales)
 SQL = "SELECT day, count(*) AS number, sum(amount)::BIGINT AS revenue FROM sales GROUP BY day"
 report = app.report("daily", table, {"totals": SQL}, title="Sales", amounts=("revenue",))
 counterfoils = Counterfoils(
-    "stall", "sales", sales, "sale", table, report, "totals", "number", "revenue"
+    "stall",
+    "sales",
+    sales,
+    "sale",
+    table,
+    report,
+    "totals",
+    "number",
+    "revenue",
+    currency="EUR",
+    accounts=lambda event: ("cash", f"sale/{event['id']}"),
 )
 
 
@@ -75,10 +94,38 @@ class Stall:
         with self.state.access_log.open("a") as log:
             log.write(json.dumps({"status": 201, "effect": str(number)}) + "\n")
 
-    def differences(self) -> list[Difference]:
-        """What the service's rows differ in; nothing has gone on from there."""
+    def promise(self, key: str, like: str) -> None:
+        """Give the client of a key the answer of another."""
+        number = self._client.acknowledged["home", like].id
+        self._client.acknowledged["home", key] = Acknowledged(key, number, 500)
+
+    def differences(self, where: str = "service") -> list[Difference]:
+        """What the rows of a store differ in."""
         found = reconcile(counterfoils, EmbeddedStores(self.state), self._client)
-        return [each for each in found.differences if each.where == "service"]
+        return [each for each in found.differences if each.where == where]
+
+    def post(self, handler: Callable[[Sale, Context], None]) -> None:
+        """Let the events go on to a ledger."""
+        events = EmbeddedEvents(self.state.root)
+        log, store = events.log(), events.pipelines()
+        log.declare([sales, notices])
+        with closing(log.appender("stall", 1)) as appender:
+            Relay(events.outbox("stall"), appender).step()
+        runner = PipelineRunner(log, store, Pipeline("ledger", sales, handler), lambda: 1_000_000)
+        runner.step()
+        runner.close()
+
+
+def post_well(event: Sale, context: Context, *, to: str = "sale/", currency: str = "EUR") -> None:
+    """As the sale's transfer should be, unless told otherwise."""
+    context.ledger.transfer(
+        id=int(event.id),
+        debit="cash",
+        credit=f"{to}{event.id}",
+        amount=event.amount,
+        currency=currency,
+        code="sale",
+    )
 
 
 @pytest.fixture
@@ -104,6 +151,47 @@ def test_a_key_that_had_two_effects_is_doubled(stall: Stall) -> None:
     stall.sell("1", claim="forgotten")
     stall.sell("2")
     assert stall.differences() == [Difference("doubled", "service", "1", "1 effect for a key", "2")]
+
+
+def test_a_key_that_was_given_another_keys_answer_is_lost(stall: Stall) -> None:
+    stall.sell("1")
+    stall.promise("2", like="1")
+    lost = Difference("lost", "service", "2", "an effect of its own", "another key's")
+    assert stall.differences() == [lost]
+
+
+def test_money_that_went_elsewhere_is_changed(stall: Stall) -> None:
+    stall.sell("1")
+    stall.post(post_well)
+    assert stall.differences("ledger") == []
+    stall.sell("2")
+    stall.post(partial(post_well, to="thief/"))
+    (changed,) = stall.differences("ledger")
+    assert (changed.what, changed.expected) == ("changed", f"cash to sale/{changed.id}")
+    assert changed.found == f"cash to thief/{changed.id}"
+
+
+def test_another_currency_is_changed(stall: Stall) -> None:
+    stall.sell("1")
+    stall.post(partial(post_well, currency="JPY"))
+    assert [each.found for each in stall.differences("ledger")] == ["JPY"]
+
+
+def test_a_balance_that_no_transfers_explain_is_different(stall: Stall) -> None:
+    stall.sell("1")
+    stall.post(post_well)
+    with closing(sqlite3.connect(stall.state.log)) as file, file:
+        file.execute("UPDATE ledger_accounts SET credits = credits + 1 WHERE name <> 'cash'")
+        file.execute("DELETE FROM ledger_accounts WHERE name = 'cash'")
+    found = {each.id.split("/")[0]: each.found for each in stall.differences("ledger")}
+    assert found == {"cash EUR": "debits 0, credits 0", "sale": "debits 0, credits 501"}
+
+
+def test_a_day_that_is_there_twice_counts_twice(stall: Stall) -> None:
+    folder = stall.state.reports / "daily"
+    folder.mkdir(parents=True)
+    (folder / "totals.csv").write_text("day,number,revenue\n" + "2026-01-01,1,5.00\n" * 2)
+    assert report_days(counterfoils, stall.state) == {"2026-01-01": Sum(2, 1_000)}
 
 
 def test_what_others_wrote_to_the_topic_has_appeared(

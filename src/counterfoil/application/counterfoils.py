@@ -1,6 +1,6 @@
 """What `counterfoil prove` sends, and what must match what afterwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class Counterfoils:
     id: str = "id"
     amount: str = "amount"
     currency: str = "USD"
+    accounts: Callable[[Mapping[str, Any]], tuple[str, str]] | None = None
+    """Debit and credit of an event's transfer, by its JSON document; None leaves them unchecked."""
 
 
 Workload = Callable[[int, int], Iterator[Request]]

@@ -83,9 +83,11 @@ def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) 
     promised = client.acknowledged
     sums["acknowledged"] = Sum(len(promised), sum(each.amount for each in promised.values()))
     sums["accepted"] = Sum(len(rows), sum(amount for _, amount in rows))
-    for stub in promised.values():
+    for asked, stub in promised.items():
         if stub.id not in amounts:
             differences.add("lost", "service", stub.id, stub.amount, "nothing")
+        elif stub.id not in keys.get(asked, ()):
+            differences.add("lost", "service", stub.key, "an effect of its own", "another key's")
         elif amounts[stub.id] != stub.amount:
             differences.add("changed", "service", stub.id, stub.amount, amounts[stub.id])
     for key in client.changed_answers:
@@ -104,11 +106,49 @@ def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) 
     sums["gateway"] = Sum(len(logged), sum(amounts.get(identity, 0) for identity in logged))
     for identity in logged - amounts.keys():
         differences.add("lost", "service", identity, "a row, for the gateway's 201", "nothing")
-    sums["log"] = differences.compare("event log", amounts, log_events(counterfoils, stores))
+    documents = log_documents(counterfoils, stores)
+    pairs = _worths(counterfoils, documents)
+    sums["log"] = differences.compare("event log", amounts, pairs)
     sums["ledger"] = differences.compare("ledger", amounts, ledger_transfers(counterfoils, stores))
+    _compare_accounts(counterfoils, stores, documents, differences)
     sums["lake"] = differences.compare("lake", amounts, lake_rows(counterfoils, state))
     sums["report"] = _compare_report(counterfoils, stores, differences)
     return Reconciliation(sums, differences.shown, differences.count)
+
+
+def _compare_accounts(
+    counterfoils: Counterfoils,
+    stores: Stores,
+    documents: Iterable[tuple[int, dict[str, Any]]],
+    differences: _Differences,
+) -> None:
+    """See that the money went where it should, and that balances are what the transfers say."""
+    accounts = counterfoils.accounts
+    expected = {} if accounts is None else {id_: accounts(event) for id_, event in documents}
+    rebuilt: dict[tuple[str, str], list[int]] = {}
+    for identity, debit, credit, amount, currency, code in stores.pipelines(
+        "SELECT id, debit, credit, amount, currency, code FROM ledger_transfers"
+    ):
+        rebuilt.setdefault((debit, currency), [0, 0])[0] += amount
+        rebuilt.setdefault((credit, currency), [0, 0])[1] += amount
+        if code != counterfoils.posted:
+            continue
+        if currency != counterfoils.currency:
+            differences.add("changed", "ledger", identity, counterfoils.currency, currency)
+        if identity in expected and (debit, credit) != tuple(expected[identity]):
+            way = " to ".join(expected[identity])
+            differences.add("changed", "ledger", identity, way, f"{debit} to {credit}")
+    kept = {
+        (name, currency): [debits, credits]
+        for name, currency, debits, credits in stores.pipelines(
+            "SELECT name, currency, debits, credits FROM ledger_accounts"
+        )
+    }
+    for account in sorted(rebuilt.keys() | kept.keys()):
+        both, found = rebuilt.get(account, [0, 0]), kept.get(account, [0, 0])
+        if both != found:
+            said = [f"debits {debits}, credits {credits}" for debits, credits in (both, found)]
+            differences.add("different balance", "ledger", " ".join(account), *said)
 
 
 def _compare_report(counterfoils: Counterfoils, stores: Stores, differences: _Differences) -> Sum:
@@ -184,18 +224,28 @@ def gateway_effects(path: Path) -> set[int]:
 
 def log_events(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, int]]:
     """The events of the topic as (id, amount); what can't be read is worth nothing."""
+    return _worths(counterfoils, log_documents(counterfoils, stores))
+
+
+def log_documents(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, dict[str, Any]]]:
+    """The events of the topic as (id, JSON document); what can't be read says nothing."""
     return [
-        (event_id, _worth(value, counterfoils.amount))
-        for event_id, value in stores.events(counterfoils.topic.name)
+        (event_id, _document(value)) for event_id, value in stores.events(counterfoils.topic.name)
     ]
 
 
-def _worth(value: bytes, amount: str) -> int:
+def _document(value: bytes) -> dict[str, Any]:
     try:
-        found = msgspec.json.decode(value, type=dict[str, Any]).get(amount)
+        return msgspec.json.decode(value, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return 0
-    return found if isinstance(found, int) else 0
+        return {}
+
+
+def _worths(
+    counterfoils: Counterfoils, documents: Iterable[tuple[int, dict[str, Any]]]
+) -> list[tuple[int, int]]:
+    found = [(event_id, event.get(counterfoils.amount)) for event_id, event in documents]
+    return [(event_id, worth if isinstance(worth, int) else 0) for event_id, worth in found]
 
 
 def ledger_transfers(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, int]]:
@@ -232,11 +282,13 @@ def report_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum
     path = state.reports / counterfoils.report.name / f"{counterfoils.section}.csv"
     if not path.exists():
         return {}
+    days: dict[str, Sum] = {}
     with path.open(newline="") as file:
-        return {
-            row["day"]: Sum(int(row[counterfoils.count]), _minor(row[counterfoils.total]))
-            for row in csv.DictReader(file)
-        }
+        for row in csv.DictReader(file):
+            before = days.get(row["day"], Sum(0, 0))  # a day that is there twice counts twice
+            count, total = int(row[counterfoils.count]), _minor(row[counterfoils.total])
+            days[row["day"]] = Sum(before.count + count, before.amount + total)
+    return days
 
 
 def _minor(text: str) -> int:

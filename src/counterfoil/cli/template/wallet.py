@@ -71,7 +71,17 @@ SQL = "SELECT day, count(*) AS sent, sum(amount)::BIGINT AS volume FROM transfer
 daily = app.report("daily", table, {"totals": SQL}, title="Transfers", amounts=("volume",))
 app.matches(
     Counterfoils(
-        "wallet", "transfers", transfers, "transfer", table, daily, "totals", "sent", "volume"
+        "wallet",
+        "transfers",
+        transfers,
+        "transfer",
+        table,
+        daily,
+        "totals",
+        "sent",
+        "volume",
+        currency="EUR",
+        accounts=lambda event: (event["payer"], event["payee"]),
     )
 )
 
