@@ -70,7 +70,7 @@ impl Cells {
         Self {
             hasher: RandomState::new(),
             capacity,
-            segments: (0..capacity.div_ceil(SEGMENT)).map(|_| Segment::new()).collect(),
+            segments: (0..capacity.div_ceil(SEGMENT)).map(|_| segment(capacity)).collect(),
             newcomers: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             used: AtomicUsize::new(0),
         }
@@ -184,6 +184,17 @@ fn swap<R>(cell: &Cell, time: u64, step: impl Fn(u64) -> Result<u64, R>) -> Opti
 
 fn bounded(time: u64) -> u64 {
     time.min(TAKEN - 1)
+}
+
+#[cfg(not(loom))]
+fn segment(_capacity: usize) -> Segment {
+    Segment::new()
+}
+
+/// With its cells: loom doesn't know what std's `OnceLock` makes visible to whom.
+#[cfg(loom)]
+fn segment(capacity: usize) -> Segment {
+    zeroed(capacity.min(SEGMENT)).into()
 }
 
 #[cfg(not(loom))]
