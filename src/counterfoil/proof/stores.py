@@ -110,9 +110,11 @@ class EmbeddedStores:
         return [row for service in services for row in self.service(service, _OUTBOX)]
 
     def beyond(self, topic: str, positions: Mapping[int, int]) -> int:
-        """Ends less positions."""
-        ends = self.pipelines("SELECT partition, next FROM ends WHERE topic = ?", topic)
-        return sum(end - positions.get(partition, 0) for partition, end in ends)
+        """Ends, which the last batches tell, less positions."""
+        ends = self.pipelines(
+            "SELECT partition, max(last) + 1 FROM record_batches WHERE topic = ? GROUP BY 1", topic
+        )
+        return sum(max(end - positions.get(partition, 0), 0) for partition, end in ends)
 
     def described(self, service: str) -> str:
         """The name of the file."""
