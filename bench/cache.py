@@ -29,8 +29,9 @@ import gateway_proxies as proxies
 from rich.console import Console
 from rich.table import Table
 
-from counterfoil.gateway.config import Cache, GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import Cache, GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 SUITE: Final = proxies.HERE / "cache-suite"
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "M-SEARCH")

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
+from counterfoil.gateway.credentials import Identity
 from counterfoil.gateway.data_plane import DataPlane, SharedLimits
+from counterfoil.gateway.services import Upstream
 
 SERVICE = "upstream"
 

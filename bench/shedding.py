@@ -21,8 +21,10 @@ from pathlib import Path
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from counterfoil.gateway.config import GatewayConfig, Identity, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
+from counterfoil.gateway.credentials import Identity
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 PLACES = 16
 SERVICE = 0.05

@@ -11,8 +11,9 @@ from typing import Any
 
 from upstream import Asked, Server
 
-from counterfoil.gateway.config import GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 from counterfoil.gateway.tls import development_certificate
 
 

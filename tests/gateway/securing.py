@@ -13,8 +13,9 @@ import httpx2
 import upstream
 from upstream import sized
 
-from counterfoil.gateway.config import GatewayConfig, Route, ServiceTls, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import ServiceTls, Upstream
 
 Protocol = Literal["http/1.1", "h2"]
 Server = upstream.Server | http2_upstream.Server

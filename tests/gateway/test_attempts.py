@@ -13,8 +13,8 @@ import pytest
 from sharing import until
 from upstream import Asked, Server, gateway, serving, sized
 
-from counterfoil.gateway.config import Upstream
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
+from counterfoil.gateway.services import Upstream
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 

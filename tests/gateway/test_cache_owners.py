@@ -17,8 +17,10 @@ from joserfc.jwk import ECKey
 from sharing import until
 from upstream import Asked, gateway
 
-from counterfoil.gateway.config import Cache, GatewayConfig, Identity, Route, Upstream
+from counterfoil.gateway.config import Cache, GatewayConfig, Route
+from counterfoil.gateway.credentials import Identity
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from counterfoil.gateway.changes import VALUE_LIMIT, changes
-from counterfoil.gateway.config import GatewayConfig, Limit, Route, SigningKey
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
+from counterfoil.gateway.credentials import SigningKey
 from counterfoil.gateway.data_plane import GatewayError, document
 
 GET = Route(path="/a", methods=("GET",), service="s", identity=False)

@@ -19,7 +19,8 @@ from test_protocols import until
 from upstream import OK, Asked, chunked, gateway, sized
 
 from counterfoil.gateway.compression import Compression
-from counterfoil.gateway.config import Cache, Route, Upstream
+from counterfoil.gateway.config import Cache, Route
+from counterfoil.gateway.services import Upstream
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor

@@ -9,16 +9,10 @@ import httpx2
 import pytest
 from upstream import Asked, Server, serving
 
-from counterfoil.gateway.config import (
-    ApiKey,
-    Cache,
-    Cors,
-    GatewayConfig,
-    Limit,
-    Route,
-    Upstream,
-)
+from counterfoil.gateway.config import Cache, Cors, GatewayConfig, Limit, Route
+from counterfoil.gateway.credentials import ApiKey
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 SHOP = "https://shop.example"
 ALL = ("GET", "PUT")

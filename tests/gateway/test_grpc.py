@@ -13,8 +13,9 @@ import pytest
 from grpc_service import LARGE, SERVICE
 from test_attempts import until
 
-from counterfoil.gateway.config import GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 PATIENCE = 20.0
 

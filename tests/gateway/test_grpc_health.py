@@ -11,8 +11,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from test_attempts import endpoints, until
 
-from counterfoil.gateway.config import GatewayConfig, HealthCheck, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import HealthCheck, Upstream
 
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
 HEALTH = "grpc.health.v1.Health"

@@ -10,9 +10,11 @@ from grpc_service import LARGE, SERVICE
 from test_grpc import instance
 from upstream import Asked, serving, sized
 
-from counterfoil.gateway.config import ApiKey, GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.cors import Cors
+from counterfoil.gateway.credentials import ApiKey
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 ORIGIN = "https://shop.example"
 WEB = "application/grpc-web"

@@ -15,8 +15,9 @@ import pytest
 from test_attempts import BUSY, endpoints, good, instances, until
 from upstream import Asked, Server, gateway, serving
 
-from counterfoil.gateway.config import GatewayConfig, HealthCheck, Limit, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import HealthCheck, Upstream
 
 OFTEN = HealthCheck(path="/health?of=s", interval_seconds=0.1, timeout_seconds=20.0)
 PATIENT = msgspec.structs.replace(OFTEN, interval_seconds=60.0, timeout_seconds=30.0)

@@ -15,8 +15,9 @@ import pytest
 from upstream import Asked, Server, serving, sized
 
 from counterfoil.engines import free_port
-from counterfoil.gateway.config import GatewayConfig, HookSettings, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, HookSettings, Route
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
+from counterfoil.gateway.services import Upstream
 
 HOOKING = Path(__file__).with_name("hooking.py")
 

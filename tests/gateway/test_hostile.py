@@ -21,7 +21,8 @@ from clients import Http1, Http2, Http3, tls
 from secure import Secure, secure
 from upstream import LARGE, OK, Asked, sized
 
-from counterfoil.gateway.config import Clients, Upstream
+from counterfoil.gateway.config import Clients
+from counterfoil.gateway.services import Upstream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, ACK = b"\0\0\0\4\0\0\0\0\0", b"\0\0\0\4\1\0\0\0\0"

@@ -14,8 +14,9 @@ import pytest
 from http2_upstream import Asked, Connection, Server, serving
 from test_attempts import until
 
-from counterfoil.gateway.config import GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 LARGE = bytes(range(256)) * 4_096  # 1 MiB
 

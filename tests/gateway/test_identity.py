@@ -15,7 +15,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
+from counterfoil.gateway.credentials import Identity
 from counterfoil.gateway.data_plane import DataPlane
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")

@@ -15,8 +15,9 @@ from upstream import LARGE, OK, Asked, serving, sized
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
-from counterfoil.gateway.config import GatewayConfig, HealthCheck, Route, ServiceTls, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import HealthCheck, ServiceTls, Upstream
 
 NAME = "payments.internal"
 

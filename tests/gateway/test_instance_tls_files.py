@@ -14,8 +14,9 @@ from upstream import Asked
 
 from counterfoil.application import ConfigurationError
 from counterfoil.cli.gateway import check
-from counterfoil.gateway.config import GatewayConfig, ServiceTls
+from counterfoil.gateway.config import GatewayConfig
 from counterfoil.gateway.data_plane import GatewayError
+from counterfoil.gateway.services import ServiceTls
 
 NAME = "payments.internal"
 

@@ -17,7 +17,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from upstream import Server, sized
 
-from counterfoil.gateway.config import GatewayConfig, Identity, Route
+from counterfoil.gateway.config import GatewayConfig, Route
+from counterfoil.gateway.credentials import Identity
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
 from counterfoil.gateway.tls import development_certificate
 

@@ -15,7 +15,8 @@ import pytest
 from upstream import Asked, Server, sized
 
 from counterfoil.gateway.api_keys import WrongName, new_api_key
-from counterfoil.gateway.config import ApiKey, GatewayConfig, Route, SigningKey
+from counterfoil.gateway.config import GatewayConfig, Route
+from counterfoil.gateway.credentials import ApiKey, SigningKey
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
 from counterfoil.gateway.signing import signed_headers
 

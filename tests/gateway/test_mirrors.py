@@ -14,17 +14,11 @@ import pytest
 from sharing import until
 from upstream import LARGE, OK, Asked, Server, serving, sized
 
-from counterfoil.gateway.config import (
-    Cache,
-    GatewayConfig,
-    HeaderEdits,
-    Rewrite,
-    Route,
-    SigningKey,
-    Upstream,
-)
+from counterfoil.gateway.config import Cache, GatewayConfig, HeaderEdits, Rewrite, Route
+from counterfoil.gateway.credentials import SigningKey
 from counterfoil.gateway.data_plane import DataPlane
 from counterfoil.gateway.mirroring import Mirror
+from counterfoil.gateway.services import Upstream
 from counterfoil.gateway.signing import signed_headers
 from counterfoil.gateway.splitting import Split
 

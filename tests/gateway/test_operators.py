@@ -9,7 +9,8 @@ import httpx2
 import pytest
 from upstream import Asked, Server, sized
 
-from counterfoil.gateway.config import ApiKey, GatewayConfig, Route, SigningKey
+from counterfoil.gateway.config import GatewayConfig, Route
+from counterfoil.gateway.credentials import ApiKey, SigningKey
 from counterfoil.gateway.data_plane import DataPlane, SharedLimits
 
 CREDENTIAL = "credential-of-operators"

@@ -14,8 +14,10 @@ from joserfc.jwk import ECKey
 from sharing import until
 from upstream import Asked, Server, gateway, serving, sized
 
-from counterfoil.gateway.config import GatewayConfig, Identity, Limit, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
+from counterfoil.gateway.credentials import Identity
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 KEY = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
 

@@ -12,7 +12,8 @@ from clients import Http1, Http2, Http3
 from secure import Secure, secure
 from upstream import Asked, chunked, sized
 
-from counterfoil.gateway.config import GatewayConfig, Upstream
+from counterfoil.gateway.config import GatewayConfig
+from counterfoil.gateway.services import Upstream
 
 LARGE = bytes(range(256)) * 2_048  # 512 KiB: more than is kept whole
 Client = type[Http1] | type[Http2] | type[Http3]

@@ -16,8 +16,9 @@ import msgspec
 import pytest
 from upstream import Asked, Server, gateway, sized
 
-from counterfoil.gateway.config import GatewayConfig, Limit, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
+from counterfoil.gateway.services import Upstream
 
 CHANGES = int(os.environ.get("COUNTERFOIL_CHANGES", "40"))
 """Configurations put into force under load; 200 take some ten seconds."""

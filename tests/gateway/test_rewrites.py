@@ -24,10 +24,10 @@ from counterfoil.gateway.config import (
     HookSettings,
     Rewrite,
     Route,
-    SigningKey,
-    Upstream,
 )
+from counterfoil.gateway.credentials import SigningKey
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 from counterfoil.gateway.signing import signed_headers
 
 SECRET = secrets.token_urlsafe(32)

@@ -22,8 +22,9 @@ import h2.connection
 import pytest
 from h2.events import ConnectionTerminated, ResponseReceived, StreamReset
 
-from counterfoil.gateway.config import GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nhost: h\r\n\r\n"
 IN_CHUNK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)

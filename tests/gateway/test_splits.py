@@ -13,8 +13,10 @@ import pytest
 from upstream import OK, Asked, Server, serving
 
 from counterfoil.gateway.api_keys import new_api_key
-from counterfoil.gateway.config import ApiKey, Cache, GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import Cache, GatewayConfig, Route
+from counterfoil.gateway.credentials import ApiKey
 from counterfoil.gateway.data_plane import DataPlane, GatewayError
+from counterfoil.gateway.services import Upstream
 from counterfoil.gateway.splitting import Split
 
 KEYS = {name: new_api_key(name) for name in ("aurora", "borealis", "cassini", "delta")}

@@ -18,8 +18,9 @@ import msgspec
 import pytest
 from upstream import Asked, Server, sized
 
-from counterfoil.gateway.config import GatewayConfig, Route, Telemetry, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route, Telemetry
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 PATIENCE_SECONDS = 20.0
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -24,8 +24,9 @@ from websockets.http11 import Request, Response
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import Server, ServerConnection, serve
 
-from counterfoil.gateway.config import GatewayConfig, Limit, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Limit, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 MEBIBYTE = 1024 * 1024
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx2
 
-from counterfoil.gateway.config import GatewayConfig, Route, Upstream
+from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
+from counterfoil.gateway.services import Upstream
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LARGE = bytes(range(256)) * 8_192  # 2 MiB: more than is kept whole

@@ -11,7 +11,8 @@ import msgspec
 
 from counterfoil import _native
 from counterfoil.errors import CounterfoilError
-from counterfoil.gateway.config import GatewayConfig, ServiceTls, Upstream
+from counterfoil.gateway.config import GatewayConfig
+from counterfoil.gateway.services import ServiceTls, Upstream
 
 LOOK_SECONDS: Final = 0.02
 """Between two looks whether instances are known: a start takes a second in any case."""
