@@ -20,6 +20,7 @@ from counterfoil.coordination import (
     Membership,
     Registry,
     Snowflake,
+    Snowflakes,
     Unavailable,
     leaders,
 )
@@ -79,6 +80,19 @@ def test_the_next_holder_starts_above_the_bound_of_the_last(client: Client) -> N
     with pytest.raises(ClockWentBack):  # its predecessor might still be using this millisecond
         Snowflake(second, lambda: NOW_MS).next_id()
     assert Snowflake(second, lambda: NOW_MS + 2 * WINDOW_MS).next_id() > last_id
+
+
+def test_a_clock_that_goes_back_takes_another_number_and_gives_the_first_back(
+    client: Client,
+) -> None:
+    clock, numbers = [NOW_MS], MachineIds(client)
+    ids = Snowflakes(numbers, "a", lambda: clock[0])
+    found = [ids.next_id()]
+    for _ in range(3):
+        clock[0] -= 10 * WINDOW_MS
+        found.append(ids.next_id())
+    assert len(set(found)) == 4
+    assert list(numbers.holders().values()) == ["a"]
 
 
 def test_a_watch_sees_who_comes_and_who_goes(client: Client) -> None:

@@ -13,7 +13,7 @@ from counterfoil.coordination.etcd import EtcdClient
 from counterfoil.coordination.leadership import Leader, LeaderLease, Leadership, leaders
 from counterfoil.coordination.lease import Lease
 from counterfoil.coordination.registry import Instance, Membership, Registry
-from counterfoil.coordination.snowflake import MachineId, MachineIds, Snowflake
+from counterfoil.coordination.snowflake import MachineId, MachineIds, Snowflake, Snowflakes
 
 __all__ = [
     "Client",
@@ -34,6 +34,7 @@ __all__ = [
     "Refused",
     "Registry",
     "Snowflake",
+    "Snowflakes",
     "Unavailable",
     "leaders",
 ]

@@ -151,3 +151,33 @@ class Snowflake:
                 self._last_ms, self._sequence = self._last_ms + 1, 0
             self._machine_id.extend(self._last_ms)
             return (self._last_ms - EPOCH_MS) << 22 | self._machine_id.number << 12 | self._sequence
+
+
+class Snowflakes:
+    """Ids that go on when a machine number can't be used any more: by another number."""
+
+    def __init__(self, machine_ids: MachineIds, holder: str, clock_ms: Callable[[], int]) -> None:
+        self._machine_ids = machine_ids
+        self._holder = holder
+        self._clock_ms = clock_ms
+        self._lock = threading.Lock()
+        self._claim()
+
+    def next_id(self) -> int:
+        """A new id.
+
+        Raises:
+            CoordinationError: no machine number can be had at the moment.
+        """
+        with self._lock:
+            try:
+                return self._snowflake.next_id()
+            except CoordinationError:
+                # Given back first: each step of a clock would take one of 1,024 otherwise.
+                self._machine_id.release()
+                self._claim()
+                return self._snowflake.next_id()
+
+    def _claim(self) -> None:
+        self._machine_id = self._machine_ids.claim(self._holder, self._clock_ms())
+        self._snowflake = Snowflake(self._machine_id, self._clock_ms)

@@ -10,12 +10,11 @@ from typing import Any, Final
 import structlog
 
 from counterfoil.coordination import (
-    CoordinationError,
     Instance,
     Leadership,
     MachineIds,
     Membership,
-    Snowflake,
+    Snowflakes,
 )
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
@@ -89,7 +88,7 @@ def service(host: Host) -> None:
 
     declared = host.application.services[host.target]
     client = host.coordination()
-    ids = _Snowflakes(host)
+    ids = Snowflakes(MachineIds(client), host.name, lambda: now_us() // 1_000)
     events = host.events()
     declare_schemas(host.application.all_topics(), events.registry)
     store = ServiceStore(
@@ -107,33 +106,6 @@ def service(host: Host) -> None:
     for membership in memberships:
         membership.close()
     store.close()
-
-
-class _Snowflakes:
-    """Ids from a leased machine number; a lost lease is replaced by a new number."""
-
-    def __init__(self, host: Host) -> None:
-        self._machine_ids = MachineIds(host.coordination())
-        self._holder = host.name
-        self._lock = threading.Lock()
-        self._snowflake = self._claim()
-
-    def _claim(self) -> Snowflake:
-        machine_id = self._machine_ids.claim(self._holder, now_us() // 1_000)
-        return Snowflake(machine_id, lambda: now_us() // 1_000)
-
-    def next_id(self) -> int:
-        """A new id.
-
-        Raises:
-            CoordinationError: no machine number can be had at the moment.
-        """
-        with self._lock:
-            try:
-                return self._snowflake.next_id()
-            except CoordinationError:
-                self._snowflake = self._claim()
-                return self._snowflake.next_id()
 
 
 def relay(host: Host) -> None:
