@@ -1,6 +1,7 @@
 """SQLite as a database of services and pipelines: durable on commit, many readers, one writer."""
 
 import sqlite3
+import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,25 @@ class SqliteDatabase:
         """How many transactions and savepoints are open."""
         with _available():
             self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._log_ahead()
             self._connection.execute("PRAGMA synchronous = FULL")
+
+    def _log_ahead(self) -> None:
+        """Switch to write-ahead logging, if nobody has yet.
+
+        Two that open a new file at once hold what the other waits for. SQLite then gives one of
+        them an error at once, and not after the time that it waits elsewhere.
+        """
+        deadline = time.monotonic() + BUSY_MILLISECONDS / 1_000
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def create(self, statements: Iterable[str]) -> None:
         """Run the statements of a schema."""
