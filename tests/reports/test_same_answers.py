@@ -46,7 +46,7 @@ SCALARS = {
     "day_of_month": "day(due)",
     "earlier": "due < DATE '2026-01-31'",
     "as_text": "amount::VARCHAR || gift::VARCHAR || due::VARCHAR",
-    "as_number": "(amount::VARCHAR)::BIGINT + gift::BIGINT",
+    "as_number": "amount::BIGINT + gift::BIGINT",
     "as_date": "day::DATE",
 }
 AGGREGATES = """
