@@ -4,6 +4,7 @@ import pytest
 
 from counterfoil.events import EventsError, Topic
 from counterfoil.events.rows import _place
+from counterfoil.events.shares import ALL, Share
 
 from .test_exactly_once import Paid
 
@@ -16,5 +17,8 @@ def test_a_topic_is_called_what_both_engines_take(name: str) -> None:
 
 def test_rows_of_two_tables_are_never_kept_under_one_key() -> None:
     names = ["price", "price.eu", "price-eu", "price_eu", "price.eu-7"]
-    places = {_place(Topic(name, Paid), key) for name in names for key in ("7", "eu 7", ".eu 7")}
-    assert len(places) == 3 * len(names)
+    keys, copies = ("7", "eu 7", ".eu 7"), (ALL, Share(0, 2), Share(1, 2))
+    places = {
+        _place(Topic(name, Paid), key, copy) for name in names for key in keys for copy in copies
+    }
+    assert len(places) == len(names) * len(keys) * len(copies)
