@@ -303,14 +303,9 @@ class KafkaLog:
 
 def _fill(producer: "Producer", topic: str, partition: int, number: int) -> None:
     """Send `number` records that say nothing."""
+    nothing = Message(0, topic, "", b"", {}, 0)
     for _ in range(number):
-        while True:
-            try:
-                producer.produce(topic, None, None, partition)
-            except BufferError:
-                producer.poll(0.1)
-            else:
-                break
+        produce(producer, topic, partition, nothing)
         producer.poll(0)
 
 

@@ -109,26 +109,33 @@ def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) 
     documents = log_documents(counterfoils, stores)
     pairs = _worths(counterfoils, documents)
     sums["log"] = differences.compare("event log", amounts, pairs)
-    sums["ledger"] = differences.compare("ledger", amounts, ledger_transfers(counterfoils, stores))
-    _compare_accounts(counterfoils, stores, documents, differences)
+    sums["ledger"] = _compare_ledger(counterfoils, stores, amounts, documents, differences)
     sums["lake"] = differences.compare("lake", amounts, lake_rows(counterfoils, state))
     sums["report"] = _compare_report(counterfoils, stores, differences)
     return Reconciliation(sums, differences.shown, differences.count)
 
 
-def _compare_accounts(
+def _compare_ledger(
     counterfoils: Counterfoils,
     stores: Stores,
+    amounts: Mapping[int, int],
     documents: Iterable[tuple[int, dict[str, Any]]],
     differences: _Differences,
-) -> None:
-    """See that the money went where it should, and that balances are what the transfers say."""
+) -> Sum:
+    """See that each was posted, to where it should, and that balances are what transfers say."""
+    transfers = stores.pipelines(
+        "SELECT id, debit, credit, amount, currency, code FROM ledger_transfers"
+    )
+    posted = [
+        (identity, amount)
+        for identity, _, _, amount, _, code in transfers
+        if code == counterfoils.posted
+    ]
+    total = differences.compare("ledger", amounts, posted)
     accounts = counterfoils.accounts
     expected = {} if accounts is None else {id_: accounts(event) for id_, event in documents}
     rebuilt: dict[tuple[str, str], list[int]] = {}
-    for identity, debit, credit, amount, currency, code in stores.pipelines(
-        "SELECT id, debit, credit, amount, currency, code FROM ledger_transfers"
-    ):
+    for identity, debit, credit, amount, currency, code in transfers:
         rebuilt.setdefault((debit, currency), [0, 0])[0] += amount
         rebuilt.setdefault((credit, currency), [0, 0])[1] += amount
         if code != counterfoils.posted:
@@ -149,6 +156,7 @@ def _compare_accounts(
         if both != found:
             said = [f"debits {debits}, credits {credits}" for debits, credits in (both, found)]
             differences.add("different balance", "ledger", " ".join(account), *said)
+    return total
 
 
 def _compare_report(counterfoils: Counterfoils, stores: Stores, differences: _Differences) -> Sum:
