@@ -199,6 +199,8 @@ def numbered(number: Any) -> Any:
         (one("x", list[list[int]]), r"x\[\]: list"),
         (one("x", dict[float, int]), "x: keys are float"),
         (one("x", int | None, 7), "x: None can't be told from the default"),
+        (one("x", enum.Enum("Kind", {"UNSPECIFIED": "u"})), "x: two members of Kind are KIND_UNSP"),
+        (one("x", enum.Enum("Kind", {"a": "x", "A": "y"})), "x: two members of Kind are KIND_A"),
         (one("x", numbered(0)), "x: needs a number"),
         (one("x", numbered(19_000)), "x: needs a number"),
         (msgspec.defstruct("Event", [("x", numbered(2)), ("y", int)]), "y: needs a number"),
@@ -230,9 +232,16 @@ def test_a_value_that_does_not_fit_is_refused_with_its_field(
     assert "9223372036854775808" not in str(refused.value), "a value is nobody's business"
 
 
-@pytest.mark.parametrize("price", ["1.234", "99999999999.99"])
+@pytest.mark.parametrize("values", [(), (1,), (1, 2)])
+def test_a_tuple_that_may_be_missing_comes_back_in_avro(values: tuple[int, ...]) -> None:
+    event = one("x", tuple[int, ...] | None)
+    made = topic(event, "avro")
+    assert made.decode(made.encode(event(values))) == event(values)
+
+
+@pytest.mark.parametrize("price", ["1.234", "99999999999.99", "NaN", "Infinity"])
 def test_a_decimal_that_would_be_rounded_is_refused(price: str) -> None:
-    with pytest.raises(InvalidEvent, match="decimal"):
+    with pytest.raises(InvalidEvent, match=r"decimal|does not fit"):
         AVRO.encode(msgspec.structs.replace(PAYMENT, price=Decimal(price)))
 
 

@@ -54,7 +54,8 @@ class AvroCodec(RegisteredCodec):
             check_times(datum)
         buffer = io.BytesIO()
         try:
-            fastavro.schemaless_writer(buffer, self._parsed, datum)
+            # A tuple is one of our arrays, never the library's way to name a union's branch.
+            fastavro.schemaless_writer(buffer, self._parsed, datum, disable_tuple_notation=True)
         except Exception as error:  # the library's errors are no family
             raise InvalidEvent(self._misfit(datum, error)) from error
         return buffer.getvalue()
@@ -88,13 +89,19 @@ class AvroCodec(RegisteredCodec):
         """Which fields do not fit; their values are nobody's business."""
         name = self._event.__name__
         try:
-            fastavro.validate(datum, self._parsed)
+            fastavro.validate(  # its stub lacks the parameter
+                datum,
+                self._parsed,
+                disable_tuple_notation=True,  # pyright: ignore[reportCallIssue]
+            )
         except ValidationError as found:
             errors = cast("tuple[Any, ...]", found.errors)
             fields = ", ".join(sorted({each.field for each in errors if each.field}))
             return f"{fields or name}: does not fit the schema"
         except ValueError as found:  # of decimals, without the field
             return f"{name}: {found}"
+        except Exception:  # it stumbles over what it can't write either, such as a NaN
+            return f"{name}: does not fit the schema"
         return f"{name}: {type(error).__name__} as it was encoded"
 
     def incompatibilities(self, reader: Schema, writer: Schema) -> list[Incompatibility]:

@@ -47,6 +47,9 @@ from counterfoil.events.schemas.structs import (
 )
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_ONE_SYMBOL: Final = (
+    "rename one; names are in capitals here, and UNSPECIFIED is what was never written"
+)
 HIGHEST_NUMBER: Final = 18_999
 """The last field number before those that Protobuf keeps for itself."""
 TIMESTAMP: Final = ".google.protobuf.Timestamp"
@@ -193,10 +196,14 @@ class _Derivation:
         written.type_name = f".{kind.__name__}"
         if self._known(kind, path):
             return
+        symbols = [symbol(kind, "UNSPECIFIED"), *(symbol(kind, member.name) for member in kind)]
+        for name in symbols:
+            if symbols.count(name) > 1:
+                raise refusal(path, f"two members of {kind.__name__} are {name}", _ONE_SYMBOL)
         found = self._file.enum_type.add(name=kind.__name__)
-        found.value.add(name=symbol(kind, "UNSPECIFIED"), number=0)
-        for number, member in enumerate(kind, 1):
-            found.value.add(name=symbol(kind, member.name), number=number)
+        found.value.add(name=symbols[0], number=0)
+        for number, name in enumerate(symbols[1:], 1):
+            found.value.add(name=name, number=number)
 
     def _known(self, kind: type, path: str) -> bool:
         """Whether a type was written out before; notes it if not."""
