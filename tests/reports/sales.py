@@ -84,7 +84,9 @@ def sale(partition: int, offset: int) -> Sale:
 def batches(first: int, after: int) -> dict[int, Batch]:
     """The rows of every partition from one offset to before another."""
     return {
-        partition: Batch([sale(partition, offset) for offset in range(first, after)], after)
+        partition: Batch(
+            [sale(partition, offset) for offset in range(first, after)], after, start=first
+        )
         for partition in range(PARTITIONS)
     }
 
@@ -120,7 +122,9 @@ def main(kind: str, folder: Path, address: str) -> None:
         positions = writer.positions("sales", PARTITIONS)
         first = [positions.get(partition, 0) for partition in range(PARTITIONS)]
         waiting = {
-            partition: Batch([sale(partition, o) for o in range(start, start + 50)], start + 50)
+            partition: Batch(
+                [sale(partition, o) for o in range(start, start + 50)], start + 50, start=start
+            )
             for partition, start in enumerate(first)
             if start < ROWS
         }

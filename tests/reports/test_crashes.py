@@ -211,7 +211,7 @@ def test_a_killed_worker_changes_no_result(folder: Path, cluster: RunningEngine)
     columns = [numbers, days, buyers, numbers, [True] * LARGE, due]
     rows = pyarrow.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
     create(folder / "lake" / "sales", schema, "day")
-    Embedded().append(folder / "lake" / "sales", {"sales/0": Part(rows, LARGE)}, 1)
+    Embedded().append(folder / "lake" / "sales", {"sales/0": Part(rows, LARGE, start=0)}, 1)
     process = start("compute", folder, cluster.address)
     said(process, "computing")
     killed = [

@@ -11,6 +11,7 @@ from sales import DAILY, PARTITIONS, SALES, Sale, all_ids, batches, ids, sale
 from counterfoil.application import Application, Counterfoils, StateFolder
 from counterfoil.proof.reconcile import lake_rows
 from counterfoil.reports import (
+    AlreadyMoved,
     Batch,
     Engine,
     Lake,
@@ -57,7 +58,7 @@ def test_rows_arrive_with_their_positions(folder: Path, one: Engine) -> None:
 def test_where_nothing_could_be_read_the_position_moves_on(folder: Path, one: Engine) -> None:
     append(folder, one, 0, 30)
     writer = LakeWriter(Lake(folder), SALES, one)
-    writer.append({0: Batch([], 35)}, source="sales", now_us=1)
+    writer.append({0: Batch([], 35, start=30)}, source="sales", now_us=1)
     assert writer.positions("sales", PARTITIONS) == {0: 35, 1: 30}
     assert ids(Lake(folder)) == all_ids(30)
 
@@ -67,6 +68,18 @@ def test_an_append_that_is_repeated_changes_nothing(folder: Path, one: Engine) -
     append(folder, one, 0, 30)
     append(folder, one, 0, 20)
     assert ids(Lake(folder)) == all_ids(30)
+
+
+def test_rows_that_another_process_has_appended_in_part_are_refused_with_the_rest(
+    folder: Path, one: Engine
+) -> None:
+    append(folder, one, 0, 30)
+    for first, after in ((0, 40), (20, 40), (35, 40)):
+        with pytest.raises(AlreadyMoved, match="the table goes on at 30"):
+            append(folder, one, first, after)
+    assert ids(Lake(folder)) == all_ids(30)
+    append(folder, one, 30, 40)
+    assert ids(Lake(folder)) == all_ids(40)
 
 
 def test_both_engines_agree_to_the_cent(tmp_path: Path, one: Engine, other: Engine) -> None:
@@ -109,7 +122,7 @@ def test_a_late_row_corrects_its_day_and_no_other(folder: Path, one: Engine) -> 
     before = {section: set(table(folder, section).file_uris()) for section in DAILY.sections}
     late = Sale(999, "2026-01-02", "late", 100_000, True, sale(0, 0).due)
     writer = LakeWriter(Lake(folder), SALES, one)
-    writer.append({0: Batch([late], 51)}, source="sales", now_us=3_000_000)
+    writer.append({0: Batch([late], 51, start=50)}, source="sales", now_us=3_000_000)
     days = run(folder, one, 4_000_000)
     assert list(days) == ["2026-01-02"]
     assert days["2026-01-02"].startswith("corrected 1970-01-01 00:00:04 UTC")
@@ -231,7 +244,7 @@ def test_sql_that_fails_names_its_section(folder: Path, one: Engine) -> None:
 def test_a_sum_beyond_64_bits_is_an_error_and_no_number(folder: Path, one: Engine) -> None:
     writer = LakeWriter(Lake(folder), SALES, one)
     huge = [Sale(n, "2026-01-01", "b", 2**63 - 1, False, sale(0, 0).due) for n in range(3)]
-    writer.append({0: Batch(huge, 3)}, source="sales", now_us=1)
+    writer.append({0: Batch(huge, 3, start=0)}, source="sales", now_us=1)
     with pytest.raises(ReportsError, match="section totals"):
         run(folder, one)
 

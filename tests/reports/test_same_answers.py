@@ -108,7 +108,7 @@ def compare(
         for number, (buyer, amount, gift, due) in enumerate(contents)
     ]
     writer = LakeWriter(Lake(folder), SALES, Embedded())
-    writer.append({0: Batch(rows, len(rows))}, source="sales", now_us=1)
+    writer.append({0: Batch(rows, len(rows), start=0)}, source="sales", now_us=1)
     found = []
     for engine in (Embedded(), spark):
         texts = {name: text(query, engine.dialect) for name, query in queries.items()}

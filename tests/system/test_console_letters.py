@@ -112,7 +112,7 @@ def test_a_report_says_how_many_events_it_could_not_read(page: Page) -> None:
     lake = Lake(state.lake)
     event = msgspec.json.decode((PAYMENT % (1, "7")).encode(), type=report.source.row)
     LakeWriter(lake, report.source, Embedded()).append(
-        {0: Batch([event], 1)}, source="payments", now_us=1
+        {0: Batch([event], 1, start=0)}, source="payments", now_us=1
     )
     ReportRunner(lake, report, state.reports / "daily", Embedded()).run(2, unread=3)
     found = page.get("/api/reports/daily")

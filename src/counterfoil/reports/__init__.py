@@ -4,6 +4,7 @@ from counterfoil.reports.definition import Batch, Found, Report, Run, Table
 from counterfoil.reports.embedded import Embedded
 from counterfoil.reports.engine import Engine
 from counterfoil.reports.errors import (
+    AlreadyMoved,
     EngineLost,
     QueryRefused,
     ReportsError,
@@ -14,6 +15,7 @@ from counterfoil.reports.lake import Lake, LakeWriter
 from counterfoil.reports.runner import ReportRunner, check_tables, published
 
 __all__ = [
+    "AlreadyMoved",
     "Batch",
     "Embedded",
     "Engine",

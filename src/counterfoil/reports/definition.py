@@ -124,6 +124,8 @@ class Batch:
 
     rows: Sequence[Any]
     next_offset: int
+    start: int = field(kw_only=True)
+    """The offset from which on they were read, as `LakeWriter.positions` told it."""
 
 
 class Found(msgspec.Struct, frozen=True):

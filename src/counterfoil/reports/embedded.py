@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from counterfoil import faults
 from counterfoil.reports.delta import columns, data_files, open_table
-from counterfoil.reports.engine import Dialect, Part
+from counterfoil.reports.engine import Dialect, Part, not_in_yet
 from counterfoil.reports.errors import ReportsError
 
 if TYPE_CHECKING:
-    import deltalake
     import pyarrow
 
 
@@ -38,8 +37,9 @@ class Embedded:
         table = open_table(path, write=True)
         (day,) = table.metadata().partition_columns
         if not faults.sabotaged("append-without-transaction"):
-            # delta-rs records application transactions, but doesn't refuse a repeated one.
-            parts = {key: part for key, part in parts.items() if _is_new(table, key, part)}
+            # delta-rs records application transactions, but doesn't refuse a repeated one: only
+            # one that was committed since the table was opened here.
+            parts = not_in_yet(table, parts)
         if not parts:
             return
         rows = pyarrow.concat_tables([part.rows for part in parts.values()])
@@ -113,11 +113,6 @@ class Embedded:
             predicate=in_days(day, days, self.dialect),
             commit_properties=deltalake.CommitProperties(custom_metadata={"userMetadata": note}),
         )
-
-
-def _is_new(table: "deltalake.DeltaTable", key: str, part: Part) -> bool:
-    position = table.transaction_version(key)
-    return position is None or position < part.position
 
 
 def _write(path: Path, table: Any) -> int:

@@ -15,6 +15,10 @@ class UnknownFeature(ReportsError):
     """A Delta table has a feature that would be read or written wrongly here."""
 
 
+class AlreadyMoved(ReportsError):
+    """Another process has appended some of the same rows; nothing was, of these."""
+
+
 class RowRefused(ReportsError):
     """A row has a value that its table's column can't hold."""
 

@@ -108,8 +108,9 @@ class Lake:
 class LakeWriter:
     """Appends to one table.
 
-    One process at a time should: whoever reads from `positions()` on and is alone has each row
-    appended once, however often it dies on the way.
+    One process at a time should: whoever reads from `positions()` on has each row appended once,
+    however often it dies on the way. Of two, one that comes second is refused: it finds the table
+    beyond where it has begun to read.
     """
 
     def __init__(self, lake: Lake, table: Table[Any], engine: Engine) -> None:
@@ -131,12 +132,13 @@ class LakeWriter:
 
         Raises:
             UnknownFeature: the table would be written wrongly.
+            AlreadyMoved: some of it was appended by another process; read from `positions()` again.
             EngineLost: the engine is gone; what was appended, `positions()` tells.
         """
         path = self._lake.folder / self._table.name
         create(path, self._table.schema(), self._table.day)
         parts = {
-            f"{source}/{partition}": Part(self._arrow(batch), batch.next_offset)
+            f"{source}/{partition}": Part(self._arrow(batch), batch.next_offset, start=batch.start)
             for partition, batch in batches.items()
         }
         self._engine.append(path, parts, now_us)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from counterfoil import faults
 from counterfoil.reports.delta import open_table
 from counterfoil.reports.driver import Driver
-from counterfoil.reports.engine import Dialect, Part
+from counterfoil.reports.engine import Dialect, Part, not_in_yet
 from counterfoil.reports.query import in_days
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class Spark:
 
     def append(self, path: Path, parts: Mapping[str, Part], now_us: int) -> None:
         """A commit for each part; Spark puts its own time on it."""
-        open_table(path, write=True)
+        table = open_table(path, write=True)
+        if not faults.sabotaged("append-without-transaction"):
+            parts = not_in_yet(table, parts)
         for key, part in parts.items():
             with self._driver.asked(f"append to {path}"):
                 self._append(path, key, part)

@@ -75,7 +75,10 @@ class Storing:
         return taken
 
     def _append(self, source: AnyTopic, fetched: list[Fetched]) -> None:
-        batches = {each.partition: Batch(self._rows(source, each), each.end) for each in fetched}
+        batches = {
+            each.partition: Batch(self._rows(source, each), each.end, start=each.start)
+            for each in fetched
+        }
         moved = {partition: batch.next_offset for partition, batch in batches.items()}
         self._writer.append(batches, source=source.name, now_us=self._now_us())
         self._store.store_positions(GROUP, source.name, moved)
