@@ -13,6 +13,7 @@ from counterfoil.events import (
     Choreography,
     Context,
     EventTime,
+    KafkaEvents,
     Parallel,
     Pipeline,
     Saga,
@@ -372,7 +373,11 @@ class Application:
 
     def consumers(self) -> set[str]:
         """Under what names positions are kept for what is declared."""
-        return {
+        return set(self.consumer_names())
+
+    def consumer_names(self) -> list[str]:
+        """The same, each as often as it is declared."""
+        return [
             *self.pipelines,
             *self.parallels,
             *(f"{name}.letters" for name in self.pipelines),
@@ -380,7 +385,12 @@ class Application:
             *(saga.consumer for saga in self.sagas.values()),
             *(each.consumer for each in self.choreographies.values()),
             *([LAKE] if self.stores else []),
-        }
+        ]
+
+    def position_holders(self) -> list[str]:
+        """Whatever keeps positions in Kafka: sources, and pipelines that need no database."""
+        stateless = [name for name, each in self.pipelines.items() if each.stateless]
+        return [*self.services, KafkaEvents.PIPELINES, *stateless]
 
     def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:
         """Keep every event of `source` in a lake table of the same name, a partition a day."""

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from counterfoil.application.application import Application
 from counterfoil.application.configuration import ConfigurationError
+from counterfoil.application.names import check_names
 
 
 def load_application(folder: Path, module: str) -> Application:
     """Import the `Application` that `module` (`package.module:attribute`) names.
 
     Raises:
-        ConfigurationError: not importable, or not an `Application`.
+        ConfigurationError: not importable, or not an `Application`; two of its things share a name.
     """
     name, _, attribute = module.partition(":")
     if str(folder) not in sys.path:
@@ -26,4 +27,5 @@ def load_application(folder: Path, module: str) -> Application:
         ) from error
     if not isinstance(found, Application):
         raise ConfigurationError(f"{module} is a {type(found).__name__}, not an Application")
+    check_names(found)
     return found

@@ -31,7 +31,6 @@ from counterfoil.supervisor import (
     last_addresses,
     open_coordination,
     open_events,
-    position_holders,
     write_engines,
     written_engines,
 )
@@ -89,7 +88,7 @@ def _copy(
     if after.events != before.events:
         target = open_events(name, configuration, files, addresses)
         assert isinstance(target, KafkaEvents), "the one other engine of events"
-        target.log().check_rights([], position_holders(application))  # before anything is filled
+        target.log().check_rights([], application.position_holders())  # before anything is filled
         copy_events(application, files, target, tell)
     if after.coordination != before.coordination:
         tell("machine numbers")

@@ -166,16 +166,10 @@ def check_data(
     log = open_events(application.name, configuration, state, addresses).log()
     log.declare(application.all_topics())
     if isinstance(log, KafkaLog):
-        log.check_rights(application.all_topics(), position_holders(application))
+        log.check_rights(application.all_topics(), application.position_holders())
     log.close()
     for name, report in application.reports.items():
         check_tables(Lake(state.lake), report, state.reports / name)
-
-
-def position_holders(application: Application) -> list[str]:
-    """Whatever keeps positions in Kafka: the sources, and pipelines that need no database."""
-    stateless = [name for name, each in application.pipelines.items() if each.stateless]
-    return [*application.services, KafkaEvents.PIPELINES, *stateless]
 
 
 def _check_schemas(
