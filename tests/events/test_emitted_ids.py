@@ -1,5 +1,6 @@
 """What a handler emits has an id of its own, the same each time; a saga's id is taken loudly."""
 
+import msgspec
 import pytest
 
 from counterfoil.events import (
@@ -9,12 +10,17 @@ from counterfoil.events import (
     DeadLetters,
     EmbeddedEvents,
     Events,
+    EventTime,
+    Hopping,
     Message,
     Pipeline,
     PipelineRunner,
     Saga,
     Sagas,
+    Timer,
     Topic,
+    Window,
+    Windowed,
 )
 from counterfoil.events.identity import identity_of
 
@@ -22,7 +28,17 @@ from .test_exactly_once import SEEN, TOPIC, Paid, append, handle, make_log, mess
 from .test_sagas import TRIPS, Desk, Trip, trip, two_steps
 
 OTHER = Topic("other", Paid)
+ONE = Topic("one", Paid, partitions=1)
 Pairs = list[tuple[Paid, Context]]
+
+
+class Number(msgspec.Struct):
+    events: int = 0
+
+
+def count(state: Number, event: Paid) -> Number:
+    state.events += 1
+    return state
 
 
 def emit_four(event: Paid, context: Context) -> None:
@@ -88,6 +104,56 @@ def test_each_event_that_a_handler_emits_begins_a_saga_of_its_own(embedded: Embe
     desk.until(lambda: {each.status for each in desk.sagas.newest()} == {"completed"})
     noted = embedded.pipelines().database.execute("SELECT key FROM state ORDER BY key").fetchall()
     assert noted == [("trip 1",), ("trip 2",)]
+
+
+def test_what_timers_emit_has_ids_of_their_own_the_same_after_failures(
+    embedded: EmbeddedEvents,
+) -> None:
+    failing = iter([True, False])
+
+    def take(event: Paid, context: Context) -> None:
+        context.emit(SEEN, Paid(event.id, "event", 1), key="k")
+        for name in ("one", "two"):
+            context.timers.set(name, 1, clock="processing")
+
+    def fire(timer: Timer, context: Context) -> None:
+        for number in (1, 2):
+            context.emit(SEEN, Paid(number, timer.name, 1), key="k")
+        if next(failing, False):
+            raise RuntimeError("after it has emitted")
+
+    append(make_log(embedded), [message(7)])
+    pipeline = Pipeline("timed", TOPIC, take, timer=fire)
+    handle(PipelineRunner(make_log(embedded), embedded.pipelines(), pipeline, lambda: 1), 3)
+    key = message(7).key
+    assert ids(embedded, SEEN, 5) == {(7, "event"): 7} | {
+        (number, name): identity_of("timed", 7, "seen", "timer", key, name, 1, number - 1)
+        for name in ("one", "two")
+        for number in (1, 2)
+    }
+    found = records(embedded, SEEN, 5)
+    assert {each.headers["caused-by"] for each in found} == {"7"}
+
+
+def test_two_windows_that_one_event_began_begin_two_sagas(embedded: EmbeddedEvents) -> None:
+    time = EventTime[Paid](lambda event: event.amount)
+    windowed = Windowed("each", ONE, Hopping(2e-6, 1e-6), Number, count, event_time=time)
+
+    @windowed.then
+    def begin(window: Window[Number], context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
+        context.emit(TRIPS, Trip(window.start_us), key=window.key)
+
+    desk = Desk(embedded, two_steps(lambda: None))
+    store = embedded.pipelines()
+    runner = PipelineRunner(make_log(embedded), store, windowed.pipeline(), lambda: 1)
+    values = [ONE.encode(Paid(number, "a", number)) for number in (10, 90)]
+    append(
+        make_log(embedded),
+        [Message(n, ONE.name, "a", value, {}, 1) for n, value in enumerate(values, 1)],
+    )
+    handle(runner, 4)  # both events, and the windows of the first one
+    desk.until(lambda: len(desk.sagas.newest()) == 2)
+    assert DeadLetters(store).list() == []
 
 
 def test_another_event_with_the_id_of_a_saga_is_a_dead_letter(events: Events) -> None:

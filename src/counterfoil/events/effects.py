@@ -23,7 +23,7 @@ from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.shared_state import SharedState
 from counterfoil.events.shares import ALL, Share
 from counterfoil.events.state import State
-from counterfoil.events.timers import Clock, Timers, TimersOfRecord
+from counterfoil.events.timers import Clock, Timer, Timers, TimersOfRecord
 from counterfoil.events.topics import AnyTopic, Topic
 
 R = TypeVar("R")
@@ -104,6 +104,21 @@ class Context(StatelessContext):
             StoreUnavailable: the database can't be used at the moment.
         """
         return self._effects.execute(sql, parameters)
+
+
+class TimerContext(Context):
+    """What the handler of a timer may use.
+
+    An event may have set several timers and sent something on itself. So what a timer's handler
+    emits has ids of the timer's own, the same if it fires again, and says in its header `caused-by`
+    which event has set it.
+    """
+
+    __slots__ = ("_part",)
+
+    def __init__(self, effects: "Effects", timer: Timer, now_us: int) -> None:
+        super().__init__(effects, timer.record(effects.pipeline), now_us)
+        self._part = ("timer", timer.key, timer.name, timer.at_us)
 
 
 class Effects(Outgoing):

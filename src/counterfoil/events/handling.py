@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from counterfoil.events import rows
-from counterfoil.events.effects import Context
+from counterfoil.events.effects import Context, Effects, TimerContext
 from counterfoil.events.errors import StoreUnavailable
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
@@ -98,15 +98,17 @@ class Handling:
         """
         handler = self._pipeline.timer
         assert handler is not None, "a pipeline without a handler of timers has none"
-        name = self._pipeline.name
-        context = self._context(timer.record(name), now_us)
+        effects = self._outgoing
+        assert isinstance(effects, Effects), "timers are state: a stateless pipeline has none"
+        context = TimerContext(effects, timer, now_us)
 
         def work(timer: Timer, context: StatelessContext) -> None:
             if before is not None:
                 before()
             handler(timer, context)
 
-        return self._try(work, timer.record(name, buried=True), now_us, timer, context)
+        buried = timer.record(self._pipeline.name, buried=True)
+        return self._try(work, buried, now_us, timer, context)
 
     def _take(self, record: Record, now_us: int) -> bool:
         """Take a record that is no event: a timer's dead letter, or a row of a table."""

@@ -52,6 +52,8 @@ class StatelessContext:
     """What the handler of a stateless pipeline may use; it takes effect with the event's commit."""
 
     __slots__ = ("_outgoing", "now_us", "record")
+    _part: tuple[object, ...] = ()
+    """Which work of several that its event causes this is; nothing for the event itself."""
 
     def __init__(self, outgoing: "Outgoing", record: Record, now_us: int) -> None:
         self.record = record
@@ -76,8 +78,8 @@ class StatelessContext:
         event_id, place = record.event_id, (self, topic.name)
         number = outgoing.numbers.get(place, 0)
         outgoing.numbers[place] = number + 1
-        if number:
-            event_id = identity_of(outgoing.pipeline, event_id, topic.name, number)
+        if number or self._part:
+            event_id = identity_of(outgoing.pipeline, event_id, topic.name, *self._part, number)
         outgoing.send(Message(event_id, topic.name, key, content, headers, self.now_us))
 
     def __getattr__(self, name: str) -> object:

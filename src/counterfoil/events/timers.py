@@ -48,7 +48,7 @@ class Timer(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     clock: Clock
     event_id: int
-    """The event whose handler has set it; what its own handler emits carries this id."""
+    """The event whose handler has set it; what its own handler emits is caused by this one."""
 
     def record(self, pipeline: str, *, buried: bool = False) -> Record:
         """The timer in the shape of a record: what a context and a dead letter are made of."""

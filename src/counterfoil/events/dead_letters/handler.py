@@ -22,7 +22,7 @@ from counterfoil.events import rows
 from counterfoil.events.database import Cursor, Database
 from counterfoil.events.dead_letters.letter import readable
 from counterfoil.events.dead_letters.letters import DeadLetters
-from counterfoil.events.effects import Context, Effects
+from counterfoil.events.effects import Context, Effects, TimerContext
 from counterfoil.events.errors import HandlerFailed, StoreUnavailable
 from counterfoil.events.event_time import stored_watermarks
 from counterfoil.events.messages import Message, Record
@@ -199,7 +199,7 @@ def _work(
         msgspec.DecodeError: what the record holds is none of them.
     """
     if pipeline.timer is not None and (timer := buried_timer(record)) is not None:
-        return pipeline.timer, timer, Context(effects, timer.record(pipeline.name), now_us)
+        return pipeline.timer, timer, TimerContext(effects, timer, now_us)
     if (table := rows.table_of(record, pipeline.tables)) is not None:
         copies = processes_of(effects.state.database, pipeline.name)
         return rows.keep, effects.state, table, record, Share(0, copies).all
