@@ -32,6 +32,8 @@ pub struct Client {
     resting: AtomicBool,
     /// Whether it has not taken all that was written to it.
     blocked: AtomicBool,
+    /// Whether it has left HTTP behind.
+    tunnel: AtomicBool,
     /// What is to be written before hyper writes anything else.
     early: Mutex<Vec<u8>>,
     has_early: AtomicBool,
@@ -56,6 +58,7 @@ impl Client {
             ending: AtomicU8::new(0),
             resting: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            tunnel: AtomicBool::new(false),
             early: Mutex::default(),
             has_early: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -137,6 +140,15 @@ impl Client {
         }
         self.waker.register(cx.waker());
         Poll::Pending
+    }
+
+    /// Remember that the connection as a whole becomes a tunnel.
+    pub fn set_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
     }
 
     /// Have a whole interim answer written before the answer, unless the client has not yet taken what

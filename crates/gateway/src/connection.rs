@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::header;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
@@ -152,6 +152,9 @@ where
             let Ok(mut answer) = answer.await;
             if let Some(alternative) = alternative {
                 answer.headers_mut().insert(header::ALT_SVC, alternative);
+            }
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                client.set_tunnel();
             }
             Ok::<_, Infallible>(answer.map(|body| Sent::new(body, &client, stall, spoken)))
         }

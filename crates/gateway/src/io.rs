@@ -1,4 +1,4 @@
-//! Writing to clients: what is small leaves in one piece.
+//! Writing to clients: what is small leaves in one piece, and what is last arrives (`linger.rs`).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::client::Client;
+use crate::linger::Linger;
 
 /// Up to this size a copy costs less than a gathering write (`writev`) does over a plain one, and
 /// over TLS it makes one record of what would be two.
@@ -46,11 +47,14 @@ pub struct ClientIo<I> {
     /// Written before what hyper writes (`Client::write_early`).
     early: Bytes,
     client: Arc<Client>,
+    /// Since our side of it has ended.
+    linger: Option<Linger>,
 }
 
 impl<I> ClientIo<I> {
     pub fn new(inner: I, first: Bytes, client: Arc<Client>) -> Self {
-        Self { inner: TokioIo::new(inner), first, buffer: Vec::new(), early: Bytes::new(), client }
+        let inner = TokioIo::new(inner);
+        Self { inner, first, buffer: Vec::new(), early: Bytes::new(), client, linger: None }
     }
 
     /// The connection alone, and what is still to be read before what comes on it.
@@ -101,7 +105,7 @@ impl<I: AsyncRead + Unpin> Read for ClientIo<I> {
     }
 }
 
-impl<I: AsyncWrite + Keeping + Unpin> Write for ClientIo<I> {
+impl<I: AsyncRead + AsyncWrite + Keeping + Unpin> Write for ClientIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_early(cx))?;
         let written = Pin::new(&mut self.inner).poll_write(cx, part);
@@ -141,6 +145,14 @@ impl<I: AsyncWrite + Keeping + Unpin> Write for ClientIo<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let Self { inner, client, linger, .. } = &mut *self;
+        if linger.is_none() {
+            ready!(Pin::new(&mut *inner).poll_shutdown(cx))?;
+            if client.is_tunnel() {
+                return Poll::Ready(Ok(())); // what comes is for the instance
+            }
+            client.set_blocked(true); // there is no next request to take a rest before
+        }
+        linger.get_or_insert_with(Linger::new).poll(inner.inner_mut(), cx).map(Ok)
     }
 }

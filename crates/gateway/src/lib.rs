@@ -35,6 +35,7 @@ mod http3;
 mod identity;
 mod io;
 mod limit;
+mod linger;
 mod metrics;
 mod mirror;
 mod own_request;
