@@ -65,7 +65,8 @@ def _write_locks() -> list[tuple[int, int]]:
 
 def _described(process: int) -> str:
     try:
+        name = Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
         command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return f"process {process}"
-    return f"process {process}: {b' '.join(command[:5]).decode(errors='replace').strip()}"
+    return f"process {process} ({name}): {b' '.join(command[:5]).decode(errors='replace').strip()}"

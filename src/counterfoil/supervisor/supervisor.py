@@ -36,6 +36,7 @@ from counterfoil.supervisor.engines import (
     write_engines,
     written_engines,
 )
+from counterfoil.supervisor.forking import Forked, ForkServer
 from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
 
 START_SECONDS: Final = 60.0
@@ -52,6 +53,13 @@ holds the lock."""
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
 """A process that lived this long starts its backoff anew."""
+PRELOADED: Final = (
+    "counterfoil.supervisor.processes",
+    "counterfoil.application.web",
+    "granian.server.embed",
+    "uvloop",
+)
+"""What most processes need, and import nothing that starts a thread."""
 
 
 class AlreadyRunning(CounterfoilError):
@@ -71,7 +79,7 @@ class Child:
     detail: str = ""
     restarts: int = 0
     since: float = 0.0
-    process: asyncio.subprocess.Process | None = None
+    process: Forked | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     may_run: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set while it is kept from being started again."""
@@ -254,10 +262,14 @@ class Supervisor:
         for child in self.children:
             child.may_run.set()
         keepers: list[asyncio.Task[None]] = []
+        environment = {**os.environ, **self._environment, guard.VARIABLE: self._run}
+        forks = ForkServer(PRELOADED, environment, self.state.process_log("fork-server"))
         try:
             for foundation in (True, False):
                 stage = [child for child in self.children if child.plan.foundation == foundation]
-                keepers += [asyncio.create_task(self._keep(child, lifeline)) for child in stage]
+                keepers += [
+                    asyncio.create_task(self._keep(child, forks, lifeline)) for child in stage
+                ]
                 for child in stage:
                     await self._ready(child)
                 if self._stopping.is_set():
@@ -275,6 +287,7 @@ class Supervisor:
             for child in reversed(self.children):
                 await self._end(child)
             await self._end_keepers(keepers)
+            await forks.close()
             self._changed()
 
     async def _end_keepers(self, keepers: list[asyncio.Task[None]]) -> None:
@@ -341,11 +354,11 @@ class Supervisor:
                 check_data, application, configuration, self.state, self.addresses
             )
 
-    async def _keep(self, child: Child, lifeline: int) -> None:
+    async def _keep(self, child: Child, forks: ForkServer, lifeline: int) -> None:
         failures = 0
         while not self._stopping.is_set():
             started = time.monotonic()
-            await self._start(child, lifeline)
+            await self._start(child, forks, lifeline)
             assert child.process is not None
             code = await child.process.wait()
             child.ready.clear()
@@ -363,25 +376,16 @@ class Supervisor:
                 continue
         self._mark(child, "stopped", "")
 
-    async def _start(self, child: Child, lifeline: int) -> None:
+    async def _start(self, child: Child, forks: ForkServer, lifeline: int) -> None:
         reading, notify = os.pipe()
         name = child.plan.name
         try:
             with self.state.process_log(name).open("ab") as output:
-                child.process = await asyncio.create_subprocess_exec(
+                child.process = await forks.fork(
+                    name,
                     *self._command(child.plan),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C reaches the supervisor alone
-                    pass_fds=(notify, lifeline),
-                    env={
-                        **os.environ,
-                        **self._environment,
-                        guard.VARIABLE: self._run,
-                        "COUNTERFOIL_NOTIFY": str(notify),
-                        "COUNTERFOIL_LIFELINE": str(lifeline),
-                    },
+                    output.fileno(),
+                    {"COUNTERFOIL_NOTIFY": notify, "COUNTERFOIL_LIFELINE": lifeline},
                 )
         finally:
             os.close(notify)
@@ -400,15 +404,16 @@ class Supervisor:
 
         loop.add_reader(reading, notified)
 
-    def _command(self, plan: ProcessPlan) -> list[str]:
+    def _command(self, plan: ProcessPlan) -> tuple[str, list[str]]:
+        """The module that a process is, and its arguments."""
         if not plan.engine:
             arguments = [plan.kind, plan.name, plan.target, str(self.folder), str(self.state.root)]
-            return [sys.executable, "-m", plan.module, *arguments]
+            return plan.module, arguments
         assert self.addresses is not None, "addresses are assigned before anything starts"
         address = self.addresses.engines[plan.engine]
         port = str(self.addresses.servers[plan.name])
         files = [str(self.state.engine(plan.name)), port, str(self.state.credential_file)]
-        return [sys.executable, "-m", "counterfoil.engines", plan.kind, *files, address]
+        return "counterfoil.engines", [plan.kind, *files, address]
 
     async def _end(self, child: Child) -> None:
         process = child.process
