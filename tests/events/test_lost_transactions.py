@@ -63,6 +63,23 @@ def seen(database: Database) -> list[int]:
     return [number for (number,) in database.execute("SELECT id FROM seen ORDER BY id")]
 
 
+def test_a_machine_that_is_gone_is_found_out_within_a_minute(
+    pair: tuple[Database, Database],
+) -> None:
+    database, _ = pair
+    if isinstance(database, SqliteDatabase):
+        return  # on one machine
+    seconds = dict[str, int]()
+    for name in ("idle", "interval", "count"):
+        (told,) = database.execute(f"SHOW tcp_keepalives_{name}").fetchone()
+        seconds[name] = int(told)
+    assert seconds["idle"] + seconds["interval"] * seconds["count"] == 60
+    assert isinstance(database, PostgresDatabase)
+    assert database._connection is not None
+    ours = database._connection.info.get_parameters()
+    assert [ours[f"keepalives_{name}"] for name in seconds] == [str(n) for n in seconds.values()]
+
+
 def test_statements_after_a_lost_transaction_do_not_commit_by_themselves(
     pair: tuple[Database, Database],
 ) -> None:

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     import psycopg
 
 CONNECT_SECONDS: Final = 3
+IDLE_SECONDS: Final = 30
+PROBE_SECONDS: Final = 10
+PROBES: Final = 3
+"""After a minute of silence the other side's machine is taken for dead, by either side. Without
+that a server keeps for two hours the locks of a commit whose machine has lost its power, and all
+other processes of a pipeline wait for them. Who is only slow or stopped is answered for by its
+machine, and keeps its locks."""
+_KEEPALIVES: Final = (
+    f"-c tcp_keepalives_idle={IDLE_SECONDS} -c tcp_keepalives_interval={PROBE_SECONDS} "
+    f"-c tcp_keepalives_count={PROBES}"
+)
 OLDEST: Final = 150_000
 _LOST: Final = "PostgreSQL: the connection was lost within a transaction, and that with it"
 _HINT: Final = "set PGPASSWORD, or write the password into ~/.pgpass"
@@ -126,7 +137,10 @@ class PostgresDatabase:
                 password=self._password,
                 autocommit=True,
                 connect_timeout=CONNECT_SECONDS,
-                options=f'-c search_path="{self._schema}" -c synchronous_commit=on',
+                keepalives_idle=IDLE_SECONDS,
+                keepalives_interval=PROBE_SECONDS,
+                keepalives_count=PROBES,
+                options=f'-c search_path="{self._schema}" -c synchronous_commit=on {_KEEPALIVES}',
                 application_name=f"counterfoil {self._schema}",
             )
             if self._connection.info.server_version < OLDEST:
