@@ -1,8 +1,10 @@
 """The embedded log forgets what is old and was read by everybody, and nothing else."""
 
+import time
 import uuid
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from counterfoil.engines import RunningEngine
@@ -187,6 +189,41 @@ def test_what_has_started_and_never_committed_keeps_all_of_its_topic(
     assert store.forget(consumer) > 0
     forget(embedded.retention([SHORT]), 1_000 * SECOND_US)
     assert left(embedded) == []
+
+
+def test_who_has_the_name_of_a_forgotten_consumer_begins_with_nothing(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    store, seen = embedded.pipelines(), list[int]()
+
+    def work(event: Paid) -> int:
+        return event.id
+
+    parallel: Parallel[Paid, int] = Parallel("reader", SHORT, work)
+
+    @parallel.then
+    def note(event: Paid, result: int, context: Context) -> None:
+        seen.append(result)
+        before = int(context.state.get("events") or b"0")
+        context.state.put("events", str(before + 1).encode())
+
+    append(range(10), SECOND_US)
+    for _ in range(2):
+        runner = ParallelRunner(embedded.log(), store, parallel, lambda: 1)
+        deadline = time.monotonic() + 20
+        while len(seen) < 10:
+            runner.step()
+            assert time.monotonic() < deadline, seen
+        runner.close()
+        assert sorted(seen) == list(range(10))
+        (count,) = store.database.execute("SELECT value FROM state").fetchone()
+        assert bytes(count) == b"10"
+        # What a crash leaves of events that were done beyond one that was not.
+        store.database.execute(
+            "UPDATE parallel_done SET offsets = ?", (msgspec.json.encode([1, 1]),)
+        )
+        assert store.forget("reader") > 0
+        seen.clear()
 
 
 def nothing(event: Paid, step: StepContext) -> None:

@@ -13,13 +13,18 @@ from counterfoil.events import (
     EmbeddedEvents,
     Events,
     Message,
+    NotCaughtUp,
     Pipeline,
     PipelineRunner,
+    ReadModel,
     Relay,
     Share,
+    Superseded,
     Topic,
     handle,
+    rehearse,
 )
+from counterfoil.events.consistency import token_of
 
 from .test_exactly_once import PATIENCE_SECONDS, append
 
@@ -54,11 +59,14 @@ def start(events: Events, of: int) -> list[PipelineRunner]:
 
 
 def fill(
-    events: Events, topic: Topic[Paid] | Topic[Customer], values: list[tuple[str, bytes]]
+    events: Events,
+    topic: Topic[Paid] | Topic[Customer],
+    values: list[tuple[str, bytes]],
+    event_id: int = 1,
 ) -> None:
     log = events.log()
     log.declare([PAID, CUSTOMERS])
-    append(log, [Message(1, topic.name, key, value, {}, 1) for key, value in values])
+    append(log, [Message(event_id, topic.name, key, value, {}, 1) for key, value in values])
 
 
 def live_in(events: Events, country: str) -> None:
@@ -152,3 +160,57 @@ def test_a_row_that_can_not_be_read_is_one_letter_and_comes_back_to_all_processe
     take_in(events, runners, "ann", "IT")
     ids = pay(events, 0)
     assert located(events, runners, ids) == dict.fromkeys(KEYS, "AT") | {"ann": "IT"}
+
+
+def test_a_letter_that_is_tried_or_handled_finds_the_rows_that_the_processes_have(
+    events: Events,
+) -> None:
+    live_in(events, "AT")
+    fill(events, PAID, [("p1", b"{")])
+    runners = start(events, 2)
+    letters = DeadLetters(events.pipelines())
+    until(runners, lambda: len(letters.list()) == 1)
+    take_in(events, runners, "ann", "AT")
+    (letter,) = letters.list()
+    letters.edit(letter.id, PAID.encode(Paid(1, "ann")), PAID, 2)
+    assert [str(change.value) for change in rehearse(letters, letter.id, PIPELINE, 2).state] == [
+        "AT"
+    ]
+    handle(letters, letter.id, PIPELINE, 2)
+    assert state(events, "1") == {"1": b"AT"}
+
+
+def test_a_read_model_waits_until_every_process_has_a_row(events: Events) -> None:
+    live_in(events, "AT")
+    runners = start(events, 2)
+    take_in(events, runners, "ann", "AT")
+    fill(events, CUSTOMERS, [("ann", CUSTOMERS.encode(Customer("BE")))], event_id=99)
+    token = token_of([Message(99, CUSTOMERS.name, "ann", b"", {}, 1)])
+
+    def waited(moving: list[PipelineRunner]) -> int:
+        def move(_seconds: float) -> None:
+            for each in moving:
+                each.step()
+
+        model = ReadModel(events.log(), events.pipelines(), PIPELINE, sleep=move)
+        return model.await_caught_up(token, PATIENCE_SECONDS if moving == runners else 0.5).events
+
+    with pytest.raises(NotCaughtUp):
+        waited(runners[:1])
+    assert waited(runners) == 1
+    rows = state(events, "_table%")
+    assert {rows[place] for place in rows if "ann" in place} == {CUSTOMERS.encode(Customer("BE"))}
+
+
+def test_what_is_forgotten_of_a_pipeline_is_forgotten_of_all_its_processes(
+    embedded: EmbeddedEvents,
+) -> None:
+    live_in(embedded, "AT")
+    runners = start(embedded, 2)
+    located(embedded, runners, pay(embedded, 0))
+    store = embedded.pipelines()
+    assert store.forget("locate") > 0
+    assert store.consumers() == []
+    assert state(embedded, "%") == {}
+    with pytest.raises(Superseded):
+        until(runners, lambda: bool(pay(embedded, 100)) and False)

@@ -32,6 +32,7 @@ from counterfoil.events import (
     readable,
     topics,
 )
+from counterfoil.events.shares import whole
 from counterfoil.supervisor import last_addresses, open_events
 from counterfoil.supervisor.host import now_us
 
@@ -107,14 +108,14 @@ def forget_consumer(application: Application, events: Events, consumer: str) -> 
     Raises:
         CounterfoilError: it is declared, or has no positions.
     """
-    if consumer in application.consumers():
+    if whole(consumer) in application.consumers():
         raise CounterfoilError(
             f"{consumer!r} is declared, and would begin again",
             hint="take it out of the application, and stop it, before it is forgotten",
         )
     with closing(events.pipelines()) as store:
         forgotten = store.forget(consumer)
-        known = sorted({each[0] for each in store.consumers()} - application.consumers())
+        known = sorted({whole(each[0]) for each in store.consumers()} - application.consumers())
     if not forgotten:
         hint = f"not declared, but known: {', '.join(known) or 'none'}"
         raise CounterfoilError(f"no consumer {consumer!r}", hint=hint)

@@ -51,8 +51,9 @@ def topics(path: Path = Path(), *, state: State = None, as_json: Json = False) -
 def forget(consumer: str, path: Path = Path(), *, state: State = None) -> None:
     """Forget how far a consumer has come that was taken out of the application.
 
-    The embedded log keeps what a consumer has not read, however old. What this one has written
-    stays. If it is ever declared again under this name, it begins with the oldest events.
+    The embedded log keeps what a consumer has not read, however old. With its positions go its
+    state and its timers; transfers and dead letters stay. If it is ever declared again under this
+    name, it begins with the oldest events, and with nothing.
 
     Example: counterfoil events forget old-pipeline examples/shop
     """

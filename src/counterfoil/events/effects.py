@@ -92,7 +92,7 @@ class Context(StatelessContext):
                 f"this pipeline has no table {table.name!r}",
                 hint="name it in its declaration: tables=[...]",
             )
-        return rows.find(self.state, table, key, self._effects.share)
+        return rows.find(self.state, table, key, self._effects.copy)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run a statement on tables of your own in the database of the pipelines.
@@ -137,7 +137,8 @@ class Effects(Outgoing):
         super().__init__(pipeline)
         self.state = (State if share.of == 1 else SharedState)(store.database, pipeline)
         self.timers = Timers(store.database, pipeline, clocks, partitions, share)
-        self.share = share
+        self.copy = share
+        """Whose copies of the tables are looked up."""
         self.tables = frozenset(table.name for table in tables)
         self.watermark_us: int | None = None
         self.not_over_us: int | None = None

@@ -13,12 +13,16 @@ from counterfoil.events.database import Database
 from counterfoil.events.errors import Fenced
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Message
+from counterfoil.events.shares import whole
 from counterfoil.events.topics import AnyTopic
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS offsets (
     consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
     next INTEGER NOT NULL, PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parallel_done (
+    consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, offsets BLOB NOT NULL,
+    PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state (
     pipeline TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY (pipeline, key)) STRICT, WITHOUT ROWID;
@@ -37,6 +41,15 @@ CREATE TABLE IF NOT EXISTS dead_letter_audit (
     actor TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL, value BLOB) STRICT;
 CREATE INDEX IF NOT EXISTS dead_letter_audit_by_letter ON dead_letter_audit (letter);
 """
+_OF_POSITIONS: Final = (
+    "DELETE FROM parallel_done WHERE consumer = ?",
+    "DELETE FROM terms WHERE consumer = ?",
+    "DELETE FROM watermarks WHERE pipeline = ?",
+    "DELETE FROM timers WHERE pipeline = ?",
+)
+"""What is of no use, and wrong, without the positions that it was written with."""
+_SAGA: Final = "saga."
+"""Before the name of a saga: it has begun, and goes on with its state whatever its positions."""
 
 
 class PipelineStore:
@@ -93,10 +106,23 @@ class PipelineStore:
     def forget(self, consumer: str) -> int:
         """Forget how far `consumer` has come, which holds nothing back any more.
 
-        What it kept stays: state, transfers and dead letters. Returns the number of positions.
+        With its positions goes what was written with them: state, timers, watermarks, and what was
+        done beyond a position. Whoever has its name later begins with the oldest events, would
+        count them twice on top of an old state, and take what is not done for done. Transfers,
+        dead letters and sagas with their state stay. Returns the number of positions.
         """
-        forgotten = self.database.execute("DELETE FROM offsets WHERE consumer = ?", (consumer,))
-        return forgotten.rowcount
+        forgotten = 0
+        with self.database.transaction():
+            found = self.database.execute("SELECT DISTINCT consumer FROM offsets").fetchall()
+            for name in (name for (name,) in found if consumer in (name, whole(name))):
+                forgotten += self.database.execute(
+                    "DELETE FROM offsets WHERE consumer = ?", (name,)
+                ).rowcount
+            for statement in _OF_POSITIONS:
+                self.database.execute(statement, (consumer,))
+            if not consumer.startswith(_SAGA):
+                self.database.execute("DELETE FROM state WHERE pipeline = ?", (consumer,))
+        return forgotten
 
     def advance(self, consumer: str, batches: Iterable[Batch]) -> None:
         """Move the positions over some batches; first thing in the transaction that handles them.

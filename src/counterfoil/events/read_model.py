@@ -17,6 +17,9 @@ from counterfoil.events.log import EventLog
 from counterfoil.events.parallel.parallel import Parallel
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.shares import Share
+from counterfoil.events.terms import processes_of
+from counterfoil.events.topics import AnyTopic
 
 POLL_SECONDS: Final = 0.005
 FIND_SECONDS: Final = 0.05
@@ -47,11 +50,15 @@ class ReadModel:
         self._store = store
         self._name = pipeline.name
         self._source = pipeline.source
+        tables = () if isinstance(pipeline, Parallel) else pipeline.tables
+        self._read: dict[str, AnyTopic] = {each.name: each for each in (*tables, pipeline.source)}
         self._clock = clock
         self._sleep = sleep
 
     def await_caught_up(self, token: str, timeout_seconds: float) -> CaughtUp:
         """Wait until the pipeline has handled the events of a token.
+
+        Of a topic that it keeps as a table, all of its processes have to have the rows.
 
         On Kafka finding an event is a look into its partition from its time on: a read that must
         see a write costs some tens of milliseconds there.
@@ -62,7 +69,7 @@ class ReadModel:
             StoreUnavailable, LogUnavailable: nobody can say.
         """
         began = self._clock()
-        writes = [write for write in writes_of(token) if write.topic == self._source.name]
+        writes = [write for write in writes_of(token) if write.topic in self._read]
         for write in writes:
             while not self._handled(write, began + timeout_seconds):
                 if self._clock() - began >= timeout_seconds:
@@ -82,13 +89,23 @@ class ReadModel:
 
     def _handled(self, write: Write, deadline: float) -> bool:
         """Whether an event was handled by the deadline; False at once if it isn't in the log."""
-        record = self._log.find(self._source, write.event_id, write.key, write.at_us)
+        topic = self._read[write.topic]
+        record = self._log.find(topic, write.event_id, write.key, write.at_us)
         if record is None:
             return False
         while True:
-            positions = self._store.positions(self._name, self._source.name)
-            if positions.get(record.partition, 0) > record.offset:
+            if all(
+                self._store.positions(consumer, topic.name).get(record.partition, 0) > record.offset
+                for consumer in self._consumers(topic)
+            ):
                 return True
             if self._clock() >= deadline:
                 return False
             self._sleep(POLL_SECONDS)
+
+    def _consumers(self, topic: AnyTopic) -> list[str]:
+        """Who keeps positions of a topic: of tables each process does, as it has its own copy."""
+        if topic.name == self._source.name:
+            return [self._name]
+        shares = Share(0, processes_of(self._store.database, self._name)).all
+        return [f"{self._name}{share.name}" for share in shares]

@@ -9,6 +9,7 @@ another layout, whose processes fence those of all layouts before it.
 """
 
 import math
+import re
 from typing import Final, NamedTuple
 
 
@@ -38,3 +39,10 @@ class Share(NamedTuple):
 
 
 ALL: Final = Share(0, 1)
+_NAMED: Final = re.compile(r"(.+)\.\d+-of-\d+")
+
+
+def whole(consumer: str) -> str:
+    """The pipeline that a consumer is, or is a share of."""
+    share = _NAMED.fullmatch(consumer)
+    return consumer if share is None else share[1]

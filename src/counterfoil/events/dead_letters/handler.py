@@ -177,6 +177,10 @@ def _handle(
         tables=pipeline.tables,
         partitions=pipeline.source.partitions,
     )
+    if (
+        pipeline.tables
+    ):  # which each process has for itself: rows are looked up as the first has them
+        effects.copy = Share(0, processes_of(store.database, pipeline.name))
     effects.begin(alone=True)
     if pipeline.event_time is not None:
         effects.watermark_us = stored_watermarks(store.database, pipeline.name).value_us

@@ -36,11 +36,6 @@ FETCH: Final = 500
 WAIT_SECONDS: Final = 0.05
 """How long a step waits for work to be done, and a fetch for room or for something to fetch."""
 RETRY_SECONDS: Final = 0.5
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS parallel_done (
-    consumer TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, offsets BLOB NOT NULL,
-    PRIMARY KEY (consumer, topic, partition)) STRICT, WITHOUT ROWID;
-"""
 log = structlog.get_logger()
 
 
@@ -71,7 +66,6 @@ class ParallelRunner:
         topics = parallel.topics()[:2]
         store.begin(parallel.name, topics[:1])
         event_log.declare(parallel.topics())
-        store.database.create([SCHEMA])
         with store.database.transaction():
             self._commits = count_commit(store.database, parallel.name)
             positions = {each.name: store.positions(parallel.name, each.name) for each in topics}
