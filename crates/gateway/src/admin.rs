@@ -184,6 +184,11 @@ pub fn state(shared: &Shared) -> Value {
         "connections": shared.connections(),
         "turned_away": load(&shared.turned_away),
         "unannounced": shared.unannounced.count(),
+        "early_requests": {
+            "marked": load(&shared.early_data.marked),
+            "waited": load(&shared.early_data.waited),
+            "refused": load(&shared.early_data.refused),
+        },
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
         "traces": snapshot.tracing.as_ref().map(|tracing| tracing.state()),

@@ -155,6 +155,7 @@ impl Asking<'_> {
             request_id: &seen.request_id,
             bearer: seen.bearer.as_ref().map(|bearer| (&*bearer.tenant, &*bearer.tier)),
             traceparent: seen.trace.as_ref().map(|trace| &trace.header),
+            early: seen.early,
             hooked: &seen.hooked,
         };
         let timely = matches!(body, Upload::Whole(_));

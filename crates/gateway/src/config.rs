@@ -28,6 +28,8 @@ pub struct Config {
     pub ticket_secret: Option<String>,
     /// HTTP/3 as well, on the same port of UDP.
     pub http3: bool,
+    /// Early data (0-RTT) over HTTP/3.
+    pub early_data: bool,
     pub clients: Clients,
     pub threads: usize,
     /// In bytes, 0 for none.
@@ -92,6 +94,7 @@ impl Config {
             ("tls", self.certificate.is_some() == next.certificate.is_some()),
             ("ticket_secret", self.ticket_secret == next.ticket_secret),
             ("http3", self.http3 == next.http3),
+            ("early_data", self.early_data == next.early_data),
             ("clients", self.clients == next.clients),
             ("threads", self.threads == next.threads),
             ("proxy_protocol", self.proxy_protocol == next.proxy_protocol),
@@ -309,6 +312,8 @@ pub struct Route {
     pub request_body_limit: Option<u64>,
     /// What a client's connection may go over to.
     pub upgrades: Vec<String>,
+    /// Whether requests of safe methods go on before the handshake is complete.
+    pub early_data: bool,
     /// Whether hints of the service (103) go on.
     pub early_hints: bool,
     /// Whether calls of gRPC-Web are made into such of gRPC.

@@ -22,6 +22,8 @@ pub struct Door {
     pub tls: Option<TlsAcceptor>,
     /// Whether connections begin by saying whose they are (`proxy_protocol`).
     pub announced: bool,
+    /// Whether connections of HTTP/3 are served from their first datagram on.
+    pub early_data: bool,
     /// Where else the same is served (RFC 7838), for the answers.
     pub alternative: Option<HeaderValue>,
     /// The phase in which nobody new is let in.

@@ -3,6 +3,7 @@
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 
+use crate::early_data::EARLY_DATA;
 use crate::tunnel::Upgrade;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -24,6 +25,8 @@ pub struct Added<'a> {
     pub bearer: Option<(&'a str, &'a str)>,
     /// In place of the client's, where requests are traced.
     pub traceparent: Option<&'a HeaderValue>,
+    /// Whether the request might be a replay.
+    pub early: bool,
     /// What hooks say, in place of what the client does.
     pub hooked: &'a [(HeaderName, HeaderValue)],
 }
@@ -50,6 +53,9 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
     }
     if let Some(traceparent) = added.traceparent {
         line(out, "traceparent", traceparent.as_bytes());
+    }
+    if added.early {
+        line(out, "early-data", b"1");
     }
     match sent.length {
         Some(length) if !has_length(method, length) => {}
@@ -110,6 +116,9 @@ pub fn map(
     if let Some(traceparent) = added.traceparent {
         out.insert(TRACEPARENT, traceparent.clone());
     }
+    if added.early {
+        out.insert(EARLY_DATA, HeaderValue::from_static("1"));
+    }
     if let Some(length) = length.filter(|length| has_length(method, *length)) {
         out.insert(header::CONTENT_LENGTH, length.into());
     }
@@ -169,7 +178,7 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// Whether a header is the gateway's to set towards instances, and nobody else's.
 pub fn set_by_gateway(name: &str) -> bool {
-    matches!(name, "host" | "x-forwarded-for" | "x-request-id") || name.starts_with(INTERNAL)
+    matches!(name, "early-data" | "host" | "x-forwarded-for" | "x-request-id") || name.starts_with(INTERNAL)
 }
 
 /// The words in the list of a field.
@@ -218,6 +227,7 @@ pub fn may_trail(name: &str) -> bool {
             | "content-range"
             | "content-type"
             | "cookie"
+            | "early-data"
             | "expect"
             | "host"
             | "idempotency-key"
@@ -288,8 +298,15 @@ mod tests {
         let value = HeaderValue::from_static;
         let (host, client, request_id) = (&value("10.0.0.1:80"), &value("192.0.2.1"), &value("id"));
         let mut out = Vec::new();
-        let added =
-            Added { host, client, request_id, bearer: Some(("t1", "gold")), traceparent: None, hooked: &[] };
+        let added = Added {
+            host,
+            client,
+            request_id,
+            bearer: Some(("t1", "gold")),
+            traceparent: None,
+            early: false,
+            hooked: &[],
+        };
         write(&mut out, &Method::GET, &map, &added, Sent { length: Some(0), offered: false, upgrade: None });
         let written: Vec<(String, String)> = String::from_utf8_lossy(&out)
             .lines()
@@ -333,7 +350,7 @@ mod tests {
             names in prop::collection::vec(prop::sample::select(vec![
                 "authorization", "host", "x-forwarded-for", "x-request-id", "x-counterfoil-tenant",
                 "x-counterfoil-tier", "x-counterfoil-other", "content-length", "transfer-encoding",
-                "upgrade", "te", "accept", "accept-language", "x-app",
+                "upgrade", "te", "early-data", "accept", "accept-language", "x-app",
             ]), 0..12),
         ) {
             let sent = written(&names.iter().map(|name| (*name, "forged")).collect::<Vec<_>>());

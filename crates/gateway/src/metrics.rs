@@ -160,6 +160,14 @@ fn requests(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     page.family("turned_away", Kind::Counter, "Connections for which there was no place.", turned_away);
     let help = "Connections that no trusted proxy announced, where proxy_protocol is on.";
     page.family("unannounced", Kind::Counter, help, [(&[][..], shared.unannounced.count())]);
+    let early = &shared.early_data;
+    let outcomes = [("marked", &early.marked), ("waited", &early.waited), ("refused", &early.refused)];
+    let help =
+        "Requests that might be replays: passed on as such, held until their handshake ended, or refused.";
+    page.head("early_requests", "_total", "counter", help);
+    for (outcome, count) in outcomes {
+        page.sample("early_requests", "_total", &[("outcome", outcome)], load(count));
+    }
 }
 
 fn policies(page: &mut Page, snapshot: &Snapshot) {

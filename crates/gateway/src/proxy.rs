@@ -18,6 +18,7 @@ use crate::ambiguity::checked_path;
 use crate::attempt::{attempt, is_repeatable};
 use crate::cache::{self, Outcome};
 use crate::client::{Client, UnderWay};
+use crate::early_data::{self, Early};
 use crate::forwarded::Origin;
 use crate::headers::{self, cut, text};
 use crate::hints::Hints;
@@ -48,6 +49,8 @@ pub struct Seen {
     pub bearer: Option<Arc<Bearer>>,
     /// Where the request comes from, if trusted proxies passed it on.
     pub origin: Option<Box<Origin>>,
+    /// Whether it might be a replay, and the service is told so.
+    pub early: bool,
     /// Its place in its trace, where requests are traced.
     pub trace: Option<Box<Trace>>,
     /// Which service of a split it goes to.
@@ -90,6 +93,7 @@ impl Seen {
             request_id: self.request_id.clone(),
             bearer: self.bearer.clone(),
             origin: self.origin.clone(),
+            early: self.early,
             trace: self.trace.clone(),
             side: self.side,
             endpoint: None,
@@ -126,6 +130,7 @@ pub async fn serve(
         request_id,
         bearer: None,
         origin,
+        early: false,
         trace,
         side: None,
         endpoint: None,
@@ -272,6 +277,10 @@ async fn pass_on(
     body: &mut RequestBody,
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
+    let early = Early::of(parts, route.config.early_data);
+    if !matches!(early, Early::Settled) {
+        seen.early = Box::pin(early_data::settle(early, &shared.early_data)).await?;
+    }
     if let Some(addresses) = &route.addresses {
         addresses.check(seen.address())?;
     }

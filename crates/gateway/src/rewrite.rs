@@ -193,7 +193,7 @@ mod tests {
         let framing =
             ["Connection", "transfer-encoding", "Content-Length", "te", "upgrade", "trailer", "expect"];
         let requests =
-            ["Host", "X-Forwarded-For", "x-request-id", "X-Counterfoil-Tenant", "Authorization", "x-api-key"];
+            ["Host", "X-Forwarded-For", "Early-Data", "X-Counterfoil-Tenant", "Authorization", "x-api-key"];
         let answers = ["x-request-id", "Counterfoil-Effect", "Access-Control-Allow-Origin", "content-type"];
         for verb in ["set", "add", "remove"] {
             for name in framing.iter().chain(&requests) {

@@ -87,15 +87,17 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
         (Some(tls), true) => {
             let header = format!("h3=\":{}\"; ma={REMEMBERED}", address.port());
             alternative = HeaderValue::from_str(&header).ok();
-            Some(http3::config(tls::speaking(tls, &["h3"]), &config.clients)?)
+            let tls = if config.early_data { tls.speaking_early(&["h3"]) } else { tls.speaking(&["h3"]) };
+            Some(http3::config(tls, &config.clients)?)
         }
     };
-    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls::speaking(&tls, &["h2", "http/1.1"]))));
+    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls.speaking(&["h2", "http/1.1"]))));
     let patience = Patience::new(&config.clients)?;
     let places = Arc::new(Places::new(&config.clients));
     let door = Arc::new(Door {
         tls,
         announced: config.proxy_protocol,
+        early_data: config.early_data,
         alternative,
         last: Phase::Draining,
         patience,
@@ -106,6 +108,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let office = Door {
         tls: None,
         announced: false,
+        early_data: false,
         alternative: None,
         last: Phase::Ended,
         patience,

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use crate::Error;
 use crate::cache;
 use crate::config::Config;
+use crate::early_data;
 use crate::exchange::Link;
 use crate::proxy_protocol::Refused;
 use crate::snapshot::Snapshot;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub turned_away: AtomicU64,
     /// Connections that no trusted proxy announced, where one has to.
     pub unannounced: Refused,
+    /// Requests that might be replays.
+    pub early_data: early_data::Counts,
     snapshot: ArcSwap<Snapshot>,
     /// Held by who changes the snapshot, or the instances in it.
     changing: Mutex<()>,
@@ -67,6 +70,7 @@ impl Shared {
             requests: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             unannounced: Refused::default(),
+            early_data: early_data::Counts::default(),
             version: watch::Sender::new(snapshot.version),
             snapshot: ArcSwap::from_pointee(snapshot),
             changing: Mutex::default(),

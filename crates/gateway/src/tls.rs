@@ -1,10 +1,9 @@
 //! TLS 1.3 towards clients: certificates by name, and what is spoken inside.
 //!
 //! Certificates are read anew whenever a configuration is put into force, so that one that was
-//! renewed serves the next handshake, and connections go on. Sessions are resumed by tickets
-//! (`tickets.rs`). There is no early data (0-RTT): rustls gives it only to sessions that a gateway
-//! remembers itself, which tickets that all gateways read are not, and without it there is nothing
-//! to replay.
+//! renewed serves the next handshake, and connections go on. Sessions are resumed by tickets that all
+//! gateways read (`tickets.rs`), or over QUIC, where early data (0-RTT) is configured, by those that this
+//! one remembers (`sessions.rs`). What may be done with a request in early data is in `early_data.rs`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,29 +19,50 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::Error;
 use crate::config::Config;
+use crate::sessions::Sessions;
 use crate::tickets::Tickets;
+
+/// How TLS is spoken with clients.
+pub struct Tls {
+    /// Without a way to resume sessions.
+    plain: ServerConfig,
+    tickets: Arc<Tickets>,
+}
 
 /// How TLS is spoken where it is configured, and its certificates.
 ///
 /// # Errors
 /// A certificate, a key or the tickets' secret can't be used.
-pub fn load(config: &Config) -> Result<Option<(ServerConfig, Arc<Certificates>)>, Error> {
+pub fn load(config: &Config) -> Result<Option<(Tls, Arc<Certificates>)>, Error> {
     let Some(table) = Table::load(config)? else { return Ok(None) };
     let certificates = Arc::new(Certificates(ArcSwap::from_pointee(table)));
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let plain = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| Error::Config(format!("TLS: {error}")))?
         .with_no_client_auth()
         .with_cert_resolver(Arc::clone(&certificates) as _);
-    tls.ticketer = Arc::new(Tickets::load(config.ticket_secret.as_deref())?);
-    Ok(Some((tls, certificates)))
+    let tickets = Arc::new(Tickets::load(config.ticket_secret.as_deref())?);
+    Ok(Some((Tls { plain, tickets }, certificates)))
 }
 
-/// The same TLS for these protocols, the preferred one first.
-pub fn speaking(tls: &ServerConfig, protocols: &[&str]) -> ServerConfig {
-    let mut tls = tls.clone();
-    tls.alpn_protocols = protocols.iter().map(|each| each.as_bytes().to_vec()).collect();
-    tls
+impl Tls {
+    /// For these protocols, the preferred one first, with sessions that other gateways resume.
+    pub fn speaking(&self, protocols: &[&str]) -> ServerConfig {
+        let mut tls = self.plain.clone();
+        tls.alpn_protocols = protocols.iter().map(|each| each.as_bytes().to_vec()).collect();
+        tls.ticketer = Arc::clone(&self.tickets) as _;
+        tls
+    }
+
+    /// The same for QUIC, with early data and sessions that only this gateway resumes, each once.
+    pub fn speaking_early(&self, protocols: &[&str]) -> ServerConfig {
+        let mut tls = self.speaking(protocols);
+        tls.ticketer = Arc::clone(&self.plain.ticketer);
+        tls.session_storage = Arc::new(Sessions::default());
+        // What QUIC wants said of early data (RFC 9001, section 4.6.1): its windows bound it.
+        tls.max_early_data_size = u32::MAX;
+        tls
+    }
 }
 
 /// The certificates in force.

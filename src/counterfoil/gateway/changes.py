@@ -18,7 +18,8 @@ from counterfoil.gateway.data_plane import document
 SECRETS: Final = frozenset({"admin_credential", "password", "secret", "url"})
 """Settings that `GET /config` hides (`SECRETS` in crates/gateway/src/config.rs)."""
 SETTLED_AT_START: Final = frozenset(
-    {"listen", "admin", "tls", "ticket_secret", "http3", "clients", "threads", "proxy_protocol"}
+    {"listen", "admin", "tls", "ticket_secret", "http3", "early_data", "clients", "threads"}
+    | {"proxy_protocol"}
 )
 """What a running gateway can't change: a reload with another value is refused whole."""
 NAMES: Final = ("path", "issuer", "certificate")

@@ -160,6 +160,10 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """In bytes, in place of the gateway's; 0 for no limit."""
     upgrades: tuple[str, ...] = ("websocket",)
     """The protocols that a client's connection may go over to if the instance agrees."""
+    early_data: bool = True
+    """Let requests of safe methods pass that might be replays: in early data, where the gateway
+    takes it, or marked by a proxy before it (`Early-Data`). Without it they wait for the end of the
+    handshake, or get 425."""
     early_hints: bool = False
     """Pass on Early Hints (103) of the service, to clients of HTTP/1.1 and HTTP/3. Some old clients
     of HTTP/1.1 take one for the answer."""
@@ -317,6 +321,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     http3: bool = False
     """HTTP/3 (QUIC) as well, on the UDP port of the same number: clients learn of it by the Alt-Svc
     header of their answers. Needs TLS, and a firewall that lets UDP through."""
+    early_data: bool = False
+    """Requests in the first datagrams of clients that come back (0-RTT), over HTTP/3: those of safe
+    methods don't wait for the handshake, and what is recorded and sent again is let in by nobody.
+    Sessions of HTTP/3 are then resumed at this gateway alone, each once."""
     clients: Clients = Clients()
     start_wait_seconds: float = 5.0
     """How long a gateway that starts leaves its port alone while the routes' services have no
@@ -369,6 +377,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         self._check_proxies()
         if self.http3 and self.tls == "off":
             raise ValueError('http3 needs TLS: set tls = "development", or leave http3 out')
+        if self.early_data and not self.http3:
+            raise ValueError("early_data is for HTTP/3: set http3 = true, or leave early_data out")
         if self.tls == "off" and (self.certificates or self.ticket_secret):
             raise ValueError('certificates and ticket_secret need TLS: set tls = "development"')
 

@@ -24,7 +24,7 @@ _OF_THE_MESSAGE: Final = frozenset(
 """They belong to a connection, or say where a message ends and how its body is to be read."""
 _VOUCHED_FOR: Final = frozenset(
     {"host", "x-forwarded-for", "x-request-id", "traceparent", "authorization", "x-api-key"}
-    | {"idempotency-key"}
+    | {"idempotency-key", "early-data"}
 )
 """What the gateway itself says to services, takes from clients, or repeats requests by."""
 _OF_THE_GATEWAY: Final = frozenset(

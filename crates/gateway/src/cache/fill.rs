@@ -201,6 +201,10 @@ impl Fill {
         if self.wanted.directives.no_store || (credentials && self.wanted.tenant_key.is_none()) {
             return;
         }
+        // That it was asked too early says nothing of any answer.
+        if status == StatusCode::TOO_EARLY {
+            return;
+        }
         if let Some(stored) = &self.stored {
             self.cache.store.remove(self.wanted.key_of(stored), stored);
         }

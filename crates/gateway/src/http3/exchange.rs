@@ -46,10 +46,13 @@ async fn respond<R: Receive, A: Answer>(
     patience: Patience,
     arrived: Arrived<R, A>,
 ) -> Result<(), Gone> {
-    let Arrived { request, mut answer, mut settled } = arrived;
+    let Arrived { request, mut answer, mut settled, handshake } = arrived;
     let (mut parts, receive) = request.into_parts();
     let hints = Arc::<Waiting>::default();
     parts.extensions.insert(Arc::clone(&hints));
+    if let Some(handshake) = handshake {
+        parts.extensions.insert(handshake);
+    }
     let asked_for_head = parts.method == Method::HEAD;
     let Ok(declared) = declared_length(&parts.headers) else {
         answer.abort(Code::MessageError);

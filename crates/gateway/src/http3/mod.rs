@@ -34,6 +34,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Client, Ending};
 use crate::door::Patience;
+use crate::early_data::Handshake;
 use crate::shared::{Phase, Shared};
 
 pub use quinn::{config, listen};
@@ -84,6 +85,8 @@ pub struct Arrived<R, A> {
     pub request: Request<R>,
     pub answer: A,
     pub settled: Settled,
+    /// What has to be complete before it is known that the request is no replay, if it came before.
+    pub handshake: Option<Handshake>,
 }
 
 /// Resolves when the client has all of a finished answer (`true`), or does not want it any more.

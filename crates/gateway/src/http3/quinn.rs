@@ -15,6 +15,7 @@ use hyper::header::{HeaderMap, HeaderValue};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
     Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ZeroRttAccepted,
 };
 use tokio::time::timeout;
 
@@ -25,6 +26,7 @@ use crate::Error;
 use crate::client::Client;
 use crate::config::Clients;
 use crate::door::{Door, Patience, Place};
+use crate::early_data::Handshake;
 use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, STREAM_WINDOW, STREAMS};
 use crate::shared::{Phase, Shared};
 
@@ -135,21 +137,53 @@ async fn serve(
     let address = incoming.remote_address().ip();
     let Ok(address) = HeaderValue::from_str(&address.to_string()) else { return };
     let Ok(connecting) = incoming.accept() else { return };
-    let Ok(Ok(connection)) = timeout(door.patience.head, connecting).await else { return };
-    drop(unproven);
+    let (connection, handshake) = if door.early_data {
+        // It succeeds for a server, always.
+        let Ok((connection, complete)) = connecting.into_0rtt() else { return };
+        let handshake = follow(connection.clone(), complete, door.patience.head, unproven);
+        (connection, Some(handshake))
+    } else {
+        let Ok(Ok(connection)) = timeout(door.patience.head, connecting).await else { return };
+        drop(unproven);
+        (connection, None)
+    };
     let accepted = Arc::default();
     let streams = Streams::new(connection.clone(), Arc::clone(&accepted));
     let mut builder = h3::server::builder();
     builder.max_field_section_size(HEADER_BYTES as u64);
     let Ok(Ok(inner)) = timeout(door.patience.head, builder.build(streams)).await else { return };
-    let connection = Connection { inner, quic: connection, accepted };
+    let connection = Connection { inner, quic: connection, accepted, handshake };
     super::serve(shared, Arc::new(Client::new(address)), door.patience, connection).await;
+}
+
+/// Tell of the end of a handshake for which the connection didn't wait, and end the connection if it
+/// isn't complete in time. The client counts as one of unproven address until then.
+fn follow(
+    connection: quinn::Connection,
+    complete: ZeroRttAccepted,
+    patience: Duration,
+    unproven: Option<Arc<()>>,
+) -> Handshake {
+    let (tell, handshake) = Handshake::begun();
+    tokio::spawn(async move {
+        let ended = timeout(patience, complete).await.is_ok();
+        drop(unproven);
+        // What quinn awaited ends with the connection as well, whose reason is there by then.
+        if ended && connection.close_reason().is_none() {
+            tell.send_replace(true);
+        } else {
+            connection.close(VarInt::from_u32(Code::NoError as u32), b"");
+        }
+    });
+    handshake
 }
 
 struct Connection {
     inner: h3::server::Connection<Streams, Bytes>,
     quic: quinn::Connection,
     accepted: Arc<Mutex<Option<Accepted>>>,
+    /// Where requests are served before it is complete.
+    handshake: Option<Handshake>,
 }
 
 impl super::Connection for Connection {
@@ -158,7 +192,8 @@ impl super::Connection for Connection {
     async fn accept(&mut self) -> Option<Exchange> {
         let resolver = self.inner.accept().await.ok().flatten()?;
         let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(Exchange { resolver, accepted })
+        let handshake = self.handshake.clone().filter(|_| accepted.early);
+        Some(Exchange { resolver, accepted, handshake })
     }
 
     async fn go_away(&mut self) {
@@ -174,6 +209,7 @@ impl super::Connection for Connection {
 struct Exchange {
     resolver: RequestResolver<Streams, Bytes>,
     accepted: Accepted,
+    handshake: Option<Handshake>,
 }
 
 impl super::Exchange for Exchange {
@@ -182,11 +218,12 @@ impl super::Exchange for Exchange {
 
     async fn arrive(self) -> Result<Arrived<Parts, Answer>, Gone> {
         let (request, stream) = self.resolver.resolve_request().await.map_err(gone)?;
-        let Accepted { allowance, settled } = self.accepted;
+        let Accepted { allowance, settled, .. } = self.accepted;
         allowance.renew();
         let (send, receive) = stream.split();
         let parts = Parts { stream: receive, allowance, ended: false };
-        Ok(Arrived { request: request.map(|()| parts), answer: Answer(send), settled })
+        let (request, answer) = (request.map(|()| parts), Answer(send));
+        Ok(Arrived { request, answer, settled, handshake: self.handshake })
     }
 }
 

@@ -48,6 +48,8 @@ type Bidirectional = (quinn::SendStream, quinn::RecvStream);
 pub struct Accepted {
     pub allowance: Arc<Allowance>,
     pub settled: Settled,
+    /// Whether it began before the handshake was complete.
+    pub early: bool,
 }
 
 /// A connection as h3 sees it.
@@ -105,7 +107,8 @@ impl quic::Connection<Bytes> for Streams {
         let allowance = Arc::new(Allowance(AtomicUsize::new(REQUEST_ALLOWANCE)));
         let stopped = send.stopped();
         let settled = Box::pin(async move { matches!(stopped.await, Ok(None)) });
-        let accepted = Accepted { allowance: Arc::clone(&allowance), settled };
+        let early = receive.is_0rtt();
+        let accepted = Accepted { allowance: Arc::clone(&allowance), settled, early };
         *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
         let (send, receive) = (Send::new(send), Receive { stream: receive, allowance });
         Poll::Ready(Ok(Both { send, receive }))

@@ -72,7 +72,7 @@ pub struct Times {
 pub enum Unstorable {
     /// The client or the origin forbids it, or it belongs to one client.
     Forbidden,
-    /// Not a whole final answer, or one with a status that must be understood and isn't.
+    /// Not a whole final answer, one of nothing but when it was asked (425), or one with a status that must be understood and isn't.
     Status,
     /// The request had credentials, and the answer doesn't say that it may be shared all the same.
     Credentials,
@@ -122,7 +122,7 @@ impl Terms {
     ) -> Result<Self, Unstorable> {
         let said = &head.directives;
         let understood = understood(head.status);
-        if matches!(head.status, 0..=199 | 206 | 304) || (said.must_understand && !understood) {
+        if matches!(head.status, 0..=199 | 206 | 304 | 425) || (said.must_understand && !understood) {
             return Err(Unstorable::Status);
         }
         let no_store = said.no_store && !(said.must_understand && understood);
@@ -350,7 +350,7 @@ mod tests {
         assert!(with(200, "max-age=60, must-understand, no-store").is_ok());
         assert_eq!(with(403, ""), Err(Unstorable::Status));
         assert!(with(404, "").is_ok());
-        for status in [101, 206, 304] {
+        for status in [101, 206, 304, 425] {
             assert_eq!(with(status, "max-age=60"), Err(Unstorable::Status));
         }
     }
