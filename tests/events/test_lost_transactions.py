@@ -71,7 +71,9 @@ def test_a_machine_that_is_gone_is_found_out_within_a_minute(
         return  # on one machine
     seconds = dict[str, int]()
     for name in ("idle", "interval", "count"):
-        (told,) = database.execute(f"SHOW tcp_keepalives_{name}").fetchone()
+        (told,) = database.execute(
+            "SELECT current_setting(?)", (f"tcp_keepalives_{name}",)
+        ).fetchone()
         seconds[name] = int(told)
     assert seconds["idle"] + seconds["interval"] * seconds["count"] == 60
     assert isinstance(database, PostgresDatabase)
