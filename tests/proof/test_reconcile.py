@@ -160,6 +160,24 @@ def test_a_key_that_was_given_another_keys_answer_is_lost(stall: Stall) -> None:
     assert stall.differences() == [lost]
 
 
+def test_events_of_a_key_that_are_in_the_log_in_another_order_are_found(stall: Stall) -> None:
+    for key in ("1", "2", "3"):
+        stall.sell(key)
+    stall.post(post_well)
+    assert stall.differences("event log") == []
+    with closing(sqlite3.connect(stall.state.log)) as log, log:
+        ((rowid, content),) = log.execute(
+            "SELECT rowid, records FROM record_batches WHERE topic = 'sales'"
+        ).fetchall()
+        first, *others = msgspec.msgpack.decode(content)
+        moved = msgspec.msgpack.encode([*others, first])
+        log.execute("UPDATE record_batches SET records = ? WHERE rowid = ?", (moved, rowid))
+    assert stall.differences("event log") == [
+        Difference("out of order", "event log", str(each[0]), f"after {first[0]}", "before it")
+        for each in others
+    ]
+
+
 def test_money_that_went_elsewhere_is_changed(stall: Stall) -> None:
     stall.sell("1")
     stall.post(post_well)

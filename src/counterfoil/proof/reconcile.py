@@ -109,10 +109,40 @@ def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) 
     documents = log_documents(counterfoils, stores)
     pairs = _worths(counterfoils, documents)
     sums["log"] = differences.compare("event log", amounts, pairs)
+    _compare_order(counterfoils, stores, [event_id for event_id, _ in documents], differences)
     sums["ledger"] = _compare_ledger(counterfoils, stores, amounts, documents, differences)
     sums["lake"] = differences.compare("lake", amounts, lake_rows(counterfoils, state))
     sums["report"] = _compare_report(counterfoils, stores, differences)
     return Reconciliation(sums, differences.shown, differences.count)
+
+
+def _compare_order(
+    counterfoils: Counterfoils, stores: Stores, logged: Iterable[int], differences: _Differences
+) -> None:
+    """See that events of one key are in the log in the order in which they were committed.
+
+    What is there twice, or not at all, is told of elsewhere.
+    """
+    if not stores.commits_in_order:
+        return
+    places: dict[int, int] = {}
+    for place, event_id in enumerate(logged):
+        places.setdefault(event_id, place)
+    newest: dict[str, tuple[int, int]] = {}
+    committed = stores.service(
+        counterfoils.service,
+        "SELECT key, event_id FROM outbox WHERE topic = ? ORDER BY seq",
+        counterfoils.topic.name,
+    )
+    for key, event_id in committed:
+        if event_id not in places:
+            continue
+        place = places[event_id]
+        before, other = newest.get(key, (-1, 0))
+        if place < before:
+            differences.add("out of order", "event log", event_id, f"after {other}", "before it")
+        else:
+            newest[key] = (place, event_id)
 
 
 def _compare_ledger(

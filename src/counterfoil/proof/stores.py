@@ -38,6 +38,10 @@ class Stores(Protocol):
     """SQL that finds an outbox row's Idempotency-Key."""
     holds_log: bool
     """Whether the log and all positions in it are in the database of the pipelines."""
+    commits_in_order: bool
+    """Whether the rows of an outbox are numbered in the order of their commits.
+
+    PostgreSQL doesn't, where the outbox is read from its log and writers needn't wait in line."""
 
     def service(self, name: str, sql: str, *parameters: object) -> Rows:
         """The rows of a query (`?` for parameters) over a service's tables; none before it ran."""
@@ -48,7 +52,10 @@ class Stores(Protocol):
         ...
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
-        """(event id, value) of every record of a topic that consumers can see."""
+        """(event id, value) of every record of a topic that consumers can see.
+
+        Those of a partition are in the order of their offsets.
+        """
         ...
 
     def published(self, services: Iterable[str]) -> Rows:
@@ -78,7 +85,14 @@ def open_stores(name: str, configuration: Configuration, state: StateFolder) -> 
     addresses = last_addresses(state)
     password = secret("postgres", configuration, state)
     kafka = kafka_access(configuration, addresses)
-    return RealStores(state, name, kafka, addresses.engines["postgres"], password)
+    return RealStores(
+        state,
+        name,
+        kafka,
+        addresses.engines["postgres"],
+        password,
+        commits_in_order=configuration.events.outbox == "table",
+    )
 
 
 class EmbeddedStores:
@@ -86,6 +100,7 @@ class EmbeddedStores:
 
     idempotency_key = "json_extract(headers, '$.\"idempotency-key\"')"
     holds_log = True
+    commits_in_order = True
 
     def __init__(self, state: StateFolder) -> None:
         self.state = state
@@ -100,7 +115,9 @@ class EmbeddedStores:
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
         """The records of a topic: rows of MessagePack, an array for each record."""
-        rows = self.pipelines("SELECT records FROM record_batches WHERE topic = ?", topic)
+        rows = self.pipelines(
+            "SELECT records FROM record_batches WHERE topic = ? ORDER BY partition, last", topic
+        )
         for (batch,) in rows:
             for event_id, _, value, *_ in msgspec.msgpack.decode(batch):
                 yield event_id, value
@@ -141,8 +158,11 @@ class RealStores:
         kafka: KafkaAccess,
         postgres: str,
         password: str | None,
+        *,
+        commits_in_order: bool = False,
     ) -> None:
         self.state = state
+        self.commits_in_order = commits_in_order
         self._application = application
         self._kafka = kafka
         self._postgres = postgres
