@@ -5,8 +5,9 @@ them: give Counterfoil their addresses, and nothing of this package is used.
 """
 
 from counterfoil.engines.errors import DidNotAnswer, EngineError, NotInstalled
+from counterfoil.engines.ports import free_port
 from counterfoil.engines.running import ENGINES, RunningEngine, process_tree, send_signal, start
-from counterfoil.engines.server import Server, free_port, server
+from counterfoil.engines.server import Server, server
 
 __all__ = [
     "ENGINES",

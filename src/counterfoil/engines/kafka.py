@@ -9,7 +9,8 @@ from typing import Final
 
 from counterfoil.engines import packages
 from counterfoil.engines.errors import EngineError, NotInstalled
-from counterfoil.engines.server import HOST, Launch, Place, Server, Tell, free_port, write_private
+from counterfoil.engines.ports import free_port
+from counterfoil.engines.server import HOST, Launch, Place, Server, Tell, write_private
 
 VERSION = "4.2.1"
 """From 4.3.0 on, up to 4.4.0 at least, brokers forget commits (KAFKA-20734, docs/events.md)."""

@@ -19,6 +19,15 @@ def home() -> Path:
 
 
 @contextmanager
+def _alone() -> Generator[None, None, None]:
+    """One process at a time: package managers refuse, or spoil, what another is at."""
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / "fetching.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def new_folder(name: str) -> Generator[Path | None, None, None]:
     """A folder to fill below `home()`, or None if it was filled before.
 
@@ -26,15 +35,16 @@ def new_folder(name: str) -> Generator[Path | None, None, None]:
     time fills it.
     """
     folder = home() / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if folder.exists():
+        yield None
+        return
+    with _alone():
         if folder.exists():
             yield None
             return
         temporary = folder.with_name(f"{name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(folder)
 
@@ -51,9 +61,11 @@ def debian(program: str, package: str, tell: Tell) -> None:
         tell(f"installing {package}")
         # In runlevel 1 a package does not start its service.
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        run(["apt-get", "update", "-qq"], environment=environment)
         install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
-        run(install, environment=environment)
+        with _alone():
+            if not shutil.which(program):
+                run(["apt-get", "update", "-qq"], environment=environment)
+                run(install, environment=environment)
     if not shutil.which(program):
         raise NotInstalled(f"{program} is missing", hint=f"apt-get install {package}")
 

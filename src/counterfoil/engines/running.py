@@ -12,7 +12,8 @@ from types import MappingProxyType, TracebackType
 from typing import Final
 
 from counterfoil.engines.errors import DidNotAnswer
-from counterfoil.engines.server import Server, free_port, server, write_private
+from counterfoil.engines.ports import free_port
+from counterfoil.engines.server import Server, server, write_private
 
 ENGINES: Final = MappingProxyType(
     {

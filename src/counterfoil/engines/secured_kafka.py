@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from counterfoil.certificates import certify
 from counterfoil.engines.kafka import Kafka, Settings
-from counterfoil.engines.server import HOST, Place, free_port, write_private
+from counterfoil.engines.ports import free_port
+from counterfoil.engines.server import HOST, Place, write_private
 from counterfoil.kafka_access import KafkaAccess, Mechanism, Protocol
 
 if TYPE_CHECKING:

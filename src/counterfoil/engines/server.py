@@ -76,14 +76,6 @@ def accepts(port: int) -> bool:
     return True
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def write_private(path: Path, text: str) -> Path:
     """Write a file that its owner alone may read."""
     path.touch(mode=0o600)

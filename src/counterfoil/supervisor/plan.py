@@ -12,6 +12,7 @@ from counterfoil.application import (
     StateFolder,
 )
 from counterfoil.engines import ENGINES, free_port, server
+from counterfoil.engines.server import HOST
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import EventsError, KafkaEvents
 
@@ -202,7 +203,7 @@ def assign_addresses(
 
     def listening(setting: str, address: str) -> str:
         host, _, port = address.rpartition(":")
-        return _bindable(setting, host, 0 if free_ports else int(port))
+        return _bindable(setting, host, free_port() if free_ports else int(port))
 
     servers = {process.name: free_port() for process in processes if process.engine}
     engines = configured_engines(configuration)
@@ -221,7 +222,7 @@ def assign_addresses(
         admin=listening("gateway.admin", configuration.gateway.admin),
         console=listening("console.listen", configuration.console.listen),
         services={
-            process.name: _bindable(process.name, "127.0.0.1", 0)
+            process.name: f"{HOST}:{free_port()}"
             for process in processes
             if process.kind in {"service", "hook"}
         },
