@@ -6,6 +6,8 @@ UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 FAULTS ?= kill,pause
 PURCHASES ?= 69659
 SEED ?= 1
+# Tests that run at a time: many wait for a process to die or an engine to start.
+JOBS ?= 2
 BIN := .venv/bin
 PAGE := src/counterfoil/console/static/index.html
 
@@ -63,13 +65,13 @@ test: check browser nginx cache-suite
 	cd console && npm run --silent test
 	cargo test --quiet --workspace --exclude counterfoil-python
 	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 # The gateway alone: its policies and data plane in Rust, and both from outside.
 test-gateway: setup nginx cache-suite
 	cargo test --quiet -p counterfoil-policy -p counterfoil-gateway
 	RUSTFLAGS="--cfg loom" cargo test --quiet -p counterfoil-policy --test interleavings --target-dir target/loom
-	$(BIN)/pytest tests/gateway
+	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/gateway
 
 # Beside nginx, HAProxy and Envoy; says what is missing and how to get it. One case alone, the others' figures
 # kept: `.venv/bin/python bench/gateway.py --cases http3`.
