@@ -4,12 +4,17 @@ A stateless pipeline handles payments in a process that is killed (SIGKILL) agai
 is the broker. Afterwards a plain consumer, which shares no code with what wrote, reads what is
 committed: every payment must be there once, and the sum right to the cent.
 
+With `--sink postgres` the payments go from Kafka into a table of PostgreSQL instead, in the commit
+that moves the pipeline's positions. Nothing in the table keeps a payment from being there twice,
+and a plain connection reads it.
+
 The processor is killed at any moment, most likely while it waits for a commit; a restart begins a
 new term. The proof of the whole application is `counterfoil prove`; this is of one pipeline alone,
 with more payments.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,9 +23,10 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import cyclopts
 import msgspec
@@ -28,13 +34,16 @@ from rich.console import Console
 
 from counterfoil.engines import start
 from counterfoil.events import (
+    Context,
     EmbeddedEvents,
     KafkaEvents,
     LogPipelineRunner,
     LogUnavailable,
     Message,
     Pipeline,
+    PipelineRunner,
     StatelessContext,
+    StoreUnavailable,
     TermOver,
     Topic,
 )
@@ -45,6 +54,9 @@ QUIET_SECONDS: Final = 2.0
 """Without progress, before the output is read: what was handled may have been handled again."""
 PATIENCE_SECONDS: Final = 120.0
 """Without any progress: longer than a broker takes to come back on a busy machine."""
+TABLE: Final = "CREATE TABLE IF NOT EXISTS priced (id INTEGER NOT NULL, amount INTEGER NOT NULL)"
+"""Without a key: it would refuse the doubles that are looked for."""
+Sink = Literal["kafka", "postgres"]
 Positive = Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=1))]
 NotNegative = Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0))]
 console = Console(stderr=True)
@@ -64,22 +76,40 @@ PRICED: Final = Topic("priced", Payment)
 
 
 @app.command
-def process(servers: str, application: str) -> None:
+def process(servers: str, postgres: str, application: str, sink: Sink) -> None:
     """Run the pipeline for ever, term after term; a line for each step."""
-    log = KafkaEvents(servers, "", None, application).log()
-    pipeline = Pipeline("price", PAYMENTS, price, stateless=True, commit_limit=COMMIT_LIMIT)
+    events = KafkaEvents(servers, postgres, os.environ.get("PGPASSWORD"), application)
     with tempfile.TemporaryDirectory(prefix="processor-") as folder:
-        store = EmbeddedEvents(Path(folder)).pipelines()
+        begin = to_postgres if sink == "postgres" else to_kafka
         while True:
             try:
-                log.declare([PAYMENTS, PRICED])
-                runner = LogPipelineRunner(log, store, pipeline, lambda: time.time_ns() // 1_000)
-                with closing(runner):
+                with closing(begin(events, Path(folder))) as runner:
                     while True:
                         print(STEP, runner.step(), flush=True)
-            except (TermOver, LogUnavailable) as error:
+            except (TermOver, LogUnavailable, StoreUnavailable) as error:
                 print(f"# {error}", file=sys.stderr, flush=True)
                 time.sleep(0.2)
+
+
+def to_kafka(events: KafkaEvents, folder: Path) -> LogPipelineRunner:
+    """A term of the pipeline that ends in a topic."""
+    log = events.log()
+    log.declare([PAYMENTS, PRICED])
+    pipeline = Pipeline("price", PAYMENTS, price, stateless=True, commit_limit=COMMIT_LIMIT)
+    return LogPipelineRunner(log, EmbeddedEvents(folder).pipelines(), pipeline, now_us)
+
+
+def to_postgres(events: KafkaEvents, _: Path) -> PipelineRunner:
+    """The pipeline that ends in a table."""
+    store = events.pipelines()
+    store.database.create([TABLE])
+    pipeline = Pipeline("insert", PAYMENTS, insert, batch=True, commit_limit=COMMIT_LIMIT)
+    return PipelineRunner(events.log(), store, pipeline, now_us)
+
+
+def now_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1_000
 
 
 def price(event: Payment, context: StatelessContext) -> None:
@@ -88,11 +118,17 @@ def price(event: Payment, context: StatelessContext) -> None:
     context.emit(PRICED, priced, key=str(event.id % 1_000))
 
 
+def insert(pairs: list[tuple[Payment, Context]]) -> None:
+    """Put payments into the table."""
+    for event, context in pairs:
+        context.execute("INSERT INTO priced VALUES (?, ?)", (event.id, event.amount))
+
+
 class Processor:
     """The process that is killed; it counts what its successive lives have handled."""
 
-    def __init__(self, servers: str, application: str) -> None:
-        self._command = [sys.executable, __file__, "process", servers, application]
+    def __init__(self, *arguments: str) -> None:
+        self._command = [sys.executable, __file__, "process", *arguments]
         self.handled = 0
         self.kills = 0
         self.steps = 0
@@ -150,6 +186,19 @@ def plain_read(servers: str, topic: str) -> Iterator[dict[str, int]]:
                     raise SystemExit(f"the checking consumer: {error}")
 
 
+def plain_select(postgres: str, schema: str) -> Iterator[dict[str, int]]:
+    """What is committed, by a plain connection."""
+    import psycopg
+    from psycopg import sql
+
+    table = sql.Identifier(schema, "priced")
+    with psycopg.connect(postgres, password=os.environ["PGPASSWORD"]) as connection:
+        for number, amount in connection.execute(
+            sql.SQL("SELECT id, amount FROM {}").format(table)
+        ):
+            yield {"id": number, "amount": amount}
+
+
 def append(log_of: KafkaEvents, payments: int) -> int:
     """Put the payments into the log; returns their sum."""
     log = log_of.log()
@@ -181,7 +230,11 @@ def amount_of(payment: int) -> int:
 
 @app.default
 def main(
-    *, payments: Positive = 200_000, kill_every: float = 3.0, broker_kills: NotNegative = 2
+    *,
+    payments: Positive = 200_000,
+    kill_every: float = 3.0,
+    broker_kills: NotNegative = 2,
+    sink: Sink = "kafka",
 ) -> int:
     """Kill, and count.
 
@@ -193,14 +246,25 @@ def main(
         Seconds of a processor's life, once it has committed something.
     broker_kills
         How often the broker is killed, evenly over the payments.
+    sink
+        Where the payments go: into a topic, or into a table of PostgreSQL.
     """
     application = f"once-{uuid.uuid4().hex[:8]}"
     with (
         tempfile.TemporaryDirectory(prefix="once-") as folder,
-        start("kafka", Path(folder)) as kafka,
+        start("kafka", Path(folder) / "kafka") as kafka,
+        ExitStack() as stack,
     ):
+        uri = ""
+        read = partial(plain_read, kafka.address, f"{application}.priced")
+        if sink == "postgres":
+            postgres = stack.enter_context(start("postgres", Path(folder) / "postgres"))
+            os.environ["PGPASSWORD"] = postgres.secret
+            schema = f"{application}.{KafkaEvents.PIPELINES}"
+            uri = postgres.address
+            read = partial(plain_select, uri, schema)
         total = append(KafkaEvents(kafka.address, "", None, application), payments)
-        processor = Processor(kafka.address, application)
+        processor = Processor(kafka.address, uri, application, sink)
         broker = 0
         born = moved = checked = time.monotonic()
         handled = 0
@@ -210,7 +274,7 @@ def main(
             if processor.handled > handled:
                 handled, moved, checked = processor.handled, now, now
             elif handled >= payments and now - checked > QUIET_SECONDS:
-                found = list(plain_read(kafka.address, f"{application}.priced"))
+                found = list(read())
                 if len(found) >= payments:
                     break
                 checked = time.monotonic()
@@ -228,7 +292,7 @@ def main(
                 processor.begin()
                 born = time.monotonic()
         processor.kill()
-        found = list(plain_read(kafka.address, f"{application}.priced"))
+        found = list(read())
     times = Counter(event["id"] for event in found)
     verdict = {
         "payments": payments,
