@@ -38,6 +38,12 @@ impl<I> Keeping for TlsStream<I> {
     }
 }
 
+impl<K: Keeping> Keeping for Box<K> {
+    fn keeps(&self) -> bool {
+        (**self).keeps()
+    }
+}
+
 /// A client's connection, on which the head and the body of a small answer are written as one.
 pub struct ClientIo<I> {
     inner: TokioIo<I>,

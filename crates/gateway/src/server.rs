@@ -397,7 +397,11 @@ async fn secure<S, F>(
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    if let Ok(Ok(stream)) = tokio::time::timeout(door.patience.head, tls.accept(stream)).await {
+    // On the heap both times, since each layer of what serves the connection would have room for it,
+    // more than a KiB: a handshake that is over takes none, and a connection takes it once.
+    let handshake = Box::pin(tls.accept(stream));
+    if let Ok(Ok(stream)) = tokio::time::timeout(door.patience.head, handshake).await {
+        let stream = Box::new(stream);
         // What was agreed on is spoken, and nothing that looks otherwise.
         let agreed = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Spoken::Http2,
