@@ -177,6 +177,24 @@ def test_a_client_that_pauses_is_not_the_instances_fault() -> None:
         assert until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 204 ")
 
 
+def test_an_answer_to_a_slow_upload_may_come_in_parts() -> None:
+    def behave(connection: socket.socket) -> None:
+        until(connection, b"\r\n\r\n")
+        assert exactly(connection, len(LARGE)) == LARGE
+        connection.sendall(OK + b"content-length: 4\r\n\r\n")
+        time.sleep(0.05)
+        connection.sendall(b"done")
+        connection.recv(1)
+
+    with instance(behave, attempt_timeout_seconds=0.4, breaker_failures=1) as (client, plane, _):
+        client.sendall(LENGTH + LARGE[:100_000])
+        time.sleep(0.5)  # longer than an attempt may take
+        client.sendall(LARGE[100_000:])
+        assert until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert exactly(client, 4) == b"done"
+        assert plane.state()["services"]["s"]["endpoints"][0]["breaker"] == "closed"
+
+
 @pytest.mark.parametrize("head", [LENGTH, CHUNKED])
 def test_a_client_that_dies_while_it_sends_leaves_no_whole_request(head: bytes) -> None:
     got: queue.Queue[bytes] = queue.Queue()

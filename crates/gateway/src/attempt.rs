@@ -243,9 +243,15 @@ impl Asking<'_> {
     }
 }
 
-/// Whether a request that may have been carried out may be sent again.
+/// Whether a request that may have been carried out may be sent again: not by a key that is empty, which
+/// is none, or that stays behind with the client's connection.
 pub fn is_repeatable(parts: &Parts) -> bool {
-    parts.method.is_idempotent() || parts.headers.contains_key(headers::IDEMPOTENCY_KEY)
+    let has_key = || {
+        let key = parts.headers.get(headers::IDEMPOTENCY_KEY);
+        key.is_some_and(|key| !key.is_empty())
+            && !headers::lists(&parts.headers, header::CONNECTION, headers::IDEMPOTENCY_KEY.as_str())
+    };
+    parts.method.is_idempotent() || has_key()
 }
 
 /// A request under way to an instance: counted for as long as this lives, and its breaker's admission
@@ -291,4 +297,27 @@ impl Drop for UnderWay {
 fn pause(attempt: u32) -> Duration {
     let bound = Duration::from_millis(10 << attempt.min(5)).min(PAUSE_LIMIT);
     bound.mul_f64(fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_repeated_by_its_method_or_by_a_key_that_the_service_gets_to_see() {
+        let repeatable = |method: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method(method);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            is_repeatable(&request.body(()).unwrap().into_parts().0)
+        };
+        assert!(repeatable("GET", &[]) && repeatable("DELETE", &[]));
+        assert!(repeatable("POST", &[("idempotency-key", "k"), ("connection", "keep-alive")]));
+        assert!(!repeatable("POST", &[]));
+        assert!(!repeatable("POST", &[("idempotency-key", "")]));
+        assert!(!repeatable("POST", &[("idempotency-key", "k"), ("connection", "close, Idempotency-Key")]));
+    }
 }

@@ -92,7 +92,7 @@ impl Places {
 }
 
 /// What one customer of a network has: an address of IPv4, a prefix of 64 bits of IPv6.
-fn site(address: IpAddr) -> IpAddr {
+pub fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
         address => address,

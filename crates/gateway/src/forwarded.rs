@@ -3,7 +3,9 @@
 //! `X-Forwarded-For` says what each proxy saw, the nearest last; a client can write whatever it
 //! likes before that. So it is read from its end, and only as far as those who wrote it are trusted:
 //! those whose addresses are in the networks that were configured, or a fixed number of hops. What is
-//! beyond is dropped, and never reaches a limit or an instance.
+//! beyond is dropped, and never reaches a limit or an instance. The same goes for what else proxies say
+//! (`Forwarded`, `X-Forwarded-Host` and the like), which the gateway itself has no use for: it goes on from
+//! those that are trusted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::Error;
 use crate::config::Config;
+use crate::headers::as_read;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Entries that are looked at; longer ways than this are a loop or an attack.
@@ -80,8 +83,7 @@ impl Trust {
             .get_all(FORWARDED_FOR)
             .iter()
             .rev()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.rsplit(','))
+            .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','))
             .take(ENTRIES);
         let mut way = vec![peer];
         while self.trusts(way.len(), way.last()?)
@@ -96,6 +98,11 @@ impl Trust {
         Some(Origin { address: way[0].clone(), way: HeaderValue::from_str(&way.join(", ")).ok()? })
     }
 
+    /// Whether what `peer` says of those before it is taken.
+    fn believes(&self, peer: &str) -> bool {
+        peer.parse().is_ok_and(|peer| self.trusts(1, &peer))
+    }
+
     fn trusts(&self, hop: usize, address: &IpAddr) -> bool {
         match self {
             Self::Networks(networks) => {
@@ -106,9 +113,33 @@ impl Trust {
     }
 }
 
-/// An entry as proxies write it: an address, some with a port.
-fn address(entry: &str) -> Option<IpAddr> {
-    let entry = entry.trim();
+/// Take away what only proxies say of a request (where it comes from, and by what scheme and host it was
+/// asked for), unless `peer` is one that is trusted. Services take it for true, and a cache keeps what they
+/// answer to it.
+pub fn leave_claims(trust: Option<&Trust>, peer: &str, headers: &mut HeaderMap) {
+    if !headers.keys().any(is_claim) || trust.is_some_and(|trust| trust.believes(peer)) {
+        return;
+    }
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
+    for claim in claims {
+        headers.remove(claim);
+    }
+}
+
+/// `X-Forwarded-For` is none of them: it is read and written anew.
+fn is_claim(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if !name.starts_with(['f', 'x']) {
+        return false;
+    }
+    let name = &*as_read(name);
+    matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-") && name != FORWARDED_FOR
+}
+
+/// An entry as proxies write it: an address, some with a port. What is no text is no address, and ends the
+/// way there: passed over, it would have what a client wrote before it taken for a proxy's word.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let entry = std::str::from_utf8(entry).ok()?.trim();
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
     bare.parse().ok().or_else(|| entry.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
@@ -120,7 +151,7 @@ mod tests {
     fn origin(trust: &Trust, peer: &str, given: &[&str]) -> Option<String> {
         let mut headers = HeaderMap::new();
         for value in given {
-            headers.append(FORWARDED_FOR, HeaderValue::from_str(value).unwrap());
+            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         trust.origin(peer, &headers).map(|origin| origin.way.to_str().unwrap().to_owned())
     }
@@ -138,7 +169,27 @@ mod tests {
         );
         assert_eq!(seen("fd00::1", &["[2001:db8::1]:443"]), Some("2001:db8::1, fd00::1".into()));
         assert_eq!(seen("10.0.0.1", &["192.0.2.1, unknown"]), None);
+        assert_eq!(seen("10.0.0.1", &["6.6.6.6", "\u{e4}, 192.0.2.1"]), Some("192.0.2.1, 10.0.0.1".into()));
+        assert_eq!(seen("10.0.0.1", &["6.6.6.6", "\u{e4}"]), None);
+        assert_eq!(seen("10.0.0.1", &["6.6.6.6", "\u{e4}, 10.9.9.9"]), Some("10.9.9.9, 10.0.0.1".into()));
         assert_eq!(seen("::ffff:10.0.0.1", &["192.0.2.1"]), Some("192.0.2.1, ::ffff:10.0.0.1".into()));
+    }
+
+    #[test]
+    fn what_proxies_say_beside_the_address_is_taken_from_those_that_are_trusted_alone() {
+        let names =
+            ["forwarded", "x-real-ip", "x-forwarded-host", "x_forwarded_proto", "x-forwarded-for", "x-app"];
+        let left = |trust: Option<&Trust>, peer: &str| {
+            let pair = |name: &str| (name.parse().unwrap(), HeaderValue::from_static("claimed"));
+            let mut headers: HeaderMap = names.iter().map(|name| pair(name)).collect();
+            leave_claims(trust, peer, &mut headers);
+            headers.len()
+        };
+        let networks = Trust::Networks(vec!["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(left(None, "10.0.0.1"), 2);
+        assert_eq!(left(Some(&networks), "192.0.2.1"), 2);
+        assert_eq!(left(Some(&networks), "10.0.0.1"), names.len());
+        assert_eq!(left(Some(&Trust::Hops(1)), "192.0.2.1"), names.len());
     }
 
     #[test]

@@ -1,4 +1,10 @@
 //! Headers on their way through: which are looked at, which go on, which are the gateway's own.
+//!
+//! Services that read headers as variables (CGI, RFC 3875; WSGI and all that stands on it) can't tell
+//! `x_counterfoil_tenant` from `x-counterfoil-tenant`. So a name is taken for the one that they take it
+//! for (`as_read`) wherever it matters who says something.
+
+use std::borrow::Cow;
 
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
@@ -154,15 +160,15 @@ impl<'a> Passing<'a> {
         Self { hooked: added.hooked, traced: added.traceparent.is_some(), options }
     }
 
-    fn passes(&self, name: &str) -> bool {
-        match name {
-            name if self.hooked.iter().any(|(hooked, _)| hooked == name) => false,
+    fn passes(&self, written: &str) -> bool {
+        match &*as_read(written) {
+            name if self.hooked.iter().any(|(hooked, _)| *as_read(hooked.as_str()) == *name) => false,
             "authorization" | "x-api-key" | "content-length" | "expect" => false,
             "traceparent" if self.traced => false,
             name if set_by_gateway(name) => false,
             name => {
                 !of_one_connection(name)
-                    && !self.options.iter().any(|each| each.eq_ignore_ascii_case(name.as_bytes()))
+                    && !self.options.iter().any(|each| each.eq_ignore_ascii_case(written.as_bytes()))
             }
         }
     }
@@ -176,8 +182,14 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// A name as services read it that can't tell an underscore from a hyphen.
+pub fn as_read(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
+}
+
 /// Whether a header is the gateway's to set towards instances, and nobody else's.
 pub fn set_by_gateway(name: &str) -> bool {
+    let name = &*as_read(name);
     matches!(name, "early-data" | "host" | "x-forwarded-for" | "x-request-id") || name.starts_with(INTERNAL)
 }
 
@@ -217,6 +229,7 @@ pub fn of_one_connection(name: &str) -> bool {
 /// Whether a header may come after the body: not if it says where the message ends, where it goes,
 /// who sends it, or how the body is to be read (RFC 9110, section 6.5.1).
 pub fn may_trail(name: &str) -> bool {
+    let name = &*as_read(name);
     let early = matches!(
         name,
         "authorization"
@@ -336,6 +349,37 @@ mod tests {
         let sent = written(&[("connection", "keep-alive, X-Mine"), ("x-mine", "1"), ("x-other", "2")]);
         assert!(!sent.iter().any(|(name, _)| name == "x-mine" || name == "connection"));
         assert!(sent.contains(&("x-other".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn what_is_the_gateways_to_say_is_not_said_with_underscores_either() {
+        let sent = written(&[
+            ("x_counterfoil_tenant", "forged"),
+            ("x-counterfoil_tier", "forged"),
+            ("x_forwarded_for", "forged"),
+            ("x_api_key", "forged"),
+            ("content_length", "forged"),
+            ("transfer_encoding", "forged"),
+            ("x_app", "1"),
+        ]);
+        assert!(!sent.iter().any(|(_, value)| value == "forged"), "{sent:?}");
+        assert!(sent.contains(&("x_app".to_owned(), "1".to_owned())));
+        assert!(!may_trail("x_counterfoil_tenant") && may_trail("x_sum"));
+    }
+
+    #[test]
+    fn what_a_hook_says_a_client_can_not_say_beside_it() {
+        let value = HeaderValue::from_static;
+        let mut given = HeaderMap::new();
+        for name in ["x-screened", "x_screened"] {
+            given.append(name, value("forged"));
+        }
+        let hooked = [(HeaderName::from_static("x-screened"), value("t1"))];
+        let (host, client, request_id) = (&value("10.0.0.1:80"), &value("192.0.2.1"), &value("id"));
+        let (bearer, traceparent, early) = (None, None, false);
+        let added = Added { host, client, request_id, bearer, traceparent, early, hooked: &hooked };
+        let sent = super::map(&Method::GET, &given, &added, Some(0)).unwrap();
+        assert!(!sent.values().any(|value| value == "forged"), "{sent:?}");
     }
 
     #[test]

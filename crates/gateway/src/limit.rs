@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -19,6 +20,7 @@ use hyper::http::request::Parts;
 
 use crate::Error;
 use crate::config::{self, Algorithm, Fallback, LimitKey};
+use crate::door::site;
 use crate::exchange::Link;
 use crate::proxy::Seen;
 use crate::respond::Problem;
@@ -175,8 +177,21 @@ impl Limit {
     }
 
     /// What a request counts as. Who lacks what is counted by is counted with all others who do.
-    fn key<'a>(&self, route: &'a Route, parts: &'a Parts, seen: &'a Seen) -> &'a str {
-        self.key.of(route, parts, seen)
+    fn key<'a>(&self, route: &'a Route, parts: &'a Parts, seen: &'a Seen) -> Cow<'a, str> {
+        let key = self.key.of(route, parts, seen);
+        if self.key == LimitKey::Address { of_site(key) } else { Cow::Borrowed(key) }
+    }
+}
+
+/// An address as what one customer of a network has: who has a network of IPv6 has 2^64 addresses, and
+/// would have as many accounts.
+fn of_site(address: &str) -> Cow<'_, str> {
+    match address.parse::<IpAddr>() {
+        Ok(parsed @ IpAddr::V6(_)) => Cow::Owned(match site(parsed) {
+            IpAddr::V6(network) => format!("{network}/64"),
+            mapped => mapped.to_string(),
+        }),
+        _ => Cow::Borrowed(address),
     }
 }
 
@@ -199,7 +214,7 @@ impl LimitKey {
 /// Let a request pass all limits of its route but the strict ones.
 pub fn pass(route: &Route, parts: &Parts, seen: &Seen, now_ns: u64) -> Result<(), Problem> {
     let mut limits = route.limits.iter().filter(|limit| !limit.is_strict());
-    limits.try_for_each(|limit| limit.pass(limit.key(route, parts, seen), now_ns))
+    limits.try_for_each(|limit| limit.pass(&limit.key(route, parts, seen), now_ns))
 }
 
 /// Let a request that the others let pass also pass the strict limits of its route.
@@ -210,7 +225,7 @@ pub async fn pass_strictly(
     shared: &shared::Shared,
 ) -> Result<(), Problem> {
     for limit in route.limits.iter().filter(|limit| limit.is_strict()) {
-        limit.ask(limit.key(route, parts, seen), shared).await?;
+        limit.ask(&limit.key(route, parts, seen), shared).await?;
     }
     Ok(())
 }
@@ -220,7 +235,7 @@ pub async fn pass_strictly(
 pub fn tell(headers: &mut HeaderMap, route: &Route, parts: &Parts, seen: &Seen, refused: bool, now_ns: u64) {
     let mut text = String::new();
     for limit in route.limits.iter().filter(|limit| refused || limit.tell) {
-        let Left { requests, reset_ns } = limit.left(limit.key(route, parts, seen), now_ns);
+        let Left { requests, reset_ns } = limit.left(&limit.key(route, parts, seen), now_ns);
         text.clear();
         // Writing to a String can't fail.
         let _ = write!(text, "{};r={requests};t={}", limit.label, reset_ns.div_ceil(1_000_000_000));
@@ -288,4 +303,23 @@ fn label(name: &str) -> String {
         })
         .collect();
     format!("\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_is_one_account_and_an_address_of_ipv4_is_however_it_is_written() {
+        for (address, account) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::/64"),
+            ("2001:db8::ffff:0:0:1", "2001:db8::/64"),
+            ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+            ("", ""),
+        ] {
+            assert_eq!(of_site(address), account);
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::attempt::{attempt, is_repeatable};
 use crate::cache::{self, Outcome};
 use crate::client::{Client, UnderWay};
 use crate::early_data::{self, Early};
-use crate::forwarded::Origin;
+use crate::forwarded::{Origin, leave_claims};
 use crate::headers::{self, cut, text};
 use crate::hints::Hints;
 use crate::identity::{Bearer, BodyDigest, Rejected};
@@ -119,10 +119,10 @@ pub async fn serve(
     let (mut parts, mut body) = request.into_parts();
     let request_id = request_id(parts.headers.get(headers::REQUEST_ID));
     let under_way = client.begin();
-    let origin = snapshot.trust.as_ref().and_then(|trust| {
-        let peer = under_way.client().address.to_str().unwrap_or_default();
-        trust.origin(peer, &parts.headers).map(Box::new)
-    });
+    let peer = under_way.client().address.to_str().unwrap_or_default();
+    let trust = snapshot.trust.as_ref();
+    let origin = trust.and_then(|trust| trust.origin(peer, &parts.headers).map(Box::new));
+    leave_claims(trust, peer, &mut parts.headers);
     let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&parts.headers)));
     let mut seen = Seen {
         started,

@@ -15,7 +15,9 @@ use hyper::{StatusCode, http};
 
 use crate::Error;
 use crate::config;
-use crate::headers::{API_KEY, IDEMPOTENCY_KEY, REQUEST_ID, of_one_connection, set_by_gateway, words};
+use crate::headers::{
+    API_KEY, IDEMPOTENCY_KEY, REQUEST_ID, as_read, of_one_connection, set_by_gateway, words,
+};
 use crate::proxy::EFFECT;
 use crate::respond::Problem;
 
@@ -65,6 +67,7 @@ impl Rewrite {
         }
         if let Some(edits) = &self.edits {
             leave_connection(&mut parts.headers);
+            edits.leave_twins(&mut parts.headers);
             edits.apply(&mut parts.headers);
         }
         Ok(parts)
@@ -155,6 +158,20 @@ impl Edits {
         })
     }
 
+    /// Take away what a client says with an underscore in place of a hyphen of that which is taken away or
+    /// set: to some services it would be the same header (`headers::as_read`).
+    fn leave_twins(&self, headers: &mut HeaderMap) {
+        let replaced = || self.remove.iter().chain(self.set.iter().map(|(name, _)| name));
+        let is_twin = |name: &&HeaderName| {
+            let read = as_read(name.as_str());
+            name.as_str().contains('_') && replaced().any(|each| *as_read(each.as_str()) == *read)
+        };
+        let twins: Vec<HeaderName> = headers.keys().filter(is_twin).cloned().collect();
+        for twin in twins {
+            headers.remove(twin);
+        }
+    }
+
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
             headers.remove(name);
@@ -205,6 +222,24 @@ mod tests {
             assert!(Edits::of_requests("/", &edits(verb, "x-app")).is_ok());
             assert!(Edits::of_answers("/", &edits(verb, "x-app")).is_ok());
         }
+    }
+
+    #[test]
+    fn what_is_set_or_taken_away_a_client_can_not_say_with_underscores() {
+        let edits = config::HeaderEdits {
+            remove: vec!["x-debug".into()],
+            set: BTreeMap::from([("x-role".into(), "guest".into())]),
+            add: BTreeMap::from([("x-more".into(), "1".into())]),
+        };
+        let edits = Edits::of_requests("/", &edits).unwrap();
+        let rewrite = Rewrite { prefix: None, edits: Some(edits) };
+        let names = ["x-role", "x_role", "x-debug", "x_debug", "x_more", "x_app"];
+        let request = names.iter().fold(Request::get("/"), |request, name| request.header(*name, "admin"));
+        let parts = rewrite.of(&request.body(()).unwrap().into_parts().0).unwrap();
+        let mut left: Vec<_> =
+            parts.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        left.sort_unstable();
+        assert_eq!(left, [("x-more", "1"), ("x-role", "guest"), ("x_app", "admin"), ("x_more", "admin")]);
     }
 
     #[test]

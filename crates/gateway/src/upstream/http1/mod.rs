@@ -23,7 +23,7 @@ pub async fn exchange(
     now: Instant,
     timeouts: &Timeouts,
 ) -> Result<Response<Body>, Failure> {
-    let deadline = now + timeouts.answer;
+    let mut deadline = now + timeouts.answer;
     let mut connection = match pooled(target.address, target.tls) {
         Some(connection) => connection,
         None => Box::pin(connect(&target, deadline, timeouts.connect)).await?,
@@ -41,6 +41,8 @@ pub async fn exchange(
             connection.write(parts, &added, sent, &[]);
             let (head, sending) =
                 Box::pin(connection.ask_streaming(method, stream, sent, hints, timeouts.idle)).await?;
+            // How long the client took over its body is not counted against the instance.
+            deadline = deadline.max(Instant::now() + timeouts.idle);
             (head, sending.and_then(|sending| connection.carry_on(sending, body)))
         }
         Upload::Upgrade(upgrade) => {

@@ -83,7 +83,15 @@ pub async fn exchange(
     for _ in 0..=ENDED {
         let mut lease = lease(&target, deadline, timeouts.connect).await?;
         match ask(&mut lease, parts, &added, body, hints, deadline, timeouts.idle).await {
-            Ok(asked) => return answer(asked, lease, tunnel::method(parts), deadline, timeouts.idle).await,
+            Ok(asked) => {
+                let deadline = if asked.streamed {
+                    // How long the client took over its body is not counted against the instance.
+                    deadline.max(Instant::now() + timeouts.idle)
+                } else {
+                    deadline
+                };
+                return answer(asked, lease, tunnel::method(parts), deadline, timeouts.idle).await;
+            }
             Err(Missed::Failed(failure)) => return Err(failure),
             Err(Missed::Ended) => lease.end(),
         }
@@ -97,6 +105,8 @@ pub async fn exchange(
 /// A request with the head of its answer.
 struct Asked {
     head: Response<RecvStream>,
+    /// Whether its body went on as it came.
+    streamed: bool,
     carried_on: Option<CarriedOn>,
     timer: Timer,
 }
@@ -120,6 +130,7 @@ async fn ask(
     // Nothing was sent if it can't be.
     let (mut response, mut stream) = lease.send(request, length == Some(0)).map_err(|_| Missed::Ended)?;
     let mut timer = Timer::default();
+    let streamed = matches!(body, Upload::Stream(_));
     let (head, carried_on) = match body {
         Upload::Stream(upload) => {
             let mut sending = Sending::new(stream);
@@ -137,7 +148,7 @@ async fn ask(
         }
         Upload::Upgrade(_) => (until(&mut response, hints, &mut timer, deadline).await?, None),
     };
-    Ok(Asked { head, carried_on, timer })
+    Ok(Asked { head, streamed, carried_on, timer })
 }
 
 /// The head of a request.
@@ -242,7 +253,7 @@ async fn answer(
     deadline: Instant,
     idle: Duration,
 ) -> Result<Response<Body>, Failure> {
-    let Asked { head, carried_on, timer } = asked;
+    let Asked { head, carried_on, timer, .. } = asked;
     let (mut parts, stream) = head.into_parts();
     let length =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
