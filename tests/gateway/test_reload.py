@@ -297,6 +297,20 @@ def test_a_configuration_with_a_fault_is_refused_whole(
         assert httpx2.get(f"http://{plane.listen}/a").status_code == 200
 
 
+def test_a_configuration_that_is_refused_leaves_the_places_of_a_service_as_they_are(
+    server: Server,
+) -> None:
+    needs_identity = (Route(path="/a", methods=("GET",), service="s"),)
+    fewer = {"s": Upstream(concurrency=1)}
+    with serving(config(), server) as plane:
+        before = plane.state()["services"]["s"]["limit"]
+        with pytest.raises(GatewayError, match="asks for an identity"):
+            plane.reload(config(routes=needs_identity, services=fewer))
+        assert plane.state()["services"]["s"]["limit"] == before
+        plane.reload(config(services=fewer))
+        assert plane.state()["services"]["s"]["limit"] == 1
+
+
 def test_a_reload_lets_go_of_a_rotated_access_log(server: Server, tmp_path: Path) -> None:
     log = tmp_path / "access.jsonl"
     plane = DataPlane(config(), access_log=log, admin_credential="c")

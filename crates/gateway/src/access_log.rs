@@ -1,4 +1,5 @@
-//! The gateway's stubs: one JSON line for each answer, written before the answer leaves.
+//! The gateway's stubs: one JSON line for each request, written before its answer leaves or, without one, when
+//! its client has hung up.
 //!
 //! A line is one `write(2)` to a file opened for appending, so lines of several workers don't mix
 //! and a killed process leaves all of its lines behind (a lost machine may lose the newest). The

@@ -95,17 +95,20 @@ pub async fn attempt(
             }
             tokio::time::sleep(wait).await;
         }
+        // Before it is asked: if the client hangs up meanwhile, the stub tells who may have carried it out.
+        seen.attempts += 1;
+        seen.endpoint = Some(Arc::clone(&under_way.endpoint));
         let asking = Asking { shared, upstream, parts, seen, until };
-        let (endpoint, attempts, outcome) = match upstream.hedge_after {
+        let (endpoint, hedges, outcome) = match upstream.hedge_after {
             Some(after) if number == 1 && repeatable => {
                 Box::pin(asking.hedged(under_way, body, now, after)).await
             }
             _ => {
                 let endpoint = Arc::clone(&under_way.endpoint);
-                (endpoint, 1, asking.ask(under_way, body, now).await)
+                (endpoint, 0, asking.ask(under_way, body, now).await)
             }
         };
-        seen.attempts += attempts;
+        seen.attempts += hedges;
         seen.endpoint = Some(endpoint);
         missed = match outcome {
             Ok(response) => return Ok(response),
@@ -204,7 +207,7 @@ impl Asking<'_> {
     }
 
     /// Ask one instance, and another one as well if it takes too long: who answered or failed last, how
-    /// many were asked, and the outcome.
+    /// many were asked beside the first, and the outcome.
     async fn hedged(
         &self,
         first: UnderWay,
@@ -214,30 +217,30 @@ impl Asking<'_> {
     ) -> (Arc<Endpoint>, u32, Result<Response<Body>, Missed>) {
         let Upload::Whole(whole) = &*body else {
             let endpoint = Arc::clone(&first.endpoint);
-            return (endpoint, 1, self.ask(first, body, now).await);
+            return (endpoint, 0, self.ask(first, body, now).await);
         };
         let mut copy = Upload::Whole(whole.clone());
         let endpoint = Arc::clone(&first.endpoint);
         let mut first = pin!(self.ask(first, body, now));
         if let Ok(outcome) = tokio::time::timeout(after, &mut first).await {
-            return (endpoint, 1, outcome);
+            return (endpoint, 0, outcome);
         }
         let now = Instant::now();
         let now_ns = self.shared.nanoseconds(now);
         let other = choose(self.upstream, now_ns, Some(&endpoint))
             .filter(|other| !other.is_at(Some(&endpoint)) && self.upstream.retries.take_out(now_ns));
-        let Some(second) = other else { return (endpoint, 1, first.await) };
+        let Some(second) = other else { return (endpoint, 0, first.await) };
         self.upstream.hedges.fetch_add(1, Ordering::Relaxed);
         let other = Arc::clone(&second.endpoint);
         let mut second = pin!(self.ask(second, &mut copy, now));
         tokio::select! {
             outcome = &mut first => match outcome {
-                Ok(response) => (endpoint, 2, Ok(response)),
-                Err(_) => (other, 2, second.await),
+                Ok(response) => (endpoint, 1, Ok(response)),
+                Err(_) => (other, 1, second.await),
             },
             outcome = &mut second => match outcome {
-                Ok(response) => (other, 2, Ok(response)),
-                Err(_) => (endpoint, 2, first.await),
+                Ok(response) => (other, 1, Ok(response)),
+                Err(_) => (endpoint, 1, first.await),
             },
         }
     }

@@ -43,6 +43,7 @@ mod own_request;
 mod places;
 mod proxy;
 mod proxy_protocol;
+mod record;
 mod redirect;
 mod request_body;
 mod respond;

@@ -13,17 +13,17 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
-use crate::access_log::Stub;
 use crate::ambiguity::checked_path;
 use crate::attempt::{attempt, is_repeatable};
 use crate::cache::{self, Outcome};
 use crate::client::{Client, UnderWay};
 use crate::early_data::{self, Early};
 use crate::forwarded::{Origin, leave_claims};
-use crate::headers::{self, cut, text};
+use crate::headers::{self, text};
 use crate::hints::Hints;
 use crate::identity::{Bearer, BodyDigest, Rejected};
 use crate::mirror::{self, Mirror};
+use crate::record::Record;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem, head_only};
 use crate::rewrite::Rewrite;
@@ -31,13 +31,11 @@ use crate::route::{Leads, Route};
 use crate::service::{Admitted, Endpoint, Permit, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::snapshot::Snapshot;
-use crate::tracing::{Span, Trace};
+use crate::tracing::Trace;
 use crate::tunnel::{self, Upgrade};
 use crate::upload::{Upload, discard, drain};
 use crate::{grpc, grpc_web, hook, limit};
 
-/// Client-chosen values that are logged are cut to this many bytes.
-const LOGGED_LIMIT: usize = 256;
 /// What a service says its answer brought about: the other half of the stub.
 pub const EFFECT: HeaderName = HeaderName::from_static("counterfoil-effect");
 
@@ -124,7 +122,7 @@ pub async fn serve(
     let origin = trust.and_then(|trust| trust.origin(peer, &parts.headers).map(Box::new));
     leave_claims(trust, peer, &mut parts.headers);
     let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&parts.headers)));
-    let mut seen = Seen {
+    let seen = Seen {
         started,
         under_way,
         request_id,
@@ -151,9 +149,13 @@ pub async fn serve(
     });
     let is_web = found.as_ref().is_ok_and(|route| route.config.grpc_web);
     let web = if is_web { grpc_web::Call::take(&mut parts, &mut body) } else { None };
-    let (route, answer) = match found {
-        Ok(route) => (Some(route), pass_on(&shared, &snapshot, route, &parts, &mut body, &mut seen).await),
-        Err(problem) => (None, Err(problem)),
+    let route = found.as_ref().ok().copied();
+    let mut record = Record::new(&snapshot, route, parts, seen);
+    let Record { parts, seen, .. } = &mut record;
+    let parts = &*parts;
+    let answer = match found {
+        Ok(route) => pass_on(&shared, &snapshot, route, parts, &mut body, seen).await,
+        Err(problem) => Err(problem),
     };
     let limited = matches!(&answer, Err(problem) if problem.status == StatusCode::TOO_MANY_REQUESTS);
     let call = answer.as_ref().err().and_then(|problem| grpc::Status::of(problem, &parts.headers));
@@ -162,45 +164,24 @@ pub async fn serve(
         && (route.tells || limited)
     {
         let now_ns = shared.nanoseconds(Instant::now());
-        limit::tell(response.headers_mut(), route, &parts, &seen, limited, now_ns);
+        limit::tell(response.headers_mut(), route, parts, seen, limited, now_ns);
     }
     if !body.is_end_stream() {
-        response = Box::pin(refuse_rest(&parts, body, response)).await;
+        response = Box::pin(refuse_rest(parts, body, response)).await;
     }
-    let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    if let Some(route) = route {
-        route.count(seen.side, response.status(), duration_us, seen.cache);
+    let duration_us = record.duration_us();
+    let written = record.settle(response.status(), text(response.headers(), EFFECT), duration_us);
+    if written.is_err() && response.status().is_success() {
+        // Without its stub an answer could never be matched; the same request may come again.
+        response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the answer could not be recorded")
+            .retry_after(1)
+            .into_response();
     }
-    if let Some(log) = &snapshot.access_log {
-        let (tenant, tier) = seen.bearer.as_ref().map_or(("", ""), |bearer| (&bearer.tenant, &bearer.tier));
-        let written = log.write(&Stub {
-            time_us: now_us().saturating_sub(duration_us),
-            request_id: seen.request_id.to_str().unwrap_or_default(),
-            trace_id: seen.trace.as_ref().map_or("", |trace| &trace.id),
-            method: parts.method.as_str(),
-            path: cut(parts.uri.path(), LOGGED_LIMIT),
-            status: response.status().as_u16(),
-            tenant,
-            tier,
-            service: route.map_or("", |route| route.service(seen.side)),
-            instance: seen.endpoint.as_ref().map_or("", |endpoint| &endpoint.instance),
-            attempts: seen.attempts,
-            duration_us,
-            idempotency_key: cut(text(&parts.headers, headers::IDEMPOTENCY_KEY), LOGGED_LIMIT),
-            effect: text(response.headers(), EFFECT),
-            cache: seen.cache.name(),
-        });
-        if written.is_err() && response.status().is_success() {
-            // Without its stub an answer could never be matched; the same request may come again.
-            response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the answer could not be recorded")
-                .retry_after(1)
-                .into_response();
-        }
-    }
-    if parts.method == Method::HEAD {
+    if record.parts.method == Method::HEAD {
         head_only(&mut response);
     }
-    tell(&snapshot, route, &parts, response.status(), duration_us, &mut seen);
+    record.tell(response.status(), duration_us);
+    let Record { parts, seen, .. } = &record;
     if let Some(call) = call {
         call.replace(&mut response);
     }
@@ -208,49 +189,19 @@ pub async fn serve(
         web.answer(&mut response);
     }
     if let Some(edge) = route.and_then(|route| route.edge.as_ref()) {
-        edge.mark(&parts, response.headers_mut());
+        edge.mark(parts, response.headers_mut());
     }
     if let Some(compression) = route.and_then(|route| route.compression.as_ref()) {
-        compression.apply(&parts, &mut response);
+        compression.apply(parts, &mut response);
     }
-    response.headers_mut().insert(headers::REQUEST_ID, seen.request_id);
-    response.body_mut().keep(seen.under_way);
+    response.headers_mut().insert(headers::REQUEST_ID, seen.request_id.clone());
+    response.body_mut().keep(seen.under_way.beside());
     if let Body::Tunnel(tunnel) = response.body_mut()
         && let Some(tunnel) = tunnel.take()
     {
         tunnel.open(shared.connected());
     }
     Ok(response)
-}
-
-/// Count the answer for its tenant, and tell the collector of it, where that is configured.
-fn tell(
-    snapshot: &Snapshot,
-    route: Option<&Route>,
-    parts: &Parts,
-    status: StatusCode,
-    duration_us: u64,
-    seen: &mut Seen,
-) {
-    if let Some(tenants) = &snapshot.tenants {
-        tenants.add(seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant), status);
-    }
-    if let (Some(tracing), Some(trace)) = (&snapshot.tracing, seen.trace.take()) {
-        tracing.end(trace.context, status.as_u16(), duration_us, |context| Span {
-            context,
-            start_us: now_us().saturating_sub(duration_us),
-            duration_us,
-            method: parts.method.as_str().to_owned(),
-            route: route.map(|route| route.config.path.clone()).unwrap_or_default(),
-            path: cut(parts.uri.path(), LOGGED_LIMIT).to_owned(),
-            status: status.as_u16(),
-            tenant: seen.bearer.as_ref().map(|bearer| bearer.tenant.clone()).unwrap_or_default(),
-            service: route.map(|route| route.service(seen.side).to_owned()).unwrap_or_default(),
-            instance: seen.endpoint.as_ref().map(|endpoint| endpoint.instance.clone()).unwrap_or_default(),
-            attempts: seen.attempts,
-            request_id: seen.request_id.to_str().unwrap_or_default().to_owned(),
-        });
-    }
 }
 
 /// See to what is left of a refused request's body: what comes soon is waited for, what comes later

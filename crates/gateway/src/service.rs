@@ -122,12 +122,9 @@ impl Upstream {
                 .filter(|_| same(|config| config.concurrency) && same(|config| config.least_concurrency))
                 .map_or_else(|| Arc::new(Gradient::new(least, most)), Arc::clone)
         });
-        let limit = gradient.as_ref().map_or(most, |gradient| gradient.limit());
+        let limit = places_at_first(config, gradient.as_deref());
         let places = match before {
-            Some(before) => {
-                before.places.resize(limit, config.queue);
-                Arc::clone(&before.places)
-            }
+            Some(before) => Arc::clone(&before.places),
             None => Places::new(limit, config.queue),
         };
         let tenants = (config.tenant_concurrency > 0).then(|| {
@@ -188,6 +185,12 @@ impl Upstream {
             });
         }
         Ok(Arc::new(upstream))
+    }
+
+    /// Give the places, which are those of earlier configurations too, the bounds of this one: once it is in
+    /// force, since one that is refused must change nothing.
+    pub fn enforce(&self) {
+        self.places.resize(places_at_first(&self.config, self.gradient.as_deref()), self.config.queue);
     }
 
     /// Replace the instances: (instance, `host:port`). Those that stay keep their breakers.
@@ -268,6 +271,11 @@ impl Upstream {
             self.places.set_limit(limit);
         }
     }
+}
+
+/// As many as are configured, or as a gradient that goes on has found.
+fn places_at_first(config: &Service, gradient: Option<&Gradient>) -> usize {
+    gradient.map_or(config.concurrency, Gradient::limit)
 }
 
 /// A request under way to a service, counted for as long as this lives.

@@ -131,7 +131,13 @@ impl Shared {
         let next = Snapshot::new(config, self.link.as_ref(), Some(&before), now_ns)?;
         runtime().and_then(|runtime| runtime.block_on(next.ready()))?;
         let version = next.version;
-        self.snapshot.store(Arc::new(next));
+        let next = Arc::new(next);
+        self.snapshot.store(Arc::clone(&next));
+        for (name, upstream) in &next.upstreams {
+            if before.upstreams.get(name).is_none_or(|known| !Arc::ptr_eq(known, upstream)) {
+                upstream.enforce();
+            }
+        }
         self.instances_changed.notify_one();
         self.version.send_replace(version);
         Ok(version)
