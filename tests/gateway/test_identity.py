@@ -136,6 +136,7 @@ def test_a_good_token_passes_and_its_claims_reach_the_service(gateway: tuple[str
         lambda: token(aud=["else", "shop"]),
         lambda: token(exp=int(time.time()) - 5),
         lambda: token(nbf=int(time.time()) + 5),
+        lambda: token(exp=time.time() + 60.5, nbf=time.time() - 0.5),
     ],
 )
 def test_good_tokens_of_every_kind_pass(
@@ -150,6 +151,9 @@ def test_good_tokens_of_every_kind_pass(
         (lambda: "", "needed"),
         (lambda: "garbage", "not a JSON Web Token"),
         (lambda: token(exp=1), "expired"),
+        (lambda: token(exp=time.time() - 60.5), "expired"),
+        (lambda: token(exp=-0.5), "expired"),
+        (lambda: token(nbf=time.time() + 60.5), "not valid yet"),
         (lambda: token(nbf=2**40), "not valid yet"),
         (lambda: token(iss="you"), "another issuer"),
         (lambda: token(aud="else"), "another audience"),

@@ -103,11 +103,11 @@ impl<'a> Token<'a> {
         if !audience {
             return Err(Rejected::Audience);
         }
-        let expires = self.claims.get("exp").and_then(Value::as_u64).ok_or(Rejected::Expired)?;
+        let expires = self.claims.get("exp").and_then(seconds).ok_or(Rejected::Expired)?;
         if expires.saturating_add(LEEWAY_SECONDS) <= now {
             return Err(Rejected::Expired);
         }
-        match self.claims.get("nbf").map(Value::as_u64) {
+        match self.claims.get("nbf").map(seconds) {
             Some(Some(start)) if start > now + LEEWAY_SECONDS => return Err(Rejected::NotYet),
             Some(None) => return Err(Rejected::Malformed),
             _ => {}
@@ -126,6 +126,13 @@ impl<'a> Token<'a> {
     fn text(&self, claim: &str) -> &str {
         self.claims.get(claim).and_then(Value::as_str).unwrap_or_default()
     }
+}
+
+/// A date in whole seconds since 1970: issuers may tell parts of a second as well (`NumericDate`, RFC 7519,
+/// section 2), as those do that write `time.time() + 3600`.
+fn seconds(date: &Value) -> Option<u64> {
+    // A cast of what is beyond all numbers gives the greatest.
+    date.as_u64().or_else(|| date.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Result<T, Rejected> {
