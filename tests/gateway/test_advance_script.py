@@ -1,4 +1,4 @@
-"""The script that gateways run in Redis does what the simulated store of `shared_limit.rs` does."""
+"""The scripts that gateways run in Redis; that of exchanges does as the store of a simulation."""
 
 import subprocess
 import uuid
@@ -9,7 +9,7 @@ import pytest
 
 from counterfoil.engines import RunningEngine
 
-SCRIPT = Path(__file__).parents[2] / "crates/gateway/src/advance.lua"
+SCRIPTS = Path(__file__).parents[2] / "crates/gateway/src"
 SECOND = 1_000_000
 KEPT = 10 * SECOND
 DAY = 86_400 * SECOND
@@ -18,21 +18,37 @@ SLOW = 60 * SECOND
 
 
 @pytest.fixture
-def advance(engine: Callable[[str], RunningEngine]) -> Callable[..., int]:
+def script(engine: Callable[[str], RunningEngine]) -> Callable[..., list[int]]:
     redis = engine("redis")
     port = redis.address.removesuffix("/0").rpartition(":")[2]
     key = uuid.uuid4().hex
 
-    def run(by: int, at_least: int, most: int = 100 * DAY) -> int:
-        command = ["redis-cli", "-p", port, "--eval", str(SCRIPT), key, ","]
+    def run(name: str, *given: int) -> list[int]:
         done = subprocess.run(
-            [*command, *map(str, (KEPT, by, at_least, most))],
+            [
+                "redis-cli",
+                "-p",
+                port,
+                "--eval",
+                SCRIPTS / name,
+                key,
+                ",",
+                *map(str, (KEPT, *given)),
+            ],
             env={"REDISCLI_AUTH": redis.secret, "PATH": "/usr/bin:/bin:/usr/local/bin"},
             capture_output=True,
             text=True,
             check=True,
         )
-        return int(done.stdout.split()[-1])
+        return [int(number) for number in done.stdout.split()]
+
+    return run
+
+
+@pytest.fixture
+def advance(script: Callable[..., list[int]]) -> Callable[..., int]:
+    def run(by: int, at_least: int, most: int = 100 * DAY) -> int:
+        return script("advance.lua", by, at_least, most)[-1]
 
     return run
 
@@ -62,3 +78,12 @@ def test_what_was_paid_long_ago_owes_nothing_and_is_not_kept(advance: Callable[.
     assert advance(DAY, -KEPT) == 0
     assert advance(DAY, -DAY) == 0
     assert advance(DAY, 2 * DAY) == 2 * DAY
+
+
+def test_a_strict_limit_refuses_for_no_longer_than_a_debt_is_kept(
+    script: Callable[..., list[int]],
+) -> None:
+    """As where the clock of Redis was set back by ten days."""
+    script("advance.lua", DAY, 10 * DAY, 100 * DAY)
+    debt, early = script("admit.lua", SECOND, DAY, 2 * DAY)
+    assert (debt, early) == (2 * DAY, DAY)

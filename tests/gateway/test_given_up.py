@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 from upstream import OK, Asked, gateway
 
@@ -59,3 +60,23 @@ def test_a_command_whose_client_hangs_up_leaves_the_stub_of_who_may_have_carried
         assert (given_up["idempotency_key"], given_up["effect"]) == ("k1", "")
         assert (other["status"], other["attempts"], other["effect"]) == (200, 1, "7")
         assert counted(plane) == [0, 1, 0, 1, 0]
+
+
+def test_a_request_whose_time_is_over_before_its_turn_is_told_so() -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def answer(_: Asked, connection: socket.socket) -> None:
+        began.set()
+        go_on.wait(20)
+        connection.sendall(OK + b"content-length: 0\r\n\r\n")
+
+    times = {"request_timeout_seconds": 0.3, "queue_timeout_seconds": 10.0}
+    with gateway(answer, concurrency=1, **times) as (client, _, plane):
+        first = threading.Thread(target=lambda: httpx2.get(f"http://{plane.listen}/first"))
+        first.start()
+        assert began.wait(20)
+        refused = client.get("/second")
+        go_on.set()
+        first.join(20)
+        assert refused.status_code == 504
+        assert "before the service could be asked" in refused.json()["detail"]

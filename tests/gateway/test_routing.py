@@ -22,6 +22,7 @@ ROUTES = (
     Route(path="/v", methods=GET, service="old", identity=False),
     Route(path="/in", methods=GET, allow=("127.0.0.0/8",), service="all", identity=False),
     Route(path="/out", methods=GET, deny=("127.0.0.1",), service="all", identity=False),
+    Route(path="/inner/*", methods=GET, deny=("127.0.0.1",), service="all", identity=False),
 )
 
 
@@ -81,3 +82,30 @@ def test_who_asks_from_elsewhere_is_refused(client: httpx2.Client) -> None:
         403,
         "application/problem+json",
     )
+
+
+def asked(client: httpx2.Client, path: str) -> str:
+    """The status of a request for this path, to the letter."""
+    host, port = client.base_url.host, client.base_url.port
+    assert port is not None
+    with socket.create_connection((host, port), timeout=20) as connection:
+        head = f"GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        return connection.recv(64).split()[1].decode()
+
+
+@pytest.mark.parametrize(
+    "path", ["//inner/x", "/inner%2Fx", "/%5cinner/x", "/inner;a=1/x", "/;a//inner/x", "/out;a"]
+)
+def test_no_other_writing_of_a_path_is_a_way_around_what_its_route_asks_for(
+    client: httpx2.Client, path: str
+) -> None:
+    assert asked(client, "/inner/x") == "403"
+    assert asked(client, path) == "400"
+
+
+@pytest.mark.parametrize("path", ["//a/x", "/x//inner", "/a%2Fb", "/x;inner", "//v", "/x%2Fy"])
+def test_a_path_that_leads_to_nothing_else_that_is_guarded_goes_on_as_it_came(
+    client: httpx2.Client, path: str
+) -> None:
+    assert asked(client, path) == "200"

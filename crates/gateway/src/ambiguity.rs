@@ -73,6 +73,45 @@ fn normal(path: &str) -> Cow<'_, str> {
     String::from_utf8(decoded(path, unreserved)).map_or(Cow::Borrowed(path), Cow::Owned)
 }
 
+/// The paths that servers are known to take a path for beside the one that it is: with encoded slashes
+/// decoded and backslashes turned, with what follows a semicolon left out, with slashes in a row made one, and
+/// any of these together. Nothing for most paths.
+pub fn other_readings(path: &str) -> Vec<String> {
+    if !path.contains("//") && !path.bytes().any(|byte| matches!(byte, b'%' | b'\\' | b';')) {
+        return Vec::new();
+    }
+    let steps: [fn(&str) -> String; 3] = [slashes_decoded, parameters_left_out, slashes_merged];
+    let mut readings = vec![path.to_owned()];
+    for step in steps {
+        for before in 0..readings.len() {
+            let reading = step(&readings[before]);
+            if !readings.contains(&reading) {
+                readings.push(reading);
+            }
+        }
+    }
+    readings.split_off(1)
+}
+
+fn slashes_decoded(path: &str) -> String {
+    ["%2f", "%2F", "%5c", "%5C", "\\"].iter().fold(path.to_owned(), |path, slash| path.replace(slash, "/"))
+}
+
+fn parameters_left_out(path: &str) -> String {
+    let names = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    names.collect::<Vec<_>>().join("/")
+}
+
+fn slashes_merged(path: &str) -> String {
+    let mut merged = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if letter != '/' || !merged.ends_with('/') {
+            merged.push(letter);
+        }
+    }
+    merged
+}
+
 /// The bytes of a path, those decoded that `wanted` wants.
 fn decoded(path: &str, wanted: impl Fn(u8) -> bool) -> Vec<u8> {
     let path = path.as_bytes();
@@ -125,6 +164,18 @@ mod tests {
             assert_eq!(path(plain).as_deref(), Some(plain));
         }
         assert_eq!(path("/%61d%6Din/%7e").as_deref(), Some("/admin/~"));
+    }
+
+    #[test]
+    fn what_other_servers_would_take_a_path_for_is_known() {
+        let read_as = |path: &str, other: &str| other_readings(path).iter().any(|each| each == other);
+        for path in ["//admin/x", "/admin//x", "/admin%2Fx", "/%5cadmin/x", "/;a=1/admin/x", "/admin;a/x;b"] {
+            assert!(read_as(path, "/admin/x"), "{path}: {:?}", other_readings(path));
+        }
+        assert!(read_as("/a;b//c", "/a//c") && read_as("/a;b//c", "/a;b/c") && read_as("/a;b//c", "/a/c"));
+        for plain in ["/", "/admin/x", "/admin/", "/a%20b"] {
+            assert_eq!(other_readings(plain), [""; 0], "{plain}");
+        }
     }
 
     proptest! {

@@ -84,6 +84,10 @@ pub async fn attempt(
     for number in 1..=upstream.config.attempts {
         let now = if number == 1 && !waited { seen.started } else { Instant::now() };
         if until.is_some_and(|until| now >= until) {
+            if number == 1 {
+                let detail = "the request's time was over before the service could be asked";
+                missed = Missed::new(StatusCode::GATEWAY_TIMEOUT, detail, false);
+            }
             break;
         }
         let Some(under_way) = choose(upstream, shared.nanoseconds(now), seen.endpoint.as_deref()) else {

@@ -110,6 +110,7 @@ impl Limit {
             key: key.into(),
             interval_ns: cells.interval_ns(),
             tolerance_ns: cells.tolerance_ns(),
+            debt_limit_ns: cells.debt_limit_ns(),
         };
         match (link.ask(question).await, fallback) {
             (Some(Verdict { decision, debt_ns }), _) => {

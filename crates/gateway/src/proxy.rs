@@ -140,12 +140,18 @@ pub async fn serve(
         hinted: false,
     };
     let found = checked_path(&parts).and_then(|path| {
-        snapshot.routes.find(&parts, tunnel::method(&parts), &path).map_err(|missed| {
+        let (routes, method) = (&snapshot.routes, tunnel::method(&parts));
+        let route = routes.find(&parts, method, &path).map_err(|missed| {
             let status =
                 if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
             Problem::new(status, format!("there is no route for {} {path}", parts.method))
                 .allow(missed.join(", "))
-        })
+        })?;
+        if routes.is_ambiguous(&parts, method, &path, route) {
+            let detail = "services may read the path as one of another route: ask for the path that is meant";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
+        Ok(route)
     });
     let is_web = found.as_ref().is_ok_and(|route| route.config.grpc_web);
     let web = if is_web { grpc_web::Call::take(&mut parts, &mut body) } else { None };

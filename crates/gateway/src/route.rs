@@ -85,6 +85,20 @@ impl Route {
         }
     }
 
+    /// Whether who may ask, and how often, is settled as it is for `other`.
+    pub fn guards_like(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.config, &other.config);
+        ours.identity == theirs.identity
+            && (&ours.limits, &ours.hooks) == (&theirs.limits, &theirs.hooks)
+            && (&ours.allow, &ours.deny) == (&theirs.allow, &theirs.deny)
+    }
+
+    /// Whether it leads to a service that `other` leads to.
+    pub fn leads_like(&self, other: &Self) -> bool {
+        let theirs = other.services();
+        self.services().iter().any(|service| theirs.contains(service))
+    }
+
     /// Count an answer, for its side as well where there are several.
     pub fn count(&self, side: Option<usize>, status: StatusCode, duration_us: u64, cache: cache::Outcome) {
         self.counts.add(status, duration_us);

@@ -19,6 +19,7 @@ use hyper::http::request::Parts;
 use rustc_hash::FxHashMap;
 
 use crate::Error;
+use crate::ambiguity::other_readings;
 use crate::config;
 use crate::cors::{self, Cors};
 use crate::headers::text;
@@ -220,6 +221,15 @@ impl Routes {
             return Ok(shared.strictest);
         }
         self.table.find(parts, method, path).map(|place| &self.routes[place])
+    }
+
+    /// Whether a service of `found` may take a request to `path` for one of a route that guards it otherwise:
+    /// a path that is read so by some servers and not by this gateway would be a way around that guard.
+    pub fn is_ambiguous(&self, parts: &Parts, method: &Method, path: &str, found: &Route) -> bool {
+        other_readings(path).iter().any(|reading| {
+            let other = self.table.find(parts, method, reading).map(|place| &self.routes[place]);
+            other.is_ok_and(|other| !other.guards_like(found) && other.leads_like(found))
+        })
     }
 
     /// The routes that a preflight is about, if any of them lets other origins ask: it tells neither what

@@ -75,6 +75,7 @@ pub struct Question {
     pub key: Box<str>,
     pub interval_ns: u64,
     pub tolerance_ns: u64,
+    pub debt_limit_ns: u64,
 }
 
 /// What the store says to one request.
@@ -187,10 +188,11 @@ impl Store<'_> {
         let number = batch.len();
         let mut call = self.place.admit.prepare_invoke();
         call.arg(KEPT_US);
-        for Question { limit, key, interval_ns, tolerance_ns } in batch {
+        for Question { limit, key, interval_ns, tolerance_ns, debt_limit_ns } in batch {
             call.key(format!("{}{limit}:{key}", self.place.prefix))
                 .arg(interval_ns.div_ceil(1_000))
-                .arg(tolerance_ns.div_ceil(1_000));
+                .arg(tolerance_ns.div_ceil(1_000))
+                .arg(debt_limit_ns.div_ceil(1_000));
         }
         let said: Vec<(u64, u64)> = call.invoke_async(&mut self.connection).await?;
         expect(number, said.len())?;
