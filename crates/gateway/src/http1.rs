@@ -225,6 +225,10 @@ impl Chunk {
             Self::Data(_) => Ok(Passed::NotYet),
             Self::Size => match httparse::parse_chunk_size(buffer).map_err(|_| Malformed)? {
                 httparse::Status::Complete((length, size)) => {
+                    // Some readers end the line there (RFC 9112, section 2.2), httparse does not.
+                    if buffer[..length - 2].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
+                        return Err(Malformed);
+                    }
                     buffer.advance(length);
                     Ok(Passed::On(if size == 0 { Self::Trailers } else { Self::Data(size) }))
                 }
@@ -331,7 +335,14 @@ mod tests {
             let answer = format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\n1\r\na\r\n0\r\n\r\n");
             assert!(whole(answer.as_bytes()).is_err(), "{headers}");
         }
-        for body in ["\r\n", "g\r\n", "-1\r\n", "1\r\nab\r\n0\r\n\r\n", "1ffffffffffffffff\r\n"] {
+        for body in [
+            "\r\n",
+            "5;\nx\r\nhello\r\n0\r\n\r\n",
+            "g\r\n",
+            "-1\r\n",
+            "1\r\nab\r\n0\r\n\r\n",
+            "1ffffffffffffffff\r\n",
+        ] {
             let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{body}");
             assert!(!matches!(whole(answer.as_bytes()), Ok(Some(_))), "{body}");
         }
