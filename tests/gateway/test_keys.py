@@ -82,6 +82,7 @@ def test_an_api_key_says_who_asks_and_does_not_go_on(client: httpx2.Client) -> N
         new_api_key("billing")[0],
         "x" * 9_000,
     ],
+    ids=["none", "no secret", "cut short", "too long", "another's name", "unknown", "huge"],
 )
 def test_a_wrong_api_key_is_refused(client: httpx2.Client, key: str) -> None:
     got = client.get("/x", headers={"x-api-key": key})
