@@ -18,14 +18,14 @@ mod secured;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::digest::{Context, Digest, SHA256};
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, ring as cryptography};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
@@ -105,13 +105,16 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::Config(format!("service {name}: tls: {error}")))?
             .with_root_certificates(roots);
-        let mut config = match own {
-            None => builder.with_no_client_auth(),
-            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.certified))),
-        };
+        let surroundings = Arc::new(Surroundings {
+            ca_file: settings.ca_file.clone(),
+            shows_certificate: own.is_some(),
+            asked: AtomicBool::new(false),
+        });
+        let shown =
+            Shown { own: own.map(|own| own.certified.into()), surroundings: Arc::clone(&surroundings) };
+        let mut config = builder.with_client_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![alpn(service.protocol).to_vec()];
         static MADE: AtomicU64 = AtomicU64::new(0);
-        let ca_file = settings.ca_file.clone();
         let record = before.map_or_else(|| Arc::new(Record::new(name)), |before| Arc::clone(&before.record));
         Ok(Some(Arc::new(Self {
             id: MADE.fetch_add(1, Ordering::Relaxed),
@@ -119,10 +122,7 @@ impl Tls {
             server_name,
             digest,
             sessions: Mutex::default(),
-            surroundings: Arc::new(Surroundings {
-                ca_file,
-                shows_certificate: settings.certificate.is_some(),
-            }),
+            surroundings,
             record,
         })))
     }
@@ -183,6 +183,24 @@ pub fn authority(settings: Option<&ServiceTls>, address: &str) -> String {
     match address.rsplit_once(':') {
         Some((_, "443")) | None => name.to_owned(),
         Some((_, port)) => format!("{name}:{port}"),
+    }
+}
+
+/// What instances that ask for the gateway's certificate are shown; that they asked is noted.
+#[derive(Debug)]
+struct Shown {
+    own: Option<SingleCertAndKey>,
+    surroundings: Arc<Surroundings>,
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.surroundings.asked.store(true, Ordering::Relaxed);
+        self.own.as_ref()?.resolve(hints, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.own.is_some()
     }
 }
 

@@ -1,16 +1,20 @@
 //! What went wrong in a handshake, in words for whoever runs the service.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::{AlertDescription, CertificateError, Error};
 use rustls_pki_types::UnixTime;
 
 /// What is said along with a reason that the settings have to do with.
+#[derive(Debug)]
 pub struct Surroundings {
     pub ca_file: Option<String>,
     /// Whether the gateway has a certificate of its own to show.
     pub shows_certificate: bool,
+    /// Whether an instance has asked for it.
+    pub asked: AtomicBool,
 }
 
 /// Why there was no handshake.
@@ -72,6 +76,14 @@ pub fn of_alert(alert: AlertDescription, surroundings: &Surroundings) -> String 
     }
 }
 
+/// Why an instance reset the connection in place of its first word, if that can be told: it closed with
+/// what it had not read, and its alert was lost with that.
+pub fn of_reset(error: &io::Error, surroundings: &Surroundings) -> Option<String> {
+    let asked = surroundings.asked.load(Ordering::Relaxed);
+    (asked && error.kind() == io::ErrorKind::ConnectionReset)
+        .then(|| of_alert(AlertDescription::CertificateRequired, surroundings))
+}
+
 /// Whether an alert may be about the certificate of a client: in TLS 1.3 it comes after the client's
 /// part of the handshake is over, in place of an answer.
 pub fn is_about_clients(alert: AlertDescription) -> bool {
@@ -108,7 +120,11 @@ mod tests {
     use super::*;
 
     fn surroundings(ca_file: Option<&str>) -> Surroundings {
-        Surroundings { ca_file: ca_file.map(str::to_owned), shows_certificate: false }
+        Surroundings {
+            ca_file: ca_file.map(str::to_owned),
+            shows_certificate: false,
+            asked: AtomicBool::new(false),
+        }
     }
 
     #[test]
@@ -142,5 +158,14 @@ mod tests {
             of_alert(AlertDescription::CertificateRequired, &surroundings(None)),
             "it asks for a client's certificate (CertificateRequired): set certificate and key"
         );
+    }
+
+    #[test]
+    fn a_reset_is_about_the_certificate_where_one_was_asked_for() {
+        let (reset, around) = (io::ErrorKind::ConnectionReset.into(), surroundings(None));
+        assert_eq!(of_reset(&reset, &around), None);
+        around.asked.store(true, Ordering::Relaxed);
+        assert!(of_reset(&reset, &around).unwrap().contains("set certificate and key"));
+        assert_eq!(of_reset(&io::ErrorKind::TimedOut.into(), &around), None);
     }
 }

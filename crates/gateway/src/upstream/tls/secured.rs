@@ -48,6 +48,10 @@ impl Secured {
             _ => false,
         };
         if !refused {
+            // It may have read what was sent, so the error stays what it is.
+            if let Some(reason) = reason::of_reset(&error, &self.surroundings) {
+                self.record.failed(&self.instance, &reason);
+            }
             return error;
         }
         let reason = reason::of_handshake(&error, &self.surroundings);
