@@ -206,7 +206,7 @@ def test_the_holder_of_sqlites_write_lock_is_named(
     with database.transaction():
         (found,) = transactions.newest(now_us())
         assert (found.id, found.state) == ("service-bank.db", "open")
-        assert f"process {os.getpid()}: " in found.holder
+        assert f"process {os.getpid()} (" in found.holder
         with pytest.raises(NoSuchTransaction, match="SQLite"):
             transactions.abort(found.id)
         database.execute("INSERT INTO paid VALUES (1)")

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -28,6 +29,8 @@ ENGINES: Final = MappingProxyType(
 )
 """The servers that make up each engine; the first one's address is the engine's."""
 STOP_SECONDS: Final = 15.0
+PAUSE_SECONDS: Final = 10.0
+"""For threads that are in the kernel, or wait for a core, to hear a SIGSTOP."""
 
 
 class RunningServer:
@@ -83,6 +86,12 @@ class RunningServer:
             return
         for pid in process_tree(self._process.pid):
             send_signal(pid, number)
+
+    def has_stopped(self) -> bool:
+        """Whether no thread of it runs: each stops a moment after the signal."""
+        tree = process_tree(self.pid)
+        stats = [stat for pid in tree for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(_state(stat) in "TtZX" for stat in stats)
 
     def kill(self) -> None:
         """End it at once, as a crash of the machine would, but for the disk."""
@@ -142,9 +151,14 @@ class RunningEngine:
             each.kill()
 
     def pause(self) -> None:
-        """SIGSTOP for every process of it."""
+        """SIGSTOP for every process of it; returns when they have all stopped."""
         for each in self.servers:
             each.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + PAUSE_SECONDS
+        while not all(each.has_stopped() for each in self.servers):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} has not stopped {PAUSE_SECONDS} s after SIGSTOP")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """SIGCONT for every process of it."""
@@ -186,6 +200,14 @@ def start(
         engine.kill()
         raise
     return engine
+
+
+def _state(stat: Path) -> str:
+    """The kernel's letter for the state of a thread."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"  # it has just ended
 
 
 def process_tree(pid: int) -> list[int]:
