@@ -32,6 +32,8 @@ CUT_OFF = 15.0
 """By when whoever dawdles is cut off, on a busy machine too."""
 broken_off = threading.Event()
 """The gateway has closed a connection on which an endless answer was on its way."""
+begun = threading.Event()
+"""The service was asked by a connection that was over by then."""
 MEBIBYTE = 2**20
 GROWTH = 48 * MEBIBYTE
 """What an attack may cost, with what the attackers hold, who are in this process too."""
@@ -48,6 +50,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Generator[Secure, None,
             except OSError:
                 broken_off.set()
             return False
+        if asked.line.split()[1] == "/s/ended":
+            begun.set()
         if asked.line.split()[1] == "/s/slow":
             time.sleep(0.2)
         connection.sendall(sized(b"" if asked.line.startswith("HEAD") else b"answer"))
@@ -305,6 +309,26 @@ def test_floods_of_http2_end_their_connections(gateway: Secure) -> None:
     settings, ping = h2_frame(4, 0, 0, b"\0\3\0\0\0\x64"), h2_frame(6, 0, 0, b"12345678")
     attack(gateway, lambda: unread(settings * 1000), lambda: unread(ping * 1000))
     attack(gateway, empty_data, window)
+
+
+def test_a_connection_of_http2_that_is_ended_asks_the_service_for_nothing(gateway: Secure) -> None:
+    async def scenario() -> None:
+        async with Http1.to(gateway.port, gateway.authority) as client:
+            frames = PREFACE + SETTINGS
+            for stream in range(1, 31, 2):
+                frames += h2_frame(1, 5, stream, h2_head(b"/s/ended"))
+                frames += h2_frame(3, 0, stream, b"\0\0\0\x08")
+            frames += h2_frame(6, 0, 0, b"too short")
+            for _ in range(10):
+                # There is a connection to the service to ask on, and time to.
+                assert (await client.ask("GET", "/s/a")).status == 200
+                async with raw(gateway, "h2") as (reader, writer):
+                    writer.write(frames)  # in one record of TLS
+                    assert goaway(await ended(reader))
+                    assert (await client.ask("GET", "/s/a")).status == 200
+
+    asyncio.run(scenario())
+    assert not begun.is_set()
 
 
 def test_headers_that_grow_when_they_are_unpacked_are_refused(gateway: Secure) -> None:

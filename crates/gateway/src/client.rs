@@ -32,6 +32,8 @@ pub struct Client {
     resting: AtomicBool,
     /// Whether it has not taken all that was written to it.
     blocked: AtomicBool,
+    /// Whether our side of it has ended.
+    ended_by_us: AtomicBool,
     /// Whether it has left HTTP behind.
     tunnel: AtomicBool,
     /// What is to be written before hyper writes anything else.
@@ -58,6 +60,7 @@ impl Client {
             ending: AtomicU8::new(0),
             resting: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            ended_by_us: AtomicBool::new(false),
             tunnel: AtomicBool::new(false),
             early: Mutex::default(),
             has_early: AtomicBool::new(false),
@@ -121,6 +124,7 @@ impl Client {
         self.resting.swap(false, Ordering::Relaxed)
             && !self.is_busy()
             && !self.blocked.load(Ordering::Relaxed)
+            && !self.is_ended_by_us()
     }
 
     /// Remember whether the client has yet to take what was written to it.
@@ -140,6 +144,15 @@ impl Client {
         }
         self.waker.register(cx.waker());
         Poll::Pending
+    }
+
+    /// Remember that nothing more can be said to it.
+    pub fn set_ended_by_us(&self) {
+        self.ended_by_us.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_ended_by_us(&self) -> bool {
+        self.ended_by_us.load(Ordering::Relaxed)
     }
 
     /// Remember that the connection as a whole becomes a tunnel.

@@ -9,7 +9,7 @@
 //! all of the last answer is written, or bytes of one would be taken for another (`Client::takes_rest`).
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -144,11 +144,16 @@ where
     let stall = door.patience.stall;
     service_fn(move |request: Request<_>| {
         let body = |body| RequestBody::hyper(body, &client);
+        // While an ended connection lingers, h2 still hands out what came before its end: nobody can be
+        // answered, so nothing is asked for, and the stream ends with the connection.
+        //
         // On the heap: hyper moves what it is given three times before it asks for the first time, and an
         // `async` block once more, at some kilobytes for each.
-        let answer = Box::pin(serve(Arc::clone(&shared), Arc::clone(&client), request.map(body)));
+        let answer = (!client.is_ended_by_us())
+            .then(|| Box::pin(serve(Arc::clone(&shared), Arc::clone(&client), request.map(body))));
         let (client, alternative) = (Arc::clone(&client), alternative.clone());
         async move {
+            let Some(answer) = answer else { return pending().await };
             let Ok(mut answer) = answer.await;
             if let Some(alternative) = alternative {
                 answer.headers_mut().insert(header::ALT_SVC, alternative);

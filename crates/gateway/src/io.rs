@@ -153,11 +153,11 @@ impl<I: AsyncRead + AsyncWrite + Keeping + Unpin> Write for ClientIo<I> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { inner, client, linger, .. } = &mut *self;
         if linger.is_none() {
+            client.set_ended_by_us();
             ready!(Pin::new(&mut *inner).poll_shutdown(cx))?;
             if client.is_tunnel() {
                 return Poll::Ready(Ok(())); // what comes is for the instance
             }
-            client.set_blocked(true); // there is no next request to take a rest before
         }
         linger.get_or_insert_with(Linger::new).poll(inner.inner_mut(), cx).map(Ok)
     }
