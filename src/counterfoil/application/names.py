@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from counterfoil.application.configuration import ConfigurationError
+from counterfoil.events.shares import whole
 
 if TYPE_CHECKING:
     from counterfoil.application.application import Application
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 _APPLICATION: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")
 """Without a dot: `a.b` with the topic `c` and `a` with the topic `b.c` would share one. With the
 200 characters of a topic it is what Kafka takes for a name."""
-_SHARE: Final = re.compile(r".*\.\d+-of-\d+")
 
 
 def check_names(application: "Application") -> None:
@@ -33,7 +33,7 @@ def check_names(application: "Application") -> None:
             "those of its topics",
         )
     for name in (*application.pipelines, *application.parallels):
-        if _SHARE.fullmatch(name):
+        if whole(name) != name:
             raise ConfigurationError(
                 f"the pipeline {name!r} has the name of a share of another one",
                 hint="rename it: what ends in .NUMBER-of-NUMBER is one of several processes",

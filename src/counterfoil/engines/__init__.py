@@ -6,7 +6,14 @@ them: give Counterfoil their addresses, and nothing of this package is used.
 
 from counterfoil.engines.errors import DidNotAnswer, EngineError, NotInstalled
 from counterfoil.engines.ports import free_port
-from counterfoil.engines.running import ENGINES, RunningEngine, process_tree, send_signal, start
+from counterfoil.engines.running import (
+    ENGINES,
+    RunningEngine,
+    process_tree,
+    send_signal,
+    start,
+    state_of,
+)
 from counterfoil.engines.server import Server, server
 
 __all__ = [
@@ -21,4 +28,5 @@ __all__ = [
     "send_signal",
     "server",
     "start",
+    "state_of",
 ]

@@ -89,9 +89,11 @@ class RunningServer:
 
     def has_stopped(self) -> bool:
         """Whether no thread of it runs: each stops a moment after the signal."""
-        tree = process_tree(self.pid)
+        if self._process is None:
+            return True
+        tree = process_tree(self._process.pid)
         stats = [stat for pid in tree for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
-        return all(_state(stat) in "TtZX" for stat in stats)
+        return all(state_of(stat) in "TtZX" for stat in stats)
 
     def kill(self) -> None:
         """End it at once, as a crash of the machine would, but for the disk."""
@@ -202,8 +204,8 @@ def start(
     return engine
 
 
-def _state(stat: Path) -> str:
-    """The kernel's letter for the state of a thread."""
+def state_of(stat: Path) -> str:
+    """The kernel's letter for the state of a process or thread, by its `stat` in /proc."""
     try:
         return stat.read_text().rpartition(")")[2].split()[0]
     except OSError:

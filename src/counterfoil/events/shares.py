@@ -39,7 +39,7 @@ class Share(NamedTuple):
 
 
 ALL: Final = Share(0, 1)
-_NAMED: Final = re.compile(r"(.+)\.\d+-of-\d+")
+_NAMED: Final = re.compile(r"(.*)\.\d+-of-\d+")
 
 
 def whole(consumer: str) -> str:

@@ -25,7 +25,7 @@ from counterfoil.application import (
     load_application,
 )
 from counterfoil.application.state import write_json
-from counterfoil.engines import process_tree, send_signal, server
+from counterfoil.engines import process_tree, send_signal, server, state_of
 from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor import guard
@@ -221,11 +221,8 @@ class Supervisor:
             pid = msgspec.json.decode(self.state.run.read_bytes())["pid"]
         except FileNotFoundError:
             return False  # one that has only just begun
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            return True
-        return stat.rpartition(")")[2].split()[0] in "ZX"  # it has ended, and nobody took note yet
+        # One that has ended may be there until somebody takes note.
+        return state_of(Path(f"/proc/{pid}/stat")) in "ZX"
 
     @asynccontextmanager
     async def _guarded(self, lock: IO[str]) -> AsyncGenerator[int, None]:

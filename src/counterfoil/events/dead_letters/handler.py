@@ -177,9 +177,8 @@ def _handle(
         tables=pipeline.tables,
         partitions=pipeline.source.partitions,
     )
-    if (
-        pipeline.tables
-    ):  # which each process has for itself: rows are looked up as the first has them
+    if pipeline.tables:
+        # Each process has them for itself: rows are looked up as the first has them.
         effects.copy = Share(0, processes_of(store.database, pipeline.name))
     effects.begin(alone=True)
     if pipeline.event_time is not None:
