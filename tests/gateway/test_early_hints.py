@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h2.events
 import http2_upstream
 import httpx2
 import pytest
 import test_http2_upstream
 from aioquic.h3.connection import HeadersState
 from aioquic.h3.events import H3Event, HeadersReceived
-from clients import Http3
+from clients import Http2, Http3
 from secure import secure
 from test_attempts import until
 from upstream import Asked, fields, gateway, sized
@@ -136,6 +137,52 @@ def test_a_service_of_http2_may_hint_as_well() -> None:
         assert read(connection, b"\r\n\r\n") == HINT + LINK + b"\r\n"
         go_on.set()
         assert read(connection, b"answer").startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+class HintedHttp2(Http2):
+    """Takes down what is said before the answer."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.hints: list[dict[bytes, bytes]] = []
+        self.on_hint: Callable[[], object] = lambda: None
+
+    def happened(self, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.InformationalResponseReceived):
+            self.hints.append(dict(event.headers))
+            self.on_hint()
+        super().happened(event)
+
+
+def test_clients_of_http2_are_told_before_the_answer_is_there(tmp_path: Path) -> None:
+    hint = HINT + LINK + b"connection: close\r\n\r\n"
+    service = Hinting(hint + hint + HINT + b"x: " + b"x" * 20_000 + b"\r\n\r\n")
+    routes = (
+        Route(path="/s/*", methods=("GET", "POST"), service="s", identity=False, early_hints=True),
+        Route(path="/untold", methods=("GET",), service="s", identity=False),
+    )
+
+    async def scenario(port: int, authority: Path) -> None:
+        async with HintedHttp2.to(port, authority) as client:
+            assert isinstance(client, HintedHttp2)
+            client.on_hint = service.go_on.set
+            for method, body in (("GET", b""), ("POST", b"x" * 100_000)):
+                service.go_on.clear()
+                client.hints.clear()
+                answer = await client.ask(method, "/s/a", body=body)
+                assert (answer.status, answer.body) == (200, b"answer")
+                # One too many is left out.
+                assert [each[b":status"] for each in client.hints] == [b"103", b"103"]
+                assert all(
+                    each == {b":status": b"103", b"link": b"</style.css>; rel=preload"}
+                    for each in client.hints
+                )
+            client.hints.clear()
+            answer = await client.ask("GET", "/untold")
+            assert (answer.status, answer.body, client.hints) == (200, b"answer", [])
+
+    with secure(tmp_path, service.answer, routes=routes) as gateway:
+        asyncio.run(scenario(gateway.port, gateway.authority))
 
 
 class HintedHttp3(Http3):

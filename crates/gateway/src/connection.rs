@@ -1,4 +1,4 @@
-//! One client's connection: which protocol it speaks, and hyper serving it.
+//! One client's connection: which protocol it speaks, and hyper serving HTTP/1.1 (`http2` serves HTTP/2).
 //!
 //! Where TLS has agreed on a protocol, that one is spoken. Without TLS the first bytes tell: HTTP/2
 //! begins with a preface that no request of HTTP/1.1 begins with (RFC 9113, section 3.4).
@@ -9,7 +9,7 @@
 //! all of the last answer is written, or bytes of one would be taken for another (`Client::takes_rest`).
 
 use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,34 +17,26 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use hyper::body::Incoming;
 use hyper::header;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::client::{Client, Ending};
 use crate::door::{Door, Place};
+use crate::http2;
 use crate::io::{ClientIo, Keeping};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::sent::Sent;
-use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, HEADERS_LIMIT, STREAM_WINDOW, STREAMS};
+use crate::server::{HEADER_BYTES, HEADERS_LIMIT};
 use crate::shared::Shared;
 
 /// What HTTP/2 begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first read of a connection: most requests are smaller.
 const FIRST_READ: usize = 1024;
-
-/// What hyper takes of an answer beyond what the client has room for, for each stream.
-const SEND_BUFFER: usize = 64 * 1024;
-/// Requests of HTTP/2 that a client may give up before they were looked at (rapid reset,
-/// CVE-2023-44487): a browser that leaves a page gives up a few in one packet.
-const RESET_EARLY: usize = 20;
-/// Requests of HTTP/2 that may be reset for their client's errors before its connection ends.
-const RESET_FOR_ERRORS: usize = 100;
 
 /// A protocol that a connection may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,17 +69,23 @@ pub async fn serve<I, S, F>(
             break;
         };
         let begins = if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 };
-        let hyper_io = ClientIo::new(io, read.freeze(), Arc::clone(&client));
+        let client_io = ClientIo::new(io, read.freeze(), Arc::clone(&client));
         let spoken = *spoken.get_or_insert(begins);
         let service = service(Arc::clone(&shared), &client, door, serve, spoken);
-        // On the heap, since hyper's connections are large, and who waits should not be.
+        // On the heap, since connections are large while they are served, and who waits should not be.
         match spoken {
-            Spoken::Http1 => match Box::pin(serve_http1(&client, hyper_io, service)).await {
-                Some(resting) => io = resting,
-                None => break,
-            },
+            Spoken::Http1 => {
+                let asked = Arc::clone(&client);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    service.call(request.map(|body| RequestBody::hyper(body, &asked)))
+                });
+                match Box::pin(serve_http1(&client, client_io, service)).await {
+                    Some(resting) => io = resting,
+                    None => break,
+                }
+            }
             Spoken::Http2 => {
-                drive(&client, Box::pin(http2().serve_connection(hyper_io, service))).await;
+                Box::pin(http2::serve(&client, client_io, service)).await;
                 break;
             }
         }
@@ -121,7 +119,7 @@ where
     }
 }
 
-/// What hyper asks for each request.
+/// What is asked for each request.
 fn service<S, F>(
     shared: Arc<Shared>,
     client: &Arc<Client>,
@@ -129,7 +127,7 @@ fn service<S, F>(
     serve: S,
     spoken: Spoken,
 ) -> impl Service<
-    Request<Incoming>,
+    Request<RequestBody>,
     Response = Response<Sent>,
     Error = Infallible,
     Future: Future<Output = Result<Response<Sent>, Infallible>> + Send + 'static,
@@ -142,18 +140,12 @@ where
 {
     let (client, alternative) = (Arc::clone(client), door.alternative.clone());
     let stall = door.patience.stall;
-    service_fn(move |request: Request<_>| {
-        let body = |body| RequestBody::hyper(body, &client);
-        // While an ended connection lingers, h2 still hands out what came before its end: nobody can be
-        // answered, so nothing is asked for, and the stream ends with the connection.
-        //
+    service_fn(move |request| {
         // On the heap: hyper moves what it is given three times before it asks for the first time, and an
         // `async` block once more, at some kilobytes for each.
-        let answer = (!client.is_ended_by_us())
-            .then(|| Box::pin(serve(Arc::clone(&shared), Arc::clone(&client), request.map(body))));
+        let answer = Box::pin(serve(Arc::clone(&shared), Arc::clone(&client), request));
         let (client, alternative) = (Arc::clone(&client), alternative.clone());
         async move {
-            let Some(answer) = answer else { return pending().await };
             let Ok(mut answer) = answer.await;
             if let Some(alternative) = alternative {
                 answer.headers_mut().insert(header::ALT_SVC, alternative);
@@ -170,20 +162,6 @@ fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
     // Clients that are slow or idle are watched for by `Client`, in either protocol.
     builder.header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
-    builder
-}
-
-fn http2() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .max_header_list_size(HEADER_BYTES as u32)
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(RESET_EARLY)
-        .max_local_error_reset_streams(RESET_FOR_ERRORS)
-        .enable_connect_protocol();
     builder
 }
 
@@ -218,51 +196,24 @@ fn poll_more<I: AsyncRead + Unpin>(
     }
 }
 
-/// hyper's connection in either protocol.
-trait Serving: Future {
-    fn shut_down(self: Pin<&mut Self>);
-}
-
-impl<I, S> Serving for http1::UpgradeableConnection<ClientIo<I>, S>
-where
-    I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
-{
-    fn shut_down(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<I, S> Serving for http2::Connection<ClientIo<I>, S, TokioExecutor>
-where
-    I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    fn shut_down(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-async fn drive(client: &Client, mut serving: Pin<Box<impl Serving>>) {
-    let mut ending = None;
-    poll_fn(|cx| poll_serving(serving.as_mut(), client, &mut ending, cx)).await;
-}
-
 /// Ready when the client has gone, or has to go.
-fn poll_serving(
-    mut serving: Pin<&mut impl Serving>,
+fn poll_serving<I, S>(
+    mut serving: Pin<&mut http1::UpgradeableConnection<ClientIo<I>, S>>,
     client: &Client,
     ending: &mut Option<Ending>,
     cx: &mut Context<'_>,
-) -> Poll<()> {
+) -> Poll<()>
+where
+    I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
+{
     loop {
         // A client's protocol error ends its connection, which is all it needs to know.
         if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         match ready!(client.poll_ending(*ending, cx)) {
-            Ending::Politely => serving.as_mut().shut_down(),
+            Ending::Politely => serving.as_mut().graceful_shutdown(),
             Ending::Cut => return Poll::Ready(()),
         }
         *ending = Some(Ending::Politely);

@@ -4,24 +4,25 @@
 //! They are advice: one that a client can't take at once is left out, and so is one too many. hyper's
 //! servers have no call for answers of this kind. In HTTP/1.1, where requests are answered in their
 //! order, one can be written beneath hyper while it has nothing to write itself (`io.rs`); in HTTP/2
-//! nothing can, and clients of it get none. In HTTP/3 the server is our own.
+//! and HTTP/3 the server is our own, and sends them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
-use hyper::{StatusCode, Version};
+use hyper::{Response, StatusCode, Version};
 
 use crate::client::Client;
 
-/// What waits for one client at most: a page has a few dozen links of 100 bytes to tell of.
+/// What waits for one client of HTTP/1.1 at most, and what is told of one answer in the protocols that
+/// have many at a time: a page has a few dozen links of 100 bytes to tell of.
 const LIMIT: usize = 16 * 1024;
 
 /// Where the hints of one request go.
 #[derive(Clone, Copy)]
 pub enum Hints<'a> {
     Http1(&'a Client),
-    Http3(&'a Waiting),
+    Stream(&'a Waiting),
 }
 
 impl<'a> Hints<'a> {
@@ -29,7 +30,9 @@ impl<'a> Hints<'a> {
     pub fn to(client: &'a Client, parts: &'a Parts) -> Option<Self> {
         match parts.version {
             Version::HTTP_11 => Some(Self::Http1(client)),
-            Version::HTTP_3 => parts.extensions.get::<Arc<Waiting>>().map(|waiting| Self::Http3(waiting)),
+            Version::HTTP_2 | Version::HTTP_3 => {
+                parts.extensions.get::<Arc<Waiting>>().map(|waiting| Self::Stream(waiting))
+            }
             _ => None,
         }
     }
@@ -41,7 +44,7 @@ impl<'a> Hints<'a> {
         }
         match self {
             Self::Http1(client) => client.write_early(&written(headers), LIMIT),
-            Self::Http3(waiting) => waiting.add(headers),
+            Self::Stream(waiting) => waiting.add(headers),
         }
     }
 }
@@ -58,7 +61,8 @@ fn written(headers: &HeaderMap) -> Vec<u8> {
     head
 }
 
-/// Hints that whoever serves the request sends as soon as it has come to wait for the answer.
+/// Hints that whoever serves the request sends as soon as it has come to wait for the answer, and the
+/// bytes of all there were.
 #[derive(Default)]
 pub struct Waiting(Mutex<(Vec<HeaderMap>, usize)>);
 
@@ -74,7 +78,14 @@ impl Waiting {
 
     /// Those that have come since the last time.
     pub fn take(&self) -> Vec<HeaderMap> {
-        let (hints, _) = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        hints
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0)
     }
+}
+
+/// The interim answer that a hint is.
+pub fn interim(headers: HeaderMap) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::EARLY_HINTS;
+    *head.headers_mut() = headers;
+    head
 }

@@ -32,6 +32,7 @@ mod health;
 mod hints;
 mod hook;
 mod http1;
+mod http2;
 mod http3;
 mod identity;
 mod io;

@@ -12,15 +12,18 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::client::{Client, UnderWay};
 use crate::grpc_web::Decoded;
+use crate::http2::Received;
 
 /// What a client sends after the head of its request.
 pub enum RequestBody {
-    /// By HTTP/1.1 or HTTP/2.
+    /// By HTTP/1.1.
     Hyper {
         body: Incoming,
         /// Until it is read or given up, the client is not at rest: what comes is not a request.
         _under_way: Option<UnderWay>,
     },
+    /// By HTTP/2, counted like that of HTTP/1.1.
+    Http2 { body: Received, _under_way: Option<UnderWay> },
     /// Whoever took it sees to it.
     Taken,
     /// In base64.
@@ -47,6 +50,11 @@ impl RequestBody {
         let _under_way = (!body.is_end_stream()).then(|| Arc::clone(client).begin());
         Self::Hyper { body, _under_way }
     }
+
+    pub fn http2(body: Received, client: &Arc<Client>) -> Self {
+        let _under_way = (!body.is_end_stream()).then(|| Arc::clone(client).begin());
+        Self::Http2 { body, _under_way }
+    }
 }
 
 impl Body for RequestBody {
@@ -56,6 +64,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Hyper { body, .. } => Pin::new(body).poll_frame(cx).map_err(Broken::from),
+            Self::Http2 { body, .. } => Pin::new(body).poll_frame(cx),
             Self::Taken => Poll::Ready(None),
             Self::Decoded(body) => body.poll_frame(cx),
             Self::Quic(body) => body.as_mut().poll_frame(cx),
@@ -65,6 +74,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper { body, .. } => body.is_end_stream(),
+            Self::Http2 { body, .. } => body.is_end_stream(),
             Self::Taken => true,
             Self::Decoded(body) => body.is_end_stream(),
             Self::Quic(body) => body.is_end_stream(),
@@ -74,6 +84,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper { body, .. } => body.size_hint(),
+            Self::Http2 { body, .. } => body.size_hint(),
             Self::Taken => SizeHint::with_exact(0),
             Self::Decoded(_) => SizeHint::default(),
             Self::Quic(body) => body.size_hint(),

@@ -1,13 +1,16 @@
 //! The gateway's own answers, all of them problem documents (RFC 9457).
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
+use hyper::http::response::Parts;
 use hyper::{Response, StatusCode};
 
 use crate::compression::Compressed;
@@ -78,7 +81,7 @@ impl hyper::body::Body for Body {
 }
 
 /// What is left of an answer where only its head was asked for (RFC 9110, section 9.3.2). Servers
-/// of HTTP/1.1 see to it themselves; hyper's of HTTP/2 sends what it is given.
+/// of HTTP/1.1 see to it themselves; those of the others send what they are given.
 pub fn head_only(response: &mut Response<Body>) {
     if let Body::Whole(whole) = response.body_mut()
         && !whole.is_empty()
@@ -86,6 +89,38 @@ pub fn head_only(response: &mut Response<Body>) {
         let length = std::mem::take(whole).len();
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
+}
+
+/// What hyper's server of HTTP/1.1 adds to an answer: its length, where it is known, and the time of day.
+pub fn complete(parts: &mut Parts, body: &impl hyper::body::Body, asked_for_head: bool) {
+    if !parts.headers.contains_key(header::DATE) {
+        parts.headers.insert(header::DATE, date());
+    }
+    let bodiless = parts.status.is_informational() || matches!(parts.status.as_u16(), 204 | 304);
+    if !bodiless
+        && !parts.headers.contains_key(header::CONTENT_LENGTH)
+        && let Some(length) = body.size_hint().exact()
+        // Nobody knows the length of what a HEAD request did not get.
+        && !(asked_for_head && length == 0)
+    {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}
+
+/// The time of day for an answer's `Date`, written anew once a second.
+fn date() -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    LAST.with_borrow_mut(|(at, value)| {
+        if *at != second {
+            let written = HeaderValue::from_str(&httpdate::fmt_http_date(now));
+            (*at, *value) = (second, written.unwrap_or(HeaderValue::from_static("")));
+        }
+        value.clone()
+    })
 }
 
 /// What the gateway says in place of a service, and when to come back.

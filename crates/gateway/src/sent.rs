@@ -1,10 +1,10 @@
 //! Answers on their way to clients of HTTP/1.1 and HTTP/2, and clients that stop taking them.
 //!
-//! hyper asks for the next part of a body when it has room for it. From then on the service has to
+//! The next part of a body is asked for when there is room for it. From then on the service has to
 //! move; from the moment that it gets one, the client has to. A client that takes none for too long
 //! holds a connection to an instance and a place among its requests for nothing, so its connection
-//! is cut off: with one stream of HTTP/2 that stands still all of them end, since hyper waits for
-//! room where it can't be reached. Small answers hold nothing but their own bytes, and their
+//! is cut off, with all that is under way on it over HTTP/2: the one end that needs nothing of a client
+//! that has mostly gone altogether. Small answers hold nothing but their own bytes, and their
 //! connections count as idle.
 //!
 //! Over HTTP/1.1 no part is asked for while the client has not taken those before it: hyper would

@@ -17,7 +17,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, BytesMut};
-use hyper::ext::Protocol;
+use h2::ext::Protocol;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use crate::headers::text;
 use crate::http1::Head;
+use crate::http2::Handover;
 use crate::respond::Body;
 use crate::shared::Connected;
 use crate::timer::Timer;
@@ -50,8 +51,15 @@ pub struct Upgrade {
     pub protocol: HeaderValue,
     /// What proves in HTTP/1.1 that the instance understood; HTTP/2 does without.
     pub key: Option<HeaderValue>,
-    client: OnUpgrade,
+    client: Client,
     idle: Duration,
+}
+
+/// The client's side, once the answer has left.
+#[derive(Clone)]
+enum Client {
+    Http1(OnUpgrade),
+    Http2(Handover),
 }
 
 /// The method that a request is routed by: the extended CONNECT stands for the GET of HTTP/1.1.
@@ -66,15 +74,16 @@ impl Upgrade {
     /// What a request asks for, if it is one of `offered`; idle for longer than `idle` it will end. In
     /// HTTP/1.1 one with a body of its own is taken for what it is without.
     pub fn asked(parts: &Parts, has_body: bool, offered: &[String], idle: Duration) -> Option<Self> {
-        let client = parts.extensions.get::<OnUpgrade>()?.clone();
         let offers = |asked: &str| offered.iter().any(|each| each.eq_ignore_ascii_case(asked));
         if let Some(protocol) = parts.extensions.get::<Protocol>() {
             // A WebSocket is the one protocol that is known to be the same in HTTP/1.1.
             let asked = protocol.as_str();
             let known = asked.eq_ignore_ascii_case("websocket") && offers(asked);
+            let client = Client::Http2(parts.extensions.get::<Handover>()?.clone());
             let protocol = HeaderValue::from_static("websocket");
             return known.then(|| Self { protocol, key: key(), client, idle });
         }
+        let client = Client::Http1(parts.extensions.get::<OnUpgrade>()?.clone());
         let named = parts.headers.get_all(header::CONNECTION).iter().any(|value| {
             value
                 .as_bytes()
@@ -137,7 +146,7 @@ fn accept(key: &HeaderValue) -> String {
 
 /// Two connections that will be one.
 pub struct Tunnel {
-    client: OnUpgrade,
+    client: Client,
     instance: tokio::io::Join<Reader, Writer>,
     /// What the instance sent along with its agreement.
     read: BytesMut,
@@ -156,8 +165,17 @@ impl Tunnel {
         let Self { client, mut instance, read, idle, kept } = self;
         tokio::spawn(async move {
             // A client that is gone before its answer needs no tunnel, and either side may end one.
-            if let Ok(client) = client.await {
-                let _ = join(&mut TokioIo::new(client), &mut instance, read, idle).await;
+            match client {
+                Client::Http1(client) => {
+                    if let Ok(client) = client.await {
+                        let _ = join(&mut TokioIo::new(client), &mut instance, read, idle).await;
+                    }
+                }
+                Client::Http2(client) => {
+                    if let Some(mut client) = client.take().await {
+                        let _ = join(&mut client, &mut instance, read, idle).await;
+                    }
+                }
             }
             drop((kept, connected));
         });

@@ -1,26 +1,23 @@
 //! One request and its answer on a stream of HTTP/3.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
 
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, Request, Response};
 use tokio::time::timeout;
 
 use super::received::Received;
 use super::{Answer, Arrived, Code, Exchange, Gone, Load, Receive};
 use crate::client::Client;
 use crate::door::Patience;
-use crate::hints::Waiting;
+use crate::hints::{self, Waiting};
 use crate::proxy;
 use crate::request_body::RequestBody;
-use crate::respond::Body;
+use crate::respond::{Body, complete};
 use crate::shared::Shared;
 
 /// Serve one request, and count what became of it.
@@ -73,7 +70,9 @@ async fn respond<R: Receive, A: Answer>(
                 Step::Answered(response) => break response,
                 Step::Hinted(all) => {
                     for headers in all {
-                        timeout(patience.stall, answer.head(interim(headers))).await.map_err(|_| Gone)??;
+                        timeout(patience.stall, answer.head(hints::interim(headers)))
+                            .await
+                            .map_err(|_| Gone)??;
                     }
                 }
             }
@@ -96,13 +95,6 @@ async fn respond<R: Receive, A: Answer>(
 enum Step {
     Answered(Response<Body>),
     Hinted(Vec<HeaderMap>),
-}
-
-fn interim(headers: HeaderMap) -> Response<()> {
-    let mut head = Response::new(());
-    *head.status_mut() = StatusCode::EARLY_HINTS;
-    *head.headers_mut() = headers;
-    head
 }
 
 /// The length that a request says its body has.
@@ -132,19 +124,7 @@ async fn send<A: Answer>(
     patience: Patience,
 ) -> Result<(), Gone> {
     let (mut parts, mut body) = response.into_parts();
-    // What hyper adds to an answer in the other protocols.
-    if !parts.headers.contains_key(header::DATE) {
-        parts.headers.insert(header::DATE, date());
-    }
-    let bodiless = parts.status.is_informational() || matches!(parts.status.as_u16(), 204 | 304);
-    if !bodiless
-        && !parts.headers.contains_key(header::CONTENT_LENGTH)
-        && let Some(length) = body.size_hint().exact()
-        // Nobody knows the length of what a HEAD request did not get.
-        && !(asked_for_head && length == 0)
-    {
-        parts.headers.insert(header::CONTENT_LENGTH, length.into());
-    }
+    complete(&mut parts, &body, asked_for_head);
     answer.head(Response::from_parts(parts, ())).await?;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
@@ -168,20 +148,4 @@ async fn send<A: Answer>(
         }
     }
     answer.finish().await
-}
-
-/// The time of day for an answer's `Date`, written anew once a second.
-fn date() -> HeaderValue {
-    thread_local! {
-        static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
-    }
-    let now = SystemTime::now();
-    let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    LAST.with_borrow_mut(|(at, value)| {
-        if *at != second {
-            let written = HeaderValue::from_str(&httpdate::fmt_http_date(now));
-            (*at, *value) = (second, written.unwrap_or(HeaderValue::from_static("")));
-        }
-        value.clone()
-    })
 }

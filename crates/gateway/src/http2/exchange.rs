@@ -1,0 +1,172 @@
+//! One request and its answer on a stream of HTTP/2.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use hyper::body::Body;
+use hyper::header::{self, HeaderMap};
+use hyper::service::Service;
+use hyper::{Method, Request, Response};
+use tokio::sync::oneshot;
+
+use super::{Handover, Received, Tunnelled};
+use crate::client::Client;
+use crate::hints::{self, Waiting};
+use crate::request_body::RequestBody;
+use crate::respond::complete;
+use crate::sent::Sent;
+
+/// The client gave up the request, or is gone: there is nobody to answer.
+struct Gone;
+
+impl From<h2::Error> for Gone {
+    fn from(_: h2::Error) -> Self {
+        Self
+    }
+}
+
+/// The task that answers one request.
+pub fn serve<S>(
+    client: &Arc<Client>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    service: &S,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    S: Service<Request<RequestBody>, Response = Response<Sent>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let (mut parts, stream) = request.into_parts();
+    let hints = Arc::<Waiting>::default();
+    parts.extensions.insert(Arc::clone(&hints));
+    let asked_for_head = parts.method == Method::HEAD;
+    // What comes after a CONNECT is for the tunnel, if there will be one.
+    let (body, tunnel) = if parts.method == Method::CONNECT {
+        let (give, handover) = Handover::new();
+        parts.extensions.insert(handover);
+        (RequestBody::Taken, Some((give, stream)))
+    } else {
+        (RequestBody::http2(Received::new(stream, &parts.headers), client), None)
+    };
+    let serving = service.call(Request::from_parts(parts, body));
+    async move {
+        // Nobody is left to be told.
+        let _: Result<(), Gone> = async {
+            let answer = answered(&mut respond, serving, &hints).await?;
+            send(&mut respond, asked_for_head, answer, tunnel).await
+        }
+        .await;
+    }
+}
+
+/// The answer; what the service says before it goes on at once.
+async fn answered(
+    respond: &mut SendResponse<Bytes>,
+    serving: impl Future<Output = Result<Response<Sent>, Infallible>>,
+    hints: &Waiting,
+) -> Result<Response<Sent>, Gone> {
+    let mut serving = pin!(serving);
+    poll_fn(|cx| {
+        if let Poll::Ready(Ok(answer)) = serving.as_mut().poll(cx) {
+            return Poll::Ready(Ok(answer));
+        }
+        for headers in hints.take() {
+            respond.send_informational(hints::interim(headers))?;
+        }
+        respond.poll_reset(cx).map(|_| Err(Gone))
+    })
+    .await
+}
+
+async fn send(
+    respond: &mut SendResponse<Bytes>,
+    asked_for_head: bool,
+    answer: Response<Sent>,
+    tunnel: Option<(oneshot::Sender<Tunnelled>, RecvStream)>,
+) -> Result<(), Gone> {
+    let (mut parts, body) = answer.into_parts();
+    without_connection(&mut parts.headers);
+    if let Some((give, receive)) = tunnel
+        && parts.status.is_success()
+    {
+        parts.headers.remove(header::CONTENT_LENGTH);
+        let send = respond.send_response(Response::from_parts(parts, ()), false)?;
+        // Whoever would have it may be gone, too.
+        let _ = give.send(Tunnelled::new(send, receive));
+        return Ok(());
+    }
+    complete(&mut parts, &body, asked_for_head);
+    let ended = body.is_end_stream();
+    let stream = respond.send_response(Response::from_parts(parts, ()), ended)?;
+    if ended { Ok(()) } else { send_body(stream, body).await }
+}
+
+/// Fields of HTTP/1.1's connections, of which HTTP/2 has none (RFC 9113, section 8.2.2).
+fn without_connection(headers: &mut HeaderMap) {
+    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
+        headers.remove(name);
+    }
+}
+
+async fn send_body(mut stream: SendStream<Bytes>, mut body: Sent) -> Result<(), Gone> {
+    loop {
+        let next = poll_fn(|cx| match stream.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(Err(Gone)),
+            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
+        });
+        let Some(frame) = next.await? else {
+            return Ok(stream.send_data(Bytes::new(), true)?);
+        };
+        let Ok(frame) = frame else {
+            // Nobody must take it for a whole answer.
+            stream.send_reset(Reason::INTERNAL_ERROR);
+            return Err(Gone);
+        };
+        match frame.into_data() {
+            Ok(part) => {
+                let last = body.is_end_stream();
+                room(&mut stream, part.len()).await?;
+                stream.send_data(part, last)?;
+                if last {
+                    return Ok(());
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    stream.reserve_capacity(0);
+                    return Ok(stream.send_trailers(trailers)?);
+                }
+            }
+        }
+    }
+}
+
+/// Wait until the client has room for some of a part. Only that is claimed of what all streams of the
+/// connection share: what a stream claims and can't use yet, no other could.
+async fn room(stream: &mut SendStream<Bytes>, length: usize) -> Result<(), Gone> {
+    if length == 0 {
+        return Ok(());
+    }
+    stream.reserve_capacity(1);
+    poll_fn(|cx| {
+        loop {
+            if stream.capacity() > 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Gone));
+            }
+            match ready!(stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
+            }
+        }
+    })
+    .await
+}

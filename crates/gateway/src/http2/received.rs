@@ -1,0 +1,63 @@
+//! The body of a request that comes by HTTP/2.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{self, HeaderMap};
+
+use crate::request_body::Broken;
+
+/// A body as the way of a request reads it. h2 sees to it that it is as long as its head says.
+pub struct Received {
+    stream: RecvStream,
+    /// Bytes still to come, if the head has said how many there are.
+    left: Option<u64>,
+    data_ended: bool,
+}
+
+impl Received {
+    pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+        let declared =
+            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let left = if stream.is_end_stream() { Some(0) } else { declared };
+        Self { stream, left, data_ended: false }
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(part)) => {
+                    // What is taken makes room; there is nobody to tell of a stream that is over.
+                    let _ = self.stream.flow_control().release_capacity(part.len());
+                    self.left = self.left.map(|left| left.saturating_sub(part.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(part))));
+                }
+                Some(Err(_)) => return Poll::Ready(Some(Err(Broken::GivenUp))),
+                None => self.data_ended = true,
+            }
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            Err(_) => Poll::Ready(Some(Err(Broken::GivenUp))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
