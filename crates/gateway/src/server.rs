@@ -17,6 +17,7 @@ use hyper::header::HeaderValue;
 use hyper::{Request, Response};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::Client;
@@ -347,7 +348,12 @@ where
             _ = phase.wait_for(|phase| *phase >= door.last) => break,
         };
         match accepted {
-            Ok((stream, address)) => admit(stream, address),
+            Ok((stream, address)) => {
+                admit(stream, address);
+                // One in each pass over those who are ready: whoever is served already doesn't wait for
+                // the beginnings of all who come at once, at up to 0.1 ms for each.
+                yield_now().await;
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
