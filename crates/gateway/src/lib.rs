@@ -36,6 +36,7 @@ mod http2;
 mod http3;
 mod identity;
 mod io;
+mod json_line;
 mod limit;
 mod linger;
 mod metrics;
