@@ -29,6 +29,7 @@ from counterfoil.events import (
     rebuilt_balances,
 )
 from counterfoil.events.sagas.progress import AFTER, Outcome, Progress, begun, resumed
+from counterfoil.events.schemas import Format
 from events.test_exactly_once import PATIENCE_SECONDS, append
 
 SECOND = 1_000_000
@@ -348,6 +349,64 @@ def test_ended_sagas_are_forgotten_after_their_retention(embedded: EmbeddedEvent
     desk.until(lambda: desk.found() == [])
     database = embedded.pipelines().database
     assert database.execute("SELECT * FROM saga_lines").fetchall() == []
+
+
+def test_ended_sagas_are_forgotten_while_others_keep_coming(embedded: EmbeddedEvents) -> None:
+    desk = Desk(embedded, two_steps(lambda: None), trip(1))
+    desk.stands("completed")
+    desk.now_us += int(desk.saga.retention_seconds) * SECOND + 1
+    for number in range(2, 5):
+        desk.append(trip(number))
+        assert desk.coordinator.step() > 0, "there is always something to do"
+    assert desk.found() == []
+
+
+def test_a_compensation_that_is_answered_between_two_tries_is_done(events: Events) -> None:
+    saga = Saga("trip", TRIPS)
+
+    @saga.step()
+    def seat(event: Trip, step: StepContext) -> None: ...
+
+    @seat.compensate_by_asking(ASKED, BOOKED, timeout_seconds=5, tries=2, backoff_seconds=60)
+    def free(event: Trip, step: StepContext) -> Trip:
+        return event
+
+    @saga.step()
+    def fail(event: Trip, step: StepContext) -> None:
+        raise StepFailed("no")
+
+    desk = Desk(events, saga, trip(1))
+    desk.until(lambda: bool(desk.found()) and desk.outcomes()[-1] == "undo seat: asked")
+    answer = answer_to(desk)
+    desk.now_us += 5 * SECOND
+    desk.until(lambda: desk.outcomes()[-1] == "undo seat: unanswered")
+    desk.append(answer)
+    desk.stands("compensated")
+    assert desk.outcomes()[-2:] == ["undo seat: unanswered", "undo seat: done"]
+
+
+@pytest.mark.parametrize("format_", ["avro", "protobuf"])
+def test_an_answer_is_read_in_the_format_of_its_topic(
+    embedded: EmbeddedEvents, format_: Format
+) -> None:
+    asked = Topic("asked-so", Trip, partitions=1, format=format_)
+    booked = Topic("booked-so", Booked, partitions=1, format=format_)
+    saga = Saga("trip", TRIPS)
+
+    @saga.ask(asked, booked, timeout_seconds=5)
+    def seat(event: Trip, step: StepContext) -> Trip:
+        return event
+
+    @saga.step()
+    def tell(event: Trip, step: StepContext) -> None:
+        step.state.put("seat", step.result_of(seat).seat.encode())
+
+    desk = Desk(embedded, saga, trip(1))
+    desk.until(lambda: waiting(desk))
+    headers = {"saga": "trip", "saga-id": "1", "saga-step": "seat", "saga-direction": "do"}
+    desk.append(Message(9, booked.name, "t1", booked.encode(Booked("4F")), headers, 1))
+    desk.stands("completed")
+    assert embedded.pipelines().database.execute("SELECT value FROM state").fetchall() == [(b"4F",)]
 
 
 def test_sagas_are_paged_and_those_that_are_open_counted(events: Events) -> None:

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from counterfoil.application.service import Command, Service
-from counterfoil.events import Command as StoreCommand
 from counterfoil.events import (
+    UNREADABLE,
     InvalidEvent,
     KeyReused,
     Reply,
@@ -22,6 +22,7 @@ from counterfoil.events import (
     Unit,
     VersionConflict,
 )
+from counterfoil.events import Command as StoreCommand
 
 IDEMPOTENCY_KEY_LIMIT = 255
 """Characters; the draft for the header sets no limit, and an index needs one."""
@@ -65,7 +66,7 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
             body = decode(content)
         except msgspec.ValidationError as error:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}")
         # A key belongs to its tenant: nobody is answered with what another tenant was told.
         scoped = scoped_key(tenant, key)

@@ -21,6 +21,7 @@ from counterfoil.events.dead_letters import (
 from counterfoil.events.effects import Context
 from counterfoil.events.engine import EmbeddedEvents, Events, KafkaEvents
 from counterfoil.events.errors import (
+    UNREADABLE,
     BadToken,
     Contended,
     DeadLetterSettled,
@@ -114,6 +115,7 @@ __all__ = [
     "ALL",
     "PER_SECOND",
     "UNFINISHED",
+    "UNREADABLE",
     "Aggregate",
     "AuditEntry",
     "BadToken",

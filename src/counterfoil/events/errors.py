@@ -1,5 +1,7 @@
 """What can go wrong with events."""
 
+from typing import Final
+
 import msgspec
 
 from counterfoil.errors import CounterfoilError
@@ -111,6 +113,11 @@ class InvalidEvent(EventsError):
 
 class UndecodableEvent(EventsError, msgspec.DecodeError):
     """Bytes that are no event of their topic, whoever reads them: they become a dead letter."""
+
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises at bytes that are no event. The last is JSON's that is nested too deep, also
+in a field that the type doesn't know: two thousand bytes, which whoever may write can write."""
 
 
 class IncompatibleSchema(EventsError):

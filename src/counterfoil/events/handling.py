@@ -11,7 +11,7 @@ import msgspec
 
 from counterfoil.events import rows
 from counterfoil.events.effects import Context, Effects, TimerContext
-from counterfoil.events.errors import StoreUnavailable
+from counterfoil.events.errors import UNREADABLE, StoreUnavailable
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
 from counterfoil.events.pipeline import Pipeline
@@ -65,7 +65,7 @@ class Handling:
                     if takes_more and self._take(record, now_us):
                         continue
                     event = decode(record.value)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                except UNREADABLE as error:
                     self._bury(record, error, 1, now_us)
                     continue
                 if observe is not None:

@@ -275,7 +275,7 @@ def log_documents(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int,
 def _document(value: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(value, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 
 

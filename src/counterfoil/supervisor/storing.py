@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-import msgspec
-
 from counterfoil import faults
 from counterfoil.application import Application
-from counterfoil.events import EventLog, PipelineStore, StoreUnavailable
+from counterfoil.events import UNREADABLE, EventLog, PipelineStore, StoreUnavailable
 from counterfoil.events.dead_letters import DeadLetters, Selection, bury
 from counterfoil.events.messages import Batch as Fetched
 from counterfoil.events.messages import Record
@@ -89,7 +87,7 @@ class Storing:
             try:
                 row = source.decode(record.value)
                 self._table.check(row)
-            except (msgspec.DecodeError, UnicodeDecodeError, RowRefused) as error:
+            except (*UNREADABLE, RowRefused) as error:
                 self._bury(record, error)
             else:
                 rows.append(row)

@@ -7,6 +7,7 @@ from typing import Final
 
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
+from counterfoil.events.storable import storable
 
 TRACEBACK_LIMIT: Final = 8_000
 """Characters of a traceback that a dead letter keeps."""
@@ -25,12 +26,12 @@ def letter(pipeline: str, record: Record, error: Exception, *, tries: int, now_u
     """What tells of a record that could not be handled, on the dead-letter topic."""
     headers = {
         **record.headers,
-        _ERROR: _storable(f"{type(error).__name__}: {error}"[:ERROR_LIMIT]),
-        _TRACEBACK: _storable("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]),
+        _ERROR: storable(f"{type(error).__name__}: {error}"[:ERROR_LIMIT]),
+        _TRACEBACK: storable("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]),
         _TRIES: str(tries),
         _SOURCE: f"{record.topic}/{record.partition}/{record.offset}",
     }
-    key = _storable(record.key)
+    key = storable(record.key)
     return Message(record.event_id, dead_letter_topic(pipeline), key, record.value, headers, now_us)
 
 
@@ -79,11 +80,6 @@ def dead_letter_topic(pipeline: str) -> str:
     return f"{pipeline}.dead-letters"
 
 
-def _storable(text: str) -> str:
-    """What both databases keep as text: a letter must be buried, whatever its key or error says."""
-    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
-
-
 def _row(pipeline: str, each: Message | Record) -> tuple[object, ...] | None:
     """The row of `dead_letters` for a letter; None if it lacks what makes it one."""
     headers = dict(each.headers)
@@ -97,14 +93,14 @@ def _row(pipeline: str, each: Message | Record) -> tuple[object, ...] | None:
         return None
     return (
         pipeline,
-        _storable(topic),
+        storable(topic),
         *numbers[:2],
         each.event_id,
-        _storable(each.key),
+        storable(each.key),
         each.value,
         json.dumps(headers),
-        _storable(error),
-        _storable(trace),
+        storable(error),
+        storable(trace),
         numbers[2],
         each.timestamp_us,
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from counterfoil.events.errors import StoreUnavailable
+from counterfoil.events.errors import UNREADABLE, StoreUnavailable
 from counterfoil.events.messages import Record
 from counterfoil.events.topics import AnyTopic
 
@@ -83,12 +83,12 @@ def readable(value: bytes, topic: AnyTopic | None = None) -> msgspec.Raw | str:
     are written as `\\xNN`. An event of a `topic` in another format is shown as JSON.
     """
     if topic is not None:
-        with suppress(msgspec.DecodeError, StoreUnavailable):  # then it is shown as it came
+        with suppress(*UNREADABLE, StoreUnavailable):  # then it is shown as it came
             value = topic.to_json(value)
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
         text = value.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return value.decode(errors="backslashreplace")
     return msgspec.Raw(text.encode())
 

@@ -10,6 +10,7 @@ from counterfoil.events.dead_letters.burial import retry_topic
 from counterfoil.events.dead_letters.letter import COLUMNS, DeadLetter, letter_of
 from counterfoil.events.dead_letters.selection import ALL, Selection
 from counterfoil.events.errors import (
+    UNREADABLE,
     DeadLetterSettled,
     InvalidEvent,
     InvalidReplacement,
@@ -97,7 +98,7 @@ class DeadLetters:
         """
         try:
             replacement = topic.from_json(replacement)
-        except (msgspec.DecodeError, UnicodeDecodeError, InvalidEvent) as error:
+        except (*UNREADABLE, InvalidEvent) as error:
             raise InvalidReplacement(
                 f"not an event of {topic.name} ({topic.type.__name__}): {error}",
                 hint="nothing was changed",

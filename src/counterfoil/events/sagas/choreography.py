@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from counterfoil.events.errors import EventsError, Fenced
+from counterfoil.events.identity import identity_in
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.sagas.instances import Direction, Forgetting, Instance, Instances
 from counterfoil.events.sagas.saga import RETENTION_SECONDS
+from counterfoil.events.storable import storable
 from counterfoil.events.topics import AnyTopic
 
 BATCH: Final = 500
@@ -100,10 +102,11 @@ class ChoreographyTracer:
         Raises:
             StoreUnavailable, LogUnavailable: nothing was noted; a later step may.
         """
+        forgotten = self._forgetting.step(self._now_us())
         batches = self._reader.fetch(BATCH)
         now_us = self._now_us()
         if not batches and not self._instances.due(self._choreography.name, now_us, 1):
-            return self._forgetting.step(now_us)
+            return forgotten
         try:
             return self._commit(batches, now_us)
         except Fenced:
@@ -134,13 +137,15 @@ class ChoreographyTracer:
     def _note(self, record: Record) -> None:
         """Topics are read side by side: a later event may come before that which began it all."""
         number = self._number_of(record)
+        if number is None:
+            return
         instance = self._instances.find(self._choreography.name, number)
         if instance is None:
             instance = self._new(number, record)
             self._instances.add(instance)
         sign = self._signs.get(record.topic)
         if sign is None:
-            instance.key, instance.started_us = record.key, record.timestamp_us
+            instance.key, instance.started_us = storable(record.key), record.timestamp_us
             sign = Sign(record.topic, "do", "begun", None)
         self._instances.note(
             instance, sign.step, sign.outcome, at_us=record.timestamp_us, direction=sign.direction
@@ -154,15 +159,16 @@ class ChoreographyTracer:
             instance.status = "compensating"
         self._instances.save(instance)
 
-    def _number_of(self, record: Record) -> int:
+    def _number_of(self, record: Record) -> int | None:
         """The saga of an event: what has begun it has its id, what tells of it may say its cause.
 
         Of several events that a handler emits to one topic, only the first keeps the cause's id.
+        None if what others have written there names no saga.
         """
-        own: int | str = record.event_id
+        own = str(record.event_id)
         if record.topic in self._signs:
             own = record.headers.get("caused-by", own)
-        return int(record.headers.get("saga-id", own))
+        return identity_in(record.headers.get("saga-id", own))
 
     def _new(self, number: int, record: Record) -> Instance:
         timeout_us = int(self._choreography.timeout_seconds * 1_000_000)
@@ -183,7 +189,7 @@ class ChoreographyTracer:
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            key=record.key,
+            key=storable(record.key),
             value=record.value,
             headers=record.headers,
             timestamp_us=record.timestamp_us,

@@ -17,7 +17,8 @@ import structlog
 from counterfoil import faults
 from counterfoil.events.dead_letters import bury, retry_topic
 from counterfoil.events.effects import Effects
-from counterfoil.events.errors import EventsError, Fenced, StoreUnavailable
+from counterfoil.events.errors import UNREADABLE, EventsError, Fenced, StoreUnavailable
+from counterfoil.events.identity import identity_in
 from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.pipeline_store import PipelineStore
@@ -25,6 +26,7 @@ from counterfoil.events.sagas.context import StepContext, answer_headers
 from counterfoil.events.sagas.instances import Direction, Forgetting, Instance, Instances
 from counterfoil.events.sagas.progress import AFTER, Outcome, Progress, begun
 from counterfoil.events.sagas.saga import Action, Saga, Step, StepFailed
+from counterfoil.events.storable import storable
 
 BATCH: Final = 500
 """Instances begun, answered or led on in one commit."""
@@ -66,10 +68,11 @@ class SagaCoordinator:
             Fenced: a newer token was seen; this term is over.
             StoreUnavailable, LogUnavailable: nothing was done; a later step may.
         """
+        forgotten = self._forgetting.step(self._now_us())
         batches = self._reader.fetch(BATCH)
         now_us = self._now_us()
         if not batches and not self._instances.due(self._saga.name, now_us, 1):
-            return self._forgetting.step(now_us)
+            return forgotten
         try:
             return self._commit(batches, now_us)
         except BaseException:
@@ -140,7 +143,7 @@ class SagaCoordinator:
     def _begin(self, record: Record, now_us: int) -> None:
         try:
             self._saga.source.decode(record.value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             name = self._saga.consumer
             letter = bury(self._store, name, record, error, tries=1, now_us=now_us)
             self._effects.bury(letter)
@@ -164,7 +167,7 @@ class SagaCoordinator:
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            key=record.key,
+            key=storable(record.key),
             value=record.value,
             headers=record.headers,
             timestamp_us=record.timestamp_us,
@@ -187,13 +190,12 @@ class SagaCoordinator:
 
     def _answer(self, record: Record, now_us: int) -> None:
         """Give an answer to the step that waits for it; one that nobody waits for is noted."""
-        instance = self._instances.find(self._saga.name, int(record.headers["saga-id"]))
+        instance = self._named(record)
         if instance is None:
-            return  # forgotten: it ended longer ago than sagas are kept
+            return
         name = record.headers.get("saga-step", "")
         direction: Direction = "undo" if record.headers.get("saga-direction") == "undo" else "do"
-        going = "do" if instance.status == "running" else "undo"
-        if not instance.waiting or (instance.step, going) != (name, direction):
+        if instance.step != name or not self._awaits(instance, direction):
             self._instances.note(instance, name, "late", at_us=now_us, direction=direction)
             self._instances.save(instance)
             return
@@ -204,16 +206,32 @@ class SagaCoordinator:
         else:
             self._judge(instance, progress, record.value, now_us)
 
+    def _awaits(self, instance: Instance, direction: Direction) -> bool:
+        """Whether the step at which an instance stands is still to be answered.
+
+        A compensation is asked for again and again: what answers it between two tries answers it.
+        """
+        step = next((each for each in self._saga.steps if each.name == instance.step), None)
+        going = {"running": "do", "compensating": "undo"}.get(instance.status)
+        if step is None or going != direction:
+            return False
+        action = step.do if going == "do" else step.undo
+        if action is None or action.ask is None:
+            return False
+        return instance.waiting or (going == "undo" and instance.tries > 0)
+
     def _judge(self, instance: Instance, progress: Progress, value: bytes, now_us: int) -> None:
         """What an answer means; without a check of the step's own, that it was done."""
         if progress.status == "compensating":
             self._settle(instance, progress, "done", now_us)
             return
         step = self._saga.steps[progress.at]
+        assert step.do.ask is not None, "it has asked"
+        topic = step.do.ask.answer
 
         def look() -> None:
             context = self._context(instance, step, "do", now_us)
-            answer = msgspec.json.decode(value, type=step.result)
+            answer = topic.decode(value)
             if step.check is not None:
                 step.check(self._saga.source.decode(instance.value), answer, context)
 
@@ -230,12 +248,18 @@ class SagaCoordinator:
                     self._settle(instance, progress, "unclear", now_us, error=error)
                     return
             else:
-                self._settle(instance, progress, "done", now_us, result=value)
+                result = topic.to_json(value)
+                self._settle(instance, progress, "done", now_us, result=result)
                 return
+
+    def _named(self, record: Record) -> Instance | None:
+        """The instance that a record's headers name; None for one that was forgotten, or none."""
+        number = identity_in(record.headers["saga-id"])
+        return None if number is None else self._instances.find(self._saga.name, number)
 
     def _resume(self, record: Record, now_us: int) -> None:
         """A dead letter was replayed: go on with the compensation that it tells of."""
-        instance = self._instances.find(self._saga.name, int(record.headers["saga-id"]))
+        instance = self._named(record)
         if instance is None or instance.status != "stuck":
             return
         direction: Direction = "undo" if record.headers.get("saga-direction") == "undo" else "do"

@@ -15,6 +15,7 @@ from counterfoil.events.errors import EventsError
 from counterfoil.events.messages import Record
 from counterfoil.events.sagas.progress import Progress, Status
 from counterfoil.events.sagas.saga import Step
+from counterfoil.events.storable import storable
 
 R = TypeVar("R")
 Direction = Literal["do", "undo"]
@@ -190,7 +191,8 @@ class Instances:
     ) -> None:
         """Add a line; `save` must follow in the same transaction."""
         instance.lines += 1
-        instance.error = error[:ERROR_LIMIT] or instance.error
+        error = storable(error[:ERROR_LIMIT])
+        instance.error = error or instance.error
         self._database.execute(
             "INSERT INTO saga_lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -201,7 +203,7 @@ class Instances:
                 direction,
                 outcome,
                 attempt,
-                error[:ERROR_LIMIT],
+                error,
                 result,
                 at_us,
             ),
@@ -238,7 +240,7 @@ class Instances:
 
 
 class Forgetting:
-    """Forgets the ended instances of a saga, some at a time, when there is nothing else to do."""
+    """Forgets the ended instances of a saga, some at a time beside what else there is to do."""
 
     def __init__(self, instances: Instances, saga: str, retention_seconds: float) -> None:
         self._instances = instances

@@ -16,7 +16,7 @@ import structlog
 from counterfoil import faults
 from counterfoil.events.dead_letters import bury
 from counterfoil.events.effects import Context, Effects
-from counterfoil.events.errors import StoreUnavailable, TaskAbandoned
+from counterfoil.events.errors import UNREADABLE, StoreUnavailable, TaskAbandoned
 from counterfoil.events.identity import identity_of
 from counterfoil.events.messages import Record
 from counterfoil.events.parallel.crews import Crew, Loop, Threads
@@ -156,7 +156,7 @@ class TaskWorker:
             return item
         try:
             item.event = msgspec.json.decode(task.content, type=self._queue.type)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             item.error = error  # sent by a program with another type of task
         return item
 
