@@ -5,28 +5,52 @@ import json
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
+from cyclopts.validators import Number
+from rich.text import Text
 
 from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.cli.gateway import app as gateway_commands
 from counterfoil.cli.hot_keys import hot_keys
+from counterfoil.cli.options import (
+    Engines,
+    Folder,
+    Json,
+    Rate,
+    Seconds,
+    State,
+    state_folder,
+)
+from counterfoil.cli.output import new_console, out, print_table, styled, write_json
 from counterfoil.cli.sagas import saga, sagas
 from counterfoil.cli.tasks import tasks
 from counterfoil.cli.topics import forget, lag, read, topics
 from counterfoil.cli.transactions import app as transaction_commands
 from counterfoil.faults import SABOTAGES
 
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+
+
+def _shown_default(default: object) -> str | None:
+    """A default as `--help` tells it; of a switch that is off, and of what is empty, nothing."""
+    return None if default is None or default is False or default in ("", ()) else str(default)
+
+
 app = cyclopts.App(
     name="counterfoil",
     help="One backbone, from request to report, exactly once.",
     help_format="plaintext",  # keeps each example on a line of its own
+    default_parameter=Parameter(negative="", show_default=_shown_default),
+)
+app.register_install_completion_command(
+    help="Have this shell complete commands and options from its next start on."
 )
 events = cyclopts.App(name="events", help="Look into the event log and act on dead letters.")
 app.command(events)
@@ -42,18 +66,11 @@ events.command(sagas)
 events.command(saga)
 events.command(tasks)
 events.command(hot_keys)
-out = Console()
-
-State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
-
-
-def _state(path: Path, state: Path | None) -> Path:
-    return state if state is not None else path / ".counterfoil"
 
 
 @app.command
 def up(
-    path: Path = Path(), *, state: State = None, free_ports: bool = False, engines: str = ""
+    path: Folder = Path(), *, state: State = None, free_ports: bool = False, engines: Engines = ""
 ) -> None:
     """Run the application in PATH with everything it needs, until Ctrl-C.
 
@@ -62,8 +79,6 @@ def up(
 
     Parameters
     ----------
-    engines
-        Engines in place of those in counterfoil.toml, as PART=ENGINE with commas between.
     free_ports
         Take free ports in place of the configured ones.
     """
@@ -77,12 +92,12 @@ def up(
                 seen[child.plan.name] = child.state
                 if child.state in {"ready", "restarting", "stopped"}:
                     colour = {"ready": "green", "restarting": "yellow"}.get(child.state, "dim")
-                    line = f"[{colour}]{child.state:>10}[/]  {child.plan.name:<22} {child.detail}"
-                    out.print(line, highlight=False)
+                    line = f"  {child.plan.name:<22} {child.detail}"
+                    out.print(Text.assemble((f"{child.state:>10}", colour), line))
 
     async def run() -> None:
         supervisor = Supervisor(
-            path, _state(path, state), free_ports=free_ports, engines=engines, on_change=show
+            path, state_folder(path, state), free_ports=free_ports, engines=engines, on_change=show
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -102,47 +117,67 @@ def new(path: Path) -> None:
     """Write a small application with its tests into the new folder PATH.
 
     Example: counterfoil new wallet && counterfoil prove wallet
+
+    Parameters
+    ----------
+    path
+        The folder; its last part is the name of the application's module.
     """
     from counterfoil.cli.scaffold import write_application  # noqa: PLC0415
 
     for written in write_application(path):
-        out.print(written, highlight=False)
-    out.print(f"next: counterfoil up {path}, counterfoil prove {path}, pytest {path}")
+        out.print(written, highlight=False, markup=False, soft_wrap=True)
+    line = f"next: counterfoil up {path}, counterfoil prove {path}, pytest {path}"
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command
 def status(
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
     state: State = None,
-    as_json: Annotated[bool, Parameter("--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the processes of a running application, and dead letters that wait for a decision.
 
-    Exit 1 if a process is not ready.
+    Exit 1 if a process is not ready, or nothing runs.
+
+    Examples: counterfoil status examples/shop
+              counterfoil status examples/shop --json
     """
     from counterfoil.application import StateFolder  # noqa: PLC0415
     from counterfoil.cli.inspection import events_of, print_waiting, waiting_letters  # noqa: PLC0415
     from counterfoil.cli.running import is_running  # noqa: PLC0415
+    from counterfoil.cli.times import duration_text  # noqa: PLC0415
 
-    files = StateFolder(_state(path, state))
+    files = StateFolder(state_folder(path, state))
     if not is_running(files):
-        sys.stderr.write(f"nothing runs in {files.root}; start it with `counterfoil up {path}`\n")
+        sys.stderr.write(
+            f"counterfoil: nothing runs in {files.root}\n  hint: counterfoil up {path}\n"
+        )
         sys.exit(1)
     document: dict[str, Any] = json.loads(files.run.read_text())
     waiting = waiting_letters(events_of(path, files.root))
     document["dead_letters"] = waiting
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        write_json(document)
     else:
-        from rich.table import Table  # noqa: PLC0415
-
-        table = Table("process", "kind", "state", "pid", "restarts", "detail", box=None)
-        for each in document["processes"]:
-            table.add_row(
-                *(str(each[key]) for key in ("name", "kind", "state", "pid", "restarts", "detail"))
-            )
-        out.print(table)
+        print_table(
+            ("process", "kind", "state", "for", "restarts", "pid", "detail"),
+            [
+                (
+                    each["name"],
+                    each["kind"],
+                    styled(each["state"], "green" if each["state"] == "ready" else "red"),
+                    duration_text(time.time() - each["since"]) if each["since"] else "",
+                    each["restarts"],
+                    str(each["pid"] or ""),
+                    each["detail"],
+                )
+                for each in document["processes"]
+            ],
+            right=("for", "pid"),
+        )
         print_waiting(waiting)
     if any(each["state"] != "ready" for each in document["processes"]):
         sys.exit(1)
@@ -150,18 +185,18 @@ def status(
 
 @app.command
 def prove(
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
-    purchases: int = 5_000,
+    purchases: Count = 5_000,
     seed: int = 1,
     faults: str = "kill,pause",
-    fault_number: int = 24,
-    outage_seconds: float = 30.0,
-    engines: str = "",
+    fault_number: Annotated[int, Parameter(validator=Number(gte=0))] = 24,
+    outage_seconds: Seconds = 30.0,
+    engines: Engines = "",
     sabotage: str | None = None,
     list_sabotage: bool = False,
     state: Path | None = None,
-    as_json: Annotated[bool, Parameter("--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run the application, break it on purpose, and check that every cent arrived once.
 
@@ -178,13 +213,18 @@ def prove(
     faults
         Kinds of fault, with commas between: `kill`, `pause`, and `outage`, which takes each real
         engine that was started for the run away for a while; or `none`.
+    fault_number
+        How many faults, spread over the load.
+    seed
+        Which requests are sent, and when faults strike, follows from it.
     outage_seconds
         How long an engine is gone.
     engines
-        Engines in place of those in counterfoil.toml, as PART=ENGINE with commas between; those
-        without an address are started for the run, and struck by its faults as well.
+        Those without an address are started for the run, and struck by its faults as well.
     sabotage
         Switch one seeded bug on; the verdict must then be a failing one.
+    list_sabotage
+        Show the bugs that can be switched on, and run nothing.
     state
         Keep the run's files in this new folder; by default they go when the run ends.
     """
@@ -201,11 +241,14 @@ def prove(
     unknown = set(actions) - {"kill", "pause", "outage"}
     if unknown:
         raise CounterfoilError(
-            f"unknown fault: {', '.join(unknown)}", hint="kill, pause, outage or none"
+            f"unknown fault: {', '.join(sorted(unknown))}", hint="kill, pause, outage or none"
         )
+    if sabotage is not None and sabotage not in SABOTAGES:
+        raise CounterfoilError(f"no sabotage {sabotage!r}", hint="see --list-sabotage")
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn  # noqa: PLC0415
 
-    progress_console = Console(stderr=True, quiet=as_json)
+    progress_console = new_console(stderr=True)
+    progress_console.quiet = as_json
     with (
         tempfile.TemporaryDirectory(prefix="counterfoil-") as temporary,
         Progress(
@@ -245,17 +288,18 @@ def prove(
             print_report(path, files)
     print_verdict(verdict, as_json=as_json)
     if state is not None and not as_json:
-        out.print(f"in the console: counterfoil up {path} --state {state}", highlight=False)
+        line = f"in the console: counterfoil up {path} --state {state}"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
     sys.exit(0 if verdict.verdict == "holds" else 1)
 
 
 @app.command
 def move(
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
     engines: str,
     state: State = None,
-    as_json: Annotated[bool, Parameter("--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Carry the data of the application in PATH, which must not run, to the real engines.
 
@@ -278,9 +322,9 @@ def move(
         if not as_json:
             out.print(line, highlight=False)
 
-    moved = run_to_the_end(run(path, _state(path, state), engines, tell))
+    moved = run_to_the_end(run(path, state_folder(path, state), engines, tell))
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(moved)).decode() + "\n")
+        write_json(moved)
         return
     for name, each in moved.sums.items():
         out.print(f"{name:<9} {each.count:>9,} {major(each.amount):>16}", highlight=False)
@@ -292,14 +336,21 @@ def move(
 @app.command
 def trace(
     identity: str,
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
     state: State = None,
-    as_json: Annotated[bool, Parameter("--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Follow one payment from request to report, by its id or its Idempotency-Key.
 
+    Exit 1 if nothing is known under it.
+
     Example: counterfoil trace 1234567890123456789 examples/shop
+
+    Parameters
+    ----------
+    identity
+        The id that the service answered with, or the Idempotency-Key of the request.
     """
     from counterfoil.application import StateFolder, load, load_application  # noqa: PLC0415
     from counterfoil.cli.inspection import events_of  # noqa: PLC0415
@@ -308,7 +359,7 @@ def trace(
     from counterfoil.proof.trace import trace as follow  # noqa: PLC0415
     from counterfoil.supervisor import last_addresses  # noqa: PLC0415
 
-    files = StateFolder(_state(path, state))
+    files = StateFolder(state_folder(path, state))
     configuration = load(path, engines=last_addresses(files).chosen)
     application = load_application(path.resolve(), configuration.application.module)
     stores = open_stores(application.name, configuration, files)
@@ -319,16 +370,36 @@ def trace(
 
 
 @app.command
-def token(path: Path = Path(), *, tenant: str, tier: str = "gold", state: State = None) -> None:
-    """Print a token of the development issuer of a running application."""
+def token(path: Folder = Path(), *, tenant: str, tier: str = "gold", state: State = None) -> None:
+    """Print a token of the development issuer of a running application.
+
+    Example: counterfoil token examples/shop --tenant aurora --tier bronze
+
+    Parameters
+    ----------
+    tenant
+        Whose requests the gateway shall take it for.
+    tier
+        The tenant's tier.
+    """
     import httpx2  # noqa: PLC0415
 
     from counterfoil.application import StateFolder  # noqa: PLC0415
     from counterfoil.cli.running import addresses  # noqa: PLC0415
+    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
 
-    found = addresses(StateFolder(_state(path, state)))
-    answer = httpx2.post(f"http://{found.issuer}/token", data={"tenant": tenant, "tier": tier})
-    answer.raise_for_status()
+    found = addresses(StateFolder(state_folder(path, state)))
+    if not found.issuer:
+        raise CounterfoilError(
+            "this application has no development issuer", hint="[issuer] in counterfoil.toml"
+        )
+    try:
+        answer = httpx2.post(f"http://{found.issuer}/token", data={"tenant": tenant, "tier": tier})
+        answer.raise_for_status()
+    except httpx2.HTTPError as error:
+        raise CounterfoilError(
+            f"the development issuer gave no token: {error}", hint="see `counterfoil status`"
+        ) from error
     sys.stdout.write(answer.json()["access_token"] + "\n")
 
 
@@ -337,19 +408,20 @@ def verify_transactions(
     *,
     servers: str = "",
     application: Path | None = None,
-    clients: int = 5,
-    transactions: int = 1_000,
+    clients: Count = 5,
+    transactions: Count = 1_000,
     seed: int = 1,
-    kill_every: float = 0.0,
+    kill_every: Rate = 0.0,
     bug: str = "",
     save: Path | None = None,
     history: Path | None = None,
-    as_json: Annotated[bool, Parameter("--json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run random transactions on Kafka, and search what their clients saw for anomalies.
 
-    Looks for G0, G1a, G1c, lost writes, torn transactions, duplicates, polls that skip or go back.
-    The exit code is 1 if something was found that Kafka promises not to happen.
+    Looks for G0, G1a, G1c, lost writes, torn transactions, duplicates, polls
+    that skip or go back. The exit code is 1 if something was found that Kafka
+    promises not to happen.
 
     Examples: counterfoil events verify --transactions 5000 --kill-every 20
               counterfoil events verify --servers 10.0.0.1:9092

@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from counterfoil.application import Application
 from counterfoil.cli.dlq import Filters
-from counterfoil.cli.inspection import application_and_events, write_json
+from counterfoil.cli.inspection import application_and_events
+from counterfoil.cli.options import state_folder
+from counterfoil.cli.output import (
+    Style,
+    new_console,
+    out,
+    print_table,
+    styled,
+    write_json,
+    write_json_line,
+)
 from counterfoil.cli.times import parse_time, time_text
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
@@ -39,8 +48,7 @@ from counterfoil.events.dead_letters import State, document
 from counterfoil.events.topics import AnyTopic
 from counterfoil.supervisor.host import now_us
 
-out = Console()
-COLOURS: Final = {"done": "green", "failed": "red", "skipped": "yellow"}
+COLOURS: Final[dict[str, Style]] = {"done": "green", "failed": "red", "skipped": "yellow"}
 
 
 @contextmanager
@@ -50,7 +58,7 @@ def opened(path: Path, state: Path | None) -> "Generator[Desk, None, None]":
     Raises:
         CounterfoilError: it never ran.
     """
-    application, events = application_and_events(path, state or path / ".counterfoil")
+    application, events = application_and_events(path, state_folder(path, state))
     with closing(events.pipelines()) as store:
         actor = f"{getpass.getuser()}, command line"
         yield Desk(application, DeadLetters(store, actor=actor))
@@ -103,18 +111,21 @@ class Desk:
         if not letters:
             out.print("no dead letters" if selection.is_everything else "none that fit")
             return
-        table = Table("id", "pipeline", "source", "key", "failed", "error", "state", box=None)
-        for letter in letters:
-            table.add_row(
-                str(letter.id),
-                letter.pipeline,
-                f"{letter.topic}/{letter.partition}@{letter.offset}",
-                letter.key,
-                time_text(letter.failed_us),
-                letter.error,
-                letter.state,
-            )
-        out.print(table)
+        print_table(
+            ("id", "pipeline", "source", "key", "failed (UTC)", "error", "state"),
+            [
+                (
+                    str(letter.id),
+                    letter.pipeline,
+                    f"{letter.topic}/{letter.partition}@{letter.offset}",
+                    letter.key,
+                    time_text(letter.failed_us),
+                    letter.error,
+                    letter.state,
+                )
+                for letter in letters
+            ],
+        )
         if len(letters) == limit:
             out.print(f"older ones: --before {letters[-1].id}", style="dim")
 
@@ -135,7 +146,7 @@ class Desk:
             ("state", letter.state),
             *((f"header {name}", value) for name, value in sorted(letter.headers.items())),
         ):
-            facts.add_row(f"[dim]{name}[/]", value)
+            facts.add_row(styled(name, "dim"), Text(value))
         out.print(facts, highlight=False)
         _print_part("error", letter.error)
         if letter.replacement is not None:
@@ -145,6 +156,11 @@ class Desk:
         if entries:
             out.print("\n[bold]audit[/]")
             _print_entries(entries)
+
+    def show_value(self, number: int) -> None:
+        """Write what a replay would hand over, alone: JSON over several lines where it is JSON."""
+        letter = self._letters.show(number)
+        sys.stdout.write(_pretty(letter.payload, self._topics.get(letter.topic)) + "\n")
 
     def edit(self, number: int, replacement: bytes) -> None:
         """Replace the value of a letter."""
@@ -159,7 +175,7 @@ class Desk:
             handled = rehearse(self._letters, letter.id, self._pipeline(letter), now_us())
             failed = failed or handled.error is not None
             if as_json:
-                sys.stdout.write(msgspec.json.encode(handled).decode() + "\n")
+                write_json_line(handled)
             else:
                 _print_handled(handled)
         return 1 if failed else 0
@@ -258,16 +274,18 @@ def _told(
     """The outcomes, each of which is printed as it comes."""
     if as_json:
         for outcome in outcomes:
-            sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
+            write_json_line(outcome)
             yield outcome
         return
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=new_console(stderr=True)) as progress:
         task = progress.add_task(title, total=number)
         for outcome in outcomes:
             colour = COLOURS[outcome.result]
-            line = f"[{colour}]{outcome.result:<8}[/]{outcome.letter:>8}  "
-            out.print(line, outcome.detail, highlight=False, sep="")
+            line = Text.assemble(
+                (f"{outcome.result:<8}", colour), f"{outcome.letter:>8}  {outcome.detail}"
+            )
+            out.print(line, highlight=False)
             progress.advance(task)
             yield outcome
 
@@ -275,7 +293,7 @@ def _told(
 def _print_handled(handled: Handled) -> None:
     out.print(f"[bold]dead letter {handled.letter}[/]", highlight=False)
     if handled.error is not None:
-        out.print(f"  [red]fails again[/]  {escape(handled.error)}", highlight=False)
+        out.print(Text.assemble(("  fails again", "red"), f"  {handled.error}"), highlight=False)
         return
     for transfer in handled.transfers:
         amount = f"{transfer.amount} {transfer.currency} (minor units), {transfer.code}"
@@ -305,18 +323,20 @@ def _entry(entry: AuditEntry) -> dict[str, Any]:
 
 
 def _print_entries(entries: Iterable[AuditEntry]) -> None:
-    table = Table("id", "when", "who", "letter", "did", "", box=None)
-    for entry in entries:
-        detail = entry.detail if entry.value is None else str(_pretty(entry.value, indent=0))
-        table.add_row(
-            str(entry.id),
-            time_text(entry.at_us),
-            entry.actor,
-            str(entry.letter),
-            entry.action,
-            detail,
-        )
-    out.print(table, highlight=False)
+    print_table(
+        ("id", "when (UTC)", "who", "letter", "did", ""),
+        [
+            (
+                str(entry.id),
+                time_text(entry.at_us),
+                entry.actor,
+                str(entry.letter),
+                entry.action,
+                entry.detail if entry.value is None else _pretty(entry.value, indent=0),
+            )
+            for entry in entries
+        ],
+    )
 
 
 def _print_part(title: str, text: str) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import Parameter
 
+from counterfoil.cli.options import Folder, Identity, Json, Letter, Limit, Rate, State
+
 app = cyclopts.App(name="dlq", help="Find, show, edit, try, replay and discard dead letters.")
 
-State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
-Json = Annotated[bool, Parameter("--json", help="Write JSON.")]
 Which = Annotated[str, Parameter(help="The number of a letter, or `all` that the filters select.")]
 PER_SECOND = 100.0
 
@@ -37,12 +37,12 @@ class Filters:
 
 @app.command(name="list")
 def list_letters(
-    path: Path = Path(),
+    path: Folder = Path(),
     filters: Filters = Filters(),
     *,
     status: Literal["waiting", "replayed", "discarded"] | None = None,
-    before: int | None = None,
-    limit: int = 100,
+    before: Identity | None = None,
+    limit: Limit = 100,
     state: State = None,
     as_json: Json = False,
 ) -> None:
@@ -65,21 +65,38 @@ def list_letters(
 
 
 @app.command
-def show(number: int, path: Path = Path(), *, state: State = None, as_json: Json = False) -> None:
+def show(
+    number: Letter,
+    path: Folder = Path(),
+    *,
+    value: bool = False,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
     """Show one dead letter: its value, where it came from, why it failed, what was done to it.
 
-    Example: counterfoil events dlq show 12 examples/shop
+    Examples: counterfoil events dlq show 12 examples/shop
+              counterfoil events dlq show 12 examples/shop --value > event.json
+
+    Parameters
+    ----------
+    value
+        Its value alone, as it was edited last, to be edited and given back: what rewrites JSON may
+        round ids of 64 bits (jq does before 1.7).
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 
     with dead_letters.opened(path, state) as desk:
-        desk.show(number, as_json=as_json)
+        if value:
+            desk.show_value(number)
+        else:
+            desk.show(number, as_json=as_json)
 
 
 @app.command
 def edit(
-    number: int,
-    path: Path = Path(),
+    number: Letter,
+    path: Folder = Path(),
     *,
     value: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
@@ -90,8 +107,8 @@ def edit(
     The original is kept; a replay hands over the newest replacement.
 
     Examples: counterfoil events dlq edit 12 examples/shop --value '{"id": 7, "amount": 100}'
-              counterfoil events dlq show 12 --json | jq .value > event.json
-              counterfoil events dlq edit 12 --file event.json
+              counterfoil events dlq show 12 examples/shop --value > event.json
+              counterfoil events dlq edit 12 examples/shop --file event.json
 
     Parameters
     ----------
@@ -110,7 +127,7 @@ def edit(
 @app.command(name="try")
 def try_letters(
     which: Which,
-    path: Path = Path(),
+    path: Folder = Path(),
     filters: Filters = Filters(),
     *,
     state: State = None,
@@ -118,8 +135,9 @@ def try_letters(
 ) -> None:
     """Run the handler on dead letters, say what it would do or why it fails again, undo it all.
 
-    What it does outside of its context, such as a call to another service, can't be undone.
-    With --json there is a line for each letter. Exit 1 if some would fail again.
+    What it does outside of its context, such as a call to another service,
+    can't be undone. With --json there is a line for each letter. Exit 1 if some
+    would fail again.
 
     Examples: counterfoil events dlq try 12 examples/shop
               counterfoil events dlq try all examples/shop --pipeline ledger --json
@@ -133,18 +151,18 @@ def try_letters(
 @app.command
 def replay(
     which: Which,
-    path: Path = Path(),
+    path: Folder = Path(),
     filters: Filters = Filters(),
     *,
     via: Literal["retries", "handler"] = "retries",
-    rate: float = PER_SECOND,
+    rate: Rate = PER_SECOND,
     state: State = None,
     as_json: Json = False,
 ) -> None:
     """Hand dead letters to their pipelines again, each once, the oldest first.
 
-    No other pipeline sees them a second time.
-    With --json there is a line for each letter. Exit 1 if some could not be replayed.
+    No other pipeline sees them a second time. With --json there is a line for
+    each letter. Exit 1 if some could not be replayed.
 
     Examples: counterfoil events dlq replay 12 examples/shop
               counterfoil events dlq replay all examples/shop --error timeout --rate 20
@@ -167,7 +185,7 @@ def replay(
 @app.command
 def discard(
     which: Which,
-    path: Path = Path(),
+    path: Folder = Path(),
     filters: Filters = Filters(),
     *,
     reason: str,
@@ -175,6 +193,8 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Decide that dead letters are not to be handled; they stay, with the reason.
+
+    With --json there is a line for each letter. Exit 1 if some could not be discarded.
 
     Example: counterfoil events dlq discard all examples/shop --key test --reason "a test"
 
@@ -191,11 +211,11 @@ def discard(
 
 @app.command
 def audit(
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
-    letter: int | None = None,
-    before: int | None = None,
-    limit: int = 100,
+    letter: Identity | None = None,
+    before: Identity | None = None,
+    limit: Limit = 100,
     state: State = None,
     as_json: Json = False,
 ) -> None:

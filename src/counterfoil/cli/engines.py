@@ -13,27 +13,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
+
+from counterfoil.cli.options import Engines, Folder, Json, State, state_folder
+from counterfoil.cli.output import out, print_table, styled, write_json
 
 if TYPE_CHECKING:
     from counterfoil.engines import RunningEngine
 
 app = cyclopts.App(name="engines", help="Start, show and stop the real engines on this machine.")
-out = Console()
 
-Folder = Annotated[Path, Parameter(help="Where their files are.")]
+EnginesFolder = Annotated[Path, Parameter(help="Where their files are.")]
 HERE = Path(".counterfoil-engines")
 
 
 @app.command
-def up(*names: str, folder: Folder = HERE) -> None:
+def up(*names: str, folder: EnginesFolder = HERE) -> None:
     """Fetch what is missing, start the engines NAMES on free ports, run them until Ctrl-C.
 
     Of Kafka there is also `secured-kafka`, which asks for TLS and a password.
 
     Example: counterfoil engines up redis etcd kafka postgres registry spark
+
+    Parameters
+    ----------
+    names
+        Of the engines; a name that there is none of tells which there are.
     """
-    from counterfoil.application.state import write_json  # noqa: PLC0415
+    from counterfoil.application.state import write_json as write_state  # noqa: PLC0415
     from counterfoil.engines import ENGINES, RunningEngine, start  # noqa: PLC0415
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415
 
@@ -64,7 +70,7 @@ def up(*names: str, folder: Folder = HERE) -> None:
                 engine = start(name, folder / name, tell=status.update)
             running.append(stack.enter_context(engine))
             out.print(f"[green]ready[/]  {name:<9} {engine.address}", highlight=False)
-            write_json(folder / "engines.json", _document(running))
+            write_state(folder / "engines.json", _document(running))
         out.print("\n[bold]\\[addresses][/]  # for counterfoil.toml", highlight=False)
         for engine in running:
             name = engine.name.removeprefix("secured-")
@@ -83,13 +89,16 @@ def up(*names: str, folder: Folder = HERE) -> None:
 
 
 @app.command
-def status(*, folder: Folder = HERE, as_json: Annotated[bool, Parameter("--json")] = False) -> None:
-    """Show the engines that run in FOLDER. Exit 1 if a server of theirs has ended."""
+def status(*, folder: EnginesFolder = HERE, as_json: Json = False) -> None:
+    """Show the engines that run in FOLDER. Exit 1 if a server of theirs has ended.
+
+    Example: counterfoil engines status --json
+    """
     document = _running(folder)
     for each in document["servers"]:
         each["state"] = "running" if Path(f"/proc/{each['pid']}").exists() else "ended"
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        write_json(document)
     else:
         for each in document["servers"]:
             line = f"{each['state']:<8} {each['engine']:<9} {each['kind']:<13} {each['pid']:>7}"
@@ -99,8 +108,11 @@ def status(*, folder: Folder = HERE, as_json: Annotated[bool, Parameter("--json"
 
 
 @app.command
-def down(*, folder: Folder = HERE) -> None:
-    """Stop the engines that run in FOLDER, and wait until they have ended."""
+def down(*, folder: EnginesFolder = HERE) -> None:
+    """Stop the engines that run in FOLDER, and wait until they have ended.
+
+    Example: counterfoil engines down
+    """
     from counterfoil.engines import send_signal  # noqa: PLC0415
 
     document = _running(folder)
@@ -111,29 +123,21 @@ def down(*, folder: Folder = HERE) -> None:
 
 @app.command(name="check")
 def check_application(
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
-    state: Annotated[Path | None, Parameter(help="Default PATH/.counterfoil.")] = None,
-    engines: str = "",
-    as_json: Annotated[bool, Parameter("--json")] = False,
+    state: State = None,
+    engines: Engines = "",
+    as_json: Json = False,
 ) -> None:
     """Inspect the real engines of the application in PATH for settings that break a promise.
 
-    Engines with an address in counterfoil.toml, and those of an application that runs. Nothing is
-    changed. Exit 1 if a promise is broken; what only weakens one is shown.
+    Engines with an address in counterfoil.toml, and those of an application
+    that runs. Nothing is changed. Exit 1 if a promise is broken; what only
+    weakens one is shown.
 
     Example: counterfoil engines check examples/shop --engines events=kafka
-
-    Parameters
-    ----------
-    engines
-        Engines in place of those in counterfoil.toml.
     """
     import time  # noqa: PLC0415
-
-    import msgspec  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
 
     from counterfoil.application import StateFolder, load  # noqa: PLC0415
     from counterfoil.cli.running import addresses, is_running  # noqa: PLC0415
@@ -141,7 +145,7 @@ def check_application(
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415
     from counterfoil.supervisor import Addresses, check_engines, configured_engines  # noqa: PLC0415
 
-    files = StateFolder(state if state is not None else path / ".counterfoil")
+    files = StateFolder(state_folder(path, state))
     if is_running(files):
         found = addresses(files)
         configuration = load(path, engines=found.chosen)
@@ -156,15 +160,24 @@ def check_application(
         )
     findings = check_engines(configuration, files, found, time.time())
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(findings)).decode() + "\n")
+        write_json(findings)
+    elif not findings:
+        out.print(f"nothing to change: {', '.join(names)}")
     else:
-        table = Table("engine", "", "setting", "is", "should be", "what to do", box=None)
-        for each in findings:
-            colour = "red" if each.level is Level.BREAKS else "yellow"
-            level = f"[{colour}]{each.level}[/]"
-            row = (each.setting, each.found, each.needed, each.remedy)
-            table.add_row(each.engine, level, *map(escape, row))
-        out.print(table if findings else f"nothing to change: {', '.join(names)}")
+        print_table(
+            ("engine", "", "setting", "is", "should be", "what to do"),
+            [
+                (
+                    each.engine,
+                    styled(str(each.level), "red" if each.level is Level.BREAKS else "yellow"),
+                    each.setting,
+                    each.found,
+                    each.needed,
+                    each.remedy,
+                )
+                for each in findings
+            ],
+        )
     if any(each.level is Level.BREAKS for each in findings):
         sys.exit(1)
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
 
+from counterfoil.cli.options import Folder, State, state_folder
+from counterfoil.cli.output import out
 from counterfoil.errors import CounterfoilError
 
 if TYPE_CHECKING:
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 app = cyclopts.App(
     name="gateway", help="Check and reload the gateway's configuration, act on it, make keys."
 )
-out = Console()
-
-State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
 
 
 @app.command
-def check(path: Path = Path()) -> None:
-    """Check the configuration in PATH as a start or a reload would. Exit 2 if it can't be used."""
+def check(path: Folder = Path()) -> None:
+    """Check the configuration in PATH as a start or a reload would. Exit 2 if it can't be used.
+
+    Example: counterfoil gateway check examples/shop
+    """
     from counterfoil.application import at_fault, load  # noqa: PLC0415
     from counterfoil.gateway.data_plane import GatewayError  # noqa: PLC0415
     from counterfoil.gateway.data_plane import check as check_gateway  # noqa: PLC0415
@@ -41,19 +42,24 @@ def check(path: Path = Path()) -> None:
 
 
 @app.command
-def reload(path: Path = Path(), *, state: State = None) -> None:
+def reload(path: Folder = Path(), *, state: State = None) -> None:
     """Put the configuration in PATH into force in the running gateway, without losing a request.
 
-    It is checked whole first; what is configured as before keeps its state. Addresses, tls, threads
-    and everything outside [gateway] take a new start.
+    It is checked whole first; what is configured as before keeps its state.
+    Addresses, tls, threads and everything outside [gateway] take a new start.
+
+    Example: counterfoil gateway reload examples/shop
     """
     check(path)
     out.print(f"configuration {_control(path, state).reload()} is in force", highlight=False)
 
 
 @app.command
-def drain(path: Path = Path(), *, end: bool = False, state: State = None) -> None:
+def drain(path: Folder = Path(), *, end: bool = False, state: State = None) -> None:
     """Let nobody new in; what is under way ends as it would.
+
+    Examples: counterfoil gateway drain examples/shop
+              counterfoil gateway drain examples/shop --end
 
     Parameters
     ----------
@@ -74,7 +80,7 @@ def drain(path: Path = Path(), *, end: bool = False, state: State = None) -> Non
 def breaker(
     instance: str,
     mode: Literal["open", "closed", "auto"],
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
     service: str | None = None,
     state: State = None,
@@ -85,19 +91,23 @@ def breaker(
 
     Parameters
     ----------
+    instance
+        Its name, as the console and `counterfoil status` show it.
+    mode
+        Open: it gets no requests. Closed: it gets them, whatever it answers.
     service
         Whose instance it is; default: the instance's name up to its last hyphen.
     """
     control = _control(path, state)
     control.hold_breaker(service or instance.rpartition("-")[0], instance, mode)
     said = "is let go of" if mode == "auto" else f"is held {mode}"
-    out.print(f"the breaker of {instance} {said}", highlight=False)
+    out.print(f"the breaker of {instance} {said}", highlight=False, markup=False)
 
 
 @app.command
 def split(
     route: str,
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
     weight: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     reset: bool = False,
@@ -105,9 +115,9 @@ def split(
 ) -> None:
     """Change the weights of a route's split in the running gateway, or see them.
 
-    They hold until the gateway ends, or a reload changes the split: write into counterfoil.toml
-    what is to stay. Clients that are told apart by a key move to a service whose weight was raised,
-    and nowhere else.
+    They hold until the gateway ends, or a reload changes the split: write into
+    counterfoil.toml what is to stay. Clients that are told apart by a key move
+    to a service whose weight was raised, and nowhere else.
 
     Example: counterfoil gateway split "/checkout/*" examples/shop --weight checkout-next=10
 
@@ -129,7 +139,10 @@ def split(
         splits = control.state()["splits"]
     found = [each for each in splits if each["path"] == route]
     if not found:
-        raise CounterfoilError(f"no route {route} has a split", hint="see `counterfoil status`")
+        paths = ", ".join(each["path"] for each in splits)
+        raise CounterfoilError(
+            f"no route {route} has a split", hint=f"these have one: {paths or 'none'}"
+        )
     for each in found:
         total = sum(service["weight"] for service in each["services"])
         for service in each["services"]:
@@ -155,7 +168,7 @@ def _weight(given: str) -> tuple[str, int]:
 
 @app.command
 def purge(
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
     url: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     tag: Annotated[tuple[str, ...], Parameter(negative="")] = (),
@@ -184,6 +197,15 @@ def key(name: str, *, tenant: str, tier: str = "bronze") -> None:
     """Make an API key: it goes to standard output, its entry for counterfoil.toml beside it.
 
     Example: counterfoil gateway key billing --tenant aurora > billing.key
+
+    Parameters
+    ----------
+    name
+        Of the key, in the configuration and in the gateway's log.
+    tenant
+        Whose requests the gateway shall take it for.
+    tier
+        The tenant's tier.
     """
     from counterfoil.gateway.api_keys import new_api_key  # noqa: PLC0415
 
@@ -195,7 +217,7 @@ def key(name: str, *, tenant: str, tier: str = "bronze") -> None:
     sys.stdout.write(f"{made}\n")
 
 
-def _control(path: Path, state: Path | None) -> "GatewayControl":
+def _control(path: Folder, state: Path | None) -> "GatewayControl":
     """The switches of the gateway that runs.
 
     Raises:
@@ -205,5 +227,5 @@ def _control(path: Path, state: Path | None) -> "GatewayControl":
     from counterfoil.cli.running import addresses  # noqa: PLC0415
     from counterfoil.supervisor.gateway_control import GatewayControl  # noqa: PLC0415
 
-    files = StateFolder(state if state is not None else path / ".counterfoil")
+    files = StateFolder(state_folder(path, state))
     return GatewayControl(addresses(files).admin, files)

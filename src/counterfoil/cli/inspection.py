@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from counterfoil.application import Application, StateFolder, load, load_application
+from counterfoil.cli.output import (
+    new_table,
+    out,
+    print_table,
+    styled,
+    write_json,
+    write_json_line,
+)
 from counterfoil.cli.times import duration_text, parse_time, time_text
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
@@ -35,8 +43,6 @@ from counterfoil.events import (
 from counterfoil.events.shares import whole
 from counterfoil.supervisor import last_addresses, open_events
 from counterfoil.supervisor.host import now_us
-
-out = Console()
 
 
 def events_of(folder: Path, state: Path) -> Events:
@@ -63,11 +69,6 @@ def application_and_events(folder: Path, state: Path) -> tuple[Application, Even
     return application, events
 
 
-def write_json(document: object) -> None:
-    """Write a document to standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
-
-
 def waiting_letters(events: Events) -> list[dict[str, Any]] | None:
     """The pipelines with dead letters that nobody has decided on.
 
@@ -85,8 +86,9 @@ def print_waiting(waiting: list[dict[str, Any]] | None) -> None:
     """Print a line for each pipeline with dead letters."""
     for each in waiting or ():
         since = time_text(each["newest_us"])
-        words = f"{each['letters']} of {each['pipeline']} wait for a decision, the last since"
-        out.print(f"[red]dead letters[/]  {words} {since} UTC", highlight=False)
+        words = f"{each['letters']:,} of {each['pipeline']} wait for a decision, the last since"
+        line = Text.assemble(("dead letters", "red"), f"  {words} {since} UTC")
+        out.print(line, highlight=False)
     if waiting:
         out.print("see `counterfoil events dlq list --status waiting`", style="dim")
 
@@ -119,24 +121,31 @@ def forget_consumer(application: Application, events: Events, consumer: str) -> 
     if not forgotten:
         hint = f"not declared, but known: {', '.join(known) or 'none'}"
         raise CounterfoilError(f"no consumer {consumer!r}", hint=hint)
-    out.print(f"{consumer} is forgotten", highlight=False)
+    out.print(f"{consumer} is forgotten", highlight=False, markup=False)
 
 
 def watch_lag(events: Events, every: float, *, as_json: bool) -> None:
     """Print lag with rates, again and again, until Ctrl-C."""
-    with closing(events.pipelines()) as store, suppress(KeyboardInterrupt):
+    with (
+        closing(events.pipelines()) as store,
+        suppress(KeyboardInterrupt),
+        Live(console=out, auto_refresh=False, transient=True) as live,
+    ):
         log, before, seen = events.log(), list[Lag](), time.monotonic()
-        with Live(console=out, auto_refresh=False, transient=True) as live:
-            while True:
-                rows, now = lag(log, store), time.monotonic()
-                found = progress(before, rows, max(now - seen, 0.001)) if before else []
-                if as_json and found:
-                    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
-                    sys.stdout.flush()
-                elif not as_json:
-                    live.update(_progress_table(found) if found else _lag_table(rows), refresh=True)
-                before, seen = rows, now
-                time.sleep(every)
+        while True:
+            rows, now = lag(log, store), time.monotonic()
+            found = progress(before, rows, max(now - seen, 0.001)) if before else []
+            if as_json:
+                if found:
+                    write_json_line(found)
+            else:
+                table = _progress_table(found) if found else _lag_table(rows)
+                if out.is_terminal:
+                    live.update(table, refresh=True)
+                else:  # there is no line to go back to: one table after the other
+                    out.print(f"{time_text(now_us())} UTC", table, highlight=False)
+            before, seen = rows, now
+            time.sleep(every)
 
 
 def print_topics(application: Application, events: Events, *, as_json: bool) -> None:
@@ -145,12 +154,20 @@ def print_topics(application: Application, events: Events, *, as_json: bool) -> 
     if as_json:
         write_json(found)
         return
-    table = Table("topic", "partitions", "records", "largest over mean", "ends", box=None)
-    for each in found:
-        ends = " ".join(f"{place.end:,}" for place in each.partitions)
-        skew = f"{each.skew:.2f}" if each.records else ""
-        table.add_row(each.name, str(len(each.partitions)), f"{each.records:,}", skew, ends)
-    out.print(table, highlight=False)
+    print_table(
+        ("topic", "partitions", "records", "largest over mean", "ends"),
+        [
+            (
+                each.name,
+                len(each.partitions),
+                each.records,
+                f"{each.skew:.2f}" if each.records else "",
+                " ".join(f"{place.end:,}" for place in each.partitions),
+            )
+            for each in found
+        ],
+        right=("largest over mean",),
+    )
 
 
 def print_records(
@@ -181,7 +198,7 @@ def print_records(
     for record in islice(read(log, topic, positions), limit):
         if as_json:
             document = {**msgspec.structs.asdict(record), "value": readable(record.value, topic)}
-            sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+            write_json_line(document)
         else:
             place = f"{record.topic}/{record.partition}@{record.offset}"
             found = readable(record.value, topic)
@@ -191,23 +208,36 @@ def print_records(
 
 
 def _lag_table(rows: Sequence[Lag]) -> Table:
-    table = Table("consumer", "topic", "partition", "committed", "end", "lag", box=None)
-    for row in rows:
-        numbers = (row.partition, row.committed, row.end, row.lag)
-        table.add_row(row.group, row.topic, *map(str, numbers))
-    return table
+    return new_table(
+        ("consumer", "topic", "partition", "committed", "end", "lag"),
+        [(row.group, row.topic, row.partition, row.committed, row.end, row.lag) for row in rows],
+    )
 
 
 def _progress_table(rows: Sequence[Progress]) -> Table:
-    names = ("consumer", "topic", "partition", "lag", "handled/s", "arriving/s", "caught up in")
-    table = Table(*names, box=None)
-    for row in rows:
-        caught_up = "does not get closer"
-        if row.catch_up_seconds is not None:
-            caught_up = duration_text(row.catch_up_seconds) if row.lag else ""
-        rates = (f"{row.per_second:,.0f}", f"{row.arriving_per_second:,.0f}")
-        table.add_row(row.group, row.topic, str(row.partition), f"{row.lag:,}", *rates, caught_up)
-    return table
+    rates = ("handled/s", "arriving/s", "caught up in")
+    return new_table(
+        ("consumer", "topic", "partition", "lag", *rates),
+        [
+            (
+                row.group,
+                row.topic,
+                row.partition,
+                row.lag,
+                f"{row.per_second:,.0f}",
+                f"{row.arriving_per_second:,.0f}",
+                _caught_up(row),
+            )
+            for row in rows
+        ],
+        right=rates,
+    )
+
+
+def _caught_up(row: Progress) -> str:
+    if row.catch_up_seconds is None:
+        return "gets no closer"
+    return duration_text(row.catch_up_seconds) if row.lag else ""
 
 
 def print_transactions(transactions: Sequence[Transaction], *, as_json: bool) -> None:
@@ -218,17 +248,21 @@ def print_transactions(transactions: Sequence[Transaction], *, as_json: bool) ->
     if not transactions:
         out.print("no transactions: no source has sent anything, and no SQLite file is locked")
         return
-    table = Table("id", "state", "holder", "age", "timeout", "partitions", box=None)
-    for each in transactions:
-        table.add_row(
-            each.id,
-            f"[yellow]{each.state}[/]" if each.state in UNFINISHED else each.state,
-            each.holder,
-            "" if each.age_seconds is None else duration_text(each.age_seconds),
-            "" if each.timeout_seconds is None else duration_text(each.timeout_seconds),
-            ", ".join(each.partitions),
-        )
-    out.print(table, highlight=False)
+    print_table(
+        ("id", "state", "holder", "age", "timeout", "partitions"),
+        [
+            (
+                each.id,
+                styled(each.state, "yellow") if each.state in UNFINISHED else each.state,
+                each.holder,
+                "" if each.age_seconds is None else duration_text(each.age_seconds),
+                "" if each.timeout_seconds is None else duration_text(each.timeout_seconds),
+                ", ".join(each.partitions),
+            )
+            for each in transactions
+        ],
+        right=("age", "timeout"),
+    )
 
 
 def print_hanging(hanging: Sequence[Hanging], *, as_json: bool) -> None:
@@ -239,13 +273,17 @@ def print_hanging(hanging: Sequence[Hanging], *, as_json: bool) -> None:
     if not hanging:
         out.print("no transaction hangs")
         return
-    table = Table("partition", "since offset", "producer", "epoch", "idle", box=None)
-    for each in hanging:
-        table.add_row(
-            each.partition,
-            str(each.first_offset),
-            str(each.producer_id),
-            str(each.producer_epoch),
-            duration_text(each.idle_seconds),
-        )
-    out.print(table, highlight=False)
+    print_table(
+        ("partition", "since offset", "producer", "epoch", "idle"),
+        [
+            (
+                each.partition,
+                each.first_offset,
+                str(each.producer_id),
+                str(each.producer_epoch),
+                duration_text(each.idle_seconds),
+            )
+            for each in hanging
+        ],
+        right=("producer", "epoch", "idle"),
+    )

@@ -2,34 +2,41 @@
 
 from contextlib import closing
 
-from rich.console import Console
-from rich.table import Table
+import msgspec
+from rich.text import Text
 
-from counterfoil.cli.inspection import write_json
+from counterfoil.cli.output import out, print_table, write_json
 from counterfoil.cli.times import time_text
-from counterfoil.events import Events, Sagas
-
-out = Console()
+from counterfoil.events import Events, Sagas, SagaStatus, SagaView
 
 
 def print_sagas(
-    events: Events, name: str | None, status: str | None, limit: int, *, as_json: bool
+    events: Events, name: str | None, status: SagaStatus | None, limit: int, *, as_json: bool
 ) -> None:
     """Print a row for each saga."""
     with closing(events.pipelines()) as store:
         found = Sagas(store).newest(saga=name, status=status, limit=limit)
     if as_json:
-        write_json(found)
+        write_json([_document(each) for each in found])
         return
     if not found:
-        out.print("no sagas")
+        out.print("none that fit" if name or status else "no sagas")
         return
-    table = Table("id", "saga", "style", "status", "step", "begun", "error", box=None)
-    for each in found:
-        begun = time_text(each.started_us)
-        row = (str(each.id), each.saga, each.style, each.status, each.step, begun, each.error)
-        table.add_row(*row)
-    out.print(table)
+    print_table(
+        ("id", "saga", "style", "status", "step", "begun (UTC)", "error"),
+        [
+            (
+                str(each.id),
+                each.saga,
+                each.style,
+                each.status,
+                each.step,
+                time_text(each.started_us),
+                each.error,
+            )
+            for each in found
+        ],
+    )
 
 
 def print_saga(events: Events, number: int, *, as_json: bool) -> None:
@@ -37,13 +44,27 @@ def print_saga(events: Events, number: int, *, as_json: bool) -> None:
     with closing(events.pipelines()) as store:
         found = Sagas(store).show(number)
     if as_json:
-        write_json(found)
+        write_json([_document(each) for each in found])
         return
     for each in found:
-        out.print(f"{each.saga} {each.id} ({each.style}): [bold]{each.status}[/]", highlight=False)
-        table = Table("time", "step", "", "outcome", "attempt", "error", box=None)
-        for line in each.timeline:
-            at = time_text(line.at_us)
-            row = (at, line.step, line.direction, line.outcome, str(line.attempt), line.error)
-            table.add_row(*row)
-        out.print(table)
+        title = f"{each.saga} {each.id} ({each.style}): "
+        out.print(Text.assemble(title, (each.status, "bold")), highlight=False)
+        print_table(
+            ("time (UTC)", "step", "", "outcome", "attempt", "error"),
+            [
+                (
+                    time_text(line.at_us),
+                    line.step,
+                    line.direction,
+                    line.outcome,
+                    line.attempt,
+                    line.error,
+                )
+                for line in each.timeline
+            ],
+        )
+
+
+def _document(saga: SagaView) -> dict[str, object]:
+    """A saga for programs: its id is a string, since 64 bits don't fit every reader's number."""
+    return {**msgspec.structs.asdict(saga), "id": str(saga.id)}

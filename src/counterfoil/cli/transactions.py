@@ -2,41 +2,40 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import cyclopts
-from cyclopts import Parameter
 
-app = cyclopts.App(name="transactions", help="Show transactions; find and end those that hang.")
+from counterfoil.cli.options import Folder, Json, Rate, State, state_folder
 
-State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
-Json = Annotated[bool, Parameter("--json", help="Write JSON.")]
+app = cyclopts.App(name="transactions")
+
 IDLE_SECONDS = 900.0
 """Kafka's default for the longest transaction (`transaction.max.timeout.ms`)."""
 
 
 @app.default
-def list_transactions(path: Path = Path(), *, state: State = None, as_json: Json = False) -> None:
-    """Show the newest transaction of each source.
+def list_transactions(path: Folder = Path(), *, state: State = None, as_json: Json = False) -> None:
+    """Show the newest transaction of each source; find and end those that hang.
 
-    On Kafka: its state, producer, age and partitions. `empty` is a term that has begun and sent
-    nothing yet; what the one before had left open is aborted. On the embedded engine: which process
-    holds the write lock of which SQLite file.
+    On Kafka: its state, producer, age and partitions. `empty` is a term that
+    has begun and sent nothing yet; what the one before had left open is
+    aborted. On the embedded engine: which process holds the write lock of which
+    SQLite file.
 
     Example: counterfoil events transactions examples/shop
     """
     from counterfoil.cli.inspection import events_of, print_transactions  # noqa: PLC0415
     from counterfoil.supervisor.host import now_us  # noqa: PLC0415
 
-    transactions = events_of(path, state or path / ".counterfoil").transactions()
+    transactions = events_of(path, state_folder(path, state)).transactions()
     print_transactions(transactions.newest(now_us()), as_json=as_json)
 
 
 @app.command
 def hanging(
-    path: Path = Path(),
+    path: Folder = Path(),
     *,
-    idle: float = IDLE_SECONDS,
+    idle: Rate = IDLE_SECONDS,
     abort: bool = False,
     state: State = None,
     as_json: Json = False,
@@ -58,7 +57,7 @@ def hanging(
     from counterfoil.cli.inspection import events_of, print_hanging  # noqa: PLC0415
     from counterfoil.supervisor.host import now_us  # noqa: PLC0415
 
-    transactions = events_of(path, state or path / ".counterfoil").transactions()
+    transactions = events_of(path, state_folder(path, state)).transactions()
     found = transactions.hanging(now_us(), idle)
     print_hanging(found, as_json=as_json)
     if abort:
@@ -69,14 +68,20 @@ def hanging(
 
 
 @app.command
-def abort(identity: str, path: Path = Path(), *, state: State = None) -> None:
+def abort(identity: str, path: Folder = Path(), *, state: State = None) -> None:
     """Abort the open transaction of an id, and fence the producer that holds it.
 
     A relay that is fenced begins a new term by itself, and sends again what was aborted.
 
     Example: counterfoil events transactions abort shop.payments examples/shop
-    """
-    from counterfoil.cli.inspection import events_of, out  # noqa: PLC0415
 
-    events_of(path, state or path / ".counterfoil").transactions().abort(identity)
-    out.print(f"{identity}: aborted, and its producer fenced", highlight=False)
+    Parameters
+    ----------
+    identity
+        The transactional id, as `counterfoil events transactions` shows it.
+    """
+    from counterfoil.cli.inspection import events_of  # noqa: PLC0415
+    from counterfoil.cli.output import out  # noqa: PLC0415
+
+    events_of(path, state_folder(path, state)).transactions().abort(identity)
+    out.print(f"{identity}: aborted, and its producer fenced", highlight=False, markup=False)

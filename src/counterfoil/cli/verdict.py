@@ -3,9 +3,9 @@
 import sys
 from typing import TYPE_CHECKING
 
-import msgspec
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+
+from counterfoil.cli.output import out, print_table, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from counterfoil.proof.prove import Verdict
     from counterfoil.proof.trace import Step
-
-out = Console()
 
 
 def major(amount: int) -> str:
@@ -35,26 +33,25 @@ def print_report(folder: "Path", state: "Path") -> None:
     for day, found in sorted(report_days(counterfoils, StateFolder(state)).items()):
         month = months.get(day[:7], Sum(0, 0))
         months[day[:7]] = Sum(month.count + found.count, month.amount + found.amount)
-    table = Table("month", counterfoils.count, counterfoils.total, box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, month in months.items():
-        table.add_row(name, f"{month.count:,}", major(month.amount))
-    out.print(f"report {counterfoils.report.name}: {counterfoils.report.title}", highlight=False)
-    out.print(table)
+    title = f"report {counterfoils.report.name}: {counterfoils.report.title}"
+    out.print(title, highlight=False, markup=False)
+    print_table(
+        ("month", counterfoils.count, counterfoils.total),
+        [(name, month.count, major(month.amount)) for name, month in months.items()],
+        right=(counterfoils.total,),
+    )
 
 
 def print_verdict(verdict: "Verdict", *, as_json: bool) -> None:
     """Print the verdict, every sum beside the others, and the first differences."""
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(verdict)).decode() + "\n")
+        write_json(verdict)
         return
-    table = Table("step", "count", "amount", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, each in verdict.sums.items():
-        table.add_row(name, f"{each.count:,}", major(each.amount))
-    out.print(table)
+    print_table(
+        ("step", "count", "amount"),
+        [(name, each.count, major(each.amount)) for name, each in verdict.sums.items()],
+        right=("amount",),
+    )
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(verdict.faults.items()))
     where = ", ".join(f"{kind} {count}" for kind, count in sorted(verdict.faulted.items()))
     out.print(f"faults: {faults or 'none'}" + (f" ({where})" if where else ""), highlight=False)
@@ -82,8 +79,8 @@ def print_verdict(verdict: "Verdict", *, as_json: bool) -> None:
         )
     for each in verdict.differences[:10]:
         out.print(
-            f"[red]{each.what}[/] in {each.where}: {each.id} "
-            f"(expected {each.expected}, found {each.found})",
+            f"[red]{escape(each.what)}[/] in "
+            + escape(f"{each.where}: {each.id} (expected {each.expected}, found {each.found})"),
             highlight=False,
         )
     if verdict.verdict == "holds":
@@ -95,12 +92,12 @@ def print_verdict(verdict: "Verdict", *, as_json: bool) -> None:
 def print_trace(identity: str, steps: "Sequence[Step]", *, as_json: bool) -> None:
     """Print the way of one payment, a step a line."""
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(steps)).decode() + "\n")
+        write_json(steps)
         return
     if not steps:
         sys.stderr.write(f"{identity}: nothing is known under this id or key\n")
         return
-    table = Table("step", "time (UTC)", "where", "what", box=None)
-    for step in steps:
-        table.add_row(step.name, step.time, step.where, step.what)
-    out.print(table)
+    print_table(
+        ("step", "time (UTC)", "where", "what"),
+        [(step.name, step.time, step.where, step.what) for step in steps],
+    )

@@ -1,6 +1,5 @@
 """Lets random transactions run on a Kafka cluster and searches what they saw for anomalies."""
 
-import sys
 import tempfile
 import threading
 from collections.abc import Generator
@@ -8,11 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from counterfoil.application import load
+from counterfoil.cli.output import new_console, out, print_table, write_json
 from counterfoil.engines import RunningEngine, start
 from counterfoil.errors import CounterfoilError
 from counterfoil.kafka_access import KafkaAccess
@@ -20,7 +18,6 @@ from counterfoil.proof.anomalies import KINDS, History, Verdict, check
 from counterfoil.proof.anomalies.kafka import run
 from counterfoil.supervisor import Addresses, configured_engines, kafka_access
 
-out = Console()
 SHOWN = 10
 
 
@@ -65,7 +62,7 @@ def verify(
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=new_console(stderr=True),
                 disable=quiet,
             )
         )
@@ -103,8 +100,7 @@ def report(history: History, *, as_json: bool) -> bool:
     """Print what was found; whether it holds."""
     verdict = check(history)
     if as_json:
-        document = {"holds": verdict.holds, **msgspec.to_builtins(verdict)}
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
+        write_json({"holds": verdict.holds, **msgspec.to_builtins(verdict)})
     else:
         _print(verdict)
     return verdict.holds
@@ -115,13 +111,17 @@ def _print(verdict: Verdict) -> None:
     out.print(f"transactions: {ended or 'none'}")
     out.print(f"values: {verdict.values_sent} sent, {verdict.values_read} read")
     if verdict.counts:
-        table = Table("anomaly", "times", "what it means", box=None)
-        for kind, number in verdict.counts.items():
-            table.add_row(kind, str(number), KINDS[kind])
-        out.print(table)
+        print_table(
+            ("anomaly", "times", "what it means"),
+            [(kind, number, KINDS[kind]) for kind, number in verdict.counts.items()],
+        )
     for anomaly in [each for each in verdict.anomalies if not each.allowed][:SHOWN]:
         numbers = ", ".join(map(str, anomaly.transactions))
-        out.print(f"  {anomaly.kind}: {anomaly.what} (transactions {numbers})", highlight=False)
+        out.print(
+            f"  {anomaly.kind}: {anomaly.what} (transactions {numbers})",
+            highlight=False,
+            markup=False,
+        )
     if verdict.holds:
         allowed = sum(1 for each in verdict.anomalies if each.allowed)
         more = f"; {allowed} cycles of writes, which the log allows" if allowed else ""
