@@ -39,11 +39,27 @@ class Service:
         """Declare the command behind `POST path`; the first parameter's type is the body's.
 
         The answer's `id` is the effect that the gateway's log and `counterfoil trace` know.
+
+        Raises:
+            ConfigurationError: the path is none or is declared twice, or the handler does not say
+                what it takes.
         """
+        if not path.startswith("/"):
+            raise ConfigurationError(
+                f"{path!r} is no path", hint=f'begin it with a slash: "/{path}"'
+            )
+        if any(command.path == path for command in self.commands):
+            raise ConfigurationError(f"POST {path} is declared twice", hint="join the handlers")
 
         def declare(handle: Handler) -> Handler:
             parameters = list(inspect.signature(handle).parameters)
-            body = typing.get_type_hints(handle).get(parameters[0])
+            body = typing.get_type_hints(handle).get(parameters[0]) if parameters else None
+            if inspect.iscoroutinefunction(handle):
+                raise ConfigurationError(
+                    f"{handle.__name__}: a command is no coroutine: it runs within a transaction, "
+                    "which nothing may wait in",
+                    hint="write def, and leave what waits for others to a task queue",
+                )
             if not (isinstance(body, type) and issubclass(body, msgspec.Struct)):
                 raise ConfigurationError(
                     f"{handle.__name__}: the first parameter has no msgspec.Struct type",

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
+import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,14 +26,23 @@ from counterfoil.events import (
 )
 from counterfoil.events import Command as StoreCommand
 
+log = structlog.get_logger()
 IDEMPOTENCY_KEY_LIMIT = 255
 """Characters; the draft for the header sets no limit, and an index needs one."""
 
 
 class Refusal(Exception):
-    """A command's refusal: nothing is written, the client gets a problem document (RFC 9457)."""
+    """A command's refusal: nothing is written, the client gets a problem document (RFC 9457).
+
+    `status` is one of HTTP's for errors, 400 to 599.
+
+    Raises:
+        ValueError: it is another one.
+    """
 
     def __init__(self, status: int, detail: str) -> None:
+        if HTTPStatus(status) < HTTPStatus.BAD_REQUEST:
+            raise ValueError(f"{status} refuses nothing: use a status from 400 to 599")
         super().__init__(detail)
         self.status = status
         self.detail = detail
@@ -47,7 +58,21 @@ def web_application(service: Service, store: ServiceStore) -> Starlette:
         Route(command.path, _endpoint(command, store), methods=["POST"])
         for command in service.commands
     ]
-    return Starlette(routes=[*routes, Route("/healthz", healthy)])
+    return Starlette(
+        routes=[*routes, Route("/healthz", healthy)],
+        exception_handlers={HTTPException: _unrouted},
+    )
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """What the router refuses, in the words of all other refusals."""
+    assert isinstance(error, HTTPException)
+    words = {
+        HTTPStatus.NOT_FOUND: f"the service offers no {request.url.path}",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} takes no {request.method}",
+    }
+    detail = words.get(HTTPStatus(error.status_code), error.detail)
+    return problem(error.status_code, detail, dict(error.headers or {}))
 
 
 def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], object]:
@@ -80,6 +105,11 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
 
         def handle(unit: Unit) -> Reply:
             effect = command.handle(body, unit)
+            if not isinstance(effect, msgspec.Struct):  # pyright: ignore[reportUnnecessaryIsInstance]
+                name = getattr(command.handle, "__name__", "the command")
+                raise TypeError(
+                    f"{name} has returned {type(effect).__name__}: return the answer, a Struct"
+                )
             return Reply(
                 status=HTTPStatus.CREATED,
                 body=msgspec.json.encode(effect),
@@ -106,6 +136,10 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
             return problem(refusal.status, refusal.detail)
         except StoreUnavailable as error:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"retry-after": "1"})
+        except Exception:
+            log.exception("command_failed", path=command.path, request_id=headers["request-id"])
+            detail = "the command failed, and nothing was written; the service's log says why"
+            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
         return Response(reply.body, reply.status, reply.headers)
 
     return answer

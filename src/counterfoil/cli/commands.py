@@ -85,15 +85,16 @@ def up(
     from counterfoil.supervisor import Child, Supervisor  # noqa: PLC0415
 
     seen: dict[str, str] = {}
+    colours = {"ready": "green", "restarting": "yellow", "in trouble": "red", "stopped": "dim"}
 
     def show(children: Sequence[Child]) -> None:
         for child in children:
-            if seen.get(child.plan.name) != child.state:
-                seen[child.plan.name] = child.state
-                if child.state in {"ready", "restarting", "stopped"}:
-                    colour = {"ready": "green", "restarting": "yellow"}.get(child.state, "dim")
-                    line = f"  {child.plan.name:<22} {child.detail}"
-                    out.print(Text.assemble((f"{child.state:>10}", colour), line))
+            name, state = child.plan.name, "in trouble" if child.trouble else child.state
+            if seen.get(name) != state:
+                seen[name] = state
+                if state in colours:
+                    line = f"  {name:<22} {child.trouble or child.detail}"
+                    out.print(Text.assemble((f"{state:>10}", colours[state]), line))
 
     async def run() -> None:
         supervisor = Supervisor(
@@ -140,7 +141,7 @@ def status(
 ) -> None:
     """Show the processes of a running application, and dead letters that wait for a decision.
 
-    Exit 1 if a process is not ready, or nothing runs.
+    Exit 1 if a process is not ready, or gets no further, or nothing runs.
 
     Examples: counterfoil status examples/shop
               counterfoil status examples/shop --json
@@ -178,8 +179,12 @@ def status(
             ],
             right=("for", "pid"),
         )
+        for each in document["processes"]:
+            if each["trouble"]:
+                out.print(Text.assemble(("in trouble", "red"), f"  {each['name']}: "), end="")
+                out.print(Text(each["trouble"]))
         print_waiting(waiting)
-    if any(each["state"] != "ready" for each in document["processes"]):
+    if any(each["state"] != "ready" or each["trouble"] for each in document["processes"]):
         sys.exit(1)
 
 

@@ -22,7 +22,7 @@ from counterfoil.events.log import Positions
 from counterfoil.events.messages import Batch, Message, Record
 from counterfoil.events.schemas import Registry
 from counterfoil.events.shares import ALL, Share
-from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
+from counterfoil.events.topics import AnyTopic, declare_schemas, no_topic, partition_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL) STRICT;
@@ -79,7 +79,7 @@ class EmbeddedLog:
                 "SELECT partitions FROM topics WHERE name = ?", (topic,)
             ).fetchone()
             if row is None:
-                raise EventsError(f"no topic {topic!r}", hint="declare it with app.topic(...)")
+                raise no_topic(topic)
             self._partitions[topic] = row[0]
         return self._partitions[topic]
 

@@ -12,6 +12,7 @@ from counterfoil.events.embedded import EmbeddedLog
 from counterfoil.events.kafka import KafkaLog
 from counterfoil.events.kafka_transactions import KafkaTransactions
 from counterfoil.events.log import EventLog
+from counterfoil.events.messages import Message
 from counterfoil.events.outbox import OutboxReader, TableOutbox
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.postgres import PostgresDatabase
@@ -20,7 +21,7 @@ from counterfoil.events.retention import Retention
 from counterfoil.events.schemas import EmbeddedRegistry, OneAtATime, Registry
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.events.sqlite_transactions import SqliteTransactions
-from counterfoil.events.topics import AnyTopic
+from counterfoil.events.topics import AnyTopic, no_topic
 from counterfoil.events.transactions import Transactions
 from counterfoil.kafka_access import KafkaAccess
 
@@ -111,7 +112,8 @@ class KafkaEvents:
     one commit, where Kafka and PostgreSQL would be two. A bare `host:port` is that of brokers that
     ask nobody who it is. Outboxes are read from their tables, or with `outbox_from="log"` from
     PostgreSQL's log. Schemas are in the database of the pipelines too, unless there is a `registry`
-    for them.
+    for them. Where the declared `topics` are given, pipelines send to those alone, as on the
+    embedded log: an event of another one would stand in the outbox for good, and all after it.
     """
 
     PIPELINES = "_pipelines"
@@ -126,7 +128,9 @@ class KafkaEvents:
         *,
         outbox_from: Literal["table", "log"] = "table",
         registry: Registry | None = None,
+        topics: Iterable[AnyTopic] | None = None,
     ) -> None:
+        self._topics = None if topics is None else frozenset(topic.name for topic in topics)
         self._kafka = KafkaAccess(kafka) if isinstance(kafka, str) else kafka
         self._postgres = postgres
         self._password = password
@@ -153,7 +157,15 @@ class KafkaEvents:
         """The database of the pipelines."""
         database = self.service(self.PIPELINES)
         database.create([outbox.SCHEMA])
-        return PipelineStore(database, lambda messages: outbox.insert(database, messages))
+
+        def send(messages: Iterable[Message]) -> None:
+            sent = list(messages)
+            for message in sent:
+                if self._topics is not None and message.topic not in self._topics:
+                    raise no_topic(message.topic)
+            outbox.insert(database, sent)
+
+        return PipelineStore(database, send)
 
     def outbox(self, source: str) -> OutboxReader:
         """What a source has to send."""

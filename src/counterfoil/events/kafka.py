@@ -41,7 +41,7 @@ from counterfoil.events.log import Positions
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.schemas import Registry
 from counterfoil.events.shares import ALL, Share
-from counterfoil.events.topics import AnyTopic, declare_schemas, partition_of
+from counterfoil.events.topics import AnyTopic, declare_schemas, no_topic, partition_of
 from counterfoil.kafka_access import KafkaAccess
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class KafkaLog:
         with Reported():
             found = AdminClient(self._connection).list_topics(timeout=CALL_SECONDS).topics.get(name)
         if found is None:
-            raise EventsError(f"no topic {topic!r}", hint="declare it with app.topic(...)")
+            raise no_topic(topic)
         self._places[topic] = (name, len(found.partitions))
 
     def _create(self, wanted: Mapping[str, int], settings: Mapping[str, str]) -> None:

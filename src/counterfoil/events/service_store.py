@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,9 +29,9 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.events import outbox
 from counterfoil.events.consistency import HEADER, token_of
 from counterfoil.events.database import Cursor, Database
-from counterfoil.events.errors import InvalidEvent, KeyReused, StoreUnavailable, VersionConflict
+from counterfoil.events.errors import EventsError, InvalidEvent, KeyReused, StoreUnavailable
 from counterfoil.events.messages import Message
-from counterfoil.events.topics import Topic, check_sendable
+from counterfoil.events.topics import AnyTopic, Topic, check_sendable, no_topic
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -72,12 +72,24 @@ class Unit:
         headers: dict[str, str],
         next_id: Callable[[], int],
         now_us: int,
+        topics: frozenset[str] | None = None,
     ) -> None:
         self.headers = headers
         self.published: list[Message] = []
         self._database = database
         self._next_id = next_id
         self._now_us = now_us
+        self._topics = topics
+
+    @property
+    def tenant(self) -> str:
+        """Who asks, as the gateway has checked it; empty on a route without identity."""
+        return self.headers.get("tenant", "")
+
+    @property
+    def tier(self) -> str:
+        """The tier of who asks, such as gold; empty on a route without identity."""
+        return self.headers.get("tier", "")
 
     def new_id(self) -> int:
         """A Snowflake id: unique over all instances, growing with time."""
@@ -103,7 +115,11 @@ class Unit:
         Raises:
             InvalidEvent: it does not fit its topic, is too large, has a key that is no text, or an
                 id that is no number of 63 bits.
+            EventsError: the application declares no such topic: nobody would ever move the event.
+            TypeError: the value is not of the topic's type, or the key is no text.
         """
+        if self._topics is not None and topic.name not in self._topics:
+            raise no_topic(topic.name)
         if event_id is None:
             event_id = self._next_id()
         elif not 0 <= event_id < _BEYOND:
@@ -134,7 +150,11 @@ def service_schema(own: Sequence[str]) -> list[str]:
 
 
 class ServiceStore:
-    """A service's part of `database`; `schema` creates the service's own tables."""
+    """A service's part of `database`; `schema` creates the service's own tables.
+
+    Of `topics`, if they are given, commands may publish to those alone: an event of another one
+    would stand in the outbox for good, and all that come after it.
+    """
 
     def __init__(
         self,
@@ -143,8 +163,10 @@ class ServiceStore:
         *,
         next_id: Callable[[], int],
         clock_us: Callable[[], int],
+        topics: Iterable[AnyTopic] | None = None,
     ) -> None:
         self._database = database
+        self._topics = None if topics is None else frozenset(topic.name for topic in topics)
         database.create(service_schema(schema))
         self._next_id = next_id
         self._clock_us = clock_us
@@ -226,16 +248,16 @@ class ServiceStore:
             _settle(batch, outcomes)
 
     def _outcome(self, command: Command, now_us: int, published: list[Message]) -> "_Outcome":
-        unit = Unit(self._database, command.headers, self._next_id, now_us)
+        unit = Unit(self._database, command.headers, self._next_id, now_us, self._topics)
         try:
             with self._database.transaction():
                 reply = self._run(command, unit, now_us)
         except StoreUnavailable:
             raise  # the disk or the server, not this command: nothing of the batch may stand
-        except (KeyReused, VersionConflict, InvalidEvent) as error:
-            return error
+        except EventsError as error:
+            return error  # this command's own: another try would do no better
         except CounterfoilError as error:
-            return StoreUnavailable(str(error))
+            return StoreUnavailable(str(error))  # such as coordination, of which ids are had
         except Exception as error:
             return error
         except BaseException as error:

@@ -65,7 +65,12 @@ class Topic(Generic[T]):
 
         Raises:
             InvalidEvent: it does not fit the topic's schema.
+            TypeError: it is of another type, which the topic's readers could do nothing with.
         """
+        if not isinstance(value, self._class):
+            raise TypeError(
+                f"events of {self.name} are {self._class.__name__}, not {type(value).__name__}"
+            )
         return self.codec.encode(value)
 
     def decode(self, data: bytes) -> T:
@@ -99,6 +104,12 @@ class Topic(Generic[T]):
     def partition_of(self, key: str) -> int:
         """The partition of a key's events."""
         return partition_of(key, self.partitions)
+
+    @cached_property
+    def _class(self) -> "type[Any]":
+        """What events are instances of, as far as that can be asked: a union, say, can't be."""
+        kind: Any = self.type
+        return kind if isinstance(kind, type) else object
 
     @cached_property
     def codec(self) -> Codec:
@@ -136,7 +147,10 @@ def check_sendable(topic: AnyTopic, key: str, value: bytes) -> None:
 
     Raises:
         InvalidEvent: the key is no text that a database keeps, or key and value are too large.
+        TypeError: the key is no text at all.
     """
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - users' programs
+        raise TypeError(f"an event of {topic.name} has the key {key!r}: keys are text, as str(...)")
     try:
         size = len(value) + len(key.encode())
     except UnicodeEncodeError as error:
@@ -148,6 +162,11 @@ def check_sendable(topic: AnyTopic, key: str, value: bytes) -> None:
             f"an event of {topic.name} has {size:,} bytes, more than {EVENT_BYTES:,}",
             hint="keep large content elsewhere and send where it is",
         )
+
+
+def no_topic(name: str) -> EventsError:
+    """What is said of an event whose topic the application doesn't declare."""
+    return EventsError(f"no topic {name!r}", hint="declare it with app.topic(...)")
 
 
 @lru_cache(PLACES)

@@ -1,6 +1,7 @@
 """Opens and checks the engines that an application's configuration names."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from counterfoil.events import (
     KafkaEvents,
 )
 from counterfoil.events.kafka import KafkaLog
+from counterfoil.events.topics import AnyTopic
 from counterfoil.kafka_access import KEY_PASSWORD, PASSWORD, KafkaAccess
 from counterfoil.reports import Embedded, Engine, Lake, check_tables
 from counterfoil.supervisor.plan import Addresses
@@ -87,9 +89,16 @@ def open_coordination(
 
 
 def open_events(
-    name: str, configuration: Configuration, state: StateFolder, addresses: Addresses
+    name: str,
+    configuration: Configuration,
+    state: StateFolder,
+    addresses: Addresses,
+    topics: Iterable[AnyTopic] | None = None,
 ) -> Events:
-    """The events of the application `name`; nothing is connected yet."""
+    """The events of the application `name`; nothing is connected yet.
+
+    Pipelines that run need the declared `topics`, to which alone they may send.
+    """
     registry = None
     if configuration.engines.schemas == "registry":
         ca = configuration.registry.ca
@@ -109,6 +118,7 @@ def open_events(
         application=name,
         outbox_from=configuration.events.outbox,
         registry=registry,
+        topics=topics,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -32,6 +32,9 @@ from counterfoil.supervisor.plan import Addresses, last_addresses
 
 LEASE_SECONDS = 3.0
 """How long a process that stopped answering keeps its registration and its leadership."""
+TROUBLE_CHARACTERS: Final = 600
+"""Of what is told to the supervisor: in JSON it must fit what a pipe takes at once (4 KiB), or two
+messages could mix."""
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class Host:
     addresses: Addresses
     stop: threading.Event = field(default_factory=threading.Event)
     _coordination: Client | None = field(default=None, init=False)
+    _detail: str = field(default="", init=False)
 
     def coordination(self) -> Client:
         """This process's client of the coordination engine; nothing is sent yet."""
@@ -59,16 +63,27 @@ class Host:
 
     def events(self) -> Events:
         """The engine of events."""
-        return open_events(self.application.name, self.configuration, self.state, self.addresses)
+        return open_events(
+            self.application.name,
+            self.configuration,
+            self.state,
+            self.addresses,
+            self.application.all_topics(),
+        )
 
     def reports(self) -> Engine:
         """The engine of reports; a Spark driver starts, and is this process's own."""
         return open_reports(self.name, self.configuration, self.state, self.addresses)
 
     def ready(self, detail: str = "") -> None:
-        """Tell the supervisor that this process does its work."""
-        descriptor = int(os.environ["COUNTERFOIL_NOTIFY"])
-        os.write(descriptor, msgspec.json.encode({"ready": True, "detail": detail}) + b"\n")
+        """Tell the supervisor that this process does its work, or what it does from now on."""
+        self._detail = detail
+        self.trouble("")
+
+    def trouble(self, said: str) -> None:
+        """Tell the supervisor why this process gets no further, or by "" that it does again."""
+        told = msgspec.json.encode({"detail": self._detail, "trouble": said[:TROUBLE_CHARACTERS]})
+        os.write(int(os.environ["COUNTERFOIL_NOTIFY"]), told + b"\n")
 
     def serve(self, asgi: Any, address: str, on_ready: Callable[[], None] | None = None) -> None:
         """Serve an ASGI application in this very process until it is told to stop."""

@@ -46,6 +46,8 @@ IDLE_SECONDS: Final = 0.01
 """Between two looks at a source that had nothing: small beside a commit to disk."""
 RETRY_SECONDS: Final = 0.5
 """After an engine could not be used: it may be away for long, and every try leaves a line."""
+TROUBLE_SECONDS: Final = 2.0
+"""How long steps must have failed before the supervisor is told: a busy lock is no trouble."""
 STORE_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 1.0
 RETENTION_SECONDS: Final = 10.0
@@ -92,7 +94,11 @@ def service(host: Host) -> None:
     events = host.events()
     declare_schemas(host.application.all_topics(), events.registry)
     store = ServiceStore(
-        events.service(host.target), declared.schema, next_id=ids.next_id, clock_us=now_us
+        events.service(host.target),
+        declared.schema,
+        next_id=ids.next_id,
+        clock_us=now_us,
+        topics=host.application.all_topics(),
     )
     address = host.addresses.services[host.name]
     memberships: list[Membership] = []
@@ -342,12 +348,14 @@ def _lead(host: Host, name: str, lead: Callable[[int, Callable[[], bool]], None]
         if lease is None:
             break
         log.info("leads", token=lease.fencing_token)
+        host.ready("leads")
         try:
             lead(lease.fencing_token, lease.held)
         except (TermOver, LogUnavailable, StoreUnavailable) as error:
             log.warning("term_ended", error=str(error))
             host.stop.wait(RETRY_SECONDS)
         lease.resign()
+        host.ready("candidate")
 
 
 def _repeat(
@@ -357,7 +365,11 @@ def _repeat(
     while_: Callable[[], bool] = lambda: True,
     every: float = IDLE_SECONDS,
 ) -> None:
-    """Call `step` until told to stop; rest when it moved nothing or its store was busy."""
+    """Call `step` until told to stop; rest when it moved nothing or its store was busy.
+
+    While steps go on failing, the supervisor is told why: `counterfoil status` shows it.
+    """
+    failures, told = 0, False
     while not host.stop.is_set() and while_():
         try:
             moved = step()
@@ -365,8 +377,16 @@ def _repeat(
             raise
         except EventsError as error:
             log.warning("step_failed", error=str(error))
+            failures += 1
+            if failures * RETRY_SECONDS >= TROUBLE_SECONDS and not told:
+                host.trouble(str(error))
+                told = True
             host.stop.wait(RETRY_SECONDS)
             continue
+        failures = 0
+        if told:
+            host.trouble("")
+            told = False
         if moved == 0 or every > IDLE_SECONDS:
             host.stop.wait(every)
 

@@ -53,6 +53,8 @@ holds the lock."""
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
 """A process that lived this long starts its backoff anew."""
+NOTIFIED_BYTES: Final = 65_536
+"""Read at once of what a process tells of itself: all that a pipe holds."""
 PRELOADED: Final = (
     "counterfoil.supervisor.processes",
     "counterfoil.application.web",
@@ -77,6 +79,10 @@ class Child:
     plan: ProcessPlan
     state: str = "waiting"
     detail: str = ""
+    trouble: str = ""
+    """Why it gets no further, though it runs; empty if it does."""
+    notified: int | None = None
+    """The pipe by which the process that runs now tells how it is."""
     restarts: int = 0
     since: float = 0.0
     process: Forked | None = None
@@ -390,14 +396,17 @@ class Supervisor:
         self._mark(child, "starting", "")
         loop = asyncio.get_running_loop()
 
+        child.notified = reading
+
         def notified() -> None:
-            line = os.read(reading, 4096)
-            loop.remove_reader(reading)
-            os.close(reading)
-            if line:
-                message: dict[str, Any] = msgspec.json.decode(line)
+            lines = os.read(reading, NOTIFIED_BYTES).splitlines()
+            if not lines:  # it has ended
+                loop.remove_reader(reading)
+                os.close(reading)
+            elif child.notified == reading and child.state in {"starting", "ready"}:
+                message: dict[str, Any] = msgspec.json.decode(lines[-1])
                 child.ready.set()
-                self._mark(child, "ready", message.get("detail", ""))
+                self._mark(child, "ready", message["detail"], message.get("trouble", ""))
 
         loop.add_reader(reading, notified)
 
@@ -428,8 +437,8 @@ class Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), KILLED_SECONDS)
 
-    def _mark(self, child: Child, state: str, detail: str) -> None:
-        child.state, child.detail = state, detail
+    def _mark(self, child: Child, state: str, detail: str, trouble: str = "") -> None:
+        child.state, child.detail, child.trouble = state, detail, trouble
         self._changed()
 
     def _changed(self) -> None:
@@ -447,6 +456,7 @@ class Supervisor:
                         "restarts": child.restarts,
                         "since": child.since,
                         "detail": child.detail,
+                        "trouble": child.trouble,
                     }
                     for child in self.children
                 ],

@@ -86,6 +86,7 @@ class Rehearsal:
                 service.schema,
                 next_id=lambda: next(self._ids),
                 clock_us=self._now_us,
+                topics=application.all_topics(),
             )
             for name, service in application.services.items()
         }
