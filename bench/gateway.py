@@ -39,6 +39,7 @@ IDLE_SECONDS: Final = 1.0
 COST: Final = "cpu_us_per_request"
 METRICS: Final = {
     COST: "CPU us/request",
+    "kernel_us_per_request": "kernel us/request",
     "requests_per_second": "requests/s",
     "p50_us": "p50 us",
     "p99_us": "p99 us",

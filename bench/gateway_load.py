@@ -44,6 +44,8 @@ class Measured:
     """What one proxy did in one round."""
 
     cpu_us_per_request: float
+    kernel_us_per_request: float
+    """The kernel's share: of its calls, and of the network's work that is done in them."""
     requests_per_second: float
     p50_us: float
     p99_us: float
@@ -60,14 +62,32 @@ def family(process: int) -> list[int]:
     return found
 
 
-def cpu_seconds(process: int) -> float:
-    """User and system time of the process, all its threads and its descendants."""
-    total = 0
-    for each in family(process):
-        # Fields after the parenthesised name; utime and stime are the 14th and 15th of all.
-        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
+@dataclasses.dataclass(frozen=True)
+class Cpu:
+    """CPU time in seconds of a process, all its threads and its descendants."""
+
+    user: float
+    kernel: float
+
+    @classmethod
+    def of(cls, process: int) -> "Cpu":
+        """What it has had so far."""
+        user = kernel = 0
+        for each in family(process):
+            # Fields after the parenthesised name; utime and stime are the 14th and 15th of all.
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            user, kernel = user + int(fields[11]), kernel + int(fields[12])
+        return cls(user / _TICKS, kernel / _TICKS)
+
+    def __sub__(self, before: "Cpu") -> "Cpu":
+        return Cpu(self.user - before.user, self.kernel - before.kernel)
+
+    def each(self, requests: int) -> dict[str, float]:
+        """Microseconds a request, as `Measured` has them."""
+        return {
+            "cpu_us_per_request": (self.user + self.kernel) * 1e6 / requests,
+            "kernel_us_per_request": self.kernel * 1e6 / requests,
+        }
 
 
 class Load(Protocol):
@@ -101,7 +121,7 @@ class Wrk:
         if answer["errors"] or not answer["requests"]:
             raise BenchError(f"{name}: not every request was answered with success: {answer}")
         return Measured(
-            cpu_us_per_request=spent * 1e6 / answer["requests"],
+            **spent.each(answer["requests"]),
             requests_per_second=answer["requests"] * 1e6 / answer["duration_us"],
             p50_us=answer["p50_us"],
             p99_us=answer["p99_us"],
@@ -151,7 +171,7 @@ class Http2Load:
             int(line.rpartition("\t")[2]) for line in self._log.read_text().splitlines()
         )
         return Measured(
-            cpu_us_per_request=spent * 1e6 / done,
+            **spent.each(done),
             requests_per_second=done / seconds,
             p50_us=durations[len(durations) // 2],
             p99_us=durations[len(durations) * 99 // 100],
@@ -190,7 +210,7 @@ class Http3Load:
         if answer["errors"] or not answer["requests"]:
             raise BenchError(f"{name}: not every request was answered with success: {answer}")
         return Measured(
-            cpu_us_per_request=spent * 1e6 / answer["requests"],
+            **spent.each(answer["requests"]),
             requests_per_second=answer["requests"] / answer["seconds"],
             p50_us=answer["p50_us"],
             p99_us=answer["p99_us"],
@@ -210,13 +230,13 @@ def _h3load() -> Path:
     return target / "release" / "counterfoil-h3load"
 
 
-def _sent(command: list[str], process: int) -> tuple[str, float]:
-    """What a load generator said, and the CPU seconds that `process` spent meanwhile."""
-    before = cpu_seconds(process)
+def _sent(command: list[str], process: int) -> tuple[str, Cpu]:
+    """What a load generator said, and the CPU time that `process` spent meanwhile."""
+    before = Cpu.of(process)
     done = subprocess.run(
         ["taskset", "-c", str(LOAD_CORE), *command], capture_output=True, text=True, check=False
     )
-    spent = cpu_seconds(process) - before
+    spent = Cpu.of(process) - before
     if done.returncode != 0:
         raise BenchError(f"{command[0]} failed: {done.stderr or done.stdout}")
     return done.stdout, spent
