@@ -71,13 +71,15 @@ pub async fn serve<I, S, F>(
         let begins = if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 };
         let client_io = ClientIo::new(io, read.freeze(), Arc::clone(&client));
         let spoken = *spoken.get_or_insert(begins);
-        let service = service(Arc::clone(&shared), &client, door, serve, spoken);
+        let service = service(Arc::clone(&shared), &client, door, serve);
         // On the heap, since connections are large while they are served, and who waits should not be.
         match spoken {
             Spoken::Http1 => {
-                let asked = Arc::clone(&client);
+                let (asked, stall) = (Arc::clone(&client), door.patience.stall);
                 let service = service_fn(move |request: Request<Incoming>| {
-                    service.call(request.map(|body| RequestBody::hyper(body, &asked)))
+                    let answer = service.call(request.map(|body| RequestBody::hyper(body, &asked)));
+                    let client = Arc::clone(&asked);
+                    async move { Ok(answer.await?.map(|body| Sent::new(body, &client, stall))) }
                 });
                 match Box::pin(serve_http1(&client, client_io, service)).await {
                     Some(resting) => io = resting,
@@ -85,7 +87,7 @@ pub async fn serve<I, S, F>(
                 }
             }
             Spoken::Http2 => {
-                Box::pin(http2::serve(&client, client_io, service)).await;
+                Box::pin(http2::serve(&client, client_io, service, door.patience)).await;
                 break;
             }
         }
@@ -125,12 +127,11 @@ fn service<S, F>(
     client: &Arc<Client>,
     door: &Door,
     serve: S,
-    spoken: Spoken,
 ) -> impl Service<
     Request<RequestBody>,
-    Response = Response<Sent>,
+    Response = Response<Body>,
     Error = Infallible,
-    Future: Future<Output = Result<Response<Sent>, Infallible>> + Send + 'static,
+    Future: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 > + Clone
 + Send
 + 'static
@@ -139,7 +140,6 @@ where
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let (client, alternative) = (Arc::clone(client), door.alternative.clone());
-    let stall = door.patience.stall;
     service_fn(move |request| {
         // On the heap: hyper moves what it is given three times before it asks for the first time, and an
         // `async` block once more, at some kilobytes for each.
@@ -153,7 +153,7 @@ where
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 client.set_tunnel();
             }
-            Ok::<_, Infallible>(answer.map(|body| Sent::new(body, &client, stall, spoken)))
+            Ok::<_, Infallible>(answer)
         }
     })
 }

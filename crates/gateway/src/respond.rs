@@ -30,6 +30,11 @@ pub enum Body {
 }
 
 impl Body {
+    /// Whether it comes from a service while it goes to the client: it may be of any length.
+    pub fn passes_through(&self) -> bool {
+        matches!(self, Self::Rest(_) | Self::Compressed(_) | Self::Framed(_))
+    }
+
     /// Keep something until the last part is through.
     pub fn keep(&mut self, kept: impl Send + 'static) {
         match self {

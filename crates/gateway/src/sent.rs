@@ -1,15 +1,10 @@
-//! Answers on their way to clients of HTTP/1.1 and HTTP/2, and clients that stop taking them.
+//! Answers on their way to clients of HTTP/1.1, and clients that stop taking them.
 //!
-//! The next part of a body is asked for when there is room for it. From then on the service has to
-//! move; from the moment that it gets one, the client has to. A client that takes none for too long
-//! holds a connection to an instance and a place among its requests for nothing, so its connection
-//! is cut off, with all that is under way on it over HTTP/2: the one end that needs nothing of a client
-//! that has mostly gone altogether. Small answers hold nothing but their own bytes, and their
-//! connections count as idle.
-//!
-//! Over HTTP/1.1 no part is asked for while the client has not taken those before it: hyper would
-//! collect 40 KiB, and TLS another 64, for each client that reads slowly. Over HTTP/2, where others
-//! may be under way on the connection, a stream has its own bound (`connection.rs`).
+//! No part of a body is asked for while the client has not taken those before it: hyper would collect
+//! 40 KiB, and TLS another 64, for each client that reads slowly. From the moment that the service has
+//! given a part, the client has to move: one that takes none for too long holds a connection to an
+//! instance and a place among its requests for nothing, and is cut off. Small answers hold nothing but
+//! their own bytes, and their connections count as idle.
 //!
 //! A worker is one thread, and whoever takes a large answer as fast as it comes would keep it to
 //! himself: after some of it, everybody else has a turn (`turns.rs`).
@@ -27,7 +22,6 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::client::{Client, Ending};
-use crate::connection::Spoken;
 use crate::respond::Body;
 use crate::turns::Turn;
 
@@ -38,8 +32,7 @@ pub struct Sent {
 }
 
 struct Watched {
-    /// Whose next part waits until it has taken what was written.
-    one_at_a_time: Option<Arc<Client>>,
+    client: Arc<Client>,
     turn: Arc<Turn>,
     progress: Arc<Progress>,
     watching: AbortHandle,
@@ -52,12 +45,11 @@ struct Progress {
 }
 
 impl Sent {
-    pub fn new(body: Body, client: &Arc<Client>, stall: Duration, spoken: Spoken) -> Self {
-        let watched = matches!(body, Body::Rest(_) | Body::Compressed(_) | Body::Framed(_)).then(|| {
-            let progress = Arc::<Progress>::default();
-            let watching = tokio::spawn(watch(Arc::clone(&progress), Arc::clone(client), stall));
-            let one_at_a_time = (spoken == Spoken::Http1).then(|| Arc::clone(client));
-            Watched { one_at_a_time, turn: Arc::default(), progress, watching: watching.abort_handle() }
+    pub fn new(body: Body, client: &Arc<Client>, stall: Duration) -> Self {
+        let watched = body.passes_through().then(|| {
+            let (client, progress) = (Arc::clone(client), Arc::<Progress>::default());
+            let watching = tokio::spawn(watch(Arc::clone(&progress), Arc::clone(&client), stall));
+            Watched { client, turn: Arc::default(), progress, watching: watching.abort_handle() }
         });
         Self { body, watched }
     }
@@ -91,9 +83,7 @@ impl hyper::body::Body for Sent {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Self { body, watched } = self.get_mut();
         let Some(watched) = watched else { return Pin::new(body).poll_frame(cx) };
-        if let Some(client) = &watched.one_at_a_time
-            && client.poll_taken(cx).is_pending()
-        {
+        if watched.client.poll_taken(cx).is_pending() {
             watched.progress.at_client.store(true, Ordering::Relaxed);
             return Poll::Pending;
         }
@@ -124,23 +114,15 @@ mod tests {
     use super::*;
     use crate::upstream::Rest;
 
-    fn sent(client: &Arc<Client>, spoken: Spoken) -> Sent {
-        let rest = Rest::whole(Bytes::from_static(b"part"), None);
-        Sent::new(Body::Rest(Box::new(rest)), client, Duration::from_secs(60), spoken)
-    }
-
     async fn is_pending(sent: &mut Sent) -> bool {
         poll_fn(|cx| Poll::Ready(Pin::new(&mut *sent).poll_frame(cx).is_pending())).await
     }
 
-    fn client() -> Arc<Client> {
-        Arc::new(Client::new(HeaderValue::from_static("192.0.2.1")))
-    }
-
     #[tokio::test]
-    async fn over_http1_a_part_waits_until_the_client_has_taken_those_before_it() {
-        let client = client();
-        let mut sent = sent(&client, Spoken::Http1);
+    async fn a_part_waits_until_the_client_has_taken_those_before_it() {
+        let client = Arc::new(Client::new(HeaderValue::from_static("192.0.2.1")));
+        let rest = Body::Rest(Box::new(Rest::whole(Bytes::from_static(b"part"), None)));
+        let mut sent = Sent::new(rest, &client, Duration::from_secs(60));
         client.set_blocked(true);
         assert!(is_pending(&mut sent).await);
         assert!(sent.watched.as_ref().unwrap().progress.at_client.load(Ordering::Relaxed));
@@ -149,13 +131,5 @@ mod tests {
         assert!(!taking.is_finished());
         client.set_blocked(false);
         assert_eq!(taking.await.unwrap().unwrap(), "part");
-    }
-
-    #[tokio::test]
-    async fn over_http2_a_stream_does_not_wait_for_its_connection() {
-        let client = client();
-        client.set_blocked(true);
-        let part = sent(&client, Spoken::Http2).frame().await.unwrap().unwrap();
-        assert_eq!(part.into_data().unwrap(), "part");
     }
 }

@@ -1,4 +1,8 @@
 //! One request and its answer on a stream of HTTP/2.
+//!
+//! A client that takes no part of an answer for too long holds a connection to an instance and a place
+//! among its requests for nothing: its stream is reset, and what else it asks for goes on. (One that has
+//! gone altogether has nothing under way then, and its connection ends as an idle one.)
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -9,18 +13,20 @@ use std::task::{Poll, ready};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use hyper::body::Body;
+use hyper::body::Body as _;
 use hyper::header::{self, HeaderMap};
 use hyper::service::Service;
 use hyper::{Method, Request, Response};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::{Handover, Received, Tunnelled};
 use crate::client::Client;
+use crate::door::Patience;
 use crate::hints::{self, Waiting};
 use crate::request_body::RequestBody;
-use crate::respond::complete;
-use crate::sent::Sent;
+use crate::respond::{Body, complete};
+use crate::turns::Turn;
 
 /// The client gave up the request, or is gone: there is nobody to answer.
 struct Gone;
@@ -37,9 +43,10 @@ pub fn serve<S>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     service: &S,
+    patience: Patience,
 ) -> impl Future<Output = ()> + Send + 'static
 where
-    S: Service<Request<RequestBody>, Response = Response<Sent>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     let (mut parts, stream) = request.into_parts();
@@ -59,7 +66,7 @@ where
         // Nobody is left to be told.
         let _: Result<(), Gone> = async {
             let answer = answered(&mut respond, serving, &hints).await?;
-            send(&mut respond, asked_for_head, answer, tunnel).await
+            send(&mut respond, asked_for_head, answer, tunnel, patience).await
         }
         .await;
     }
@@ -68,9 +75,9 @@ where
 /// The answer; what the service says before it goes on at once.
 async fn answered(
     respond: &mut SendResponse<Bytes>,
-    serving: impl Future<Output = Result<Response<Sent>, Infallible>>,
+    serving: impl Future<Output = Result<Response<Body>, Infallible>>,
     hints: &Waiting,
-) -> Result<Response<Sent>, Gone> {
+) -> Result<Response<Body>, Gone> {
     let mut serving = pin!(serving);
     poll_fn(|cx| {
         if let Poll::Ready(Ok(answer)) = serving.as_mut().poll(cx) {
@@ -87,8 +94,9 @@ async fn answered(
 async fn send(
     respond: &mut SendResponse<Bytes>,
     asked_for_head: bool,
-    answer: Response<Sent>,
+    answer: Response<Body>,
     tunnel: Option<(oneshot::Sender<Tunnelled>, RecvStream)>,
+    patience: Patience,
 ) -> Result<(), Gone> {
     let (mut parts, body) = answer.into_parts();
     without_connection(&mut parts.headers);
@@ -104,7 +112,7 @@ async fn send(
     complete(&mut parts, &body, asked_for_head);
     let ended = body.is_end_stream();
     let stream = respond.send_response(Response::from_parts(parts, ()), ended)?;
-    if ended { Ok(()) } else { send_body(stream, body).await }
+    if ended { Ok(()) } else { send_body(stream, body, patience).await }
 }
 
 /// Fields of HTTP/1.1's connections, of which HTTP/2 has none (RFC 9113, section 8.2.2).
@@ -114,11 +122,17 @@ fn without_connection(headers: &mut HeaderMap) {
     }
 }
 
-async fn send_body(mut stream: SendStream<Bytes>, mut body: Sent) -> Result<(), Gone> {
+async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, patience: Patience) -> Result<(), Gone> {
+    let turn = body.passes_through().then(Arc::<Turn>::default);
     loop {
-        let next = poll_fn(|cx| match stream.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(Err(Gone)),
-            Poll::Pending => Pin::new(&mut body).poll_frame(cx).map(Ok),
+        let next = poll_fn(|cx| {
+            if stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Gone));
+            }
+            if let Some(turn) = &turn {
+                ready!(turn.poll_part(cx));
+            }
+            Pin::new(&mut body).poll_frame(cx).map(Ok)
         });
         let Some(frame) = next.await? else {
             return Ok(stream.send_data(Bytes::new(), true)?);
@@ -131,7 +145,11 @@ async fn send_body(mut stream: SendStream<Bytes>, mut body: Sent) -> Result<(), 
         match frame.into_data() {
             Ok(part) => {
                 let last = body.is_end_stream();
-                room(&mut stream, part.len()).await?;
+                let Ok(found) = timeout(patience.stall, room(&mut stream, part.len())).await else {
+                    stream.send_reset(Reason::CANCEL);
+                    return Err(Gone);
+                };
+                found?;
                 stream.send_data(part, last)?;
                 if last {
                     return Ok(());

@@ -23,9 +23,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 
 use crate::client::{Client, Ending};
+use crate::door::Patience;
 use crate::io::{ClientIo, Keeping};
 use crate::request_body::RequestBody;
-use crate::sent::Sent;
+use crate::respond::Body;
 use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, STREAM_WINDOW, STREAMS};
 
 pub use received::Received;
@@ -43,10 +44,10 @@ const RESET_FOR_ERRORS: usize = 100;
 const BEGUN: u32 = 16;
 
 /// Serve a client's requests until it goes or has to go.
-pub async fn serve<I, S>(client: &Arc<Client>, io: ClientIo<I>, service: S)
+pub async fn serve<I, S>(client: &Arc<Client>, io: ClientIo<I>, service: S, patience: Patience)
 where
     I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
-    S: Service<Request<RequestBody>, Response = Response<Sent>, Error = Infallible>,
+    S: Service<Request<RequestBody>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     let mut ending = None;
@@ -76,7 +77,7 @@ where
             // While an ended connection lingers, h2 still hands out what came before its end.
             continue;
         }
-        tokio::spawn(exchange::serve(client, request, respond, &service));
+        tokio::spawn(exchange::serve(client, request, respond, &service, patience));
         begun += 1;
         if begun % BEGUN == 0 {
             yield_now().await;
