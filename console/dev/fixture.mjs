@@ -69,6 +69,8 @@ function answerApi(request, response, url) {
   switch (area) {
     case "overview":
       return json(response, overview());
+    case "processes":
+      return json(response, processLog(first));
     case "trace":
       return json(response, { identity: first, steps: empty ? [] : steps(first) });
     case "dead-letters":
@@ -125,7 +127,7 @@ function overview() {
   if (scenario === "empty") {
     const history = Object.fromEntries(["seconds", ...STEPS].map((name) => [name, []]));
     const nothing = { under_way_seconds: 0, way: [], gateway: null, history, processes: [] };
-    return { ...base, state: "equal", ...nothing };
+    return { ...base, state: "unknown", matches: false, ...looked(null), ...nothing };
   }
   const still = scenario !== "live" && scenario !== "gateway-down";
   const lags = still ? [0, 0, 0, 0] : [0, 0.05, 0.9, 2.1];
@@ -146,15 +148,35 @@ function overview() {
   STEPS.forEach((step, index) => {
     history[step] = seconds.map((second) => Math.round(rateAt(second - [0, 0, 2, 3][index])));
   });
-  const state = scenario === "broken" ? "broken" : still ? "equal" : "under way";
+  const blind = scenario === "blind";
+  const stands = still ? "equal" : "under way";
+  const state = scenario === "broken" ? "broken" : blind ? "unknown" : stands;
   return {
     ...base,
     state,
+    matches: true,
+    ...(blind ? looked(41.2, "StoreUnavailable: PostgreSQL does not answer") : looked(0.4)),
     under_way_seconds: state === "equal" ? 0 : state === "broken" ? 41.2 : 2.1,
     way,
     gateway: { requests: counts[0] + 412, p50_ms: 4.21, p99_ms: 38.7 },
     history,
     processes: processes(now),
+  };
+}
+
+function looked(ago, trouble = "") {
+  return { looked_seconds_ago: ago, trouble };
+}
+
+function processLog(name) {
+  const lines = Array.from({ length: 500 }, (_, line) =>
+    JSON.stringify({ event: "committed", process: name, events: line, level: "info" }),
+  );
+  return {
+    path: `examples/shop/.counterfoil/logs/${name}.log`,
+    size: 812_004,
+    lines,
+    is_whole: false,
   };
 }
 
@@ -216,8 +238,21 @@ function steps(identity) {
       "93 worth 331544 (minor units) on this day",
     ],
   ];
-  const known = identity === "7-41872" ? all.slice(0, 6) : all;
-  return known.map(([name, time, where, what]) => ({ name, time, where, what }));
+  const letter = [
+    "dead letter",
+    at("05.431208"),
+    "dead letter 7 of ledger",
+    "waits for a decision: AccountClosed: tenant/aurora",
+    "7",
+  ];
+  const known = identity === "7-41872" ? [...all.slice(0, 5), letter] : all;
+  return known.map(([name, time, where, what, number = null]) => ({
+    name,
+    time,
+    where,
+    what,
+    letter: number,
+  }));
 }
 
 function deadLetters(asked) {
@@ -534,6 +569,7 @@ function report(name) {
         one_a_day: false,
       },
     ],
+    days_left_out: 12,
     corrected: {
       "1997-03-14": "41 payments of this day were stored after it was published",
       "1997-12-30": "2 payments of this day were stored after it was published",
@@ -573,6 +609,7 @@ function gateway() {
       evictions: 12,
       hit_rate: 0.93,
     },
+    shared_limits: null,
     configuration: { version, loaded_us: (now - 3600) * 1_000_000, refused: null },
     requests: acceptedAt(now) + 412,
     p50_ms: 4.21,
@@ -590,6 +627,10 @@ function endpoint(instance, address, breaker, reason) {
     breaker_held: mode !== "auto",
     breaker_reason: mode === "auto" ? reason : `held ${mode} by an operator`,
     breaker_changed_seconds: 41.2,
+    tls_trouble: null,
+    health: breaker === "open" ? "unhealthy" : "healthy",
+    health_trouble: breaker === "open" ? "no answer within 1 s" : null,
+    health_changed_seconds: 38.9,
   };
 }
 

@@ -1,5 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import type { ReactNode } from "react";
+import { Boundary } from "./components/Boundary";
 import { ConnectionBanner } from "./components/ConnectionBanner";
 import { Stub } from "./components/Stub";
 import { CoordinationPage } from "./pages/CoordinationPage";
@@ -7,6 +8,7 @@ import { DeadLettersPage } from "./pages/DeadLettersPage";
 import { LimitsPage } from "./pages/LimitsPage";
 import { NotFoundPage } from "./pages/NotFoundPage";
 import { OverviewPage } from "./pages/OverviewPage";
+import { ProcessPage } from "./pages/ProcessPage";
 import { ProofPage } from "./pages/ProofPage";
 import { ReportPage } from "./pages/ReportPage";
 import { ReportsPage } from "./pages/ReportsPage";
@@ -39,7 +41,7 @@ export function App() {
         {session === "asking" ? null : signedOut ? (
           <SignedOutPage refused={session === "refused"} />
         ) : (
-          pageAt(path)
+          <Boundary address={path}>{pageAt(path)}</Boundary>
         )}
       </main>
     </div>
@@ -58,6 +60,8 @@ function pageAt(path: string): ReactNode {
       return <DeadLettersPage selected={id ?? ""} />;
     case "sagas":
       return <SagasPage selected={id ?? ""} />;
+    case "processes":
+      return id ? <ProcessPage key={id} name={id} /> : <OverviewPage />;
     case "reports-view":
       return id ? <ReportPage key={id} name={id} /> : <ReportsPage />;
   }

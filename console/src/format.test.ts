@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import {
+  formatClock,
   formatCount,
   formatDuration,
   formatElapsed,
@@ -67,6 +68,10 @@ test("an instant is written in UTC and read back to the microsecond", () => {
   expect(parseInstant("yesterday")).toBeNull();
 });
 
+test("the time of day is that of UTC, wherever the reader is", () => {
+  expect(formatClock(1_772_368_205_123)).toBe("12:30:05");
+});
+
 test.each([
   [0, "+0.0 ms"],
   [1_240, "+1.2 ms"],
@@ -77,4 +82,5 @@ test.each([
 test("formatNumberOf", () => {
   expect(formatNumberOf(1, "day")).toBe("1 day");
   expect(formatNumberOf(1_200, "day")).toBe("1,200 days");
+  expect(formatNumberOf(2, "process", "es")).toBe("2 processes");
 });

@@ -53,12 +53,9 @@ export function formatInstant(microseconds: number): string {
   return new Date(Math.floor(microseconds / 1000)).toISOString().slice(0, -1).replace("T", " ");
 }
 
-/** The time of day of a local clock, for "as of". */
+/** The time of day in UTC, as everywhere here: two people who compare must see the same. */
 export function formatClock(milliseconds: number): string {
-  const date = new Date(milliseconds);
-  return [date.getHours(), date.getMinutes(), date.getSeconds()]
-    .map((part) => String(part).padStart(2, "0"))
-    .join(":");
+  return new Date(milliseconds).toISOString().slice(11, 19);
 }
 
 /** "2026-03-01 12:30:05.123456" (UTC) as microseconds since 1970; null if it is no such text. */
@@ -78,7 +75,7 @@ export function formatElapsed(microseconds: number): string {
   return `${sign}${formatDuration(size / 1_000_000)}`;
 }
 
-/** "1 day", "2 days"; for words whose plural is an s. */
-export function formatNumberOf(count: number, one: string): string {
-  return `${formatCount(count)} ${one}${count === 1 ? "" : "s"}`;
+/** "1 day", "2 days": with what makes the word a plural. */
+export function formatNumberOf(count: number, one: string, plural = "s"): string {
+  return `${formatCount(count)} ${one}${count === 1 ? "" : plural}`;
 }

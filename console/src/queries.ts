@@ -31,6 +31,13 @@ export const overviewQuery = queryOptions({
   refetchInterval: (query) => (isUnauthorised(query.state.error) ? SELDOM : EACH_SECOND),
 });
 
+export const processLogQuery = (name: string) =>
+  queryOptions({
+    queryKey: ["process-log", name],
+    queryFn: ({ signal }) => api.processLog(name, signal),
+    refetchInterval: OFTEN,
+  });
+
 export const lagQuery = queryOptions({
   queryKey: ["lag"],
   queryFn: ({ signal }) => api.lag(signal),

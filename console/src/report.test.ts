@@ -23,6 +23,15 @@ test("each column of numbers is a series over the days", () => {
   expect(series[1]?.values).toEqual([1_234, 5, 99]);
 });
 
+test("a line is broken where days are missing", () => {
+  const [first] = section.rows;
+  const rows = [first ?? [], ["1997-01-09", "delta", 1, 7], ["1997-01-10", "delta", 1, 8]];
+  const [, revenue] = daySeries({ ...section, rows }, ["revenue"]);
+  expect(revenue?.days).toEqual(["1997-01-01", "1997-01-02", "1997-01-09", "1997-01-10"]);
+  expect(revenue?.values).toEqual([1_234, null, 7, 8]);
+  expect(total(revenue?.values ?? [])).toBe(1_249n);
+});
+
 test("a section without rows has no series", () => {
   expect(daySeries({ ...section, rows: [] }, [])).toEqual([]);
 });

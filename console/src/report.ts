@@ -7,17 +7,31 @@ export interface DaySeries {
   days: string[];
   /** Seconds since 1970 of the start of each day, UTC. */
   times: number[];
-  values: number[];
+  /** Null on a day without rows: nothing was sold, or nothing was kept. */
+  values: (number | null)[];
   isMoney: boolean;
 }
 
 export function daySeries(section: Section, amounts: readonly string[]): DaySeries[] {
-  const days = section.rows.map((row) => String(row[0]));
+  const rows = withGaps(section.rows);
+  const days = rows.map((row) => String(row[0]));
   const times = days.map(startOfDay);
   return section.columns.flatMap((name, index) => {
     if (index === 0 || !isNumeric(section, index)) return [];
-    const values = section.rows.map((row) => Number(row[index]));
+    const values = rows.map((row) => (row.length > 1 ? Number(row[index]) : null));
     return [{ name, days, times, values, isMoney: amounts.includes(name) }];
+  });
+}
+
+const DAY_SECONDS = 86_400;
+
+/** Rows by day, with a row of the next day alone where days are missing: a line must not cross. */
+function withGaps(rows: readonly Cell[][]): Cell[][] {
+  return rows.flatMap((row, index) => {
+    const next = rows[index + 1];
+    const after = startOfDay(String(row[0])) + DAY_SECONDS;
+    if (next === undefined || !(startOfDay(String(next[0])) > after)) return [row];
+    return [row, [new Date(after * 1000).toISOString().slice(0, 10)]];
   });
 }
 
@@ -31,8 +45,8 @@ export function isNumeric(section: Section, column: number): boolean {
 }
 
 /** The sum of integers, exact whatever its size. */
-export function total(values: readonly number[]): bigint {
-  return values.reduce((sum, value) => sum + BigInt(Math.round(value)), 0n);
+export function total(values: readonly (number | null)[]): bigint {
+  return values.reduce<bigint>((sum, value) => sum + BigInt(Math.round(value ?? 0)), 0n);
 }
 
 export function formatCell(cell: Cell | undefined, isMoney: boolean): string {

@@ -1,7 +1,13 @@
 import { expect, test } from "vitest";
 import { hasArrived, stationsOf } from "./stations";
 
-const step = (name: string) => ({ name, time: "2026-03-01 12:30:05.000000", where: "", what: "" });
+const step = (name: string) => ({
+  name,
+  time: "2026-03-01 12:30:05.000000",
+  where: "",
+  what: "",
+  letter: null,
+});
 
 test("every station is there, with all that passed it", () => {
   const stations = stationsOf([step("request"), step("request"), step("row")]);

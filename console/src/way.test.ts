@@ -26,6 +26,10 @@ test("broken shows where it broke, and trusts nothing if the sums agree", () => 
   expect(signsBetween("broken", way(9, 9, 9, 9))).toEqual(["≠", "≠", "≠"]);
 });
 
+test("what is not known is told of nowhere as equal", () => {
+  expect(signsBetween("unknown", way(9, 9, 9, 9))).toEqual(["?", "?", "?"]);
+});
+
 test("nothing to match has no signs", () => expect(signsBetween("equal", [])).toEqual([]));
 
 test("what is under way is the first step less the last", () => {

@@ -1,11 +1,12 @@
 import type { State, WayStep } from "./api";
 
-export type Sign = "=" | ">" | "≠";
+export type Sign = "=" | ">" | "≠" | "?";
 
 export const SIGN_WORDS: Record<Sign, string> = {
   "=": "equals",
   ">": "is ahead of",
   "≠": "does not match",
+  "?": "is not known to equal",
 };
 
 /** The sign between each step and the next. */
@@ -13,6 +14,7 @@ export function signsBetween(state: State, way: readonly WayStep[]): Sign[] {
   const differing = way
     .slice(1)
     .map((step, index) => step.count !== way[index]?.count || step.amount !== way[index]?.amount);
+  if (state === "unknown") return differing.map(() => "?");
   if (state === "equal") return differing.map(() => "=");
   if (state === "under way") return differing.map((differs) => (differs ? ">" : "="));
   // Sums can agree by chance while single payments don't: then no pair can be trusted.

@@ -1,5 +1,6 @@
 """What the console answers about dead letters and topics, without the processes around it."""
 
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,22 @@ class Page(ConsoleClient):
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
     return Page(tmp_path, read_only=False)
+
+
+def test_a_trace_tells_where_a_payment_was_given_up(page: Page) -> None:
+    unit = page.host.state.service("payments")
+    service = sqlite3.connect(unit)
+    service.execute("CREATE TABLE outbox (seq, event_id, key, headers, created_us)")
+    service.execute("INSERT INTO outbox VALUES (1, ?, 'c', '{}', 1)", [LARGE])
+    service.commit()
+    service.close()
+    (letter,) = [each for each in page.get(f"/api/trace/{LARGE}")["steps"] if each["letter"]]
+    assert (letter["name"], letter["letter"]) == ("dead letter", "1")
+    assert letter["where"] == "dead letter 1 of ledger"
+    assert letter["what"] == "waits for a decision: ValueError: text"
+    page.post("/api/dead-letters/1/discard", {"reason": "a test"})
+    (letter,) = [each for each in page.get(f"/api/trace/{LARGE}")["steps"] if each["letter"]]
+    assert letter["what"].startswith("discarded 20")
 
 
 def test_letters_are_found_and_paged(page: Page) -> None:

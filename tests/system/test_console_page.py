@@ -1,15 +1,16 @@
 """The page itself, in a real browser, on a running shop."""
 
+import os
 import re
 from collections.abc import Iterator
 
 import pytest
 from browsing import accessible, browsing
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from running import SHOP, RunningShop
 
 VIEWS = ["", "trace", "dead-letters", "reports", "reports-view/daily", "limits", "coordination"]
-VIEWS += ["topics", "sagas", "tasks", "proof", "nowhere"]
+VIEWS += ["topics", "sagas", "tasks", "proof", "processes/relay-payments-1", "nowhere"]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,55 @@ def test_one_payment_is_followed(shop: RunningShop, page: Page) -> None:
     for station in ("request", "outbox", "ledger", "lake", "report"):
         expect(page.get_by_text(re.compile(station, re.IGNORECASE)).first).to_be_visible()
     expect(page.get_by_text(re.compile("totals.csv")).first).to_be_visible(timeout=30_000)
+
+
+def test_what_a_process_has_written_is_a_click_away(shop: RunningShop, page: Page) -> None:
+    page.goto(f"{shop.console}/")
+    page.get_by_role("link", name="payments-1", exact=True).click()
+    expect(page).to_have_url(f"{shop.console}/processes/payments-1")
+    expect(page.get_by_role("heading", name="payments-1")).to_be_focused()
+    expect(page.get_by_text(re.compile("ready"))).to_be_visible()
+    log = shop.state.process_log("payments-1")
+    expect(page.get_by_text("It has written nothing.")).to_be_visible()
+    try:
+        with log.open("a") as file:
+            file.write('{"event": "a line of its own"}\n')
+        expect(page.get_by_role("group", name="The last lines")).to_contain_text("of its own")
+    finally:
+        os.truncate(log, 0)
+    page.goto(f"{shop.console}/processes/nobody")
+    expect(page.get_by_text("there is no process 'nobody'")).to_be_visible()
+
+
+@pytest.fixture
+def rerouted(page: Page) -> Iterator[Page]:
+    """The page, for a test that gives it other answers than the console's."""
+    yield page
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_page_that_fails_leaves_the_way_to_the_others(shop: RunningShop, rerouted: Page) -> None:
+    rerouted.route("**/api/tasks", lambda route: route.fulfill(json=[{"queue": "mail"}]))
+    rerouted.goto(f"{shop.console}/tasks")
+    expect(rerouted.get_by_role("heading", name="This page can't be shown")).to_be_visible()
+    accessible(rerouted)
+    rerouted.get_by_role("link", name="Topics").click()
+    expect(rerouted.get_by_role("heading", name="Partitions")).to_be_visible()
+
+
+def test_nothing_is_called_equal_that_nobody_could_look_at(
+    shop: RunningShop, rerouted: Page
+) -> None:
+    def blind(route: Route) -> None:
+        unknown = {"state": "unknown", "looked_seconds_ago": 41.2, "trouble": "Away: gone"}
+        route.fulfill(json={**route.fetch().json(), **unknown})
+
+    rerouted.route("**/api/overview", blind)
+    rerouted.goto(f"{shop.console}/")
+    expect(rerouted.get_by_text(re.compile("from 41 s ago.*Away: gone"))).to_be_visible()
+    expect(rerouted.get_by_text("Equal, to the cent.")).to_have_count(0)
+    expect(rerouted).to_have_title(re.compile(r"^\? Overview"))
+    accessible(rerouted)
 
 
 @pytest.mark.parametrize("path", VIEWS)

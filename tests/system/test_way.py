@@ -3,10 +3,13 @@
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from counterfoil.application import StateFolder, load, load_application
+from counterfoil.console import way as console_way
 from counterfoil.console.way import NOTHING, Way
 from counterfoil.proof.stores import EmbeddedStores
 
@@ -34,6 +37,46 @@ def test_the_look_goes_on_after_a_table_that_is_not_there_yet(tmp_path: Path) ->
         time.sleep(0.05)
     assert isinstance(steps, list)
     assert (steps[0]["count"], steps[0]["amount"]) == (1, 5)
+    service.close()
+
+
+def test_what_was_equal_is_unknown_while_nobody_can_look_and_no_loss_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_way, "LATE_SECONDS", 0.5)
+    monkeypatch.setattr(console_way, "STUCK_SECONDS", 2.0)
+    counterfoils = load_application(SHOP, load(SHOP).application.module).counterfoils
+    assert counterfoils is not None
+    state = StateFolder(tmp_path)
+    service = sqlite3.connect(state.service("payments"), isolation_level=None)
+    service.execute("CREATE TABLE payments (amount INTEGER)")
+    way = Way(counterfoils, EmbeddedStores(state))
+
+    def wait_for(wanted: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 20
+        while (found := way.document())["state"] != wanted:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        return found
+
+    assert way.document()["state"] == "unknown", "nobody has looked yet"
+    assert wait_for("equal")["matches"]
+    service.execute("INSERT INTO payments VALUES (5)")
+    wait_for("under way")
+    service.execute("ALTER TABLE payments RENAME TO elsewhere")
+    unknown = wait_for("unknown")
+    assert "payments" in unknown["trouble"]
+    assert unknown["looked_seconds_ago"] > 0.5
+    blind = time.monotonic()
+    while time.monotonic() < blind + console_way.STUCK_SECONDS:
+        assert way.document()["state"] == "unknown"
+        time.sleep(0.1)
+    service.execute("ALTER TABLE elsewhere RENAME TO payments")
+    while (seen := way.document()["state"]) == "unknown":
+        time.sleep(0.05)
+    assert seen == "under way", "it has not stood still for longer: nobody looked"
+    assert way.document()["trouble"] == ""
+    wait_for("broken")
     service.close()
 
 

@@ -17,7 +17,7 @@ export function ConnectionBanner({ error, dataUpdatedAt }: Props) {
           <strong>
             {isUnreachable(error) ? "The server does not answer." : `${error.message}.`}
           </strong>{" "}
-          {dataUpdatedAt > 0 && `What you see is from ${formatClock(dataUpdatedAt)}. `}
+          {dataUpdatedAt > 0 && `What you see is from ${formatClock(dataUpdatedAt)} UTC. `}
           The console asks again every second. If the application was stopped: <Command text={UP} />
         </p>
       )}

@@ -6,6 +6,8 @@ export interface Column<Row> {
   numeric?: boolean;
   /** Left out where there is no room for it. */
   minor?: boolean;
+  /** Sentences, which may go over several lines. */
+  prose?: boolean;
   /** The cell that names the row. */
   heading?: boolean;
   sort?: "ascending" | "descending" | "none";
@@ -71,6 +73,7 @@ export function DataTable<Row>({ label, columns, rows, rowKey, tone }: TableProp
   );
 }
 
-function classOf<Row>({ numeric, minor }: Column<Row>): string | undefined {
-  return [numeric && "numeric", minor && "minor"].filter(Boolean).join(" ") || undefined;
+function classOf<Row>({ numeric, minor, prose }: Column<Row>): string | undefined {
+  const classes = [numeric && "numeric", minor && "minor", prose && "prose"];
+  return classes.filter(Boolean).join(" ") || undefined;
 }

@@ -15,7 +15,12 @@ export function DeadLetterDetail({ letter }: { letter: AuditedLetter }) {
       <LetterActions letter={letter} />
       <Facts
         facts={[
-          ["Topic", letter.topic],
+          [
+            "Topic",
+            <Link key="topic" to="/topics">
+              {letter.topic}
+            </Link>,
+          ],
           ["Partition, offset", `${letter.partition}, ${formatCount(letter.offset)}`],
           ["Key", letter.key || "–"],
           ["Tries", formatCount(letter.tries)],

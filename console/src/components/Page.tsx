@@ -1,5 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import { type ReactNode, useEffect, useId, useRef } from "react";
+import type { State } from "../api";
 import { overviewQuery } from "../queries";
 import { segments, usePath } from "../router";
 
@@ -9,6 +10,9 @@ interface PageProps {
   children: ReactNode;
 }
 
+/** What a tab that nobody looks at shows. */
+const ALARMS: Partial<Record<State, string>> = { broken: "≠ ", unknown: "? " };
+
 let shownPage: string | null = null;
 
 /** A page with its heading, which takes the focus when one page follows another. */
@@ -16,7 +20,7 @@ export function Page({ title, lead, children }: PageProps) {
   const heading = useRef<HTMLHeadingElement>(null);
   const page = segments(usePath())[0] ?? "";
   const { data } = useQuery({ ...overviewQuery, enabled: false });
-  const alarm = data?.state === "broken" ? "≠ " : "";
+  const alarm = data?.matches ? (ALARMS[data.state] ?? "") : "";
   useEffect(() => {
     document.title = `${alarm}${title} – Counterfoil`;
   }, [alarm, title]);

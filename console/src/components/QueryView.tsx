@@ -27,7 +27,7 @@ export function QueryView<T>({ query, command, children }: Props<T>) {
       {error instanceof ApiError && (
         <p className="banner" role="status">
           <strong>{error.message}.</strong> {error.detail} What you see is from{" "}
-          {formatClock(query.dataUpdatedAt)}.
+          {formatClock(query.dataUpdatedAt)} UTC.
         </p>
       )}
       {children(data)}

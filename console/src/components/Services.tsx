@@ -53,8 +53,9 @@ function columnsOf(service: string): Column<Endpoint>[] {
       cell: ({ breaker_reason, breaker_changed_seconds, tls_trouble }) =>
         `${breaker_reason}, ${formatDuration(breaker_changed_seconds)}${tls_trouble === null ? "" : `; TLS: ${tls_trouble}`}`,
       minor: true,
+      prose: true,
     },
-    { name: "Checks", cell: (endpoint) => <Checks endpoint={endpoint} /> },
+    { name: "Checks", cell: (endpoint) => <Checks endpoint={endpoint} />, prose: true },
     {
       name: "Decided by",
       cell: (endpoint) => <BreakerSwitch service={service} endpoint={endpoint} />,

@@ -1,4 +1,8 @@
+import { useQuery } from "@tanstack/react-query";
 import type { Overview, State } from "../api";
+import { formatNumberOf } from "../format";
+import { addressOf, NO_FILTER } from "../letters";
+import { waitingLettersQuery } from "../queries";
 import { Link, segments, usePath } from "../router";
 import { Guilloche } from "./Guilloche";
 
@@ -15,7 +19,12 @@ const PAGES = [
   ["/proof", "Proof"],
 ] as const;
 
-const STATE_SIGNS: Record<State, string> = { equal: "=", "under way": ">", broken: "≠" };
+const STATE_SIGNS: Record<State, string> = {
+  equal: "=",
+  "under way": ">",
+  broken: "≠",
+  unknown: "?",
+};
 
 /** The part that stays behind: which application this is, how it stands, and the way to its pages. */
 export function Stub({ overview }: { overview: Overview | undefined }) {
@@ -44,7 +53,8 @@ export function Stub({ overview }: { overview: Overview | undefined }) {
             ))}
           </ul>
         </nav>
-        {overview && overview.way.length > 0 && (
+        {overview && <Troubles overview={overview} />}
+        {overview?.matches && (
           <p className="stub-state" data-state={overview.state}>
             <span aria-hidden="true" className="stub-sign">
               {STATE_SIGNS[overview.state]}
@@ -57,6 +67,31 @@ export function Stub({ overview }: { overview: Overview | undefined }) {
   );
 }
 
+/** What needs somebody, told of on every page. */
+function Troubles({ overview }: { overview: Overview }) {
+  const { data: waiting = [] } = useQuery(waitingLettersQuery);
+  const letters = waiting.reduce((sum, each) => sum + each.letters, 0);
+  const processes = overview.processes.filter((each) => each.state !== "ready").length;
+  if (letters === 0 && processes === 0) return null;
+  return (
+    <ul className="stub-troubles" aria-label="What needs somebody">
+      {processes > 0 && (
+        <li>
+          <Link to="/">{formatNumberOf(processes, "process", "es")} not ready</Link>
+        </li>
+      )}
+      {letters > 0 && (
+        <li>
+          <Link to={addressOf("", { ...NO_FILTER, state: "waiting" })}>
+            {formatNumberOf(letters, "dead letter")} waiting
+          </Link>
+        </li>
+      )}
+    </ul>
+  );
+}
+
 function isCurrent(to: string, page: string): boolean {
-  return to === `/${page}` || (to === "/reports" && page === "reports-view");
+  if (page === "reports-view") return to === "/reports";
+  return to === `/${page === "processes" ? "" : page}`;
 }

@@ -5,7 +5,8 @@ interface Props {
   label: string;
   /** Seconds since 1970, ascending. */
   times: readonly number[];
-  values: readonly number[];
+  /** Null where there is none: the line is broken there. */
+  values: readonly (number | null)[];
   /** The top of the scale; that of the values if it is not given. */
   maximum?: number;
   height: number;
@@ -63,7 +64,7 @@ export function TimeChart(props: Props) {
   const time = pointed === null ? undefined : times[pointed];
   const value = pointed === null ? undefined : values[pointed];
   const reading =
-    time === undefined || value === undefined
+    time === undefined || value === undefined || value === null
       ? summary
       : `${formatTime(time)}: ${formatValue(value)}`;
   return (
@@ -144,7 +145,8 @@ function optionsFor(
         stroke: colour("--accent"),
         fill: colour("--accent-wash"),
         width: 1.5,
-        points: { show: false },
+        // A day between two gaps is a point: a line needs two.
+        points: { show: true, size: 4, filter: (chart, index) => alone(chart, index) },
       },
     ],
     hooks: {
@@ -152,6 +154,14 @@ function optionsFor(
       setCursor: [(chart) => onPoint(chart.cursor.idx ?? null)],
     },
   };
+}
+
+/** The indexes of values with none on either side. */
+function alone(chart: uPlot, series: number): number[] {
+  const values = Array.from<number | null | undefined>(chart.data[series] ?? []);
+  return values.flatMap((value, index) =>
+    value != null && values[index - 1] == null && values[index + 1] == null ? [index] : [],
+  );
 }
 
 /** Whether a label in the middle under this time is not cut off at the edge of the chart. */

@@ -1,12 +1,16 @@
-import type { Overview } from "../api";
+import type { Overview, State } from "../api";
 import { formatCount, formatDuration, formatMoney, formatRate } from "../format";
 import { Link } from "../router";
 import { SIGN_WORDS, type Sign, signsBetween, underWay } from "../way";
 
-type WayData = Pick<Overview, "state" | "under_way_seconds" | "way">;
+type WayData = Pick<
+  Overview,
+  "state" | "under_way_seconds" | "way" | "looked_seconds_ago" | "trouble"
+>;
 
 /** accepted = posted = stored = reported: the line that must hold. */
-export function Way({ state, under_way_seconds, way }: WayData) {
+export function Way(data: WayData) {
+  const { state, way } = data;
   const signs = signsBetween(state, way);
   const torn = signs.indexOf("≠");
   return (
@@ -29,14 +33,19 @@ export function Way({ state, under_way_seconds, way }: WayData) {
         })}
       </ol>
       <p className="way-sentence">
-        <Sentence state={state} under_way_seconds={under_way_seconds} way={way} />
+        <Sentence {...data} />
       </p>
       <p className="visually-hidden" role="alert">
-        {state === "broken" ? "Broken: the steps do not match." : ""}
+        {ALERTS[state]}
       </p>
     </section>
   );
 }
+
+const ALERTS: Partial<Record<State, string>> = {
+  broken: "Broken: the steps do not match.",
+  unknown: "Not known: the stores can't be read.",
+};
 
 function SignMark({ sign }: { sign: Sign }) {
   return (
@@ -47,7 +56,7 @@ function SignMark({ sign }: { sign: Sign }) {
   );
 }
 
-function Sentence({ state, under_way_seconds, way }: WayData) {
+function Sentence({ state, under_way_seconds, way, looked_seconds_ago, trouble }: WayData) {
   const { count, amount } = underWay(way);
   switch (state) {
     case "equal":
@@ -60,6 +69,14 @@ function Sentence({ state, under_way_seconds, way }: WayData) {
         <>
           Under way for {formatDuration(under_way_seconds)}: {formatCount(count)} accepted and not
           yet reported, worth {formatMoney(amount)}.
+        </>
+      );
+    case "unknown":
+      return (
+        <>
+          <strong>Not known</strong> whether they match: these numbers are from{" "}
+          {formatDuration(looked_seconds_ago ?? 0)} ago, since the stores can't be read.{" "}
+          {trouble || "The look is not over yet."}
         </>
       );
     case "broken":

@@ -4,13 +4,14 @@ import { UP } from "../commands";
 import { type Column, DataTable } from "../components/DataTable";
 import { Empty } from "../components/Empty";
 import { Facts, gatewayFacts } from "../components/Facts";
-import { Mark, type Tone } from "../components/Mark";
+import { Mark } from "../components/Mark";
 import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { RateLanes } from "../components/RateLanes";
 import { Way } from "../components/Way";
 import { formatCount, formatDuration, formatInstant, formatNumberOf } from "../format";
 import { addressOf, NO_FILTER } from "../letters";
+import { PROCESS_TONES } from "../processes";
 import { lagQuery, overviewQuery, waitingLettersQuery } from "../queries";
 import { Link } from "../router";
 
@@ -22,7 +23,11 @@ export function OverviewPage() {
         {(data) => (
           <>
             {data.way.length > 0 ? (
-              <Way state={data.state} under_way_seconds={data.under_way_seconds} way={data.way} />
+              <Way {...data} />
+            ) : data.matches ? (
+              <Empty title="Nobody has looked yet whether everything matches." command={UP}>
+                {data.trouble || "The first look takes a moment."}
+              </Empty>
             ) : (
               <Empty title="This application declares nothing to match." command={UP}>
                 Tell it with <code>app.matches(Counterfoils(…))</code> which rows, topic, transfers,
@@ -45,7 +50,7 @@ export function OverviewPage() {
 function DeadLetterAlert() {
   const { data = [] } = useQuery(waitingLettersQuery);
   return (
-    <div role="status" aria-label="Dead letters">
+    <div role="status" aria-label="Dead letters" className="banners">
       {data.map((each) => (
         <p key={each.pipeline} className="banner">
           <Link to={addressOf("", { ...NO_FILTER, pipeline: each.pipeline, state: "waiting" })}>
@@ -70,7 +75,10 @@ function Rates({ history }: { history: History }) {
     );
   }
   return (
-    <Section title="Rates" aside={`per second, the last ${formatDuration(last - first + 1)}`}>
+    <Section
+      title="Rates"
+      aside={`per second, the last ${formatDuration(last - first + 1)}; times are UTC`}
+    >
       <RateLanes history={history} />
     </Section>
   );
@@ -78,7 +86,7 @@ function Rates({ history }: { history: History }) {
 
 function Latencies({ gateway }: { gateway: Overview["gateway"] }) {
   return (
-    <Section title="Gateway">
+    <Section title="Gateway" aside={<Link to="/limits">by route, limit and service</Link>}>
       {gateway ? (
         <Facts facts={gatewayFacts(gateway)} />
       ) : (
@@ -88,10 +96,12 @@ function Latencies({ gateway }: { gateway: Overview["gateway"] }) {
   );
 }
 
-const PROCESS_TONES: Record<string, Tone> = { ready: "good", stopped: "alarm", failed: "alarm" };
-
 const PROCESS_COLUMNS: Column<Process>[] = [
-  { name: "Process", cell: (process) => process.name, heading: true },
+  {
+    name: "Process",
+    cell: ({ name }) => <Link to={`/processes/${encodeURIComponent(name)}`}>{name}</Link>,
+    heading: true,
+  },
   { name: "Kind", cell: (process) => process.kind, minor: true },
   {
     name: "State",
@@ -107,7 +117,7 @@ const PROCESS_COLUMNS: Column<Process>[] = [
   },
   { name: "Restarts", cell: (process) => formatCount(process.restarts), numeric: true },
   { name: "Pid", cell: (process) => process.pid ?? "–", numeric: true, minor: true },
-  { name: "Detail", cell: (process) => process.detail, minor: true },
+  { name: "Detail", cell: (process) => process.detail, minor: true, prose: true },
 ];
 
 function Processes({ processes }: { processes: Process[] }) {
@@ -184,7 +194,14 @@ const LAG_COLUMNS: Column<GroupLag>[] = [
 function LagSection() {
   const lag = useQuery(lagQuery);
   return (
-    <Section title="Consumers" aside="how far each is behind the end of its topic">
+    <Section
+      title="Consumers"
+      aside={
+        <>
+          how far each is behind the end of its topic; <Link to="/topics">with rates</Link>
+        </>
+      }
+    >
       <QueryView query={lag} command="counterfoil events lag {at}">
         {(rows) =>
           rows.length > 0 ? (

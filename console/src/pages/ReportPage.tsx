@@ -45,6 +45,12 @@ function Published({ report }: { report: Report }) {
         ]}
       />
       {report.sections.length === 0 && <Empty title="This report has no rows yet." command={UP} />}
+      {report.days_left_out > 0 && (
+        <p className="note">
+          The newest days are shown; {formatNumberOf(report.days_left_out, "older day")} are in the
+          files alone.
+        </p>
+      )}
       {report.sections.map((section) => (
         <PublishedSection key={section.name} report={report} section={section} />
       ))}
@@ -147,7 +153,8 @@ function formatValue({ isMoney }: DaySeries, value: number | bigint): string {
 }
 
 function summaryOf(series: DaySeries): string {
-  const largest = series.values.reduce((a, b) => Math.max(a, b), 0);
+  const known = series.values.filter((value) => value !== null);
+  const largest = known.reduce((a, b) => Math.max(a, b), 0);
   const best = series.days[series.values.indexOf(largest)] ?? "";
-  return `${formatValue(series, total(series.values))} in ${formatCount(series.days.length)} days, at most ${formatValue(series, largest)} on ${best}`;
+  return `${formatValue(series, total(known))} in ${formatCount(known.length)} days, at most ${formatValue(series, largest)} on ${best}`;
 }

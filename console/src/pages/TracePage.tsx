@@ -6,7 +6,7 @@ import { Page } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { formatElapsed, parseInstant } from "../format";
 import { traceQuery } from "../queries";
-import { navigate } from "../router";
+import { Link, navigate } from "../router";
 import { hasArrived, STATIONS, type Station, type StationName, stationsOf } from "../stations";
 
 const COMMAND = "counterfoil trace ID {at}";
@@ -72,7 +72,10 @@ function Found({ identity }: { identity: string }) {
       <QueryView query={trace} command={COMMAND}>
         {(data) =>
           data.steps.length > 0 ? (
-            <Timeline trace={data} />
+            <>
+              <GivenUp trace={data} />
+              <Timeline trace={data} />
+            </>
           ) : (
             <Empty title={`Nothing is known under ${identity}.`} command={COMMAND}>
               It is looked up again every two seconds, in case it is on its way.
@@ -88,7 +91,26 @@ function outcomeOf({ steps }: Trace): string {
   if (steps.length === 0) return "Unknown.";
   if (hasArrived(steps)) return "Reported: it has passed every station.";
   const passed = stationsOf(steps).filter((station) => station.passes.length > 0).length;
-  return `Under way: ${passed} of ${STATIONS.length} stations passed.`;
+  const words = `${passed} of ${STATIONS.length} stations passed`;
+  return steps.some((step) => step.letter !== null)
+    ? `${words}, and given up on its way:`
+    : `Under way: ${words}.`;
+}
+
+/** The dead letters that it stands in, where there are some: why it goes no further. */
+function GivenUp({ trace }: { trace: Trace }) {
+  const letters = trace.steps.filter((step) => step.letter !== null);
+  if (letters.length === 0) return null;
+  return (
+    <ul className="banners" aria-label="Dead letters of this payment">
+      {letters.map((step) => (
+        <li key={step.letter} className="banner">
+          <Link to={`/dead-letters/${step.letter}`}>{step.where}</Link>, {step.time} UTC:{" "}
+          {step.what}
+        </li>
+      ))}
+    </ul>
+  );
 }
 
 const STATION_WORDS: Record<StationName, string> = {

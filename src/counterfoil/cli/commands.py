@@ -19,6 +19,7 @@ from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.cli.gateway import app as gateway_commands
 from counterfoil.cli.hot_keys import hot_keys
+from counterfoil.cli.logs import logs
 from counterfoil.cli.options import (
     Engines,
     Folder,
@@ -56,6 +57,7 @@ events = cyclopts.App(name="events", help="Look into the event log and act on de
 app.command(events)
 app.command(engine_commands)
 app.command(gateway_commands)
+app.command(logs)
 events.command(dead_letter_commands)
 events.command(transaction_commands)
 events.command(lag)

@@ -50,10 +50,14 @@ from counterfoil.proof.trace import trace
 from counterfoil.reports import published
 from counterfoil.supervisor.gateway_control import GatewayRefused, GatewayUnreachable
 from counterfoil.supervisor.host import Host
+from counterfoil.supervisor.log_tail import log_tail
 
 STATIC: Final = Path(__file__).parent / "static"
 COOKIE: Final = "counterfoil"
 DAYS_SHOWN: Final = 366
+"""Of a report's days, the newest: more than its page can draw; the file has them all."""
+LINES_SHOWN: Final = 500
+"""Of a process's log."""
 POLICY: Final = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -114,6 +118,7 @@ class Console:
             "/api/reports/{name}": self.report,
             **self._work.readers(),
             **self._switches.readers(),
+            "/api/processes/{name}/log": self.process_log,
             "/api/coordination": self.coordination,
             "/api/proof": self.proof,
         }
@@ -211,6 +216,14 @@ class Console:
             **(NOTHING if self._way is None else self._way.document()),
         }
 
+    async def process_log(self, request: Request) -> object:
+        """The last lines that a process has written."""
+        name = request.path_params["name"]
+        run = json.loads(self._host.state.run.read_text())
+        if name not in {each["name"] for each in run["processes"]}:
+            return problem(HTTPStatus.NOT_FOUND, f"there is no process {name!r}")
+        return await asyncio.to_thread(log_tail, self._host.state.process_log(name), LINES_SHOWN)
+
     async def trace(self, request: Request) -> object:
         """The stations of one payment."""
         identity = request.path_params["identity"]
@@ -246,11 +259,13 @@ class Console:
             return problem(HTTPStatus.NOT_FOUND, f"there is no report {name!r}")
         found, report = self._published(name), self._host.application.reports[name]
         sections: list[dict[str, object]] = []
+        left_out = 0
         for section, content in found["sections"].items():
             days: dict[str, list[Any]] = {
                 day: rows for day, rows in sorted(content["days"].items()) if rows
             }
             newest = list(days)[-DAYS_SHOWN:]
+            left_out = max(left_out, len(days) - len(newest))
             sections.append(
                 {
                     "name": section,
@@ -264,6 +279,7 @@ class Console:
             "unread": found.get("unread", 0),
             "letters": self._host.application.lake_name(report.source.name),
             "amounts": report.amounts,
+            "days_left_out": left_out,
             "sections": sections,
             "corrected": {
                 day: reason for day, reason in found["reasons"].items() if reason != "new"

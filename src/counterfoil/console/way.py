@@ -1,4 +1,8 @@
-"""Accepted = posted = stored = reported, at any moment, and what is under way told from lost."""
+"""Accepted = posted = stored = reported, at any moment, and what is under way told from lost.
+
+What was seen last says nothing of now: while a store can't be read, the state is `unknown`, with
+why and how old the numbers are. A page that went on saying `equal` would be wrong when it matters.
+"""
 
 import itertools
 import threading
@@ -24,7 +28,11 @@ REST: Final = 4
 """Between two looks the console rests this many times longer than the look took, and never less
 than a second: at most a fifth of a core, however large the tables are."""
 
-State = Literal["equal", "under way", "broken"]
+LATE_SECONDS: Final = 10.0
+"""A look that is this late, after its rest and three times the time the last one took, is overdue:
+longer than a busy machine holds one up, and shorter than anybody should be told of old numbers."""
+
+State = Literal["equal", "under way", "broken", "unknown"]
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -59,21 +67,27 @@ class Way:
         self._lake = Lake(stores.state.lake)
         self._files: dict[str, tuple[int, int]] = {}
         self._points: deque[Point] = deque(maxlen=HISTORY)
-        self._moved = time.monotonic()
-        self._equal = time.monotonic()
+        self._moved = self._equal = time.monotonic()
+        self._due = time.monotonic() + LATE_SECONDS
+        """When the next look has to be over."""
+        self._trouble = ""
+        """Why the last look failed, if it did."""
         threading.Thread(target=self._look, name="way", daemon=True).start()
 
     def document(self) -> dict[str, object]:
         """State, sums and rates as the page shows them."""
-        points = list(self._points)
+        points, now = list(self._points), time.monotonic()
         if not points:
-            return NOTHING
-        now, last = time.monotonic(), points[-1]
-        state = judge(last.sums, now - self._moved)
+            return {**NOTHING, "matches": True, "trouble": self._trouble}
+        last = points[-1]
+        state = "unknown" if now > self._due else judge(last.sums, now - self._moved)
         earlier = points[max(len(points) - 4, 0)]
         elapsed = max(last.seconds - earlier.seconds, 0.001)
         return {
             "state": state,
+            "matches": True,
+            "looked_seconds_ago": round(now - last.seconds, 1),
+            "trouble": self._trouble,
             "under_way_seconds": 0 if state == "equal" else round(now - self._equal, 1),
             "way": [
                 {
@@ -96,15 +110,23 @@ class Way:
             except Exception as error:
                 # Any store may be away, locked or not made yet; the next look may find it.
                 structlog.get_logger().warning("look_failed", error=repr(error))
+                self._trouble = f"{type(error).__name__}: {error}"
                 time.sleep(1.0)
                 continue
             now = time.monotonic()
+            if self._trouble and self._points:
+                # Nobody looked meanwhile: what stood still then is no sign of loss.
+                self._moved += now - self._points[-1].seconds
+            self._trouble = ""
             if not self._points or self._points[-1].sums != sums:
                 self._moved = now
             if judge(sums, 0) == "equal":
                 self._equal = now
             self._points.append(Point(now, sums))
-            time.sleep(max(1.0, REST * (now - started)))
+            took = now - started
+            rest = max(1.0, REST * took)
+            self._due = now + rest + 3 * took + LATE_SECONDS
+            time.sleep(rest)
 
     def _sums(self) -> tuple[Sum, ...]:
         """From the last step to the first; see `judge`."""
@@ -156,9 +178,13 @@ def history(points: Sequence[Point], wall_offset: float) -> dict[str, list[float
 
 
 NOTHING: Final[dict[str, object]] = {
-    "state": "equal",
+    "state": "unknown",
+    "matches": False,
+    "looked_seconds_ago": None,
+    "trouble": "",
     "under_way_seconds": 0,
     "way": [],
     "history": history([], 0),
 }
-"""The document before the first look, and of an application that declares nothing to match."""
+"""The document of an application that declares nothing to match; before the first look, too, of one
+that does (`matches`)."""

@@ -1,4 +1,7 @@
-"""Where did my payment go: one id followed from the request to its line in the report."""
+"""Where did my payment go: one id followed from the request to its line in the report.
+
+A payment that goes no further has often been given up: its dead letters are told of as well.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -15,6 +18,10 @@ ID_DIGITS = 19
 """Of the largest id: a longer number can only be an Idempotency-Key."""
 
 
+LETTERS_SHOWN = 20
+"""One event has one for each pipeline that gives it up, and one more for each replay that fails."""
+
+
 class Step(msgspec.Struct, frozen=True):
     """One station: what it is called, when it was passed (UTC), where it stands, what it says."""
 
@@ -22,12 +29,15 @@ class Step(msgspec.Struct, frozen=True):
     time: str
     where: str
     what: str
+    letter: str | None = None
+    """Of a dead letter: its number."""
 
 
 def trace(application: Application, stores: Stores, log: EventLog, identity: str) -> list[Step]:
     """The stations that the effect `identity` (its id, or its Idempotency-Key) has passed.
 
-    An empty list means that nothing is known of it; a list that ends early, that it is under way.
+    An empty list means that nothing is known of it; a list that ends early, that it is under way,
+    or stands in the dead letters that come last.
     """
     counterfoils = application.counterfoils
     if counterfoils is None:
@@ -55,7 +65,35 @@ def trace(application: Application, stores: Stores, log: EventLog, identity: str
         Step("outbox", _time(created_us), place, f"position {sequence}"),
     ]
     record = log.find(counterfoils.topic, effect, key, created_us)
-    return steps if record is None else [*steps, *_after(counterfoils, stores, record)]
+    if record is not None:
+        steps += _after(counterfoils, stores, record)
+    return [*steps, *_letters(stores, effect)]
+
+
+def _letters(stores: Stores, effect: int) -> list[Step]:
+    """Where it was given up, and what became of that."""
+    rows = stores.pipelines(
+        "SELECT id, pipeline, error, failed_us, replayed_us, discarded_us FROM dead_letters "
+        "WHERE event_id = ? ORDER BY id LIMIT ?",
+        effect,
+        LETTERS_SHOWN,
+    )
+    return [
+        Step(
+            "dead letter",
+            _time(failed_us),
+            f"dead letter {number} of {pipeline}",
+            f"{_state(replayed_us, discarded_us)}: {error}",
+            str(number),
+        )
+        for number, pipeline, error, failed_us, replayed_us, discarded_us in rows
+    ]
+
+
+def _state(replayed_us: int | None, discarded_us: int | None) -> str:
+    if replayed_us is not None:
+        return f"replayed {_time(replayed_us)}"
+    return "waits for a decision" if discarded_us is None else f"discarded {_time(discarded_us)}"
 
 
 def _requests(state: StateFolder, effect: int | None, identity: str) -> list[Step]:

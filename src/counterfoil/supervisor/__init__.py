@@ -11,6 +11,7 @@ from counterfoil.supervisor.engines import (
     written_engines,
 )
 from counterfoil.supervisor.host import LEASE_SECONDS
+from counterfoil.supervisor.log_tail import LogTail, log_tail
 from counterfoil.supervisor.plan import Addresses, AddressInUse, configured_engines, last_addresses
 from counterfoil.supervisor.supervisor import (
     AlreadyRunning,
@@ -27,11 +28,13 @@ __all__ = [
     "Child",
     "DidNotStart",
     "EngineRefused",
+    "LogTail",
     "Supervisor",
     "check_engines",
     "configured_engines",
     "kafka_access",
     "last_addresses",
+    "log_tail",
     "open_coordination",
     "open_events",
     "secret",
