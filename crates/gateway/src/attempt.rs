@@ -60,6 +60,8 @@ struct Asking<'a> {
     upstream: &'a Upstream,
     parts: &'a Parts,
     seen: &'a Seen,
+    /// Whether it may be carried out twice.
+    repeatable: bool,
     /// When the whole request has to be answered, if there is a time for that.
     until: Option<Instant>,
 }
@@ -102,7 +104,7 @@ pub async fn attempt(
         // Before it is asked: if the client hangs up meanwhile, the stub tells who may have carried it out.
         seen.attempts += 1;
         seen.endpoint = Some(Arc::clone(&under_way.endpoint));
-        let asking = Asking { shared, upstream, parts, seen, until };
+        let asking = Asking { shared, upstream, parts, seen, repeatable, until };
         let (endpoint, hedges, outcome) = match upstream.hedge_after {
             Some(after) if number == 1 && repeatable => {
                 Box::pin(asking.hedged(under_way, body, now, after)).await
@@ -141,7 +143,7 @@ pub async fn attempt_once(
 ) -> Option<Result<Response<Body>, Problem>> {
     let now = Instant::now();
     let under_way = choose(upstream, shared.nanoseconds(now), None)?;
-    let asking = Asking { shared, upstream, parts, seen, until: None };
+    let asking = Asking { shared, upstream, parts, seen, repeatable: is_repeatable(parts), until: None };
     let outcome = asking.ask(under_way, &mut Upload::Whole(body), now).await;
     Some(outcome.or_else(|missed| missed.answer))
 }
@@ -154,7 +156,7 @@ impl Asking<'_> {
         body: &mut Upload,
         now: Instant,
     ) -> Result<Response<Body>, Missed> {
-        let Self { shared, upstream, parts, seen, until } = self;
+        let Self { shared, upstream, parts, seen, repeatable, until } = self;
         let endpoint = &under_way.endpoint;
         let added = Added {
             host: &endpoint.host,
@@ -170,7 +172,7 @@ impl Asking<'_> {
         if let Some(until) = until {
             timeouts.answer = timeouts.answer.min(until.saturating_duration_since(now));
         }
-        let request = Outgoing { parts, added, body, hints: seen.hints(parts) };
+        let request = Outgoing { parts, added, body, repeatable: *repeatable, hints: seen.hints(parts) };
         let outcome = exchange(upstream.target(endpoint), request, now.into(), &timeouts).await;
         if timely && upstream.learns && matches!(outcome, Ok(_) | Err(Failure::Late)) {
             let ended = Instant::now();

@@ -500,6 +500,9 @@ pub struct Service {
     pub attempt_timeout_seconds: f64,
     /// As for an attempt, if nothing is said.
     pub idle_timeout_seconds: Option<f64>,
+    /// How long a connection is kept without a request, and at all.
+    pub connection_idle_seconds: f64,
+    pub connection_age_seconds: f64,
     /// Without it as long as all attempts take.
     pub request_timeout_seconds: Option<f64>,
     pub attempts: u32,

@@ -316,7 +316,8 @@ mod tests {
         let document = json!({
             "protocol": "http/1.1", "concurrency": 1, "adaptive_concurrency": false, "least_concurrency": 1,
             "tenant_concurrency": 0, "queue": 0, "queue_timeout_seconds": 0.0, "connect_timeout_seconds": 1.0,
-            "attempt_timeout_seconds": 1.0, "idle_timeout_seconds": null, "request_timeout_seconds": null,
+            "attempt_timeout_seconds": 1.0, "idle_timeout_seconds": null,
+            "connection_idle_seconds": 4.0, "connection_age_seconds": 3600.0, "request_timeout_seconds": null,
             "attempts": 1, "retry_budget": 0.0, "hedge_after_seconds": null, "balance": "least_requests",
             "slow_start_seconds": 10.0, "panic_share": 0.0, "breaker_failures": 1, "breaker_ratio": null,
             "breaker_window_seconds": 1.0, "breaker_minimum": 1, "breaker_probes": 1,

@@ -6,6 +6,7 @@
 //! how one client comes to see another's.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::StatusCode;
@@ -34,6 +35,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the connection may serve another request after this answer.
     pub reusable: bool,
+    /// How long the connection is kept idle, if that is said.
+    pub waits: Option<Duration>,
     /// What the connection goes over to.
     pub upgrade: Option<HeaderValue>,
 }
@@ -55,7 +58,7 @@ pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>,
     let (mut kept, mut closed, mut options) = (false, false, Vec::new());
     let mut content_length = None;
     let mut chunked = false;
-    let mut upgrade = None;
+    let (mut waits, mut upgrade) = (None, None);
     let start = buffer.as_ptr() as usize;
     let mut found = Vec::with_capacity(response.headers.len());
     for header in response.headers.iter() {
@@ -73,6 +76,7 @@ pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>,
                 return Err(Malformed);
             }
             "transfer-encoding" => chunked = true,
+            "keep-alive" => waits = waits_of(header.value),
             "upgrade" => upgrade = HeaderValue::from_bytes(header.value).ok(),
             "connection" if header.value.eq_ignore_ascii_case(b"keep-alive") => kept = true,
             "connection" => {
@@ -119,7 +123,17 @@ pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>,
     };
     let upgrade = upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
     let reusable = !closed && (kept || persistent) && framing != Framing::UntilClose;
-    Ok(Some(Head { status, headers, framing, reusable, upgrade }))
+    Ok(Some(Head { status, headers, framing, reusable, waits, upgrade }))
+}
+
+/// What `Keep-Alive` says of how long the other side waits for a request (`timeout=5, max=100`; RFC 2068, section
+/// 19.7.1.1, which later ones leave out and servers go on sending).
+fn waits_of(value: &[u8]) -> Option<Duration> {
+    let timeout = value.split(|byte| *byte == b',').find_map(|parameter| {
+        let (name, value) = std::str::from_utf8(parameter).ok()?.trim().split_once('=')?;
+        name.trim_end().eq_ignore_ascii_case("timeout").then(|| value.trim().parse().ok())
+    });
+    timeout.flatten().map(|seconds: u32| Duration::from_secs(seconds.into()))
 }
 
 /// Digits alone: neither a sign nor a list.
@@ -314,6 +328,22 @@ mod tests {
 
     fn whole(answer: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
         read(&[answer])
+    }
+
+    #[test]
+    fn how_long_an_instance_waits_is_told_in_several_ways_and_nonsense_tells_nothing() {
+        for (value, seconds) in [
+            ("timeout=5", Some(5)),
+            ("max=100, Timeout = 7", Some(7)),
+            ("timeout=-1", None),
+            ("timeout=5.5", None),
+            ("timeout", None),
+            ("timeout=99999999999", None),
+            ("max=100", None),
+        ] {
+            assert_eq!(waits_of(value.as_bytes()), seconds.map(Duration::from_secs), "{value}");
+        }
+        assert_eq!(waits_of(b"timeout=\xff"), None);
     }
 
     #[test]

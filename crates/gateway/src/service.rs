@@ -19,7 +19,7 @@ use crate::health::{Checks, Counts, Probe};
 use crate::places::{Place, Places, Rank, Share};
 use crate::respond::Problem;
 use crate::upstream::tls::{self, Tls};
-use crate::upstream::{Target, Timeouts};
+use crate::upstream::{Kept, Target, Timeouts};
 
 pub struct Endpoint {
     pub instance: String,
@@ -148,6 +148,10 @@ impl Upstream {
                     "idle timeout",
                     config.idle_timeout_seconds.unwrap_or(config.attempt_timeout_seconds),
                 )?,
+                kept: Kept {
+                    idle: seconds("connection idle time", config.connection_idle_seconds)?,
+                    age: seconds("connection age", config.connection_age_seconds)?,
+                },
             },
             request_timeout: optional("request timeout", config.request_timeout_seconds)?,
             hedge_after: optional("hedge", config.hedge_after_seconds)?,

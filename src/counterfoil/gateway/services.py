@@ -82,6 +82,8 @@ _UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {
     "connect_timeout_seconds": (0.001, 3600),
     "attempt_timeout_seconds": (0.001, 3600),
     "idle_timeout_seconds": (0.001, 3600),
+    "connection_idle_seconds": (0, 3600),
+    "connection_age_seconds": (0.001, 86_400),
     "request_timeout_seconds": (0.001, 3600),
     "attempts": (1, 100),
     "retry_budget": (0, 10),
@@ -126,6 +128,12 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """For an instance to answer: the head, and the whole of an answer up to 256 KiB."""
     idle_timeout_seconds: float | None = None
     """Between two parts of a body that passes through; left out, as for an attempt."""
+    connection_idle_seconds: float = 4.0
+    """How long a connection to an instance is kept between two requests, sooner if the instance
+    says so (`Keep-Alive: timeout=`); 0 to connect for each. Less than the instances themselves
+    wait, or a request meets the end of its connection: uvicorn and Node wait 5 seconds."""
+    connection_age_seconds: float = 3600.0
+    """How long one is used at all, up to a tenth less by chance; what is under way then goes on."""
     request_timeout_seconds: float | None = None
     """For all attempts together; left out, as long as they take."""
     attempts: int = 3

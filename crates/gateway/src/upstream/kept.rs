@@ -47,6 +47,10 @@ impl<T> Kept<T> {
         by_address.entry(address.to_owned()).or_default()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.secured.is_empty()
+    }
+
     /// Let go of what `keep` says no to, and of all that was secured by what is not in force any more.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
         self.plain.retain(|_, each| keep(each));

@@ -8,6 +8,7 @@ mod connect;
 mod gather;
 mod http1;
 mod http2;
+mod idle;
 mod kept;
 mod rest;
 mod stream;
@@ -60,6 +61,33 @@ pub struct Timeouts {
     pub answer: Duration,
     /// Between two parts of what passes through.
     pub idle: Duration,
+    /// How long a connection is kept without a request, and for how long at all.
+    pub kept: Kept,
+}
+
+/// How long connections are good for.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// Between two requests.
+    pub idle: Duration,
+    /// From its beginning on; what is under way then goes on.
+    pub age: Duration,
+}
+
+impl Timeouts {
+    /// Until when an answer has to be here whole, if it is small, whose head has come just now. If the
+    /// request's body was `streamed`, how long the client took over it is not counted against the instance.
+    fn whole_until(&self, deadline: Instant, streamed: bool) -> Instant {
+        if streamed { deadline.max(Instant::now() + self.idle) } else { deadline }
+    }
+}
+
+impl Kept {
+    /// When a connection that begins now is too old. Those of a burst are told to go one after the other, up
+    /// to a tenth sooner, so that an instance doesn't see all of them come anew at once.
+    fn end(&self) -> Instant {
+        Instant::now() + self.age.mul_f64(1.0 - fastrand::f64() / 10.0)
+    }
 }
 
 /// Who is asked, and how.
@@ -78,6 +106,8 @@ pub struct Outgoing<'a> {
     pub parts: &'a Parts,
     pub added: Added<'a>,
     pub body: &'a mut Upload,
+    /// Whether it may be carried out twice.
+    pub repeatable: bool,
     /// Where what an instance says before its answer goes.
     pub hints: Option<Hints<'a>>,
 }

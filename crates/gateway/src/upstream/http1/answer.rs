@@ -1,7 +1,6 @@
 //! An answer after its head: what is still to come of it, and what its connection is good for then.
 
 use std::io;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,17 +8,16 @@ use hyper::body::Frame;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::pool::give_back;
+use super::pool::{Place, give_back};
 use crate::http1::Framing;
 use crate::upload::CarriedOn;
 use crate::upstream::rest::Remainder;
-use crate::upstream::tls::Tls;
 
 pub struct Answer {
     pub connection: Box<Connection>,
     pub framing: Framing,
     /// Where the connection belongs when all is read, if it is good for more.
-    pub place: Option<(String, Option<Arc<Tls>>)>,
+    pub place: Option<Place>,
     /// The body of the request, if that is still under way.
     pub carried_on: Option<CarriedOn>,
 }
@@ -50,10 +48,10 @@ impl Remainder for Answer {
         if let Some(carried_on) = self.carried_on {
             self.connection.writer = carried_on.finish();
         }
-        if let Some((address, tls)) = self.place
+        if let Some(Place { address, tls, kept }) = self.place
             && self.connection.writer.is_some()
         {
-            give_back(&address, tls.as_ref(), self.connection);
+            give_back(&address, tls.as_ref(), kept, self.connection);
         }
     }
 }

@@ -46,13 +46,17 @@ pub struct Connection {
     /// The head of a request, and its body if that is small.
     unsent: Vec<u8>,
     pub timer: Timer,
+    /// When it is too old for another request.
+    pub end: Instant,
+    /// How long its instance keeps it idle, if it says so.
+    pub waits: Option<Duration>,
 }
 
 impl Connection {
-    pub fn new(stream: Wire) -> Box<Self> {
+    pub fn new(stream: Wire, end: Instant) -> Box<Self> {
         let (reader, writer) = stream.into_split();
         let (read, unsent, timer) = (BytesMut::new(), Vec::new(), Timer::default());
-        Box::new(Self { reader, writer: Some(writer), read, unsent, timer })
+        Box::new(Self { reader, writer: Some(writer), read, unsent, timer, end, waits: None })
     }
 
     /// Write a head for sending, and its body along with it if that is small; returns what remains.
@@ -89,22 +93,33 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Head, Failure> {
         let asked_for_head = *method == Method::HEAD;
-        let (mut sent, mut interim) = (0, 0);
-        self.until(deadline, |connection, cx| {
+        let (mut sent, mut interim, mut broken) = (0, 0, false);
+        let asked = self.until(deadline, |connection, cx| {
             // An instance may answer, and even close, before it has read all of a request.
             let done = connection.poll_send(&mut sent, &mut body, cx);
+            broken = matches!(done, Poll::Ready(Err(_)));
             loop {
                 let mut head = ready!(connection.poll_head(asked_for_head, upgrade, &mut interim, cx))?;
                 if !head.status.is_informational() || head.upgrade.is_some() {
                     head.reusable &= matches!(done, Poll::Ready(Ok(())));
+                    connection.waits = head.waits;
                     return Poll::Ready(Ok(head));
                 }
                 if let Some(hints) = hints {
                     hints.tell(head.status, &head.headers);
                 }
             }
-        })
-        .await
+        });
+        match asked.await {
+            Err(Failure::Unknown) if broken && sent == 0 => Err(self.unsent()),
+            asked => asked,
+        }
+    }
+
+    /// What it means that not a byte of a request could be written: where it is not for TLS to say what it wrote,
+    /// nothing of it was sent.
+    fn unsent(&self) -> Failure {
+        if matches!(self.writer, Some(Writer::Plain(_))) { Failure::Refused } else { Failure::Unknown }
     }
 
     /// The same for a body that goes on as it comes. What is left to send is returned along with the
@@ -121,8 +136,8 @@ impl Connection {
         let mut interim = 0;
         let mut sending = Sending::new(std::mem::take(&mut self.unsent), sent.length.is_none());
         let mut offered_until = sent.offered.then(|| Instant::now() + OFFER_TIMEOUT.min(timeout));
-        let (mut writes, mut until) = (0, None);
-        let (mut head, done) = poll_fn(|cx| {
+        let (mut writes, mut until, mut broken) = (0, None, false);
+        let asked = poll_fn(|cx| {
             loop {
                 let done = match &mut self.writer {
                     Some(writer) if offered_until.is_some() => {
@@ -131,6 +146,7 @@ impl Connection {
                     Some(writer) => sending.poll(stream, writer, cx).map_ok(|()| true),
                     None => Poll::Ready(Err(Stopped::Instance)),
                 };
+                broken = matches!(done, Poll::Ready(Err(Stopped::Instance)));
                 if let Poll::Ready(Err(Stopped::Client(fault))) = done {
                     return Poll::Ready(Err(Failure::Client(fault)));
                 }
@@ -161,11 +177,15 @@ impl Connection {
                 let until = *until.get_or_insert_with(|| Instant::now() + timeout);
                 return self.timer.poll_late(until, cx).map(|()| Err(Failure::Late));
             }
-        })
-        .await?;
+        });
+        let (mut head, done) = match asked.await {
+            Err(Failure::Unknown) if broken && sending.writes == 0 => return Err(self.unsent()),
+            asked => asked?,
+        };
         let finished = matches!(done, Poll::Ready(Ok(true)));
         let wanted = head.status.as_u16() < 400 && head.reusable && done.is_pending();
         head.reusable &= finished || wanted;
+        self.waits = head.waits;
         Ok((head, wanted.then_some(sending)))
     }
 
@@ -279,6 +299,11 @@ impl Connection {
         .await
     }
 
+    /// Whether nothing came of an answer.
+    pub fn has_said_nothing(&self) -> bool {
+        self.read.is_empty()
+    }
+
     /// Whether an idle connection is still good: nothing has come on it, not even its end.
     pub fn is_good(&mut self) -> bool {
         self.read.is_empty() && self.reader.is_silent()
@@ -288,5 +313,44 @@ impl Connection {
 impl From<Malformed> for io::Error {
     fn from(_: Malformed) -> Self {
         io::ErrorKind::InvalidData.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+    use hyper::header::HeaderValue;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_of_which_nothing_could_be_written_was_not_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let later = Instant::now() + Duration::from_secs(20);
+        let mut connection = Connection::new(Wire::Plain(stream), later);
+        let (accepted, _) = listener.accept().await.unwrap();
+        // Its end is a reset.
+        accepted.set_zero_linger().unwrap();
+        drop(accepted);
+        while connection.is_good() {
+            tokio::task::yield_now().await;
+        }
+        let value = HeaderValue::from_static("x");
+        let added = Added {
+            host: &value,
+            client: &value,
+            request_id: &value,
+            bearer: None,
+            traceparent: None,
+            early: false,
+            hooked: &[],
+        };
+        let (parts, ()) = Request::post("/x").body(()).unwrap().into_parts();
+        let sent = Sent { length: Some(0), offered: false, upgrade: None };
+        connection.write(&parts, &added, sent, b"");
+        let asked = connection.ask(&Method::POST, None, b"", None, later).await;
+        assert_eq!(asked.err(), Some(Failure::Refused));
     }
 }

@@ -1,21 +1,30 @@
 //! Exchanges in HTTP/1.1, over connections that each worker keeps for itself.
+//!
+//! An instance may end an idle connection while a request is on its way on it. Such a request is sent once more
+//! at once, on a new connection: if nothing of it was sent, or if it may be carried out twice and nothing of an
+//! answer came. Nobody is blamed, and no retry is paid for, since nothing is wrong with anybody; it can't
+//! happen twice to one attempt, nor more often than there are idle connections. Any other request that
+//! meets such an end may have been carried out (RFC 9112, section 9.3.1), and is answered so.
 
 mod answer;
 mod connection;
 mod pool;
 
 use hyper::Response;
+use hyper::http::request::Parts;
 use tokio::time::Instant;
 
 use self::answer::Answer;
-use self::pool::{connect, give_back, pooled};
+use self::connection::Connection;
+use self::pool::{Place, connect, give_back, pooled};
 use super::gather::{Gathered, gather};
 use super::{EVENT_TIMEOUT, Failure, Outgoing, Rest, Target, Timeouts, is_series};
-use crate::headers::Sent;
+use crate::headers::{Added, Sent};
+use crate::hints::Hints;
 use crate::http1::Head;
 use crate::respond::Body;
 use crate::tunnel;
-use crate::upload::Upload;
+use crate::upload::{Sending, Upload};
 
 pub async fn exchange(
     target: Target<'_>,
@@ -23,38 +32,32 @@ pub async fn exchange(
     now: Instant,
     timeouts: &Timeouts,
 ) -> Result<Response<Body>, Failure> {
-    let mut deadline = now + timeouts.answer;
-    let mut connection = match pooled(target.address, target.tls) {
+    let deadline = now + timeouts.answer;
+    let Outgoing { parts, added, body, repeatable, hints } = request;
+    let kept = pooled(target.address, target.tls, now);
+    let was_kept = kept.is_some();
+    let mut connection = match kept {
         Some(connection) => connection,
-        None => Box::pin(connect(&target, deadline, timeouts.connect)).await?,
+        None => Box::pin(connect(&target, deadline, timeouts)).await?,
     };
-    let Outgoing { parts, added, body, hints } = request;
-    let method = tunnel::method(parts);
-    let (head, carried_on) = match body {
-        Upload::Whole(whole) => {
-            let sent = Sent { length: Some(whole.len() as u64), offered: false, upgrade: None };
-            let body = connection.write(parts, &added, sent, whole);
-            (connection.ask(method, None, body, hints, deadline).await?, None)
-        }
-        Upload::Stream(stream) => {
-            let sent = stream.sent();
-            connection.write(parts, &added, sent, &[]);
-            let (head, sending) =
-                Box::pin(connection.ask_streaming(method, stream, sent, hints, timeouts.idle)).await?;
-            // How long the client took over its body is not counted against the instance.
-            deadline = deadline.max(Instant::now() + timeouts.idle);
-            (head, sending.and_then(|sending| connection.carry_on(sending, body)))
-        }
-        Upload::Upgrade(upgrade) => {
-            let sent = Sent { length: Some(0), offered: false, upgrade: Some(upgrade) };
-            let body = connection.write(parts, &added, sent, &[]);
-            let head = connection.ask(method, Some(upgrade), body, hints, deadline).await?;
-            if head.upgrade.is_some() {
-                return connection.tunnel(upgrade, head.headers);
-            }
-            (head, None)
-        }
-    };
+    let mut asked = ask(&mut connection, parts, &added, body, hints, deadline, timeouts).await;
+    if was_kept
+        && let Err(failure) = asked
+        && !body.is_spent()
+        && (failure == Failure::Refused
+            || failure == Failure::Unknown && repeatable && connection.has_said_nothing())
+    {
+        connection = Box::pin(connect(&target, deadline, timeouts)).await?;
+        asked = Box::pin(ask(&mut connection, parts, &added, body, hints, deadline, timeouts)).await;
+    }
+    let (head, sending) = asked?;
+    if let Upload::Upgrade(upgrade) = &*body
+        && head.upgrade.is_some()
+    {
+        return connection.tunnel(upgrade, head.headers);
+    }
+    let deadline = timeouts.whole_until(deadline, matches!(body, Upload::Stream(_)));
+    let carried_on = sending.and_then(|sending| connection.carry_on(sending, body));
     let Head { status, headers, framing, reusable, .. } = head;
     let series = is_series(&headers);
     let timeout = if series { EVENT_TIMEOUT } else { timeouts.idle };
@@ -62,12 +65,16 @@ pub async fn exchange(
     let mut answer = Answer { connection, framing, place: None, carried_on };
     let body = match gather(&mut answer, through, deadline).await? {
         Gathered::Begun(read) => {
-            answer.place = reusable.then(|| (target.address.to_owned(), target.tls.cloned()));
+            answer.place = reusable.then(|| Place {
+                address: target.address.to_owned(),
+                tls: target.tls.cloned(),
+                kept: timeouts.kept,
+            });
             Body::Rest(Box::new(Rest::begun(read, answer, timeout)))
         }
         Gathered::Whole { body, trailers } => {
             if reusable {
-                give_back(target.address, target.tls, answer.connection);
+                give_back(target.address, target.tls, timeouts.kept, answer.connection);
             }
             match trailers {
                 None => Body::Whole(body),
@@ -79,4 +86,35 @@ pub async fn exchange(
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// Send a request, and read the head of its answer; what is left to send of a body that its instance
+/// wants although it has begun to answer.
+async fn ask(
+    connection: &mut Connection,
+    parts: &Parts,
+    added: &Added<'_>,
+    body: &mut Upload,
+    hints: Option<Hints<'_>>,
+    deadline: Instant,
+    timeouts: &Timeouts,
+) -> Result<(Head, Option<Sending>), Failure> {
+    let method = tunnel::method(parts);
+    match body {
+        Upload::Whole(whole) => {
+            let sent = Sent { length: Some(whole.len() as u64), offered: false, upgrade: None };
+            let body = connection.write(parts, added, sent, whole);
+            Ok((connection.ask(method, None, body, hints, deadline).await?, None))
+        }
+        Upload::Stream(stream) => {
+            let sent = stream.sent();
+            connection.write(parts, added, sent, &[]);
+            Box::pin(connection.ask_streaming(method, stream, sent, hints, timeouts.idle)).await
+        }
+        Upload::Upgrade(upgrade) => {
+            let sent = Sent { length: Some(0), offered: false, upgrade: Some(upgrade) };
+            let body = connection.write(parts, added, sent, &[]);
+            Ok((connection.ask(method, Some(upgrade), body, hints, deadline).await?, None))
+        }
+    }
 }

@@ -3,14 +3,16 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
 use hyper::http::Request;
 use hyper::http::uri::Scheme;
+use tokio::time::Instant;
 
 use crate::server::HEADER_BYTES;
 use crate::upstream::stream::Stream;
@@ -31,10 +33,19 @@ pub struct Connection {
     sender: SendRequest<Bytes>,
     /// Whether over TLS.
     secured: bool,
-    /// Requests under way.
-    streams: Arc<AtomicUsize>,
+    streams: Arc<Streams>,
     /// Whether it takes no more requests.
     ended: Arc<AtomicBool>,
+    /// When it is too old for another request.
+    end: Instant,
+}
+
+/// The requests of one connection.
+struct Streams {
+    began: Instant,
+    under_way: AtomicUsize,
+    /// When the last was through that was alone, in nanoseconds since the connection began.
+    idle_since_ns: AtomicU64,
 }
 
 impl Connection {
@@ -43,7 +54,7 @@ impl Connection {
     ///
     /// # Errors
     /// The instance doesn't speak HTTP/2.
-    pub async fn new(stream: Stream) -> Result<Self, h2::Error> {
+    pub async fn new(stream: Stream, end: Instant) -> Result<Self, h2::Error> {
         let secured = matches!(stream, Stream::Secured(_));
         let mut builder = Builder::new();
         builder
@@ -67,7 +78,9 @@ impl Connection {
             let _ = driven.await;
             at_end.store(true, Ordering::Relaxed);
         });
-        Ok(Self { sender, secured, streams: Arc::default(), ended })
+        let (under_way, idle_since_ns) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let streams = Arc::new(Streams { began: Instant::now(), under_way, idle_since_ns });
+        Ok(Self { sender, secured, streams, ended, end })
     }
 
     /// How many more requests it takes.
@@ -77,16 +90,24 @@ impl Connection {
     }
 
     pub fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.streams.under_way.load(Ordering::Relaxed)
     }
 
-    pub fn has_ended(&self) -> bool {
+    /// Whether it may take another request at `now`: it is neither too old, nor idle for longer than `idle`.
+    /// What is under way goes on; without any, and without who would ask, a connection ends.
+    pub fn is_good(&self, now: Instant, idle: Duration) -> bool {
+        let Streams { began, idle_since_ns, .. } = &*self.streams;
+        let idle_since = *began + Duration::from_nanos(idle_since_ns.load(Ordering::Relaxed));
+        !self.has_ended() && now < self.end && (self.streams() > 0 || now < idle_since + idle)
+    }
+
+    fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }
 
     /// Be one more of its requests.
     pub fn lease(&self) -> Lease {
-        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.streams.under_way.fetch_add(1, Ordering::Relaxed);
         let (sender, streams, ended) =
             (self.sender.clone(), Arc::clone(&self.streams), Arc::clone(&self.ended));
         Lease { sender, secured: self.secured, streams, ended }
@@ -97,7 +118,7 @@ impl Connection {
 pub struct Lease {
     sender: SendRequest<Bytes>,
     secured: bool,
-    streams: Arc<AtomicUsize>,
+    streams: Arc<Streams>,
     ended: Arc<AtomicBool>,
 }
 
@@ -127,6 +148,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
+        if self.streams.under_way.load(Ordering::Relaxed) == 1 {
+            let since = self.streams.began.elapsed().as_nanos();
+            self.streams.idle_since_ns.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        self.streams.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }

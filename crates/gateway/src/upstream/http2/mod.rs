@@ -79,17 +79,12 @@ pub async fn exchange(
     timeouts: &Timeouts,
 ) -> Result<Response<Body>, Failure> {
     let deadline = now + timeouts.answer;
-    let Outgoing { parts, added, body, hints } = request;
+    let Outgoing { parts, added, body, hints, .. } = request;
     for _ in 0..=ENDED {
-        let mut lease = lease(&target, deadline, timeouts.connect).await?;
+        let mut lease = lease(&target, deadline, timeouts).await?;
         match ask(&mut lease, parts, &added, body, hints, deadline, timeouts.idle).await {
             Ok(asked) => {
-                let deadline = if asked.streamed {
-                    // How long the client took over its body is not counted against the instance.
-                    deadline.max(Instant::now() + timeouts.idle)
-                } else {
-                    deadline
-                };
+                let deadline = timeouts.whole_until(deadline, asked.streamed);
                 return answer(asked, lease, tunnel::method(parts), deadline, timeouts.idle).await;
             }
             Err(Missed::Failed(failure)) => return Err(failure),

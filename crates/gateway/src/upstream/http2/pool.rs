@@ -1,6 +1,6 @@
 //! Connections that each worker keeps for itself: few, and many requests on each.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Lease};
 use crate::upstream::connect::connect as connect_to;
+use crate::upstream::idle::watch;
 use crate::upstream::kept::Kept;
-use crate::upstream::{Failure, Target};
+use crate::upstream::{Failure, Target, Timeouts};
 
 /// Connections of a worker to one address. Beyond what they take together, requests wait in the
 /// one with the fewest: four hold more than the requests that a service has under way at most, if
@@ -23,6 +24,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 thread_local! {
     static POOL: RefCell<Kept<Known>> = RefCell::default();
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What there is to an address.
@@ -31,15 +33,23 @@ struct Known {
     connections: Vec<Connection>,
     /// Held by who connects: the others wait for the connection that it brings.
     connecting: Arc<Mutex<()>>,
+    /// How long they are kept without a request, by the last who connected.
+    idle: Duration,
 }
 
 impl Known {
     /// A place on the connection with the fewest requests, if one has room, or there may be no more.
     fn lease(&mut self) -> Option<Lease> {
-        self.connections.retain(|connection| !connection.has_ended());
+        self.let_go();
         let is_full = self.connections.len() >= CONNECTIONS;
         let least = self.connections.iter().min_by_key(|connection| connection.streams())?;
         (is_full || least.room() > 0).then(|| least.lease())
+    }
+
+    /// Keep those that may take another request.
+    fn let_go(&mut self) {
+        let (now, idle) = (Instant::now(), self.idle);
+        self.connections.retain(|connection| connection.is_good(now, idle));
     }
 }
 
@@ -47,25 +57,35 @@ impl Known {
 ///
 /// # Errors
 /// `Connect` if there is none in time.
-pub async fn lease(target: &Target<'_>, deadline: Instant, timeout: Duration) -> Result<Lease, Failure> {
+pub async fn lease(target: &Target<'_>, deadline: Instant, timeouts: &Timeouts) -> Result<Lease, Failure> {
     let found = POOL.with_borrow_mut(|pool| pool.get_mut(target.address, target.tls).and_then(Known::lease));
     if let Some(lease) = found {
         return Ok(lease);
     }
-    let until = deadline.min(Instant::now() + timeout);
-    let connected = timeout_at(until, Box::pin(connect(target, until))).await;
+    let until = deadline.min(Instant::now() + timeouts.connect);
+    let connected = timeout_at(until, Box::pin(connect(target, until, timeouts))).await;
     connected.map_err(|_| Failure::Connect)?.map_err(|_| Failure::Connect)
 }
 
-async fn connect(target: &Target<'_>, until: Instant) -> Result<Lease, std::io::Error> {
-    let connecting = POOL.with_borrow_mut(|pool| {
-        // Those that are gone for good are let go of, whoever they were.
+/// Let go of connections that are idle for too long or have ended, those that are gone for good among them;
+/// whether anything is left.
+fn sweep() -> bool {
+    POOL.with_borrow_mut(|pool| {
         pool.retain(|known| {
-            known.connections.retain(|connection| !connection.has_ended());
+            known.let_go();
             !known.connections.is_empty() || Arc::strong_count(&known.connecting) > 1
         });
-        Arc::clone(&pool.get_or_default(target.address, target.tls).connecting)
+        !pool.is_empty()
+    })
+}
+
+async fn connect(target: &Target<'_>, until: Instant, timeouts: &Timeouts) -> Result<Lease, std::io::Error> {
+    let connecting = POOL.with_borrow_mut(|pool| {
+        let known = pool.get_or_default(target.address, target.tls);
+        known.idle = timeouts.kept.idle;
+        Arc::clone(&known.connecting)
     });
+    watch(&WATCHED, sweep);
     let _connecting = connecting.lock().await;
     let found = POOL.with_borrow_mut(|pool| pool.get_mut(target.address, target.tls).and_then(Known::lease));
     if let Some(lease) = found {
@@ -74,7 +94,7 @@ async fn connect(target: &Target<'_>, until: Instant) -> Result<Lease, std::io::
     let stream = connect_to(target, until).await?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream.socket()).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    let connection = Connection::new(stream).await.map_err(std::io::Error::other)?;
+    let connection = Connection::new(stream, timeouts.kept.end()).await.map_err(std::io::Error::other)?;
     let lease = connection.lease();
     POOL.with_borrow_mut(|pool| {
         pool.get_or_default(target.address, target.tls).connections.push(connection);
