@@ -26,8 +26,8 @@ PATIENCE_SECONDS = 20.0
 CLIENT = httpx2.Client(timeout=PATIENCE_SECONDS)
 
 
-def new_key(kid: str) -> ECKey:
-    return ECKey.generate_key("P-256", {"kid": kid}, private=True)
+def new_key(kid: str | None) -> ECKey:
+    return ECKey.generate_key("P-256", {"kid": kid} if kid else None, private=True)
 
 
 @dataclass
@@ -79,7 +79,8 @@ class Issuer:
             "exp": int(time.time()) + 600,
             **changes,
         }
-        return jwt.encode({"alg": "ES256", "kid": key.kid}, claims, key)
+        header = {"alg": "ES256"} | ({"kid": key.kid} if key.kid else {})
+        return jwt.encode(header, claims, key)
 
     def identity(self, **changes: str) -> Identity:
         return Identity(
@@ -130,6 +131,34 @@ def until(plane: DataPlane, token: str, status: int) -> httpx2.Response:
         assert time.monotonic() < deadline, answer.text
         time.sleep(0.02)
     return answer
+
+
+def test_keys_without_names_are_all_tried_and_a_new_one_is_fetched(
+    server: Server, issuer: Issuer
+) -> None:
+    issuer.keys = [new_key(None) for _ in range(3)]
+    named, foreign = new_key("k1"), new_key(None)
+    with gateway(server, issuer.identity()) as plane:
+        until(plane, issuer.token(), 200)
+        for key in issuer.keys:
+            assert ask(plane, issuer.token(key)).status_code == 200
+        assert "signature" in ask(plane, issuer.token(foreign)).json()["detail"]
+        assert "not known" in ask(plane, issuer.token(named)).json()["detail"]
+        issuer.keys += [foreign, named]
+        until(plane, issuer.token(foreign), 200)
+        until(plane, issuer.token(named), 200)
+        # Who names no key may have signed by one with a name.
+        nameless = ECKey.import_key(named.as_pem(private=True))
+        assert ask(plane, issuer.token(nameless)).status_code == 200
+
+
+def test_no_more_than_eight_keys_are_tried_for_a_token(server: Server, issuer: Issuer) -> None:
+    issuer.keys = [new_key(None) for _ in range(9)] + [new_key("named")]
+    with gateway(server, issuer.identity()) as plane:
+        until(plane, issuer.token(), 200)
+        assert ask(plane, issuer.token(issuer.keys[7])).status_code == 200
+        assert ask(plane, issuer.token(issuer.keys[8])).status_code == 401
+        assert ask(plane, issuer.token(issuer.keys[9])).status_code == 200
 
 
 def test_a_new_key_is_fetched_when_a_token_names_it(server: Server, issuer: Issuer) -> None:

@@ -1,10 +1,9 @@
 //! An issuer's verification keys, as it publishes them (JSON Web Key Set, RFC 7517).
 
-use std::collections::HashMap;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// Keys of one issuer. Those in use are two or three; a set beyond this is not one of keys to
 /// verify tokens by.
@@ -18,9 +17,18 @@ pub enum Key {
     Rs256 { n: Vec<u8>, e: Vec<u8> },
 }
 
+/// A key as it was published. Names are there to choose by, and need not be: several keys may have none, or
+/// the same if they are of different kinds (section 4.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Empty if it has none.
+    pub id: String,
+    pub key: Key,
+}
+
 #[derive(Deserialize)]
 struct Document {
-    keys: Vec<Entry>,
+    keys: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -29,6 +37,7 @@ struct Entry {
     kid: Option<String>,
     #[serde(rename = "use")]
     purpose: Option<String>,
+    key_ops: Option<Vec<String>>,
     alg: Option<String>,
     crv: Option<String>,
     x: Option<String>,
@@ -37,21 +46,22 @@ struct Entry {
     e: Option<String>,
 }
 
-/// The keys in a published set by their names; those for other purposes and of other kinds are
-/// passed over.
+/// The keys in a published set; those for other purposes, of other kinds and without what theirs needs are
+/// passed over (section 5).
 ///
 /// # Errors
 /// When it isn't a key set, or none of its keys can be used.
-pub fn parse(document: &[u8]) -> Result<HashMap<String, Key>, String> {
+pub fn parse(document: &[u8]) -> Result<Vec<Named>, String> {
     let Document { keys } =
         serde_json::from_slice(document).map_err(|error| format!("no key set: {error}"))?;
     if keys.len() > KEYS {
         return Err(format!("{} keys, which is more than {KEYS}", keys.len()));
     }
-    let usable: HashMap<_, _> = keys
-        .into_iter()
-        .filter_map(|mut entry| Some((entry.kid.take().unwrap_or_default(), key(entry)?)))
-        .collect();
+    let named = |entry: Value| {
+        let mut entry: Entry = serde_json::from_value(entry).ok()?;
+        Some(Named { id: entry.kid.take().unwrap_or_default(), key: key(entry)? })
+    };
+    let usable: Vec<_> = keys.into_iter().filter_map(named).collect();
     if usable.is_empty() {
         return Err("no key for ES256, RS256 or EdDSA in the set".into());
     }
@@ -59,7 +69,8 @@ pub fn parse(document: &[u8]) -> Result<HashMap<String, Key>, String> {
 }
 
 fn key(entry: Entry) -> Option<Key> {
-    if entry.purpose.is_some_and(|purpose| purpose != "sig") {
+    let verifies = entry.key_ops.is_none_or(|operations| operations.iter().any(|each| each == "verify"));
+    if entry.purpose.is_some_and(|purpose| purpose != "sig") || !verifies {
         return None;
     }
     let bytes = |text: Option<String>| URL_SAFE_NO_PAD.decode(text?).ok();
@@ -88,13 +99,30 @@ mod tests {
         let set = br#"{"keys": [
             {"kty": "OKP", "crv": "Ed25519", "kid": "good", "x": "AAAA"},
             {"kty": "OKP", "crv": "Ed25519", "kid": "to encrypt with", "use": "enc", "x": "AAAA"},
+            {"kty": "OKP", "crv": "Ed25519", "kid": "to sign with", "key_ops": ["sign"], "x": "AAAA"},
+            {"kty": "OKP", "crv": "Ed25519", "kid": 7, "x": "AAAA"},
+            {"kid": "of no kind"},
+            "no key at all",
             {"kty": "OKP", "crv": "X25519", "kid": "to agree by", "x": "AAAA"},
             {"kty": "oct", "kid": "shared", "k": "AAAA"},
             {"kty": "RSA", "kid": "for another algorithm", "alg": "PS256", "n": "AAAA", "e": "AQAB"},
             {"kty": "EC", "crv": "P-256", "kid": "torn", "x": "AAAA"}
         ]}"#;
         let keys = parse(set).unwrap();
-        assert_eq!(keys.keys().collect::<Vec<_>>(), ["good"]);
+        assert_eq!(keys.iter().map(|each| &each.id).collect::<Vec<_>>(), ["good"]);
+    }
+
+    #[test]
+    fn keys_without_names_and_with_the_same_are_all_kept() {
+        let set = br#"{"keys": [
+            {"kty": "OKP", "crv": "Ed25519", "x": "AAAA"},
+            {"kty": "OKP", "crv": "Ed25519", "x": "BBBB"},
+            {"kty": "OKP", "crv": "Ed25519", "kid": "both", "key_ops": ["verify"], "x": "AAAA"},
+            {"kty": "RSA", "kid": "both", "n": "AAAA", "e": "AQAB"}
+        ]}"#;
+        let keys = parse(set).unwrap();
+        assert_eq!(keys.iter().map(|each| &*each.id).collect::<Vec<_>>(), ["", "", "both", "both"]);
+        assert_ne!(keys[0].key, keys[1].key);
     }
 
     #[test]

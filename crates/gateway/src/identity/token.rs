@@ -73,22 +73,31 @@ impl<'a> Token<'a> {
         self.header.kid.as_deref().unwrap_or_default()
     }
 
+    /// Whether it is signed as one signs with such a key. The key decides which algorithm is right; a token that
+    /// claims another is refused, so a public key can't be passed off as a shared secret.
+    pub fn fits(&self, key: &Key) -> bool {
+        matches!(
+            (key, self.header.alg.as_str()),
+            (Key::Es256(_), "ES256") | (Key::Ed25519(_), "EdDSA" | "Ed25519") | (Key::Rs256 { .. }, "RS256")
+        )
+    }
+
     /// What it proves at `now` (seconds since 1970) if `key` is its issuer's.
     pub fn verify(&self, key: &Key, issuer: &config::Issuer, now: u64) -> Result<Bearer, Rejected> {
-        // The key decides which algorithm is right; a token that claims another is refused, so a
-        // public key can't be passed off as a shared secret.
-        match (key, self.header.alg.as_str()) {
-            (Key::Es256(point), "ES256") => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point[..])
+        if !self.fits(key) {
+            return Err(Rejected::Algorithm);
+        }
+        match key {
+            Key::Es256(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point[..])
                 .verify(self.signed, &self.signature),
-            (Key::Ed25519(point), "EdDSA" | "Ed25519") => {
+            Key::Ed25519(point) => {
                 UnparsedPublicKey::new(&ED25519, &point[..]).verify(self.signed, &self.signature)
             }
-            (Key::Rs256 { n, e }, "RS256") => RsaPublicKeyComponents { n, e }.verify(
+            Key::Rs256 { n, e } => RsaPublicKeyComponents { n, e }.verify(
                 &RSA_PKCS1_2048_8192_SHA256,
                 self.signed,
                 &self.signature,
             ),
-            _ => return Err(Rejected::Algorithm),
         }
         .map_err(|_| Rejected::Signature)?;
         self.bearer(issuer, now)
