@@ -60,3 +60,10 @@ def test_a_pipeline_has_the_processes_that_are_configured() -> None:
 def test_processes_that_could_do_nothing_are_refused(given: dict[str, int], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         plan(app, configuration("kafka", **given))
+
+
+def test_a_service_that_nothing_would_run_is_refused() -> None:
+    application = Application("shop")
+    application.service("payments", schema=[])
+    with pytest.raises(ConfigurationError, match=r"add \[services.payments\]"):
+        plan(application, configuration("embedded"))

@@ -393,8 +393,13 @@ class Application:
         return [*self.services, KafkaEvents.PIPELINES, *stateless]
 
     def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:
-        """Keep every event of `source` in a lake table of the same name, a partition a day."""
+        """Keep every event of `source` in a lake table of the same name, a partition a day.
+
+        Raises:
+            ReportsError: a field's type has no column type, or `day` is no field of text.
+        """
         table = Table(source.name, source.type, day=day)
+        table.columns()
         _declare(self.stores, source.name, (source, table), "table")
         return table
 

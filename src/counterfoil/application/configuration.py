@@ -8,12 +8,14 @@ from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
+from counterfoil.application.settings import hint_for, said_of
 from counterfoil.errors import CounterfoilError
 from counterfoil.gateway.config import GatewayConfig
 from counterfoil.kafka_access import Mechanism, Protocol
 
 FILE_NAME = "counterfoil.toml"
 ENGINES_VARIABLE = "COUNTERFOIL_ENGINES"
+PORTS: Final = 65_536
 _FILES: Final = ("ca", "certificate", "key")
 
 
@@ -182,12 +184,15 @@ def load(folder: Path, *, engines: str | None = None) -> Configuration:
         configuration = msgspec.convert(document, Configuration)
     except msgspec.ValidationError as error:
         message, _, location = str(error).partition(" - at `")
-        line = _line_of(text, location.rstrip("`"), message)
-        raise ConfigurationError(
-            f"{path}, line {line}: {message}",
-            hint="the settings and their types are in counterfoil.gateway.config and "
-            "counterfoil.application.configuration",
-        ) from error
+        location = location.rstrip("`")
+        line = _line_of(text, location, message)
+        keys = _keys(location)
+        hint = hint_for(Configuration, keys, message)
+        names = [key for key in keys if isinstance(key, str)]
+        where = f"{names[-1]}: " if hint and names and names[-1] != "*" else ""
+        said = f"{path}, line {line}: {where}{said_of(message)}"
+        raise ConfigurationError(said, hint=hint) from error
+    _check_listening(path, text, configuration)
     _check_references(path, text, configuration)
     _check_kafka(path, text, configuration.kafka)
     _check_registry(path, text, configuration)
@@ -220,6 +225,34 @@ def _chosen(engines: str) -> dict[str, str]:
     return found
 
 
+def _check_listening(path: Path, text: str, configuration: Configuration) -> None:
+    """Refuse addresses that nothing could listen on, and one that two would."""
+    issuer = configuration.issuer
+    embedded = configuration.engines.coordination == "embedded"
+    addresses = {
+        "gateway.listen": configuration.gateway.listen,
+        "gateway.admin": configuration.gateway.admin,
+        "console.listen": configuration.console.listen,
+        **({"issuer.listen": issuer.listen} if issuer else {}),
+        **({"coordination.listen": configuration.coordination.listen} if embedded else {}),
+    }
+    taken: dict[str, str] = {}
+    for setting, address in addresses.items():
+        where = f"{path}, line {_line_of(text, f'$.{setting}')}"
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) >= PORTS:
+            raise ConfigurationError(
+                f"{where}: {setting} = {address!r} is no address",
+                hint='write HOST:PORT, such as "127.0.0.1:8443"',
+            )
+        if int(port) and address in taken:
+            raise ConfigurationError(
+                f"{where}: {setting} and {taken[address]} are both {address}",
+                hint="give each a port of its own",
+            )
+        taken[address] = setting
+
+
 def _check_references(path: Path, text: str, configuration: Configuration) -> None:
     if configuration.events.outbox == "log" and configuration.engines.events == "embedded":
         raise ConfigurationError(
@@ -235,12 +268,19 @@ def _check_references(path: Path, text: str, configuration: Configuration) -> No
                 f"limit {name} counts by {limit.algorithm}, which gateways can't share",
                 hint='use gcra with a rate and a burst, or [engines] limits = "local"',
             )
+    known = ", ".join(sorted(configuration.services)) or "none"
+    for name in configuration.gateway.services:
+        if name not in configuration.services:
+            raise ConfigurationError(
+                f"{path}, line {_line_of(text, f'$.gateway.services.{name}')}: "
+                f"there is no service {name!r} that these settings could be for",
+                hint=f"declare it under [services], or use one of: {known}",
+            )
     for index, route in enumerate(configuration.gateway.routes):
         where = f"$.gateway.routes[{index}]"
         for service in route.services:
             if service in configuration.services:
                 continue
-            known = ", ".join(sorted(configuration.services)) or "none"
             mirrored = route.mirror is not None and service == route.mirror.service
             setting = ".mirror" if mirrored else ".split" if route.split else ".service"
             raise ConfigurationError(
@@ -320,10 +360,7 @@ def _line_of(text: str, location: str, message: str = "") -> int:
     TOML libraries for Python give no positions, so the last table header that is a prefix of the
     path is searched, and below it the key.
     """
-    keys: list[Any] = [
-        int(part) if part.isdigit() else part
-        for part in re.findall(r"[^.\[\]$`]+", location.replace("[...]", ".*"))
-    ]
+    keys = _keys(location)
     unknown = re.search(r"unknown field `([^`]+)`", message)
     if unknown:
         keys.append(unknown.group(1))
@@ -351,6 +388,14 @@ def _line_of(text: str, location: str, message: str = "") -> int:
             if rest and match.group(1) == rest[0]:
                 return number
     return best
+
+
+def _keys(location: str) -> list[str | int]:
+    """The names and places of a msgspec path, with `*` for any name."""
+    return [
+        int(part) if part.isdigit() else part
+        for part in re.findall(r"[^.\[\]$`]+", location.replace("[...]", ".*"))
+    ]
 
 
 def _leads(header: list[Any], keys: list[Any]) -> bool:

@@ -184,6 +184,16 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Compress answers; without this table none are."""
 
     def __post_init__(self) -> None:
+        if not self.path.startswith("/") or "*" in self.path[:-1]:
+            raise ValueError(
+                f"path {self.path!r}: begin it with a slash; a star stands at the end alone, for "
+                "whatever follows"
+            )
+        if not self.methods:
+            raise ValueError(f'route {self.path} lets nothing in: name its methods, as ["POST"]')
+        for method in self.methods:
+            if not _TOKEN.fullmatch(method) or method != method.upper():
+                raise ValueError(f'method {method!r}: use one in capitals, such as "POST"')
         self._check_edge()
         for network in (*self.allow, *self.deny):
             ip_network(network)  # says itself what is wrong

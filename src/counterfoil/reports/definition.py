@@ -46,15 +46,18 @@ class Table(Generic[T]):
                 f"table {self.name}: two of the columns {', '.join(hints)} differ by case alone",
                 hint="SQL takes them for one: give one another name",
             )
-        for name, hint in hints.items():
-            if hint not in ARROW_TYPES:
+        columns = {name: _column_type(hint) for name, hint in hints.items()}
+        for name, kind in columns.items():
+            if not kind:
+                shown = getattr(hints[name], "__name__", hints[name])
                 raise ReportsError(
-                    f"table {self.name}: column {name} has the type {hint}",
-                    hint="use int (money in minor units), str, bool or date",
+                    f"table {self.name}: column {name} has the type {shown}",
+                    hint="use int (money in minor units), str, a Literal of texts, bool or date; "
+                    "what else events hold can be emitted to a topic of its own for the lake",
                 )
         if hints.get(self.day) is not str:
             raise ReportsError(f"table {self.name}: {self.day} must be a str such as 2026-01-31")
-        return {name: ARROW_TYPES[hint] for name, hint in hints.items()}
+        return columns
 
     def check(self, row: T) -> None:
         """See that a row fits: JSON's whole numbers have no end, a column's have 64 bits.
@@ -93,6 +96,14 @@ class Table(Generic[T]):
             "date32": pyarrow.date32(),
         }
         return pyarrow.schema([(name, types[kind]) for name, kind in self.columns().items()])
+
+
+def _column_type(hint: Any) -> str:
+    """The Arrow type for what a field is annotated with; empty if there is none."""
+    if typing.get_origin(hint) is typing.Literal:
+        texts = all(isinstance(value, str) for value in typing.get_args(hint))
+        return ARROW_TYPES[str] if texts else ""
+    return ARROW_TYPES.get(hint, "") if isinstance(hint, type) else ""
 
 
 def _is_iso_date(text: str) -> bool:

@@ -175,6 +175,13 @@ def _check(application: Application, configuration: Configuration) -> None:
                     f"the application {application.name} declares no {kind} {name!r}",
                     hint=f"declare it with app.{kind}({name!r}), or take it out of the file",
                 )
+    for name in application.services:
+        if name not in configuration.services:
+            raise ConfigurationError(
+                f"the application {application.name} declares the service {name!r}, which nothing "
+                "would run",
+                hint=f"add [services.{name}] to counterfoil.toml",
+            )
     for name, settings in configuration.pipelines.items():
         try:
             application.pipelines[name].check_processes(settings.processes)
