@@ -281,7 +281,11 @@ def test_an_open_breaker_stays_open_unless_its_settings_change() -> None:
         ({"threads": 2}, "threads can't change"),
         ({"routes": (Route(path="/a", methods=("GET",), service="s"),)}, "asks for an identity"),
         (
-            {"routes": (Route(path="/a", methods=("GET",), service="s", identity=False, limits=("x",)),)},
+            {
+                "routes": (
+                    Route(path="/a", methods=("GET",), service="s", identity=False, limits=("x",)),
+                )
+            },
             "unknown limit x",
         ),
     ],
