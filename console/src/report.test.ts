@@ -32,6 +32,12 @@ test("a line is broken where days are missing", () => {
   expect(total(revenue?.values ?? [])).toBe(1_249n);
 });
 
+test("a day without a sum is a gap, and not the end of the column's chart", () => {
+  const rows = [...section.rows, ["1997-01-04", "delta", 1, null]];
+  const [, revenue] = daySeries({ ...section, rows }, ["revenue"]);
+  expect(revenue?.values).toEqual([1_234, 5, 99, null]);
+});
+
 test("a section without rows has no series", () => {
   expect(daySeries({ ...section, rows: [] }, [])).toEqual([]);
 });

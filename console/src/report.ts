@@ -7,7 +7,7 @@ export interface DaySeries {
   days: string[];
   /** Seconds since 1970 of the start of each day, UTC. */
   times: number[];
-  /** Null on a day without rows: nothing was sold, or nothing was kept. */
+  /** Null on a day without rows, or whose sum is one of no rows. */
   values: (number | null)[];
   isMoney: boolean;
 }
@@ -18,7 +18,10 @@ export function daySeries(section: Section, amounts: readonly string[]): DaySeri
   const times = days.map(startOfDay);
   return section.columns.flatMap((name, index) => {
     if (index === 0 || !isNumeric(section, index)) return [];
-    const values = rows.map((row) => (row.length > 1 ? Number(row[index]) : null));
+    const values = rows.map((row) => {
+      const cell = row[index];
+      return typeof cell === "number" ? cell : null;
+    });
     return [{ name, days, times, values, isMoney: amounts.includes(name) }];
   });
 }
@@ -40,8 +43,10 @@ export function startOfDay(day: string): number {
   return Date.parse(`${day}T00:00:00Z`) / 1000;
 }
 
+/** Whether a column holds numbers, of which some days may have none. */
 export function isNumeric(section: Section, column: number): boolean {
-  return section.rows.length > 0 && section.rows.every((row) => typeof row[column] === "number");
+  const cells = section.rows.map((row) => row[column]).filter((cell) => cell !== null);
+  return cells.length > 0 && cells.every((cell) => typeof cell === "number");
 }
 
 /** The sum of integers, exact whatever its size. */

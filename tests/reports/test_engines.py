@@ -1,5 +1,6 @@
 """What both engines promise, on both engines."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from counterfoil.reports import (
     UnknownFeature,
     published,
 )
+
+AFTERWARDS_US = int(datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC).timestamp() * 1_000_000)
+"""When all days of the rows are over."""
 
 
 def append(folder: Path, engine: Engine, first: int, after: int) -> None:
@@ -123,9 +127,9 @@ def test_a_late_row_corrects_its_day_and_no_other(folder: Path, one: Engine) -> 
     late = Sale(999, "2026-01-02", "late", 100_000, True, sale(0, 0).due)
     writer = LakeWriter(Lake(folder), SALES, one)
     writer.append({0: Batch([late], 51, start=50)}, source="sales", now_us=3_000_000)
-    days = run(folder, one, 4_000_000)
+    days = run(folder, one, AFTERWARDS_US)
     assert list(days) == ["2026-01-02"]
-    assert days["2026-01-02"].startswith("corrected 1970-01-01 00:00:04 UTC")
+    assert days["2026-01-02"].startswith("corrected 2026-02-01 00:00:00 UTC: rows arrived")
     document = published(DAILY, folder / "report")
     assert document["sections"]["best"]["days"]["2026-01-02"][2][1:] == ["late", 100_000]
     for section in DAILY.sections:
@@ -296,3 +300,60 @@ def test_the_proof_does_not_read_past_deletion_vectors(folder: Path, one: Engine
     protocol(state.lake / "sales", "deletionVectors", reader=True)
     with pytest.raises(UnknownFeature, match="deletionVectors"):
         lake_rows(counterfoils, state)
+
+
+def test_a_day_that_is_not_over_grows_and_is_not_corrected(folder: Path, one: Engine) -> None:
+    append(folder, one, 0, 50)
+    second = int(datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC).timestamp() * 1_000_000)
+    run(folder, one, second)
+    append(folder, one, 50, 60)
+    days = run(folder, one, second + 1)
+    assert days["2026-01-01"].startswith("corrected 2026-01-02 12:00:00 UTC")
+    assert days["2026-01-02"] == "new"
+
+
+def test_rows_that_are_all_taken_away_are_gone_from_the_report(folder: Path, one: Engine) -> None:
+    append(folder, one, 0, 50)
+    run(folder, one)
+    deltalake.DeltaTable(str(folder / "sales")).delete()
+    assert len(run(folder, one)) == 5
+    sections = published(DAILY, folder / "report")["sections"]
+    assert all(not rows for each in sections.values() for rows in each["days"].values())
+    assert rows(folder, "totals") == []
+    assert (folder / "report" / "totals.csv").read_text().count("\n") == 1
+
+
+def test_a_row_whose_commit_was_cleaned_up_is_found(folder: Path, one: Engine) -> None:
+    append(folder, one, 0, 25)
+    append(folder, one, 25, 50)
+    newest = deltalake.DeltaTable(str(folder / "sales"))
+    newest.create_checkpoint()
+    first = sale(0, 0).id
+    before = Lake(folder).find(SALES, "id", first)
+    assert before is not None
+    for version in range(newest.version()):
+        (folder / "sales" / "_delta_log" / f"{version:020}.json").unlink()
+    after = Lake(folder).find(SALES, "id", first)
+    assert after is not None
+    assert after.file == before.file
+    assert before.version <= after.version == newest.version() - 1
+    assert after.committed_us > 0
+
+
+def test_another_title_and_other_amounts_are_published_though_no_row_changed(
+    folder: Path, one: Engine
+) -> None:
+    append(folder, one, 0, 50)
+
+    def published_as(title: str, *amounts: str) -> str:
+        query = {"totals": "SELECT day, sum(amount) AS revenue FROM sales GROUP BY day"}
+        report = Report("daily", SALES, query, title=title, amounts=amounts)
+        ReportRunner(Lake(folder), report, folder / "report", one).run(1)
+        assert published(report, folder / "report")["title"] == title
+        assert title in (folder / "report" / "index.html").read_text()
+        return (folder / "report" / "totals.csv").read_text().splitlines()[1]
+
+    plain = published_as("Minor")
+    day, _, minor = plain.partition(",")
+    assert published_as("Major", "revenue") == f"{day},{int(minor) / 100:.2f}"
+    assert published_as("Major") == plain

@@ -1,7 +1,7 @@
 """A section's SQL: what is refused, where the error points, and what it says to do instead."""
 
 import pytest
-from sales import Sale
+from sales import SALES, Sale
 
 from counterfoil.reports import QueryRefused, Report, Table
 from counterfoil.reports.query import checked, text
@@ -100,3 +100,11 @@ def test_sums_have_64_bits_on_both_engines() -> None:
     query = checked(report("SELECT day, sum(amount) AS total FROM sales GROUP BY day"))["totals"]
     assert "CAST(SUM(" in text(query, "duckdb")
     assert "CAST(SUM(" in text(query, "spark")
+
+
+def test_amounts_that_no_section_has_are_refused() -> None:
+    """They would be shown as numbers a hundred times too large."""
+    query = "SELECT day, sum(amount) AS revenue FROM sales GROUP BY day"
+    misspelt = Report("daily", SALES, {"totals": query}, title="", amounts=("revnue",))
+    with pytest.raises(QueryRefused, match=r"no section has the column revnue[\s\S]*day, revenue"):
+        checked(misspelt)

@@ -119,7 +119,11 @@ function optionsFor(
     scales: {
       x: { time: true },
       y: {
-        range: (_, __, largest) => [0, Math.max(latest.current.maximum ?? largest, 1) * 1.05],
+        // From zero, or from below where amounts were given back.
+        range: (_, smallest, largest) => [
+          Math.min(smallest, 0) * 1.05,
+          Math.max(latest.current.maximum ?? largest, 1) * 1.05,
+        ],
       },
     },
     axes: [

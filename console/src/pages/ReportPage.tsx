@@ -154,7 +154,7 @@ function formatValue({ isMoney }: DaySeries, value: number | bigint): string {
 
 function summaryOf(series: DaySeries): string {
   const known = series.values.filter((value) => value !== null);
-  const largest = known.reduce((a, b) => Math.max(a, b), 0);
+  const largest = known.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const best = series.days[series.values.indexOf(largest)] ?? "";
   return `${formatValue(series, total(known))} in ${formatCount(known.length)} days, at most ${formatValue(series, largest)} on ${best}`;
 }

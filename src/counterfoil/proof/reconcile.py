@@ -330,7 +330,9 @@ def report_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum
 
 
 def _minor(text: str) -> int:
-    """Minor units from an amount in major units (`12.34`), or from an integer."""
+    """Minor units from an amount in major units (`12.34`), or an integer; 0 where there is none."""
     from decimal import Decimal  # noqa: PLC0415
 
+    if not text:  # the sum of no rows
+        return 0
     return int(Decimal(text) * 100) if "." in text else int(text)

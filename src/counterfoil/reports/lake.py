@@ -52,7 +52,7 @@ class Lake:
             with duckdb.connect() as connection:
                 connection.execute("SET threads = 1")
                 rows = connection.execute(
-                    f"SELECT filename, count(*), sum({column})::BIGINT "  # noqa: S608
+                    f'SELECT filename, count(*), sum("{column}")::BIGINT '  # noqa: S608
                     "FROM read_parquet(?, filename = true) GROUP BY filename",
                     [new],
                 ).fetchall()
@@ -60,7 +60,11 @@ class Lake:
         return found
 
     def find(self, table: Table[Any], column: str, value: int) -> Found | None:
-        """The file and the commit of the row where `column` is `value`."""
+        """The file and the commit of the row where `column` is `value`.
+
+        Commits are cleaned up when they are old. Of a row whose commit is gone, the version is that
+        before the oldest commit that is left, at or before which it came, and the time its file's.
+        """
         import duckdb  # noqa: PLC0415 - heavy
 
         delta = self.open(table)
@@ -68,25 +72,30 @@ class Lake:
             return None
         with duckdb.connect() as connection:
             row = connection.execute(
-                f"SELECT filename FROM read_parquet(?, filename = true) WHERE {column}::BIGINT = ? "  # noqa: S608
-                "LIMIT 1",
+                "SELECT filename FROM read_parquet(?, filename = true) "  # noqa: S608
+                f'WHERE "{column}"::BIGINT = ? LIMIT 1',
                 [files, value],
             ).fetchone()
         if row is None:
             return None
         file = str(Path(row[0]).relative_to(self.folder / table.name))
-        for version in range(delta.version(), -1, -1):
-            entries = self._commit(table, version)
+        version = delta.version()
+        while version >= 0:
+            try:
+                entries = self._commit(table, version)
+            except FileNotFoundError:
+                break
             if any(entry.get("add", {}).get("path") == file for entry in entries):
                 times = [e["commitInfo"]["timestamp"] for e in entries if "commitInfo" in e]
                 return Found(file, version, times[0] * 1000 if times else 0)
-        return None
+            version -= 1
+        return Found(file, version, Path(row[0]).stat().st_mtime_ns // 1000)
 
     def touched(self, table: Table[Any], after: int, version: int) -> set[str] | None:
         """The days whose rows changed in the commits after one version, up to another.
 
-        None if the log no longer tells, as commits are cleaned up when they are old: any day may
-        have changed.
+        None if the log does not tell, as commits are cleaned up when they are old and may remove a
+        file without its day: any day may have changed.
         """
         days: set[str] = set()
         for number in range(after + 1, version + 1):
@@ -96,8 +105,11 @@ class Lake:
                 return None
             for entry in entries:
                 for action in (entry.get("add"), entry.get("remove")):
-                    if action and action["dataChange"]:
-                        days.add(action["partitionValues"][table.day])
+                    if not action or not action["dataChange"]:
+                        continue
+                    if table.day not in action.get("partitionValues", {}):
+                        return None
+                    days.add(action["partitionValues"][table.day])
         return days
 
     def _commit(self, table: Table[Any], version: int) -> list[dict[str, Any]]:

@@ -1,12 +1,24 @@
-"""Turns a computed report into what people open: CSV files and one HTML page."""
+"""Turns a computed report into what people open: CSV files and one HTML page.
+
+A text in a CSV file that a spreadsheet would take for a formula gets an apostrophe before it: texts
+are what clients have sent, and a formula could send a reader's other cells away (OWASP, "CSV
+Injection"). Numbers stay as they are. Programs read the sections' Delta tables.
+"""
 
 import csv
 import io
+from collections.abc import Sequence
+from datetime import date
+from itertools import pairwise
 from typing import Any, Final
 
 CHART_WIDTH: Final = 1000
 CHART_HEIGHT: Final = 220
+CHART_TOP: Final = 10
+"""Room above the largest value, of the height."""
 ROWS_SHOWN: Final = 31
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
 
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -17,7 +29,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--soft) }
 th:first-child, td:first-child { text-align: left }
-svg { width: 100%; height: auto } polyline { fill: none; stroke: var(--line); stroke-width: 1.5 }
+svg { width: 100%; height: auto }
+polyline { fill: none; stroke: var(--line); stroke-width: 1.5; stroke-linecap: round }
 svg text { font-size: 12px; fill: currentColor } svg line { stroke: var(--soft) }
 </style></head><body><main><h1>{{ title }}</h1>
 <p>Version {{ version }} of the source, {{ days }} days.</p>
@@ -26,7 +39,8 @@ svg text { font-size: 12px; fill: currentColor } svg line { stroke: var(--soft) 
 {% for chart in section.charts %}
 <figure><figcaption>{{ chart.name }}: {{ chart.total }} in all, at most {{ chart.largest }} on {{ chart.best }}</figcaption>
 <svg viewBox="0 0 1000 245" role="img" aria-label="{{ chart.name }} by day">
-<line x1="0" y1="220" x2="1000" y2="220"/><polyline points="{{ chart.points }}"/>
+<line x1="0" y1="{{ chart.zero }}" x2="1000" y2="{{ chart.zero }}"/>
+{% for points in chart.lines %}<polyline points="{{ points }}"/>{% endfor %}
 <text x="0" y="240">{{ chart.first }}</text><text x="1000" y="240" text-anchor="end">{{ chart.last }}</text>
 </svg></figure>{% endfor %}
 <table><thead><tr>{% for column in section.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
@@ -49,7 +63,7 @@ def csv_text(section: dict[str, Any], amounts: tuple[str, ...]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(section["columns"])
-    writer.writerows(_shown(section, amounts))
+    writer.writerows([_plain(cell) for cell in row] for row in _cells(section, amounts))
     return text.getvalue()
 
 
@@ -59,8 +73,8 @@ def html_text(document: dict[str, Any], amounts: tuple[str, ...]) -> str:
 
     sections: list[dict[str, Any]] = []
     for name, section in document["sections"].items():
-        rows = _shown(section, amounts)
-        one_a_day = all(len(rows) == 1 for rows in section["days"].values())
+        rows = [[text for text, _ in row] for row in _cells(section, amounts)]
+        one_a_day = all(len(rows) <= 1 for rows in section["days"].values())
         sections.append(
             {
                 "name": name,
@@ -80,28 +94,36 @@ def html_text(document: dict[str, Any], amounts: tuple[str, ...]) -> str:
     )
 
 
-def _shown(section: dict[str, Any], amounts: tuple[str, ...]) -> list[list[Any]]:
+def _cells(section: dict[str, Any], amounts: tuple[str, ...]) -> list[list[tuple[Any, bool]]]:
+    """Rows by day: each cell as it is shown, and whether it was a text."""
     money = {index for index, name in enumerate(section["columns"]) if name in amounts}
     return [
-        [amount_text(cell) if index in money else cell for index, cell in enumerate(row)]
+        [
+            (amount_text(cell) if index in money else cell, isinstance(cell, str))
+            for index, cell in enumerate(row)
+        ]
         for day in sorted(section["days"])
         for row in section["days"][day]
     ]
 
 
-def _charts(section: dict[str, Any], amounts: tuple[str, ...]) -> list[dict[str, str]]:
-    days = sorted(section["days"])
-    charts: list[dict[str, str]] = []
+def _plain(cell: tuple[Any, bool]) -> Any:
+    shown, is_text = cell
+    return f"'{shown}" if is_text and shown.startswith(FORMULA) else shown
+
+
+def _charts(section: dict[str, Any], amounts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A chart for each column of integers; the line is broken where a day has none."""
+    charts: list[dict[str, Any]] = []
+    rows = {day: rows[0] for day, rows in sorted(section["days"].items()) if rows}
     for index, name in enumerate(section["columns"]):
-        values = [section["days"][day][0][index] for day in days]
-        if not values or not all(isinstance(value, int) for value in values):
+        cells = {day: row[index] for day, row in rows.items() if row[index] is not None}
+        if not cells or not all(type(value) is int for value in cells.values()):
             continue
-        largest = max(*values, 1)
-        step = CHART_WIDTH / max(len(values) - 1, 1)
-        points = (
-            f"{number * step:.1f},{CHART_HEIGHT - value / largest * (CHART_HEIGHT - 10):.1f}"
-            for number, value in enumerate(values)
-        )
+        days, values = list(cells), list(cells.values())
+        low, high = min(*values, 0), max(*values, 1)
+        scale = (CHART_HEIGHT - CHART_TOP) / (high - low)
+        heights = [CHART_TOP + (high - value) * scale for value in values]
         text = amount_text if name in amounts else str
         charts.append(
             {
@@ -111,7 +133,29 @@ def _charts(section: dict[str, Any], amounts: tuple[str, ...]) -> list[dict[str,
                 "best": days[values.index(max(values))],
                 "first": days[0],
                 "last": days[-1],
-                "points": " ".join(points),
+                "zero": f"{CHART_TOP + high * scale:.1f}",
+                "lines": _lines(_places(days), heights),
             }
         )
     return charts
+
+
+def _places(days: Sequence[str]) -> list[int]:
+    """How many days after the first each is; one after the other if they are no dates."""
+    try:
+        dates = [date.fromisoformat(day) for day in days]
+    except ValueError:
+        return list(range(len(days)))
+    return [(each - dates[0]).days for each in dates]
+
+
+def _lines(places: list[int], heights: list[float]) -> list[str]:
+    """Points of each line: days that follow each other; one that stands alone is a dot."""
+    step = CHART_WIDTH / max(places[-1], 1)
+    points = [f"{x * step:.1f},{y:.1f}" for x, y in zip(places, heights, strict=True)]
+    lines = [[points[0]]]
+    for (before, after), point in zip(pairwise(places), points[1:], strict=True):
+        if after > before + 1:
+            lines.append([])
+        lines[-1].append(point)
+    return [" ".join(line if len(line) > 1 else line * 2) for line in lines]

@@ -99,9 +99,17 @@ def checked(report: Report) -> dict[str, exp.Query]:
     """The trees of all sections by name.
 
     Raises:
-        QueryRefused: names the report, the section, the line, what was found, and what to use.
+        QueryRefused: names the report, the section, the line, what was found, and what to use; or a
+            column of `amounts` that no section has, whose amounts would be shown as plain numbers.
     """
-    return {name: _Section(report, name).checked() for name in report.sections}
+    found = {name: _Section(report, name).checked() for name in report.sections}
+    named = {column for query in found.values() for column in query.named_selects}
+    if unknown := sorted(set(report.amounts) - named):
+        raise QueryRefused(
+            f"report {report.name}: no section has the column {', '.join(unknown)} of `amounts`",
+            hint=f"one of {', '.join(sorted(named))}",
+        )
+    return found
 
 
 def text(query: exp.Query, dialect: Dialect) -> str:

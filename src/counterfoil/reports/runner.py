@@ -5,7 +5,11 @@ one commit, for programs; and in the report's document, from which CSV and HTML 
 The document holds the version of the source that it was computed from, and of every section its
 query and its rows by day. It is replaced last of all and as one file, so that a crash on the way
 makes the next run do the same days again. A section whose query is another than the document's is
-computed for all days; one that is no longer declared goes.
+computed for all days; one that is no longer declared goes. A title, or amounts, that are others are
+published anew at once, though no row changed: files in the old units would be wrong by a hundred.
+
+A day is corrected when its rows change after it was published and is over, in UTC. One that is not
+over yet grows, as it should.
 """
 
 import json
@@ -42,6 +46,7 @@ def published(report: Report, folder: Path) -> dict[str, Any]:
         return {
             "name": report.name,
             "title": report.title,
+            "amounts": list(report.amounts),
             "version": -1,
             "published_us": 0,
             "unread": 0,
@@ -94,13 +99,18 @@ class ReportRunner:
             return Run(-1, {})
         document = published(self._report, self._folder)
         version, after = delta.version(), document["version"]
-        said = document.get("unread", 0)
-        document["unread"] = said if unread is None else unread
+        shown = {
+            "title": self._report.title,
+            "amounts": list(self._report.amounts),
+            "unread": document.get("unread", 0) if unread is None else unread,
+        }
+        is_shown = all(document.get(name) == value for name, value in shown.items())
+        document |= shown
         source = self._lake.folder / self._report.source.name
         present = set(data_files(source, delta).values())
         renewed = self._renewed(document)
-        if (version == after and not renewed) or not present:
-            if after >= 0 and document["unread"] != said:
+        if (version == after and not renewed) or not (present or document["reasons"]):
+            if after >= 0 and not is_shown:
                 self._publish(document)
             return Run(version, {})
         touched = self._lake.touched(self._report.source, after, version) if after >= 0 else None
@@ -108,12 +118,10 @@ class ReportRunner:
             touched = present.union(document["reasons"])
         if faults.sabotaged("uncommitted-file"):
             touched = {folder.name.partition("=")[2] for folder in source.glob("*=*")}
-        why = (
-            f"the definition of {', '.join(renewed)} changed"
-            if renewed
-            else f"rows arrived after version {after}"
-        )
-        days = {day: self._reason(document, day, why, now_us) for day in sorted(touched)}
+        days = {
+            day: _reason(document, day, renewed, datetime.fromtimestamp(now_us // 1_000_000, UTC))
+            for day in sorted(touched)
+        }
         answers = self._compute(source, version, touched) if touched else {}
         self._forget(document)
         for name, rows in answers.items():
@@ -146,12 +154,6 @@ class ReportRunner:
             shutil.rmtree(self._table(name), ignore_errors=True)
             del document["sections"][name]
 
-    def _reason(self, document: dict[str, Any], day: str, why: str, now_us: int) -> str:
-        if day not in document["reasons"]:
-            return "new"
-        time = datetime.fromtimestamp(now_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        return f"corrected {time} UTC: {why}"
-
     def _compute(self, source: Path, version: int, days: set[str]) -> "dict[str, pyarrow.Table]":
         name = self._report.source.name
         try:
@@ -178,6 +180,19 @@ class ReportRunner:
             _replace(self._folder / f"{name}.csv", csv_text(section, self._report.amounts))
         _replace(self._folder / "index.html", html_text(document, self._report.amounts))
         _replace(self._folder / DOCUMENT, json.dumps(document, default=str))
+
+
+def _reason(document: dict[str, Any], day: str, renewed: list[str], now: datetime) -> str:
+    """Why a day is published: as a new one, which stays new until it is over; or again."""
+    if day not in document["reasons"]:
+        return "new"
+    if renewed:
+        why = f"the definition of {', '.join(renewed)} changed"
+    elif day >= now.date().isoformat():
+        return document["reasons"][day]
+    else:
+        why = f"rows arrived after version {document['version']}"
+    return f"corrected {now:%Y-%m-%d %H:%M:%S} UTC: {why}"
 
 
 def _replace(path: Path, text: str) -> None:
