@@ -170,6 +170,7 @@ pub fn state(shared: &Shared) -> Value {
             *count += load(bucket);
         }
     }
+    let (certificates, acme) = shared.certificates().map(|all| all.state()).unzip();
     let issuers = snapshot.verifier.iter().flat_map(|verifier| &verifier.issuers);
     json!({
         "services": services,
@@ -190,6 +191,8 @@ pub fn state(shared: &Shared) -> Value {
             "refused": load(&shared.early_data.refused),
         },
         "latency_us": {"p50": quantile(&counts, 0.5), "p99": quantile(&counts, 0.99)},
+        "certificates": certificates,
+        "acme": acme,
         "issuers": issuers.map(|issuer| issuer.state()).collect::<Vec<_>>(),
         "traces": snapshot.tracing.as_ref().map(|tracing| tracing.state()),
         "configuration": shared.configuration_state(),

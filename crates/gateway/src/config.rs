@@ -24,6 +24,8 @@ pub struct Config {
     pub key: Option<String>,
     /// Further ones, for the names that they say.
     pub certificates: Vec<Certificate>,
+    /// Which names are asked of an ACME directory: kept by Python, and only shown here.
+    pub acme: Value,
     /// A file with the secret of tickets.
     pub ticket_secret: Option<String>,
     /// HTTP/3 as well, on the same port of UDP.

@@ -12,6 +12,7 @@ mod attempt;
 mod authorities;
 mod balance;
 mod cache;
+mod certificates;
 mod client;
 mod compression;
 mod config;
@@ -108,7 +109,6 @@ fn parse(config_json: &str) -> Result<Config, Error> {
 pub struct Gateway {
     shared: Arc<Shared>,
     addresses: (String, String),
-    certificates: Option<Arc<tls::Certificates>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The port of clients, until it is opened.
     closed: Mutex<Option<server::Closed>>,
@@ -122,9 +122,9 @@ impl Gateway {
     /// `Error::Config` for a configuration that can't be used, `Error::Io` for a port or a file.
     pub fn start(config_json: &str) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(parse(config_json)?)?);
-        let server::Started { listen, admin, certificates, threads, closed } = server::start(&shared)?;
+        let server::Started { listen, admin, threads, closed } = server::start(&shared)?;
         let (threads, closed) = (Mutex::new(threads), Mutex::new(Some(closed)));
-        Ok(Self { shared, addresses: (listen, admin), certificates, threads, closed })
+        Ok(Self { shared, addresses: (listen, admin), threads, closed })
     }
 
     /// Let clients in; once they are, or once it is drained, this does nothing.
@@ -170,12 +170,22 @@ impl Gateway {
     /// access log.
     pub fn reload(&self, config_json: &str) -> Result<u64, Error> {
         let config = parse(config_json)?;
-        let table = tls::Table::load(&config)?;
+        let table = certificates::Table::load(&config)?;
         let version = self.shared.reload(config)?;
-        if let (Some(certificates), Some(table)) = (&self.certificates, table) {
+        if let (Some(certificates), Some(table)) = (self.shared.certificates(), table) {
             certificates.replace(table);
         }
         Ok(version)
+    }
+
+    /// Show clients what an ACME directory has issued, and directories the proofs that they look for, from the
+    /// next handshake on; `document` is JSON (`certificates::Given`).
+    ///
+    /// # Errors
+    /// `Error::Config` for what can't be used, and where there is no TLS: what was shown before still is.
+    pub fn certify(&self, document: &str) -> Result<(), Error> {
+        let without = || Error::Config("certificates of a directory need TLS".into());
+        self.shared.certificates().ok_or_else(without)?.issue(document)
     }
 
     /// Where clients and operators are listened to, as `host:port`.

@@ -37,6 +37,9 @@ pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     cache::metrics(&mut page, &snapshot);
     split::metrics(&mut page, &snapshot);
     mirror::metrics(&mut page, &snapshot);
+    if let Some(certificates) = shared.certificates() {
+        certificates.metrics(&mut page);
+    }
     if let Some(link) = &shared.link {
         for (name, kind, help, value) in link.metrics(waiting(&snapshot)) {
             page.family(name, kind, help, [(&[][..], value)]);

@@ -16,6 +16,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio_rustls::TlsAcceptor;
@@ -26,7 +27,9 @@ use crate::door::{Door, Patience, Place, Places};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
-use crate::{Error, admin, exchange, health, http3, identity, proxy, proxy_protocol, tls, tracing};
+use crate::{
+    Error, admin, certificates, exchange, health, http3, identity, proxy, proxy_protocol, tls, tracing,
+};
 
 const BACKLOG: i32 = 4096;
 /// Headers of a request: three times what a browser sends.
@@ -52,7 +55,6 @@ const REMEMBERED: u32 = 86_400;
 pub struct Started {
     pub listen: String,
     pub admin: String,
-    pub certificates: Option<Arc<tls::Certificates>>,
     pub threads: Vec<JoinHandle<()>>,
     pub closed: Closed,
 }
@@ -73,6 +75,9 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let snapshot = shared.snapshot();
     let config = &snapshot.config;
     let (tls, certificates) = tls::load(config)?.unzip();
+    if let Some(certificates) = certificates {
+        shared.shows(certificates);
+    }
     let congestion = config.clients.congestion.as_deref();
     let first = bind(&config.listen, congestion)?;
     let address = first.local_addr().map_err(Error::io("listen"))?.as_socket();
@@ -88,11 +93,12 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
         (Some(tls), true) => {
             let header = format!("h3=\":{}\"; ma={REMEMBERED}", address.port());
             alternative = HeaderValue::from_str(&header).ok();
-            let tls = if config.early_data { tls.speaking_early(&["h3"]) } else { tls.speaking(&["h3"]) };
+            let tls = if config.early_data { tls.speaking_early(&[b"h3"]) } else { tls.speaking(&[b"h3"]) };
             Some(http3::config(tls, &config.clients)?)
         }
     };
-    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls.speaking(&["h2", "http/1.1"]))));
+    let tls = tls.map(|tls| tls.speaking(&[b"h2", b"http/1.1", certificates::PROOF]));
+    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     let patience = Patience::new(&config.clients)?;
     let places = Arc::new(Places::new(&config.clients));
     let door = Arc::new(Door {
@@ -128,13 +134,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let (congestion, workers) = (config.clients.congestion.clone(), config.threads.clamp(1, 64));
     let mut closed = Closed { address, congestion, workers, sockets: vec![first], quic, door };
     closed.bind()?;
-    Ok(Started {
-        listen: address.to_string(),
-        admin: admin_address.to_string(),
-        certificates,
-        threads,
-        closed,
-    })
+    Ok(Started { listen: address.to_string(), admin: admin_address.to_string(), threads, closed })
 }
 
 impl Closed {
@@ -407,10 +407,15 @@ async fn secure<S, F>(
     // more than a KiB: a handshake that is over takes none, and a connection takes it once.
     let handshake = Box::pin(tls.accept(stream));
     if let Ok(Ok(stream)) = tokio::time::timeout(door.patience.head, handshake).await {
-        let stream = Box::new(stream);
+        let mut stream = Box::new(stream);
         // What was agreed on is spoken, and nothing that looks otherwise.
         let agreed = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Spoken::Http2,
+            Some(certificates::PROOF) => {
+                // The handshake was all that the directory wanted to see; it may be gone already.
+                let _ = stream.shutdown().await;
+                return;
+            }
             _ => Spoken::Http1,
         };
         connection::serve(shared, client, stream, Some(agreed), &door, place, serve).await;

@@ -2,7 +2,7 @@
 //! end, its way to the shared store, and which snapshot of its configuration is in force.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::Error;
 use crate::cache;
+use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::early_data;
 use crate::exchange::Link;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub unannounced: Refused,
     /// Requests that might be replays.
     pub early_data: early_data::Counts,
+    /// Where TLS is spoken with clients.
+    certificates: OnceLock<Arc<Certificates>>,
     snapshot: ArcSwap<Snapshot>,
     /// Held by who changes the snapshot, or the instances in it.
     changing: Mutex<()>,
@@ -71,6 +74,7 @@ impl Shared {
             turned_away: AtomicU64::new(0),
             unannounced: Refused::default(),
             early_data: early_data::Counts::default(),
+            certificates: OnceLock::new(),
             version: watch::Sender::new(snapshot.version),
             snapshot: ArcSwap::from_pointee(snapshot),
             changing: Mutex::default(),
@@ -82,6 +86,17 @@ impl Shared {
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),
         })
+    }
+
+    /// Show these to clients, from the start on.
+    pub fn shows(&self, certificates: Arc<Certificates>) {
+        // A gateway starts once.
+        let _ = self.certificates.set(certificates);
+    }
+
+    /// What clients are shown; nothing without TLS.
+    pub fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.certificates.get()
     }
 
     /// What is in force. A request asks once, and goes by that until it is answered.

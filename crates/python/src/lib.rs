@@ -1,6 +1,7 @@
 //! Python bindings of the native core. Bindings only: no logic lives here, and the interpreter's
 //! lock is released around every call that works or waits.
 
+mod acme;
 mod etcd;
 
 use std::time::Duration;
@@ -61,6 +62,10 @@ impl DataPlane {
         py.detach(|| self.0.hold_breaker(service, instance, mode)).map_err(raised)
     }
 
+    fn certify_json(&self, py: Python<'_>, document: &str) -> PyResult<()> {
+        py.detach(|| self.0.certify(document)).map_err(raised)
+    }
+
     fn state_json(&self, py: Python<'_>) -> String {
         py.detach(|| self.0.state_json())
     }
@@ -81,6 +86,7 @@ fn raised(error: Error) -> PyErr {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DataPlane>()?;
+    module.add_class::<acme::Acme>()?;
     module.add_class::<etcd::Etcd>()?;
     module.add_class::<etcd::EtcdWatch>()
 }

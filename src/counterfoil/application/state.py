@@ -67,6 +67,11 @@ class StateFolder:
         return self.root / "tls"
 
     @property
+    def acme(self) -> Path:
+        """Certificates from an ACME directory, with their keys and the account's."""
+        return self.root / "acme"
+
+    @property
     def faults(self) -> Path:
         """Armed fault points."""
         return self.root / "faults"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import cyclopts
 from cyclopts import Parameter
 
+from counterfoil.cli.certificates import certificates
 from counterfoil.cli.options import Folder, State, state_folder
 from counterfoil.cli.output import out
 from counterfoil.errors import CounterfoilError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 app = cyclopts.App(
     name="gateway", help="Check and reload the gateway's configuration, act on it, make keys."
 )
+app.command(certificates)
 
 
 @app.command

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from counterfoil.gateway.acme.settings import Acme
 from counterfoil.gateway.compression import Compression
 from counterfoil.gateway.cors import Cors
 from counterfoil.gateway.credentials import ApiKey, Identity, SigningKey, check_url
@@ -325,6 +326,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     certificates: tuple[Certificate, ...] = ()
     """Further certificates, chosen by the name that a client asks for (SNI); for all other names
     there is the one of `tls`. Files are read anew by each reload: renew them in place."""
+    acme: Acme | None = None
+    """Certificates from an ACME directory, such as Let's Encrypt's, for the hosts that it names."""
     ticket_secret: str | None = None
     """A file of at least 32 random bytes: gateways with the same one resume each other's TLS
     sessions. Keys are made from it and change every 6 hours. Without it each makes its own."""
@@ -389,8 +392,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError('http3 needs TLS: set tls = "development", or leave http3 out')
         if self.early_data and not self.http3:
             raise ValueError("early_data is for HTTP/3: set http3 = true, or leave early_data out")
-        if self.tls == "off" and (self.certificates or self.ticket_secret):
-            raise ValueError('certificates and ticket_secret need TLS: set tls = "development"')
+        if self.tls == "off" and (self.certificates or self.ticket_secret or self.acme):
+            raise ValueError(
+                'certificates, acme and ticket_secret need TLS: set tls = "development"'
+            )
 
     def _check_proxies(self) -> None:
         if self.trusted_proxies and self.trusted_hops:

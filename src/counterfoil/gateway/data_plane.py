@@ -11,6 +11,8 @@ import msgspec
 
 from counterfoil import _native
 from counterfoil.errors import CounterfoilError
+from counterfoil.gateway.acme.settings import Acme
+from counterfoil.gateway.acme.showing import Showing
 from counterfoil.gateway.config import GatewayConfig
 from counterfoil.gateway.services import ServiceTls, Upstream
 
@@ -198,6 +200,19 @@ class DataPlane:
         except ValueError as error:
             raise GatewayError(str(error)) from error
 
+    def certify(self, showing: Showing) -> None:
+        """Show clients what an ACME directory has issued, and directories the proofs that they look
+        for, from the next handshake on, in place of what was told before.
+
+        Raises:
+            GatewayError: a certificate or its key can't be used, or there is no TLS; what was shown
+                before still is.
+        """
+        try:
+            self._native.certify_json(showing.document())
+        except ValueError as error:
+            raise GatewayError(str(error)) from error
+
     def state(self) -> dict[str, Any]:
         """Limits, breakers and counts."""
         return msgspec.json.decode(self._native.state_json())
@@ -255,12 +270,30 @@ def _document(
         msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
         for issuer in config.issuers
     ]
+    if config.acme is not None:
+        document["acme"] = msgspec.to_builtins(_acme(config.acme, folder))
     document["telemetry"]["ca_file"] = config.telemetry.ca_file or None
     document["signing_keys"] = {
         name: {"secret": _secret(folder / key.secret_file), "tenant": key.tenant, "tier": key.tier}
         for name, key in config.signing_keys.items()
     }
     return msgspec.json.encode(document | surroundings).decode()
+
+
+def _acme(acme: Acme, folder: Path) -> Acme:
+    """With paths that hold wherever a process stands, and files that are there.
+
+    Raises:
+        GatewayError: one is missing.
+    """
+    placed = acme.placed(folder)
+    files = {"acme.ca_file": placed.ca_file}
+    if placed.external_account is not None:
+        files["acme.external_account.key_file"] = placed.external_account.key_file
+    for setting, file in files.items():
+        if file and not Path(file).is_file():
+            raise GatewayError(f"{setting}: there is no file {file}", setting=setting)
+    return placed
 
 
 def _service_tls(tls: ServiceTls, folder: Path) -> dict[str, str | None]:

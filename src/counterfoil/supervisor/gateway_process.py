@@ -21,6 +21,7 @@ from counterfoil.supervisor.host import Host
 from counterfoil.supervisor.plan import hook_processes
 
 if TYPE_CHECKING:
+    from counterfoil.gateway.acme.keeper import Keeper
     from counterfoil.gateway.config import GatewayConfig
     from counterfoil.gateway.data_plane import DataPlane
 
@@ -39,6 +40,7 @@ def gateway(host: Host) -> None:
 
     signal.signal(signal.SIGHUP, want_reload)
     plane = _start(host)
+    keeper = _keeper(host, plane)
     directory = _Directory(plane, host)
     following = threading.Thread(target=directory.follow, name="discovery", daemon=True)
     following.start()
@@ -47,12 +49,13 @@ def gateway(host: Host) -> None:
         _check(following)
         if reload_wanted.is_set():
             reload_wanted.clear()
-            _reload(host, plane, directory)
+            _reload(host, plane, directory, keeper)
 
     open_when_known(host, plane, look)
     host.ready(host.addresses.gateway)
     while not host.stop.wait(POLL_SECONDS):
         look()
+    keeper.stop()
     plane.drain(5.0)
 
 
@@ -135,13 +138,33 @@ def _start(host: Host) -> "DataPlane":
     )
 
 
-def _reload(host: Host, plane: "DataPlane", directory: "_Directory") -> None:
+def _keeper(host: Host, plane: "DataPlane") -> "Keeper":
+    """Shows the certificates of a directory that are there already, and keeps them from now on."""
+    from counterfoil.gateway.acme.folder import FolderStore  # noqa: PLC0415
+    from counterfoil.gateway.acme.keeper import Keeper  # noqa: PLC0415
+    from counterfoil.gateway.acme.shared import SharedStore  # noqa: PLC0415
+
+    # Gateways elsewhere have the same names, and meet in etcd; the embedded node is this one's own.
+    shared = host.configuration.engines.coordination == "etcd"
+    store = SharedStore(host.coordination()) if shared else FolderStore(host.state.acme)
+    keeper = Keeper(plane.certify, store)
+    _keep(host, keeper, host.configuration.gateway)
+    return keeper
+
+
+def _keep(host: Host, keeper: "Keeper", gateway: "GatewayConfig") -> None:
+    keeper.use(gateway.acme.placed(host.folder) if gateway.acme else None)
+
+
+def _reload(host: Host, plane: "DataPlane", directory: "_Directory", keeper: "Keeper") -> None:
     try:
-        version = plane.reload(in_force(host, load(host.folder)))
+        wanted = in_force(host, load(host.folder))
+        version = plane.reload(wanted)
     except CounterfoilError as error:
         log.warning("reload_refused", error=str(error))
         return
     directory.tell()
+    _keep(host, keeper, wanted)
     log.info("reloaded", version=version)
 
 

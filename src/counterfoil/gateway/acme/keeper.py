@@ -1,0 +1,369 @@
+"""Keeps the certificates of `[gateway.acme]`: orders, proves, renews, and shows what there is.
+
+It runs beside the data plane, on threads of its own, so that nothing waits for it: other listeners
+serve while the first certificate is ordered, and a certificate goes on being shown for as long as
+its renewal fails.
+
+A try is written down before it is made, and an order before it is gone on with. So a process that
+is killed at any moment neither loses an order nor makes more of them than it may: what was ordered
+is gone on with at once by whoever is next, and what may have been ordered is not ordered again
+before the try would have been due if it had failed.
+"""
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+from msgspec.structs import replace
+
+from counterfoil import faults
+from counterfoil.errors import CounterfoilError
+from counterfoil.gateway.acme import pairs, schedule
+from counterfoil.gateway.acme.authority import Authority
+from counterfoil.gateway.acme.errors import (
+    AcmeError,
+    DirectoryRefused,
+    DirectoryUnavailable,
+    StoreUnavailable,
+    Superseded,
+)
+from counterfoil.gateway.acme.pairs import Pair
+from counterfoil.gateway.acme.schedule import Allowance, Pace
+from counterfoil.gateway.acme.settings import Acme
+from counterfoil.gateway.acme.showing import Showing, Standing
+from counterfoil.gateway.acme.store import Account, Held, Record, Store, Term, View
+
+LOOK_SECONDS: Final = 60.0
+"""Between two looks at what is due, at most: the clock may have been set, a turn may have ended."""
+STORE_SECONDS: Final = 5.0
+"""Until a store that could not be read or written is tried again."""
+LIMITED: Final = frozenset({"rateLimited"})
+log = structlog.get_logger()
+
+
+class Keeper:
+    """Nothing is done before `use`.
+
+    Args:
+        show: puts certificates and proofs before clients and directories; may be called by several
+            threads, one at a time.
+        store: what is known of them.
+        clock: seconds since 1970.
+        draw: chance, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[Showing], None],
+        store: Store,
+        *,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._show = show
+        self._store = store
+        self._pace = pace or Pace()
+        self._clock = clock
+        self._draw = draw
+        self._allowance = Allowance()
+        self._settings: Acme | None = None
+        self._rest_until = 0.0
+        """When a directory that let us in for no name is asked again for any."""
+        self._view = View({}, {})
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def use(self, settings: Acme | None) -> None:
+        """Keep certificates for these hosts from now on, and show those that are there already;
+        None for no hosts. May be called again with others."""
+        with self._lock:
+            before, self._settings = self._settings, settings
+            if settings == before:
+                return
+            self._rest_until = 0.0
+        if settings is not None and not self._threads:
+            self._store.listen(self._changed)
+            try:
+                self._changed(self._store.load())
+            except StoreUnavailable as error:
+                log.warning("acme_store_unavailable", error=str(error))
+            for name, work in (("acme", self._run), ("acme-follow", self._follow)):
+                thread = threading.Thread(target=work, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        else:
+            self._changed(self._view)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Order nothing more. What a directory was asked is not waited for: its order is gone on
+        with at the next start."""
+        self._stop.set()
+        self._wake.set()
+
+    def _follow(self) -> None:
+        self._store.follow(self._stop)
+
+    def _changed(self, view: View) -> None:
+        """Show what there is, of the hosts that are configured."""
+        with self._lock:
+            self._view = view
+            hosts = self._settings.hosts if self._settings else ()
+            held = {host: view.held[host].record for host in hosts if host in view.held}
+            showing = Showing(
+                issued=[(host, each.pair) for host, each in held.items() if each.pair],
+                challenges=[
+                    (host, view.challenges[host]) for host in hosts if host in view.challenges
+                ],
+                hosts=[Standing.of(host, held.get(host)) for host in hosts],
+            )
+            try:
+                self._show(showing)
+            except CounterfoilError as error:
+                log.error("acme_not_shown", error=str(error))  # noqa: TRY400 - it says all
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if self._settings is None:
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            try:
+                term = self._store.campaign(self._stop)
+                if term is None:
+                    return
+                try:
+                    self._lead(term)
+                finally:
+                    term.resign()
+            except Superseded as error:
+                log.info("acme_superseded", reason=str(error))
+            except StoreUnavailable as error:
+                log.warning("acme_store_unavailable", error=str(error))
+                self._stop.wait(STORE_SECONDS)
+            except Exception:
+                # What nobody foresaw must not be the end of renewals, nor of the data plane.
+                log.exception("acme_broken")
+                self._stop.wait(LOOK_SECONDS)
+
+    def _lead(self, term: Term) -> None:
+        while not self._stop.is_set() and term.held():
+            settings = self._settings
+            if settings is None:
+                return
+            self._wake.clear()
+            wait = self._work(settings, term)
+            self._wake.wait(wait)
+
+    def _work(self, settings: Acme, term: Term) -> float:
+        """Do what is due; in how many seconds to look again."""
+        now = self._clock()
+        if now < self._rest_until:
+            return min(self._rest_until - now, LOOK_SECONDS)
+        held = self._store.load().held
+        due = [host for host in settings.hosts if _order_at(settings, held.get(host)) <= now]
+        asked = [host for host in settings.hosts if _question_at(settings, held.get(host)) <= now]
+        if due or asked:
+            try:
+                authority = self._authority(settings)
+            except (DirectoryUnavailable, DirectoryRefused) as error:
+                waits = [self._failed(host, held.get(host), error) for host in due]
+                self._rest_until = now + min(waits, default=0.0)
+                for host in asked:
+                    if host not in due:
+                        self._not_told(host, held[host], error)
+            else:
+                self._do(settings, authority, term, due, asked)
+            held = self._store.load().held
+        moments = [_order_at(settings, held.get(host)) for host in settings.hosts]
+        moments += [_question_at(settings, held.get(host)) for host in settings.hosts]
+        return min(max(0.0, min(moments) - self._clock()), LOOK_SECONDS)
+
+    def _do(
+        self, settings: Acme, authority: Authority, term: Term, due: list[str], asked: list[str]
+    ) -> None:
+        held = self._store.load().held
+        for host in due:
+            if self._stop.is_set() or not term.held():
+                return
+            self._obtain(settings, authority, host, held.get(host))
+        for host in asked:
+            if self._stop.is_set() or not term.held():
+                return
+            if host not in due:
+                self._ask(authority, host, held[host])
+
+    def _authority(self, settings: Acme) -> Authority:
+        """The account at the directory, which is made where there is none.
+
+        Raises:
+            DirectoryUnavailable: it does not answer.
+            DirectoryRefused: it makes no account for us.
+            StoreUnavailable: the account can't be read or written.
+        """
+        account = self._store.account()
+        if account is None or account.directory != settings.directory:
+            account = Account(settings.directory, Authority.register(settings))
+            self._store.keep_account(account)
+            log.info("acme_account_made", directory=settings.directory)
+        return Authority(account.credentials, settings)
+
+    def _obtain(self, settings: Acme, authority: Authority, host: str, held: Held | None) -> None:
+        """Get a certificate for a name, from where its order stands.
+
+        Raises:
+            Superseded: it is another gateway's turn.
+            StoreUnavailable: what came of it can't be written.
+        """
+        try:
+            if held is None or not _goes_on(settings, held.record):
+                held = self._begin(host, held)
+                if held is None:
+                    return
+                held = self._order(settings, authority, host, held)
+            order, key = held.record.order, held.record.order_key
+            digest = authority.challenge(order)
+            if digest is not None:
+                with self._store.shown(host, pairs.proof(host, digest, self._clock())):
+                    faults.point("acme.before-proof")
+                    authority.prove(order)
+            faults.point("acme.before-certificate")
+            pair = Pair(authority.certificate(order, pairs.request(host, key)), key)
+            not_before, not_after = pairs.lifetime(host, pair)
+        except (DirectoryUnavailable, DirectoryRefused) as error:
+            self._failed(host, held, error)
+            return
+        now = self._clock()
+        issued = Record(
+            pair=pair,
+            directory=settings.directory,
+            issued_at=now,
+            renew_at=schedule.by_lifetime(not_before, not_after, self._draw()),
+        )
+        self._store.keep(host, issued, held)
+        log.info("acme_issued", host=host, until=_text(not_after))
+
+    def _begin(self, host: str, held: Held | None) -> Held | None:
+        """Write down that an order is made, as if it had failed already, for who is killed before
+        its URL is known; None if none may be made now."""
+        now = self._clock()
+        record = held.record if held else Record()
+        wait = self._allowance.wait(now)
+        if wait > 0:
+            self._store.keep(host, replace(record, try_at=now + wait), held)
+            return None
+        rest = self._pace.refused(record.failures + 1, self._draw())
+        begun = replace(record, order="", order_key="", order_directory="", try_at=now + rest)
+        return self._store.keep(host, begun, held)
+
+    def _order(self, settings: Acme, authority: Authority, host: str, held: Held) -> Held:
+        """Make an order, and write it down."""
+        record = held.record
+        follows_on = record.pair is not None and record.directory == settings.directory
+        replaces = record.pair.certificate if record.pair and follows_on else ""
+        faults.point("acme.before-order")
+        ordered = replace(
+            record,
+            order=authority.order(host, replaces),
+            order_key=pairs.new_key(),
+            order_directory=settings.directory,
+            try_at=0.0,
+        )
+        log.info("acme_ordered", host=host, directory=settings.directory)
+        return self._store.keep(host, ordered, held)
+
+    def _failed(
+        self, host: str, held: Held | None, error: DirectoryUnavailable | DirectoryRefused
+    ) -> float:
+        """Write down when to try again, in so many seconds, and why. What serves goes on
+        serving."""
+        record = held.record if held else Record()
+        failures = record.failures + 1
+        if isinstance(error, DirectoryRefused):
+            limited = error.kind in LIMITED
+            wait = self._pace.refused(failures, self._draw(), limited=limited)
+            # It was this order that came to nothing.
+            record = replace(record, order="", order_key="", order_directory="")
+            if error.kind == "accountDoesNotExist":
+                self._store.keep_account(Account("", ""))
+        else:
+            wait = self._pace.unavailable(failures, self._draw())
+        until = pairs.ends(record.pair) if record.pair else None
+        log.warning(
+            "acme_failed",
+            host=host,
+            error=str(error.args[0]),
+            hint=error.hint,
+            failures=failures,
+            next_try_seconds=round(wait),
+            certificate_until=_text(until) if until else None,
+        )
+        trouble = replace(
+            record,
+            failures=failures,
+            try_at=self._clock() + wait,
+            trouble=str(error),
+        )
+        self._store.keep(host, trouble, held)
+        return wait
+
+    def _ask(self, authority: Authority, host: str, held: Held) -> None:
+        """Ask when to renew a certificate. Without an answer, what was known before stands."""
+        record = held.record
+        assert record.pair is not None  # else there is nothing to ask about
+        try:
+            found = authority.renewal(record.pair.certificate)
+        except (DirectoryUnavailable, DirectoryRefused) as error:
+            self._not_told(host, held, error)
+            return
+        now = self._clock()
+        if found is None:
+            asked = replace(record, ask_at=now + schedule.ASK_SECONDS[1])
+        else:
+            window, again = found
+            asked = replace(record, ask_at=now + schedule.ask_again(again))
+            if window != record.window:
+                lifetime = pairs.lifetime(host, record.pair)
+                at = schedule.by_window(window, record.issued_at, lifetime, self._draw())
+                asked = replace(asked, window=window, renew_at=at)
+                log.info("acme_renewal_suggested", host=host, at=_text(at))
+        self._store.keep(host, asked, held)
+
+    def _not_told(self, host: str, held: Held, error: AcmeError) -> None:
+        log.info("acme_renewal_not_told", host=host, error=str(error.args[0]))
+        later = self._clock() + schedule.ASK_AGAIN_SECONDS
+        self._store.keep(host, replace(held.record, ask_at=later), held)
+
+
+def _goes_on(settings: Acme, record: Record) -> bool:
+    """Whether there is an order to go on with."""
+    return bool(record.order) and record.order_directory == settings.directory
+
+
+def _order_at(settings: Acme, held: Held | None) -> float:
+    """When to order a certificate, or to go on with its order: 0 for at once."""
+    if held is None:
+        return 0.0
+    record = held.record
+    if record.pair is None or record.directory != settings.directory:
+        return record.try_at
+    return max(record.try_at, record.renew_at)
+
+
+def _question_at(settings: Acme, held: Held | None) -> float:
+    """When to ask a directory about the renewal of its certificate; never without one."""
+    if held is None or held.record.pair is None or held.record.directory != settings.directory:
+        return math.inf
+    return held.record.ask_at
+
+
+def _text(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
