@@ -167,6 +167,7 @@ class Effects(Outgoing):
         try:
             if self._alone:
                 self._open()
+                self.state.save()
             work(*arguments)
             self._accept()
         except BaseException as error:
@@ -243,8 +244,11 @@ class Effects(Outgoing):
         self.book.undo()
         self._forget_handler()
         if self._alone:  # what was written in the savepoint goes with it
-            self.begin(alone=True)
-            self.forget()
+            self._unwritten = None
+            self._commit.clear()
+            self.state.roll_back()
+            self.timers.forget()
+            self.book.begin(careful=True)
         if self._savepoint is not None:
             savepoint, self._savepoint = self._savepoint, None
             savepoint.__exit__(type(error), error, error.__traceback__)

@@ -17,8 +17,7 @@ from counterfoil.events.log import EventLog
 from counterfoil.events.parallel.parallel import Parallel
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.pipeline_store import PipelineStore
-from counterfoil.events.shares import Share
-from counterfoil.events.terms import processes_of
+from counterfoil.events.terms import shares_of
 from counterfoil.events.topics import AnyTopic
 
 POLL_SECONDS: Final = 0.005
@@ -107,5 +106,5 @@ class ReadModel:
         """Who keeps positions of a topic: of tables each process does, as it has its own copy."""
         if topic.name == self._source.name:
             return [self._name]
-        shares = Share(0, processes_of(self._store.database, self._name)).all
+        shares = shares_of(self._store.database, self._name)
         return [f"{self._name}{share.name}" for share in shares]

@@ -50,6 +50,8 @@ class SharedState(State):
         """What this commit was given, of keys that it has read."""
         self._there: dict[str, bytes | None] = {}
         """What its transaction sees of them now, with what it has written itself."""
+        self._overwritten: dict[str, bytes | object | None] = {}
+        """What its transaction saw of those that it has written since the last savepoint."""
         self._doubted: dict[str, bytes | None] = {}
         """What a commit was given that then came too late."""
         self._contended: set[str] = set()
@@ -63,6 +65,25 @@ class SharedState(State):
         self._there.clear()
         if self._doubted:
             self._look_again()
+
+    def save(self) -> None:
+        """A savepoint has begun: what is written from now on, `roll_back` takes back."""
+        self._overwritten.clear()
+
+    def roll_back(self) -> None:
+        """What was written since `save` is no more.
+
+        What was read stays to be compared: by those handlers that came to their ends, and by the
+        one that failed, which what it has read may have led to.
+        """
+        self._handler.clear()
+        self._commit.clear()
+        for key, before in self._overwritten.items():
+            if before is None or isinstance(before, bytes):
+                self._there[key] = before
+            else:
+                del self._there[key]
+        self._overwritten.clear()
 
     def flush(self) -> None:
         """Write what handlers have changed.
@@ -94,7 +115,9 @@ class SharedState(State):
             written = self.database.executemany(statement, rows) if rows else 0
             if written != len(rows) and statement != _DELETE:
                 raise Contended(f"{self._pipeline}: another process has written the same state")
-        self._there.update(changes)
+        for key, value in changes:
+            self._overwritten.setdefault(key, self._there.get(key, _UNKNOWN))
+            self._there[key] = value
 
     def check(self) -> None:
         """See that what was read and not written is still so, last thing before the commit.

@@ -65,6 +65,13 @@ class State:
         """The handler has failed."""
         self._handler.clear()
 
+    def save(self) -> None:
+        """A savepoint has begun: what is written from now on, `roll_back` takes back."""
+
+    def roll_back(self) -> None:
+        """What was written since `save` is no more."""
+        self.forget()
+
     def flush(self) -> None:
         """Write what handlers have changed; keys in order, so that neighbours share a page."""
         if not self._commit:

@@ -120,12 +120,12 @@ class Term:
         ).fetchone()
 
 
-def processes_of(database: Database, consumer: str) -> int:
-    """In how many processes a pipeline runs, or did so last."""
+def shares_of(database: Database, consumer: str) -> list[Share]:
+    """The shares of the processes in which a pipeline runs, or did so last."""
     row: tuple[int] | None = database.execute(
         "SELECT processes FROM terms WHERE consumer = ?", (consumer,)
     ).fetchone()
-    return 1 if row is None else row[0]
+    return Share(0, 1 if row is None else row[0]).all
 
 
 def interrupt(database: Database, consumer: str) -> None:

@@ -27,8 +27,7 @@ from counterfoil.events.errors import HandlerFailed, StoreUnavailable
 from counterfoil.events.event_time import stored_watermarks
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
-from counterfoil.events.shares import Share
-from counterfoil.events.terms import interrupt, processes_of
+from counterfoil.events.terms import interrupt, shares_of
 from counterfoil.events.timers import buried_timer
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def _handle(
     )
     if pipeline.tables:
         # Each process has them for itself: rows are looked up as the first has them.
-        effects.copy = Share(0, processes_of(store.database, pipeline.name))
+        effects.copy = shares_of(store.database, pipeline.name)[0]
     effects.begin(alone=True)
     if pipeline.event_time is not None:
         effects.watermark_us = stored_watermarks(store.database, pipeline.name).value_us
@@ -204,8 +203,8 @@ def _work(
     if pipeline.timer is not None and (timer := buried_timer(record)) is not None:
         return pipeline.timer, timer, TimerContext(effects, timer, now_us)
     if (table := rows.table_of(record, pipeline.tables)) is not None:
-        copies = processes_of(effects.state.database, pipeline.name)
-        return rows.keep, effects.state, table, record, Share(0, copies).all
+        copies = shares_of(effects.state.database, pipeline.name)
+        return rows.keep, effects.state, table, record, copies
     event, context = pipeline.source.decode(record.value), Context(effects, record, now_us)
     if pipeline.batch:
         return pipeline.handler, [(event, context)]
