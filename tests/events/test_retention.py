@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from counterfoil.engines import RunningEngine
 from counterfoil.events import (
@@ -15,6 +17,8 @@ from counterfoil.events import (
     EmbeddedEvents,
     Events,
     KafkaEvents,
+    LogPipelineRunner,
+    LogUnavailable,
     Message,
     Parallel,
     ParallelRunner,
@@ -23,12 +27,13 @@ from counterfoil.events import (
     Saga,
     SagaCoordinator,
     StepContext,
+    TermOver,
     Topic,
     lag,
 )
 from counterfoil.events.retention import CHUNK, Retention
 
-from .test_exactly_once import Paid
+from .test_exactly_once import PATIENCE_SECONDS, Paid
 
 SHORT = Topic("paid", Paid, partitions=2, retention_seconds=10)
 SECOND_US = 1_000_000
@@ -86,8 +91,10 @@ def test_offsets_go_on_when_all_is_forgotten(
 ) -> None:
     append(range(10), SECOND_US)
     ends = embedded.log().ends("paid")
+    assert embedded.log().begins(SHORT) == {0: 0, 1: 0}
     forget(embedded.retention([SHORT]), 100 * SECOND_US)
     assert left(embedded) == []
+    assert embedded.log().begins(SHORT) == ends
     assert embedded.log().ends("paid") == ends
     append(range(10, 15), 100 * SECOND_US)
     batches = embedded.log().reader([SHORT], lambda _: ends).fetch(10)
@@ -231,8 +238,72 @@ def nothing(event: Paid, step: StepContext) -> None:
 
 
 def test_a_consumer_that_begins_anew_stays_where_it_was(events: Events) -> None:
-    store = events.pipelines()
+    store, log = events.pipelines(), events.log()
+    log.declare([SHORT])
     store.store_positions("reader", "paid", {1: 7})
     for _ in range(2):
-        store.begin("reader", [SHORT])
+        store.begin("reader", [SHORT], log)
     assert store.positions("reader", "paid") == {0: 0, 1: 7}
+
+
+def delete_before(kafka: RunningEngine, topic: str, offset: int) -> None:
+    """What brokers do with what is old, in all partitions at once."""
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    for deletion in admin.delete_records([TopicPartition(topic, 0, offset)]).values():
+        deletion.result(PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("stateless", [False, True], ids=["state", "stateless"])
+@pytest.mark.parametrize("read", [0, 2], ids=["nothing-read", "some-read"])
+def test_what_kafka_has_deleted_before_it_was_read_is_told_and_not_passed_over(
+    engine: Callable[[str], RunningEngine], stateless: bool, read: int
+) -> None:
+    postgres, kafka = engine("postgres"), engine("kafka")
+    name = f"deleted-{uuid.uuid4().hex}"
+    events = KafkaEvents(kafka.address, postgres.address, postgres.secret, application=name)
+    one = Topic("paid", Paid, partitions=1)
+    seen: list[int] = []
+    log, store = events.log(), events.pipelines()
+    log.declare([one])
+
+    def send(number: int) -> None:
+        appender = log.appender("test", 1)
+        value = one.encode(Paid(number, "a", 1))
+        appender.append([Message(number, "paid", "a", value, {}, 1)], appender.position + 1)
+        appender.close()
+
+    def running(pipeline: str) -> PipelineRunner | LogPipelineRunner:
+        handler = Pipeline(
+            pipeline, one, lambda event, _: seen.append(event.id), stateless=stateless
+        )
+        kind = LogPipelineRunner if stateless else PipelineRunner
+        return kind(events.log(), store, handler, lambda: 1)
+
+    def until_seen(runner: PipelineRunner | LogPipelineRunner, number: int) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(seen) < number:
+            runner.step()
+            assert time.monotonic() < deadline
+
+    first = running("count")
+    for number in range(read):
+        send(number)
+    until_seen(first, read)
+    if stateless:
+        first.step()  # which waits for the commit
+    first.close()
+    for number in range(read, 5):
+        send(number)
+    delete_before(kafka, f"{name}.paid", 8)
+    again = running("count")
+    with pytest.raises((LogUnavailable, TermOver), match="deleted") as told:
+        for _ in range(100):
+            again.step()
+    assert f"paid/0: what is between {2 * read and 2 * read - 1} and 8" in str(told.value)
+    again.close()
+    seen.clear()
+    late = running("begun-later")
+    until_seen(late, 1)
+    late.close()
+    assert seen == [4]
+    store.close()

@@ -60,6 +60,9 @@ def topic(event: Any, kind: Format, registry: Remembered | None = None, **more: 
 AVRO, PROTOBUF = (topic(Payment, kind) for kind in FORMATS)
 
 
+MIDNIGHT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
 @settings(max_examples=100, deadline=None)
 @given(PAYMENTS)
 @example(PAYMENT)
@@ -222,6 +225,8 @@ def test_what_protobuf_alone_can_not_hold_is_refused(event: type, said: str) -> 
         ({"paid_at": dt.datetime(2026, 1, 1)}, "paidAt"),
         ({"opens": dt.time(1, tzinfo=dt.UTC)}, "opens"),
         ({"day": None}, "day"),
+        ({"day": MIDNIGHT}, "day"),
+        ({"before": msgspec.structs.replace(PAYMENT, day=MIDNIGHT)}, r"before\.day"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_its_field(

@@ -33,7 +33,7 @@ from counterfoil.events import (
     trial_balance,
 )
 from counterfoil.events.database import Cursor, Database
-from counterfoil.events.tasks.waiting import LEVELS, Taking, Waiting
+from counterfoil.events.tasks.waiting import LEVELS, OLDEST, Taking, Waiting
 from events import resize_tasks
 from events.test_exactly_once import PATIENCE_SECONDS
 
@@ -156,6 +156,26 @@ def test_urgent_tasks_come_first_and_then_those_that_wait_longest(events: Events
     until(worker, lambda: place.left() == 0)
     worker.close()
     assert done == ["high", "early", "late", "low"]
+
+
+@pytest.mark.parametrize("room", [1, 3, 8])
+def test_no_task_waits_for_ever_behind_urgent_ones(events: Events, room: int) -> None:
+    queue = TaskQueue("images", Image, lambda _: None)
+    place = Place(events, queue)
+    for number in range(20):
+        place.put(f"high-{number}", level="high", due_us=100 + number)
+    place.put("low", level="low", due_us=1)
+    place.put("normal", due_us=2)
+    taken: list[str] = []
+    while len(taken) < 22:
+        place.put(f"more-{len(taken)}", level="high", due_us=200)
+        with place.database.transaction():
+            found = place.taking.take(place.now_us, 2 * place.now_us, room)
+        taken += [msgspec.json.decode(task.content, type=Image).name for task in found]
+    assert taken.index("low") < OLDEST + room
+    assert taken.index("normal") < 2 * OLDEST + room
+    urgent = [name for name in taken if name not in ("low", "normal")]
+    assert urgent[:20] == [f"high-{number}" for number in range(20)]
 
 
 def test_a_queue_is_counted_by_what_its_tasks_wait_for(events: Events) -> None:

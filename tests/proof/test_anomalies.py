@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import msgspec
 import pytest
@@ -135,6 +136,29 @@ def test_a_client_that_went_back_may_read_again() -> None:
     assert check(history).holds
 
 
+@pytest.mark.parametrize("outcome", ["aborted", "unknown"])
+def test_a_skip_right_after_a_placement_is_found(outcome: Literal["aborted", "unknown"]) -> None:
+    sends = committed(0, ONE, TWO, Send(0, 3, 2), Send(0, 4, 3))
+    log = final((0, 0, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4))
+    first = committed(1, poll((0, 0, 1)))
+    undone = Transaction(1, outcome, (poll((0, 1, 2), (0, 2, 3)),))
+    again = committed(1, poll((0, 1, 2), (0, 2, 3), (0, 3, 4)), placed=True)
+    assert check(History((sends, first, undone, again), log)).holds
+    on = committed(1, poll((0, 3, 4)), placed=True)
+    verdict = check(History((sends, first, undone, on), log))
+    assert verdict.counts == {"poll-skip": 1}
+    assert "past 1, 2 in all" in verdict.anomalies[0].what
+    back = committed(1, poll((0, 0, 1), (0, 1, 2)), placed=True)
+    assert check(History((sends, first, undone, back), log)).counts == {"nonmonotonic-poll": 1}
+
+
+def test_a_skip_at_the_very_beginning_is_found() -> None:
+    history = History(
+        (committed(0, ONE, TWO), committed(1, poll((0, 1, 2)))), final((0, 0, 1), (0, 1, 2))
+    )
+    assert check(history).counts == {"poll-skip": 1}
+
+
 def test_a_history_without_reads_proves_nothing() -> None:
     assert not check(History((), ())).holds
     assert not check(History((committed(0, ONE),), final((0, 0, 1)))).holds
@@ -236,6 +260,7 @@ CAUGHT = {
     "read-uncommitted": "G1a",
     "send-twice": "duplicate",
     "skip-polls": "poll-skip",
+    "skip-placed": "poll-skip",
     "rewind": "nonmonotonic-poll",
     "claim-commit": "lost-write",
 }

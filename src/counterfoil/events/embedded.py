@@ -159,6 +159,16 @@ class EmbeddedLog:
         """Up to where each source has been appended."""
         return dict(self._database.execute("SELECT name, position FROM sources"))
 
+    def begins(self, topic: AnyTopic) -> dict[int, int]:
+        """The offset of each partition's oldest record that is kept, or will be."""
+        kept = self._database.execute(
+            "SELECT partition, coalesce((SELECT last + 1 - number FROM record_batches AS batch "
+            "WHERE batch.topic = ends.topic AND batch.partition = ends.partition "
+            "ORDER BY last LIMIT 1), next) FROM ends WHERE topic = ?",
+            (topic.name,),
+        )
+        return dict.fromkeys(range(topic.partitions), 0) | dict(kept)
+
     def ends(self, topic: str) -> dict[int, int]:
         """The next offset of each partition."""
         return dict(

@@ -118,12 +118,16 @@ def topics(log: EventLog, declared: Sequence[AnyTopic]) -> list[TopicView]:
 def read(log: EventLog, topic: AnyTopic, positions: Mapping[int, int]) -> Iterator[Record]:
     """The records of a topic from some offsets to its end as it is now, in each partition's order.
 
-    A partition that is not named is left out. Nobody's position is moved.
+    A partition that is not named is left out. Nobody's position is moved, and what is not kept any
+    more is not missed.
     """
-    ends = log.ends(topic.name)
-    left = {number for number in positions if positions[number] < ends.get(number, 0)}
+    begins, ends = log.begins(topic), log.ends(topic.name)
     # A partition that is not wanted is read from its end, which is not behind its end.
-    begin = {number: positions.get(number, ends.get(number, 0)) for number in ends}
+    begin = {
+        number: max(positions.get(number, end), begins.get(number, 0))
+        for number, end in ends.items()
+    }
+    left = {number for number in positions if begin.get(number, 0) < ends.get(number, 0)}
     idle_since = time.monotonic()
     with closing(log.reader([topic], lambda _: begin)) as reader:
         while left and time.monotonic() - idle_since < IDLE_SECONDS:

@@ -13,7 +13,7 @@ import json
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,9 +25,9 @@ from counterfoil.events.kafka_client import (
     TRANSACTION_MS,
     Reported,
     begin_at,
+    bounds,
     give_up,
     looker,
-    once_led,
     produce,
     reader_settings,
     record_of,
@@ -45,7 +45,7 @@ from counterfoil.events.topics import AnyTopic, declare_schemas, no_topic, parti
 from counterfoil.kafka_access import KafkaAccess
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Producer, TopicPartition
+    from confluent_kafka import Producer, TopicPartition
 
 COPY_SECONDS: Final = 60.0
 EARLY_MS: Final = 60_000
@@ -173,6 +173,17 @@ class KafkaLog:
                     return record
         return None
 
+    def begins(self, topic: AnyTopic) -> dict[int, int]:
+        """The offset of each partition's oldest record that is kept, or will be."""
+        from confluent_kafka import TopicPartition  # noqa: PLC0415
+
+        name = self._named(topic.name)
+        with closing(looker(self._connection)) as consumer, Reported():
+            return {
+                number: bounds(consumer, TopicPartition(name, number))[0]
+                for number in range(topic.partitions)
+            }
+
     def ends(self, topic: str) -> dict[int, int]:
         """The next offset of each partition."""
         from confluent_kafka import TopicPartition  # noqa: PLC0415
@@ -180,7 +191,7 @@ class KafkaLog:
         name = self._named(topic)
         with closing(looker(self._connection)) as consumer, Reported():
             known = consumer.list_topics(name, timeout=CALL_SECONDS).topics[name].partitions
-            return {number: _end(consumer, TopicPartition(name, number)) for number in known}
+            return {number: bounds(consumer, TopicPartition(name, number))[1] for number in known}
 
     def offsets_at(self, topic: AnyTopic, time_us: int) -> dict[int, int]:
         """The offset of each partition from which on records have come in since that time."""
@@ -194,7 +205,7 @@ class KafkaLog:
         with closing(looker(self._connection)) as consumer, Reported():
             found = consumer.offsets_for_times(wanted, timeout=CALL_SECONDS)
             return {
-                each.partition: each.offset if each.offset >= 0 else _end(consumer, each)
+                each.partition: each.offset if each.offset >= 0 else bounds(consumer, each)[1]
                 for each in found
             }
 
@@ -259,6 +270,16 @@ class KafkaLog:
             self._find(message.topic)
         name, partitions = self._places[message.topic]
         return name, partition_of(message.key, partitions)
+
+    def check(self, topic: str) -> None:
+        """See that there is a topic; a cluster that doesn't answer says nothing against it.
+
+        Raises:
+            EventsError: there is none.
+        """
+        if topic not in self._places:
+            with suppress(LogUnavailable):
+                self._find(topic)
 
     def _find(self, topic: str) -> None:
         """Ask for a topic that this process has not declared, but others have before it."""
@@ -371,8 +392,3 @@ def _last_position(connection: dict[str, Any], topic: str) -> int:
         for message in until_end(consumer):
             position = json.loads(message.value() or b"{}")["position"]
     return position
-
-
-def _end(consumer: "Consumer", partition: "TopicPartition") -> int:
-    """The next offset of a partition."""
-    return once_led(lambda: consumer.get_watermark_offsets(partition, timeout=CALL_SECONDS))[1]

@@ -124,6 +124,11 @@ def once_led(ask: Callable[[], Answer]) -> Answer:
             time.sleep(FETCH_SECONDS)
 
 
+def bounds(consumer: "Consumer", partition: "TopicPartition") -> tuple[int, int]:
+    """The offset of a partition's oldest record, and the next one's."""
+    return once_led(lambda: consumer.get_watermark_offsets(partition, timeout=CALL_SECONDS))
+
+
 def begin_at(consumer: "Consumer", places: "list[TopicPartition]") -> None:
     """Let a consumer read partitions, each from its offset or its `OFFSET_BEGINNING` on.
 

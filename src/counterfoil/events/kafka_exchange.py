@@ -36,6 +36,7 @@ from counterfoil.events.kafka_client import (
     TRANSACTION_MS,
     Reported,
     begin_at,
+    bounds,
     give_up,
     looker,
     produce,
@@ -89,6 +90,7 @@ class KafkaExchange:
             place: end for place, end in found.positions.items() if share.has(place[1])
         }
         """(topic, partition) to the next offset, as committed."""
+        self._begin(connection, names, share)
         self._reader = KafkaReader(settings, names, self._stored, share)
         self._commits = ThreadPoolExecutor(1, thread_name_prefix=f"commit {transactional_id}")
         self._committing: Future[None] | None = None
@@ -155,6 +157,31 @@ class KafkaExchange:
                 self._positions_topic, partition=0, key=f"of {of}".encode(), value=b"{}"
             )
             self._producer.commit_transaction(COMMIT_SECONDS)
+
+    def _begin(
+        self, connection: dict[str, Any], names: Mapping[str, AnyTopic], share: Share
+    ) -> None:
+        """Note where partitions begin that have no position yet: what retention deletes from then
+        on before it was read, is missed."""
+        from confluent_kafka import TopicPartition  # noqa: PLC0415
+
+        unread = [
+            (name, topic.name, number)
+            for name, topic in names.items()
+            for number in filter(share.has, range(topic.partitions))
+            if (topic.name, number) not in self.positions
+        ]
+        if not unread:
+            return
+        with closing(looker(connection)) as consumer, Reported(TermOver):
+            begun = {
+                (topic, number): bounds(consumer, TopicPartition(name, number))[0]
+                for name, topic, number in unread
+            }
+            self._producer.begin_transaction()
+            _move(self._producer, self._positions_topic, begun)
+            self._producer.commit_transaction(COMMIT_SECONDS)
+        self.positions |= begun
 
     def _stored(self, topic: str) -> Mapping[int, int]:
         return {number: end for (name, number), end in self.positions.items() if name == topic}

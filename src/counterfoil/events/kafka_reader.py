@@ -3,12 +3,14 @@
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from counterfoil.events.errors import LogUnavailable
 from counterfoil.events.kafka_client import (
     FETCH_SECONDS,
     Reported,
     begin_at,
+    bounds,
     raise_for,
     record_of,
 )
@@ -16,6 +18,9 @@ from counterfoil.events.log import Positions
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message as KafkaMessage
 
 PORTION: Final = 256
 """Messages taken from the client at once. Python's garbage collector looks at its objects, not at
@@ -103,13 +108,31 @@ class KafkaReader:
         names = self._names
         for message in found:
             if message.error() is not None:
+                self._see_whether_deleted(message)
                 raise_for(message)
             record = record_of(message, names[message.topic() or ""])
             records[record.topic, record.partition].append(record)
         return len(found)
 
+    def _see_whether_deleted(self, message: "KafkaMessage") -> None:
+        """Raise LogUnavailable if it says that a position is not in the log any more."""
+        from confluent_kafka import KafkaError, TopicPartition  # noqa: PLC0415
+
+        error, name, number = message.error(), message.topic(), message.partition()
+        gone = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET)
+        if error is None or error.code() not in gone or name not in self._names or number is None:
+            return
+        oldest, _ = bounds(self._consumer, TopicPartition(name, number))
+        place, following = (self._names[name], number), self._next[self._names[name], number]
+        if following < oldest:
+            raise LogUnavailable(
+                f"Kafka: {place[0]}/{number}: what is between {following} and {oldest} was deleted "
+                "by the topic's retention before it was read here",
+                hint='docs/events.md, "In production", says how to go on without it',
+            )
+
     def _place(self) -> None:
-        """Put every partition to its stored position, or to its beginning."""
+        """Put every partition to its stored position, or without one to its oldest record."""
         from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
 
         partitions: list[TopicPartition] = []
@@ -117,9 +140,9 @@ class KafkaReader:
             stored = self._positions(topic.name)
             share = ALL if topic.name in self._whole else self._share
             for number in filter(share.has, range(topic.partitions)):
-                following = stored.get(number, 0)
-                self._next[topic.name, number] = following
-                partitions.append(TopicPartition(name, number, following or OFFSET_BEGINNING))
+                self._next[topic.name, number] = stored.get(number, 0)
+                following = stored.get(number, OFFSET_BEGINNING)
+                partitions.append(TopicPartition(name, number, following))
         with Reported():
             begin_at(self._consumer, partitions)
         self._placed = True

@@ -12,7 +12,9 @@ from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
 Positions = Callable[[str], Mapping[int, int]]
-"""Tells, for a topic, the next offset to be read of each partition; none means the beginning."""
+"""Tells, for a topic, the next offset to be read of each partition.
+
+None means the oldest record that is kept, and 0 the very first: it must be there."""
 
 
 class Appender(Protocol):
@@ -134,6 +136,10 @@ class EventLog(Protocol):
         """The first record of an event, made not long before `since_us`."""
         ...
 
+    def begins(self, topic: AnyTopic) -> dict[int, int]:
+        """The offset of each partition's oldest record that is kept, or will be."""
+        ...
+
     def ends(self, topic: str) -> dict[int, int]:
         """The next offset of each partition."""
         ...
@@ -153,6 +159,14 @@ class EventLog(Protocol):
 @runtime_checkable
 class ExchangeLog(EventLog, Protocol):
     """A log with transactions that stateless pipelines can do with alone."""
+
+    def check(self, topic: str) -> None:
+        """See that there is a topic, unless nobody answers.
+
+        Raises:
+            EventsError: there is none.
+        """
+        ...
 
     def exchange(self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL) -> Exchange:
         """Begin a term of `consumer` over a share of `topics`; earlier terms over it are over."""

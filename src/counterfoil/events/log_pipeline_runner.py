@@ -49,7 +49,7 @@ class LogPipelineRunner:
         self._told: Future[None] | None = None
         self._told_us = 0
         self._over = False
-        self._outgoing = Outgoing(pipeline.name)
+        self._outgoing = Outgoing(pipeline.name, event_log.check)
         context = partial(StatelessContext, self._outgoing)
         self._handling = Handling(pipeline, self._outgoing, context, self._bury)
         topics = pipeline.topics()

@@ -14,8 +14,11 @@ T = TypeVar("T")
 class Outgoing:
     """The messages of the commit at work of `pipeline`: all that a stateless one does."""
 
-    def __init__(self, pipeline: str) -> None:
+    def __init__(self, pipeline: str, check: Callable[[str], None] | None = None) -> None:
+        """`check` raises for a topic that does not exist, the first time that it is sent to."""
         self.pipeline = pipeline
+        self.check = check
+        self.checked: set[str] = set()
         self.numbers: dict[tuple[object, str], int] = {}
         """How many events each context has emitted to each topic, in the handler at work."""
         self._handler: list[Message] = []
@@ -69,8 +72,12 @@ class StatelessContext:
 
         Raises:
             InvalidEvent: it does not fit its topic, is too large, or has a key that is no text.
+            EventsError: there is no such topic.
         """
         record, outgoing = self.record, self._outgoing
+        if outgoing.check is not None and topic.name not in outgoing.checked:
+            outgoing.check(topic.name)
+            outgoing.checked.add(topic.name)
         headers = record.headers.copy()
         headers["caused-by"] = str(record.event_id)
         content = topic.encode(value)

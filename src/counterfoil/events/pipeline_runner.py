@@ -81,8 +81,8 @@ class PipelineRunner:
             share=share,
         )
         topics = pipeline.topics()
-        store.begin(pipeline.name, [*pipeline.tables, topics[0]])
         event_log.declare([*pipeline.tables, *topics])
+        store.begin(pipeline.name, topics[:1], event_log)
         self._reader = PipelineReader(
             store.log or event_log,
             pipeline.tables,
@@ -95,6 +95,7 @@ class PipelineRunner:
                 self._term.enter()
                 rows.drop_copies(store.database, pipeline.name, pipeline.tables, share.of)
             self._term.committed()
+            store.begin(f"{pipeline.name}{share.name}", pipeline.tables, event_log)
 
     def step(self) -> int:
         """Handle at most a batch from each partition, and fire the timers that are due.

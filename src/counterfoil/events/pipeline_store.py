@@ -86,21 +86,23 @@ class PipelineStore:
             ).fetchall()
         )
 
-    def begin(self, consumer: str, topics: Iterable[AnyTopic]) -> None:
-        """Give `consumer` a position in each partition of `topics`: 0 where it has none.
+    def begin(self, consumer: str, topics: Iterable[AnyTopic], log: EventLog) -> None:
+        """Give `consumer` a position in each partition of `topics`: where it has none, the oldest
+        record's in `log`, which knows the topics.
 
         From then on retention keeps what it has not read and `lag` tells of it, though it may not
-        be able to commit anything for a long time.
+        be able to commit anything for a long time. Where brokers delete by time alone, it is told
+        what they have deleted before it was read.
         """
-        missing = [
-            (consumer, topic.name, partition)
-            for topic in topics
-            for partition in set(range(topic.partitions))
-            - set(self.positions(consumer, topic.name))
-        ]
-        if missing:  # as it is once in a consumer's life: without the write lock otherwise
+        missing: list[tuple[object, ...]] = []
+        for topic in topics:
+            partitions = set(range(topic.partitions)) - set(self.positions(consumer, topic.name))
+            if partitions:  # as it is once in a consumer's life: nothing is asked otherwise
+                begins = log.begins(topic)
+                missing += [(consumer, topic.name, number, begins[number]) for number in partitions]
+        if missing:
             self.database.executemany(
-                "INSERT INTO offsets VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", missing
+                "INSERT INTO offsets VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", missing
             )
 
     def forget(self, consumer: str) -> int:

@@ -45,7 +45,7 @@ class Storing:
         self._name = application.lake_name(table)
         self._store = store
         self._now_us = now_us
-        store.begin(GROUP, [topic])
+        store.begin(GROUP, [topic], event_log)
         self._writer = LakeWriter(lake, self._table, engine)
         retries, _ = application.lake_topics(table)
         self._readers = [

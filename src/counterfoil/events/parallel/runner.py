@@ -64,8 +64,8 @@ class ParallelRunner:
         self._ended: BaseException | None = None
         """Why nothing is fetched any more."""
         topics = parallel.topics()[:2]
-        store.begin(parallel.name, topics[:1])
         event_log.declare(parallel.topics())
+        store.begin(parallel.name, topics[:1], event_log)
         with store.database.transaction():
             self._commits = count_commit(store.database, parallel.name)
             positions = {each.name: store.positions(parallel.name, each.name) for each in topics}

@@ -92,8 +92,8 @@ class ChoreographyTracer:
         )
         topics: list[Any] = [choreography.source, *choreography.signs]
         consumer = choreography.consumer
-        store.begin(consumer, topics)
         log.declare(topics)
+        store.begin(consumer, topics, log)
         self._reader = log.reader(topics, lambda topic: store.positions(consumer, topic))
 
     def step(self) -> int:

@@ -57,8 +57,8 @@ class SagaCoordinator:
         self._answers = {topic.name for topic in saga.answers()}
         self._forgetting = Forgetting(self._instances, saga.name, saga.retention_seconds)
         topics = [saga.source, *saga.own_topics()[:1], *saga.answers()]
-        store.begin(saga.consumer, [saga.source, *saga.answers()])
         event_log.declare([*topics, *saga.own_topics()[1:], *saga.requests()])
+        store.begin(saga.consumer, [saga.source, *saga.answers()], event_log)
         self._reader = event_log.reader(topics, lambda topic: store.positions(saga.consumer, topic))
 
     def step(self) -> int:

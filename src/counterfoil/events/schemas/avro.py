@@ -9,6 +9,7 @@ import datetime as dt
 import io
 import json
 import uuid
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Final, cast
 
@@ -19,13 +20,14 @@ from fastavro.validation import ValidationError
 from counterfoil.events.errors import InvalidEvent, UndecodableEvent
 from counterfoil.events.schemas.avro_compatibility import (
     incompatibilities,
+    is_union,
     name_of,
     named_types,
 )
 from counterfoil.events.schemas.avro_schema import avro_schema
 from counterfoil.events.schemas.codec import Read, RegisteredCodec
 from counterfoil.events.schemas.schema import Incompatibility, Schema
-from counterfoil.events.schemas.structs import check_times
+from counterfoil.events.schemas.structs import below, check_times
 
 _TIMES: Final = frozenset({"timestamp-micros", "time-micros"})
 _BUILTIN: Final = (bytes, dt.datetime, dt.date, dt.time, uuid.UUID, Decimal)
@@ -41,6 +43,8 @@ class AvroCodec(RegisteredCodec):
         text = json.dumps(self._document, separators=(",", ":"))
         self._parsed: Any = fastavro.parse_schema(copy.deepcopy(self._document))
         self._has_times = any(f'"{each}"' in text for each in _TIMES)
+        self._named = {name_of(each): each for each in named_types(self._document)}
+        self._has_days = '"logicalType":"date"' in text
         super().__init__(Schema("AVRO", text))
 
     def write(self, value: Any) -> bytes:
@@ -52,6 +56,8 @@ class AvroCodec(RegisteredCodec):
         datum = msgspec.to_builtins(value, builtin_types=_BUILTIN)
         if self._has_times:
             check_times(datum)
+        if self._has_days:
+            self._check_days(self._document, datum, "")
         buffer = io.BytesIO()
         try:
             # A tuple is one of our arrays, never the library's way to name a union's branch.
@@ -84,6 +90,32 @@ class AvroCodec(RegisteredCodec):
             return cast("Any", msgspec.convert(datum, event))
 
         return decode
+
+    def _check_days(self, schema: Any, datum: Any, path: str) -> None:
+        """Refuse a moment in the place of a day: the library would cut it, in whatever zone it is.
+
+        What does not fit the schema otherwise is left to the library.
+        """
+        if is_union(schema):
+            (schema,) = (branch for branch in schema if branch != "null")
+        if isinstance(schema, str):
+            schema = self._named.get(schema)
+        match schema, datum:
+            case {"logicalType": "date"}, dt.datetime():
+                raise InvalidEvent(f"{path}: is a day, and not a moment", hint="send its .date()")
+            case {"type": "record", "fields": fields}, dict():
+                known = cast("dict[str, Any]", datum)
+                for field in fields:
+                    name = field["name"]
+                    self._check_days(field["type"], known.get(name), below(path, name))
+            case {"type": "array", "items": items}, list() | tuple() | set() | frozenset():
+                for each in cast("Iterable[Any]", datum):
+                    self._check_days(items, each, f"{path}[]")
+            case {"type": "map", "values": values}, dict():
+                for each in cast("dict[str, Any]", datum).values():
+                    self._check_days(values, each, f"{path}{{}}")
+            case _:
+                pass
 
     def _misfit(self, datum: Any, error: Exception) -> str:
         """Which fields do not fit; their values are nobody's business."""

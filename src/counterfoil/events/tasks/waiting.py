@@ -3,8 +3,16 @@
 A task that is worked on is one that is not visible until its lease ends. Each time it is taken its
 `attempt` grows, and whoever took it must name that attempt to extend, finish or fail it: a worker
 whose lease has run out changes nothing any more. What is finished is deleted.
+
+Urgent tasks come first, but not always, or those of low priority would wait for as long as urgent
+ones keep coming. Every tenth that a worker takes is the one that has waited longest, whatever its
+priority: a task is taken after ten times as many others, at most, as were due before it. A bound
+on time instead would turn round once there is more to do than workers can: all would be overdue,
+and the urgent ones among them wait for all that came before.
 """
 
+import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -25,6 +33,10 @@ CREATE INDEX IF NOT EXISTS tasks_by_visibility ON tasks (queue, level, visible_u
 """
 
 
+OLDEST: Final = 10
+"""Of so many tasks that a worker takes, one is the oldest: urgent ones have nine tenths of it."""
+
+
 class Task(msgspec.Struct, frozen=True):
     """A task as it was taken."""
 
@@ -32,6 +44,8 @@ class Task(msgspec.Struct, frozen=True):
     attempt: int
     content: bytes
     sent_us: int
+    visible_us: int
+    """When it could be taken."""
 
 
 class _Session(Protocol):
@@ -64,6 +78,8 @@ class Taking:
     def __init__(self, database: Database, queue: str) -> None:
         self._database = database
         self._queue = queue
+        self._number = 0
+        """How many were taken."""
         database.create([SCHEMA])
 
     def due(self, now_us: int) -> bool:
@@ -71,18 +87,17 @@ class Taking:
         return any(self._visible(level, now_us, 1, lock=False) for level in LEVELS.values())
 
     def take(self, now_us: int, until_us: int, limit: int) -> list[Task]:
-        """Take tasks that are due until a time, in the caller's transaction: urgent ones first,
-        and of those the ones that have waited longest."""
-        taken: list[Task] = []
+        """Take tasks that are due until a time, in the caller's transaction: the one that has
+        waited longest where it is its turn, then urgent ones, and of those the oldest first."""
+        turns = (self._number + limit) // OLDEST - self._number // OLDEST
+        shares = self._oldest(now_us, turns) if turns else {}
+        taken = self._take(shares, now_us, until_us)
         for level in LEVELS.values():
-            taken += self._visible(level, now_us, limit - len(taken), lock=True)
             if len(taken) == limit:
                 break
-        self._database.executemany(
-            "UPDATE tasks SET visible_us = ?, attempt = attempt + 1, taken_us = ? WHERE id = ?",
-            [(until_us, now_us, task.id) for task in taken],
-        )
-        return [msgspec.structs.replace(task, attempt=task.attempt + 1) for task in taken]
+            taken += self._take({level: limit - len(taken)}, now_us, until_us)
+        self._number += len(taken)
+        return taken
 
     def extend(self, tasks: Iterable[Task], until_us: int) -> None:
         """Keep tasks for longer, in the caller's transaction."""
@@ -105,12 +120,37 @@ class Taking:
             (visible_us, task.id, task.attempt),
         )
 
+    def _oldest(self, now_us: int, number: int) -> dict[int, int]:
+        """How many of each level are among the oldest, as many as `number`."""
+        due = heapq.nsmallest(
+            number,
+            [
+                (task.visible_us, level)
+                for level in LEVELS.values()
+                for task in self._visible(level, now_us, number, lock=False)
+            ],
+        )
+        return Counter(level for _, level in due)
+
+    def _take(self, shares: Mapping[int, int], now_us: int, until_us: int) -> list[Task]:
+        """The oldest of some levels, so many of each."""
+        taken = [
+            task
+            for level, number in sorted(shares.items())
+            for task in self._visible(level, now_us, number, lock=True)
+        ]
+        self._database.executemany(
+            "UPDATE tasks SET visible_us = ?, attempt = attempt + 1, taken_us = ? WHERE id = ?",
+            [(until_us, now_us, task.id) for task in taken],
+        )
+        return [msgspec.structs.replace(task, attempt=task.attempt + 1) for task in taken]
+
     def _visible(self, level: int, now_us: int, limit: int, *, lock: bool) -> list[Task]:
         read = self._database.lock_rows if lock else self._database.execute
         return [
             Task(*row)
             for row in read(
-                "SELECT id, attempt, content, sent_us FROM tasks "
+                "SELECT id, attempt, content, sent_us, visible_us FROM tasks "
                 "WHERE queue = ? AND level = ? AND visible_us <= ? ORDER BY visible_us, id LIMIT ?",
                 (self._queue, level, now_us, limit),
             ).fetchall()

@@ -200,31 +200,40 @@ def _lost_and_torn(facts: _Facts) -> Iterator[Anomaly]:
 
 
 def _orders_of_clients(facts: _Facts) -> Iterator[Anomaly]:
-    """A client's polls go on where the last one ended, and its sends stand in its own order."""
+    """A client's polls go on where the last one ended, and its sends stand in its own order.
+
+    The first poll of all begins at the beginning, and the first one after a placement where the
+    client's last committed transaction had ended: neither may pass anything over.
+    """
     committed = {partition: sorted(values) for partition, values in facts.log.items()}
-    polled: dict[tuple[int, int], tuple[int, int]] = {}
+    polled: dict[tuple[int, int], tuple[int, int | None]] = {}
+    taken: dict[int, dict[tuple[int, int], tuple[int, int | None]]] = defaultdict(dict)
+    """How far the committed transactions of each client have come."""
     sent: dict[tuple[int, int], tuple[int, int]] = {}
     for number, transaction in enumerate(facts.transactions):
+        client = transaction.client
         if transaction.placed:
-            polled = {place: at for place, at in polled.items() if place[0] != transaction.client}
+            polled = {place: at for place, at in polled.items() if place[0] != client}
+            polled |= taken[client]
         for action in transaction.actions:
             if isinstance(action, Send):
                 yield from _sent_in_order(sent, transaction.client, number, action)
                 continue
             for record in action.records:
-                place = (transaction.client, record.partition)
-                before, earlier = polled.get(place, (None, None))
+                place = (client, record.partition)
+                before, earlier = polled.get(place, (-1, None))
                 polled[place] = (record.offset, number)
-                if before is None:
-                    continue
                 involved = _known(earlier, number)
-                where = f"client {transaction.client}, {record.partition}/{record.offset}"
+                after = "as the first" if before < 0 else f"after {before}"
+                where = f"client {client}, {record.partition}/{record.offset} {after}"
                 if record.offset <= before:
-                    yield Anomaly("nonmonotonic-poll", f"{where} after {before}", involved)
+                    yield Anomaly("nonmonotonic-poll", where, involved)
                 skipped = _between(committed.get(record.partition, []), before, record.offset)
                 if skipped:
-                    what = f"{where} after {before}: past {skipped[0]}, {len(skipped)} in all"
+                    what = f"{where}: past {skipped[0]}, {len(skipped)} in all"
                     yield Anomaly("poll-skip", what, involved)
+        if transaction.outcome == "committed":
+            taken[client] = {place: at for place, at in polled.items() if place[0] == client}
 
 
 def _sent_in_order(

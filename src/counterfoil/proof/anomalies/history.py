@@ -38,7 +38,8 @@ class Transaction(msgspec.Struct, frozen=True):
     """`unknown`: the client got no answer that says."""
     actions: tuple[Send | Poll, ...]
     placed: bool = False
-    """Whether the client went back to an earlier position before this transaction's polls."""
+    """Whether the client was put, before this transaction's polls, to where its last committed
+    transaction had ended, as a consumer is that takes a partition over."""
 
 
 class History(msgspec.Struct, frozen=True):

@@ -37,6 +37,7 @@ SEEDED: Final[Mapping[str, str]] = MappingProxyType(
         "read-uncommitted": "consumers read what is not committed (G1a)",
         "send-twice": "a client sends again what was committed (duplicate)",
         "skip-polls": "a client moves on without what it was given (poll-skip)",
+        "skip-placed": "a client takes up a partition behind where it had come to (poll-skip)",
         "rewind": "a client reads again without having gone back (nonmonotonic-poll)",
         "claim-commit": "a client takes an aborted transaction for a committed one (lost-write)",
     }
@@ -148,6 +149,8 @@ class _Client:
             while self._numbers.transaction():
                 if placed:
                     self._place()
+                    if self._strikes("skip-placed"):
+                        self._took(self._consumer.consume(POLLED, POLL_SECONDS))
                 transaction = self._transaction(placed=placed)
                 seen.append(transaction)
                 placed = transaction.outcome != "committed"
