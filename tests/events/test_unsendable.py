@@ -5,13 +5,17 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from counterfoil.engines import RunningEngine
 from counterfoil.events import (
     Command,
     Context,
@@ -41,6 +45,7 @@ from .test_exactly_once import (
     SEEN,
     TOPIC,
     Paid,
+    append,
     handle,
     make_log,
     message,
@@ -206,8 +211,46 @@ def test_events_of_a_topic_that_is_no_longer_declared_leave_the_outbox(events: E
     appender.close()
     assert [each.event_id for each in records(events, gone, 1)] == [1]
 
-    (EventsError,)
-    (ExchangeLog,)
-    (InvalidEvent,)
-    (KafkaEvents,)
-    (LogPipelineRunner,)
+
+def test_what_pipelines_send_beside_kafka_goes_to_declared_topics_alone(
+    engine: Callable[[str], RunningEngine],
+) -> None:
+    postgres = engine("postgres")
+    application = f"test-{uuid.uuid4().hex}"
+    events = KafkaEvents(
+        "127.0.0.1:1", postgres.address, postgres.secret, application, topics=[TOPIC]
+    )
+    with closing(events.pipelines()) as pipelines:
+        pipelines.send([message(1)])
+        with pytest.raises(EventsError, match="no topic 'elsewhere'"):
+            pipelines.send([msgspec.structs.replace(message(2), topic="elsewhere")])
+        rows = pipelines.database.execute("SELECT event_id FROM outbox").fetchall()
+    assert rows == [(1,)]
+
+
+NOWHERE = Topic("nowhere", Paid)
+
+
+def test_what_a_stateless_handler_sends_to_a_topic_that_does_not_exist_holds_up_nothing(
+    events: Events,
+) -> None:
+    def send_on(event: Paid, context: Context) -> None:
+        context.emit(NOWHERE if event.id == 2 else SEEN, event, key="a")
+
+    log = make_log(events)
+    pipeline = Pipeline("send", TOPIC, send_on, stateless=True, tries=1)
+    store = events.pipelines()
+    kind = LogPipelineRunner if isinstance(log, ExchangeLog) else PipelineRunner
+    append(log, [message(number) for number in (1, 2, 3)])
+    seconds = itertools.count(1_000_000, 1_000_000)
+    runner = kind(log, store, pipeline, lambda: next(seconds))  # type: ignore[arg-type]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    letters = DeadLetters(store)
+    while not letters.list():
+        runner.step()
+        assert time.monotonic() < deadline
+    runner.step()
+    runner.close()
+    assert {each.event_id for each in records(events, SEEN, 2)} == {1, 3}
+    (letter,) = letters.list()
+    assert (letter.event_id, letter.error.splitlines()[0]) == (2, "EventsError: no topic 'nowhere'")
