@@ -135,6 +135,22 @@ def test_an_instance_is_asked_again_when_it_says_if_that_is_soon() -> None:
         assert time.monotonic() - began >= 1.0
 
 
+def test_waiting_as_an_instance_asks_takes_none_of_the_time_that_it_has_for_its_answer() -> None:
+    def answer(asked: Asked, connection: socket.socket) -> None:
+        if len(server.asked) == 2:
+            good(asked, connection)
+        else:
+            connection.sendall(BUSY[:-2] + b"retry-after: 1\r\n\r\n")
+
+    with instances(answer, attempts=2, attempt_timeout_seconds=0.9) as (client, (server,), _):
+        assert client.get("/x").is_success
+    with instances(answer, request_timeout_seconds=0.9) as (client, (server,), _):
+        began = time.monotonic()
+        assert client.get("/x").status_code == 503, "what is asked for is more than there is"
+        assert time.monotonic() - began < 0.9
+        assert len(server.asked) == 1
+
+
 def test_an_instance_that_wants_to_be_left_alone_for_long_is_and_another_is_asked_at_once() -> None:
     def away(_: Asked, connection: socket.socket) -> None:
         connection.sendall(BUSY[:-2] + b"retry-after: 30\r\n\r\n")

@@ -84,7 +84,7 @@ pub async fn attempt(
     let mut missed =
         Missed::new(StatusCode::SERVICE_UNAVAILABLE, "no instance of the service is there", false);
     for number in 1..=upstream.config.attempts {
-        let now = if number == 1 && !waited { seen.started } else { Instant::now() };
+        let mut now = if number == 1 && !waited { seen.started } else { Instant::now() };
         if until.is_some_and(|until| now >= until) {
             if number == 1 {
                 let detail = "the request's time was over before the service could be asked";
@@ -96,10 +96,12 @@ pub async fn attempt(
             break;
         };
         if let Some(wait) = missed.retry_after.filter(|_| under_way.is_at(seen.endpoint.as_deref())) {
-            if wait > RETRY_AFTER_LIMIT {
+            if wait > RETRY_AFTER_LIMIT || until.is_some_and(|until| now + wait >= until) {
                 break;
             }
             tokio::time::sleep(wait).await;
+            // What an instance has asked for is none of the time that it has for its answer.
+            now = Instant::now();
         }
         // Before it is asked: if the client hangs up meanwhile, the stub tells who may have carried it out.
         seen.attempts += 1;
