@@ -152,6 +152,11 @@ def test_a_trace_goes_on_through_the_gateway_and_into_its_log(
         assert 0 < int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"]) < 20e9
         assert collector.services == {"counterfoil-gateway"}
 
+        state = {"tracestate": "them=1"}
+        assert client.get("/a", headers=given | state).json()["tracestate"] == "them=1"
+        broken = {"traceparent": f"00-{TRACE}-{PARENT}"}
+        assert "tracestate" not in client.get("/a", headers=broken | state).json()
+
         begun = client.get("/a").json()["traceparent"]
         assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", begun)
         assert begun.split("-")[1] != TRACE

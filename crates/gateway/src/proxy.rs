@@ -121,7 +121,7 @@ pub async fn serve(
     let trust = snapshot.trust.as_ref();
     let origin = trust.and_then(|trust| trust.origin(peer, &parts.headers).map(Box::new));
     leave_claims(trust, peer, &mut parts.headers);
-    let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&parts.headers)));
+    let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&mut parts.headers)));
     let seen = Seen {
         started,
         under_way,

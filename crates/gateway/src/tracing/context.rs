@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A request's place in its trace.
 #[derive(Clone)]
@@ -25,7 +26,9 @@ impl Context {
     /// Go on with the trace that a request names, or begin one; `threshold` is the share of traces
     /// to sample, of 2^56.
     pub fn of(headers: &HeaderMap, threshold: u64) -> Self {
-        let given = headers.get(TRACEPARENT).and_then(|value| parse(value.as_bytes()));
+        let mut lines = headers.get_all(TRACEPARENT).iter();
+        // Of two nobody knows which one is meant.
+        let given = lines.next().filter(|_| lines.next().is_none()).and_then(|value| parse(value.as_bytes()));
         let (trace_id, parent_id) = match given {
             Some((trace_id, parent_id)) => (trace_id, Some(parent_id)),
             None => ((u128::from(random()) << 64 | u128::from(random())).to_be_bytes(), None),
@@ -145,6 +148,11 @@ mod tests {
         ] {
             assert_eq!(of(wrong, 0).parent_id, None, "{wrong}");
         }
+        let mut twice = HeaderMap::new();
+        for _ in 0..2 {
+            twice.append(TRACEPARENT, HeaderValue::from_static(GIVEN));
+        }
+        assert_eq!(Context::of(&twice, 0).parent_id, None);
         assert!(of(&longer.replacen("00", "01", 1), 0).parent_id.is_some(), "a later version may be longer");
     }
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::config::Telemetry;
-use crate::tracing::context::Context;
+use crate::tracing::context::{Context, TRACESTATE};
 pub use crate::tracing::otlp::keep_exporting;
 
 /// Spans of requests that failed or were slow, at some 500 bytes each, that may wait to be exported.
@@ -99,9 +99,14 @@ impl Tracing {
         })
     }
 
-    /// The place in its trace of a request with these headers.
-    pub fn begin(&self, headers: &HeaderMap) -> Trace {
+    /// The place in its trace of a request with these headers. What they say to each maker of tracing tools
+    /// belongs to the trace that they name: where a new one begins, it is taken out of them (W3C Trace
+    /// Context, section 4.3).
+    pub fn begin(&self, headers: &mut HeaderMap) -> Trace {
         let context = Context::of(headers, self.threshold);
+        if context.parent_id.is_none() {
+            headers.remove(TRACESTATE);
+        }
         Trace { header: context.header(), id: context.trace_id(), context }
     }
 
