@@ -50,6 +50,33 @@ def test_nobody_has_others_answered_by_the_cache_with_what_he_claimed() -> None:
         assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("plain", "secure"),
+    [
+        ({"x-forwarded-proto": "http"}, {"x-forwarded-proto": "https"}),
+        ({"forwarded": "for=192.0.2.1;proto=http"}, {"forwarded": "for=192.0.2.1;proto=https"}),
+    ],
+)
+def test_what_is_answered_to_one_scheme_is_not_to_another(
+    plain: dict[str, str], secure: dict[str, str]
+) -> None:
+    def answer(asked: Asked, connection: socket.socket) -> None:
+        if any("https" in value for value in asked.headers.values()):
+            connection.sendall(OK + b"cache-control: max-age=60\r\ncontent-length: 4\r\n\r\npage")
+            return
+        head = b"HTTP/1.1 301 Moved Permanently\r\nlocation: https://shop.example/page\r\n"
+        connection.sendall(head + b"cache-control: max-age=60\r\ncontent-length: 0\r\n\r\n")
+
+    settings = {"trusted_proxies": ("127.0.0.1",)}
+    with gateway(answer, route={"cache": Cache()}, settings=settings) as (client, server, _):
+        for _ in range(2):
+            assert client.get("/page", headers=plain).status_code == 301
+            assert client.get("/page", headers=secure).text == "page"
+        others = {"x-real-ip": "192.0.2.9"}
+        assert client.get("/page", headers=secure | others).text == "page"
+        assert len(server.asked) == 2, "who asks makes no difference"
+
+
 def test_a_header_that_no_proxy_can_read_does_not_have_what_came_before_it_believed() -> None:
     settings = {"trusted_proxies": ("127.0.0.1",)}
     with gateway(answer, settings=settings) as (_, server, plane):

@@ -9,7 +9,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::Error;
@@ -136,6 +136,21 @@ fn is_claim(name: &HeaderName) -> bool {
     matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-") && name != FORWARDED_FOR
 }
 
+/// What trusted proxies say of the address that was asked for: by which scheme and host it was, at which port, and
+/// below what. Services make links and redirects of that, so an answer to one is none to another. Who asks is
+/// left out of it (`for` and `by` in `Forwarded`, `X-Real-IP`).
+pub fn claimed_address(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &[u8])> {
+    let is_who = |said: &[u8]| {
+        let name = said.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        [&b"for"[..], b"by", b""].iter().any(|who| name.eq_ignore_ascii_case(who))
+    };
+    let claims = headers.iter().filter(|(name, _)| is_claim(name) && *as_read(name.as_str()) != *"x-real-ip");
+    claims.flat_map(move |(name, value)| {
+        let said = value.as_bytes().split(|byte| matches!(byte, b',' | b';')).map(<[u8]>::trim_ascii);
+        said.filter(move |said| name != header::FORWARDED || !is_who(said)).map(move |said| (name, said))
+    })
+}
+
 /// An entry as proxies write it: an address, some with a port. What is no text is no address, and ends the
 /// way there: passed over, it would have what a client wrote before it taken for a proxy's word.
 fn address(entry: &[u8]) -> Option<IpAddr> {
@@ -190,6 +205,34 @@ mod tests {
         assert_eq!(left(Some(&networks), "192.0.2.1"), 2);
         assert_eq!(left(Some(&networks), "10.0.0.1"), names.len());
         assert_eq!(left(Some(&Trust::Hops(1)), "192.0.2.1"), names.len());
+    }
+
+    #[test]
+    fn the_address_that_proxies_name_is_told_from_who_asks_there() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-forwarded-proto", "https"),
+            ("x_forwarded_host", "shop.example"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-real-ip", "192.0.2.1"),
+            ("forwarded", "For=\"[2001:db8::1]:80\"; proto=https;BY=_x , host=a.example;for=b,"),
+            ("host", "s"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let mut said: Vec<_> = claimed_address(&headers)
+            .map(|(name, said)| (name.as_str(), str::from_utf8(said).unwrap()))
+            .collect();
+        said.sort_unstable();
+        assert_eq!(
+            said,
+            [
+                ("forwarded", "host=a.example"),
+                ("forwarded", "proto=https"),
+                ("x-forwarded-proto", "https"),
+                ("x_forwarded_host", "shop.example"),
+            ]
+        );
     }
 
     #[test]

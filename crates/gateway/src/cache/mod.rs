@@ -8,8 +8,8 @@
 //! its tier, which are what the service was told of the client. And as RFC 9111, section 3.5 asks,
 //! an answer to credentials is kept at all only if it says `public`, `s-maxage` or
 //! `must-revalidate`. A key holds all that goes into the choice of a service and of its answer
-//! (host, path and query as they were sent, what hooks added, and the fields that `Vary` names), so no client can
-//! put an answer where it doesn't belong. An answer that brought something about (it carries
+//! (host, path and query as they were sent, what trusted proxies say of scheme and host, what hooks added, and the
+//! fields that `Vary` names), so no client can put an answer where it doesn't belong. An answer that brought something about (it carries
 //! `counterfoil-effect`) is never kept: each stub of such an answer is one effect.
 //!
 //! Who asks the service. Of requests that miss the same key at a time one is sent on, in a task of

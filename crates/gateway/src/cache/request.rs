@@ -8,6 +8,7 @@ use hyper::http::request::Parts;
 
 use crate::cache::Cache;
 use crate::cache::stored::Stored;
+use crate::forwarded::claimed_address;
 use crate::headers::{of_one_connection, set_by_gateway, words};
 use crate::proxy::Seen;
 
@@ -100,6 +101,9 @@ impl Wanted {
             for (name, value) in &seen.hooked {
                 // A line feed is in no target, and in no name or value of a header.
                 key.extend([b"\n", name.as_str().as_bytes(), b":", value.as_bytes()].concat());
+            }
+            for (name, said) in claimed_address(&parts.headers) {
+                key.extend([b"\n", name.as_str().as_bytes(), b":", said].concat());
             }
             key.into_boxed_slice()
         };
