@@ -168,7 +168,7 @@ def test_what_a_directory_refuses_is_told_in_its_words_and_not_tried_again_at_on
     with kept(tmp_path, pebble.port, pebble.settings(REFUSED, NAME)) as gateway:
         gateway.await_issued(NAME)
         assert gateway.standing(REFUSED) == standing, "a restart is no reason to try again"
-    assert orders(pebble) == 2
+    assert orders(pebble) == 1
 
 
 def test_a_name_that_does_not_lead_here_is_told_with_what_to_look_at(
