@@ -72,7 +72,7 @@ class Directory:
         """As empty as at first."""
         if not self.authority.exists():
             certify(self.folder, ["pebble"], datetime.now(UTC), authority="Directory's own CA")
-        lived = {"short": 6, "long": 90 * 86_400}
+        lived = {"short": 12, "long": 90 * 86_400}
         settings = {
             "listenAddress": f"{HOST}:{self._listen}",
             "managementListenAddress": f"{HOST}:{self._management}",

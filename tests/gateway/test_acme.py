@@ -82,7 +82,7 @@ def test_what_was_issued_serves_after_a_restart_without_its_directory(
 def test_certificates_are_renewed_without_losing_a_request(
     pebble: Directory, tmp_path: Path
 ) -> None:
-    """They live for six seconds, so another one comes after two."""
+    """They live for twelve seconds, so another one comes after four."""
     with kept(tmp_path, pebble.port, pebble.settings(NAME, profile="short")) as gateway:
         first = gateway.await_issued(NAME)
         ended, failed, answered = threading.Event(), list[object](), list[int]()
