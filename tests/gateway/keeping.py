@@ -22,6 +22,7 @@ from counterfoil.gateway.acme.folder import FolderStore
 from counterfoil.gateway.acme.keeper import Keeper
 from counterfoil.gateway.acme.schedule import Pace
 from counterfoil.gateway.acme.store import Store
+from counterfoil.gateway.services import Upstream
 
 WAIT_SECONDS = 30.0
 SOON = Pace(
@@ -104,7 +105,11 @@ def kept(
     clock: Callable[[], float] = time.time,
 ) -> Generator[Kept, None, None]:
     """A gateway on `port` (0 for any) whose state is in `folder`."""
-    with secure(folder / "tls", answer, listen=f"{HOST}:{port}", http3=False) as gateway:
+    # On a busy machine a service may be slow, which is not what is tested here.
+    patient = Upstream(connect_timeout_seconds=10.0, attempt_timeout_seconds=20.0)
+    with secure(
+        folder / "tls", answer, service=patient, listen=f"{HOST}:{port}", http3=False
+    ) as gateway:
         keeper = Keeper(
             gateway.plane.certify,
             store or FolderStore(folder / "acme"),
