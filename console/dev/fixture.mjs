@@ -201,6 +201,7 @@ function processes(now) {
     restarts: name === "payments-2" ? 3 : name === "relay-payments-1" ? 1 : 0,
     since: name === "payments-2" ? now - 0.7 : started - 4_000 + index,
     detail: name === "payments-2" ? "ended with status -9" : detail,
+    trouble: name === "relay-payments-2" ? "the topic payments is not there" : "",
   }));
 }
 

@@ -71,6 +71,25 @@ def test_a_page_that_fails_leaves_the_way_to_the_others(shop: RunningShop, rerou
     expect(rerouted.get_by_role("heading", name="Partitions")).to_be_visible()
 
 
+def test_a_process_that_gets_no_further_is_told_of_on_every_page(
+    shop: RunningShop, rerouted: Page
+) -> None:
+    def stuck(route: Route) -> None:
+        found = route.fetch().json()
+        for process in found["processes"]:
+            if process["name"] == "payments-1":
+                process["trouble"] = "its table is gone"
+        route.fulfill(json=found)
+
+    rerouted.route("**/api/overview", stuck)
+    rerouted.goto(f"{shop.console}/topics")
+    rerouted.get_by_role("link", name="1 process not well").click()
+    row = rerouted.get_by_role("row").filter(has_text="payments-1").first
+    expect(row).to_contain_text("in trouble")
+    expect(row).to_contain_text("its table is gone")
+    accessible(rerouted)
+
+
 def test_nothing_is_called_equal_that_nobody_could_look_at(
     shop: RunningShop, rerouted: Page
 ) -> None:

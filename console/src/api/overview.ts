@@ -24,6 +24,8 @@ export interface Process {
   /** Seconds since 1970. */
   since: number;
   detail: string;
+  /** Why it gets no further, though it runs; empty if it does. */
+  trouble: string;
 }
 
 export type History = { seconds: number[] } & Record<StepName, number[]>;

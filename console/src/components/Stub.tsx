@@ -2,6 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import type { Overview, State } from "../api";
 import { formatNumberOf } from "../format";
 import { addressOf, NO_FILTER } from "../letters";
+import { isWell } from "../processes";
 import { waitingLettersQuery } from "../queries";
 import { Link, segments, usePath } from "../router";
 import { Guilloche } from "./Guilloche";
@@ -71,13 +72,13 @@ export function Stub({ overview }: { overview: Overview | undefined }) {
 function Troubles({ overview }: { overview: Overview }) {
   const { data: waiting = [] } = useQuery(waitingLettersQuery);
   const letters = waiting.reduce((sum, each) => sum + each.letters, 0);
-  const processes = overview.processes.filter((each) => each.state !== "ready").length;
+  const processes = overview.processes.filter((each) => !isWell(each)).length;
   if (letters === 0 && processes === 0) return null;
   return (
     <ul className="stub-troubles" aria-label="What needs somebody">
       {processes > 0 && (
         <li>
-          <Link to="/">{formatNumberOf(processes, "process", "es")} not ready</Link>
+          <Link to="/">{formatNumberOf(processes, "process", "es")} not well</Link>
         </li>
       )}
       {letters > 0 && (

@@ -11,7 +11,7 @@ import { RateLanes } from "../components/RateLanes";
 import { Way } from "../components/Way";
 import { formatCount, formatDuration, formatInstant, formatNumberOf } from "../format";
 import { addressOf, NO_FILTER } from "../letters";
-import { PROCESS_TONES } from "../processes";
+import { isWell, standingOf } from "../processes";
 import { lagQuery, overviewQuery, waitingLettersQuery } from "../queries";
 import { Link } from "../router";
 
@@ -105,9 +105,10 @@ const PROCESS_COLUMNS: Column<Process>[] = [
   { name: "Kind", cell: (process) => process.kind, minor: true },
   {
     name: "State",
-    cell: (process) => (
-      <Mark tone={PROCESS_TONES[process.state] ?? "waiting"}>{process.state}</Mark>
-    ),
+    cell: (process) => {
+      const [tone, words] = standingOf(process);
+      return <Mark tone={tone}>{words}</Mark>;
+    },
   },
   {
     name: "For",
@@ -117,15 +118,20 @@ const PROCESS_COLUMNS: Column<Process>[] = [
   },
   { name: "Restarts", cell: (process) => formatCount(process.restarts), numeric: true },
   { name: "Pid", cell: (process) => process.pid ?? "–", numeric: true, minor: true },
-  { name: "Detail", cell: (process) => process.detail, minor: true, prose: true },
+  {
+    name: "Detail",
+    cell: (process) => process.trouble || process.detail,
+    minor: true,
+    prose: true,
+  },
 ];
 
 function Processes({ processes }: { processes: Process[] }) {
-  const ready = processes.filter((process) => process.state === "ready").length;
+  const well = processes.filter(isWell).length;
   return (
     <Section
       title="Processes"
-      {...(processes.length > 0 ? { aside: `${ready} of ${processes.length} ready` } : {})}
+      {...(processes.length > 0 ? { aside: `${well} of ${processes.length} ready` } : {})}
     >
       {processes.length > 0 ? (
         <DataTable
@@ -133,7 +139,7 @@ function Processes({ processes }: { processes: Process[] }) {
           columns={PROCESS_COLUMNS}
           rows={processes}
           rowKey={(process) => process.name}
-          tone={(process) => (process.state === "ready" ? undefined : "note")}
+          tone={(process) => (isWell(process) ? undefined : "note")}
         />
       ) : (
         <Empty title="Nothing runs." command={UP} />

@@ -6,7 +6,7 @@ import { Mark } from "../components/Mark";
 import { Page, Section } from "../components/Page";
 import { QueryView } from "../components/QueryView";
 import { formatCount, formatInstant } from "../format";
-import { PROCESS_TONES } from "../processes";
+import { standingOf } from "../processes";
 import { overviewQuery, processLogQuery } from "../queries";
 import { Link } from "../router";
 
@@ -36,17 +36,18 @@ export function ProcessPage({ name }: { name: string }) {
 }
 
 function factsOf(process: Process): [string, React.ReactNode][] {
+  const [tone, words] = standingOf(process);
   return [
     [
       "State",
-      <Mark key="state" tone={PROCESS_TONES[process.state] ?? "waiting"}>
-        {process.state}
+      <Mark key="state" tone={tone}>
+        {words}
       </Mark>,
     ],
     ["Since", process.since > 0 ? `${formatInstant(process.since * 1e6)} UTC` : "–"],
     ["Restarts", formatCount(process.restarts)],
     ["Pid", process.pid ?? "–"],
-    ["Detail", process.detail || "–"],
+    ["Detail", process.trouble || process.detail || "–"],
   ];
 }
 

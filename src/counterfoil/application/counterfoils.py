@@ -1,11 +1,12 @@
 """What `counterfoil prove` sends, and what must match what afterwards."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from counterfoil.application.configuration import ConfigurationError
 from counterfoil.events import Topic
 from counterfoil.reports import Report, Table
 
@@ -47,6 +48,27 @@ class Counterfoils:
     currency: str = "USD"
     accounts: Callable[[Mapping[str, Any]], tuple[str, str]] | None = None
     """Debit and credit of an event's transfer, by its JSON document; None leaves them unchecked."""
+
+    def check(self, columns: Mapping[str, Mapping[str, Collection[str]]]) -> None:
+        """See that names are those of columns; `columns` has those of each report's sections.
+
+        Raises:
+            ConfigurationError: says which name is none, and what there is.
+        """
+        sections = columns.get(self.report.name, {})
+        _one_of(self.section, sections, f"section of the report {self.report.name!r}")
+        for name in ("day", self.count, self.total):
+            _one_of(name, sections[self.section], f"column of its section {self.section!r}")
+        for name in (self.id, self.amount):
+            _one_of(name, self.stored.columns(), f"column of the table {self.stored.name!r}")
+
+
+def _one_of(name: str, known: Collection[str], what: str) -> None:
+    if name not in known:
+        raise ConfigurationError(
+            f"app.matches(Counterfoils(...)) names {name!r}, which is no {what}",
+            hint=f"one of {', '.join(known) or 'none'}",
+        )
 
 
 Workload = Callable[[int, int], Iterator[Request]]

@@ -4,17 +4,16 @@ import asyncio
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from rich.text import Text
 
+from counterfoil.cli.anomalies import verify_transactions
 from counterfoil.cli.dlq import app as dead_letter_commands
 from counterfoil.cli.engines import app as engine_commands
 from counterfoil.cli.gateway import app as gateway_commands
@@ -24,19 +23,16 @@ from counterfoil.cli.options import (
     Engines,
     Folder,
     Json,
-    Rate,
-    Seconds,
     State,
     state_folder,
 )
-from counterfoil.cli.output import new_console, out, print_table, styled, write_json
+from counterfoil.cli.output import out, print_table, styled, write_json
+from counterfoil.cli.proving import prove
+from counterfoil.cli.reports import report, reports
 from counterfoil.cli.sagas import saga, sagas
 from counterfoil.cli.tasks import tasks
 from counterfoil.cli.topics import forget, lag, read, topics
 from counterfoil.cli.transactions import app as transaction_commands
-from counterfoil.faults import SABOTAGES
-
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 def _shown_default(default: object) -> str | None:
@@ -58,6 +54,9 @@ app.command(events)
 app.command(engine_commands)
 app.command(gateway_commands)
 app.command(logs)
+app.command(prove)
+app.command(reports)
+app.command(report)
 events.command(dead_letter_commands)
 events.command(transaction_commands)
 events.command(lag)
@@ -68,6 +67,7 @@ events.command(sagas)
 events.command(saga)
 events.command(tasks)
 events.command(hot_keys)
+events.command(verify_transactions, name="verify")
 
 
 @app.command
@@ -171,7 +171,7 @@ def status(
                 (
                     each["name"],
                     each["kind"],
-                    styled(each["state"], "green" if each["state"] == "ready" else "red"),
+                    _standing(each),
                     duration_text(time.time() - each["since"]) if each["since"] else "",
                     each["restarts"],
                     str(each["pid"] or ""),
@@ -190,114 +190,10 @@ def status(
         sys.exit(1)
 
 
-@app.command
-def prove(
-    path: Folder = Path(),
-    *,
-    purchases: Count = 5_000,
-    seed: int = 1,
-    faults: str = "kill,pause",
-    fault_number: Annotated[int, Parameter(validator=Number(gte=0))] = 24,
-    outage_seconds: Seconds = 30.0,
-    engines: Engines = "",
-    sabotage: str | None = None,
-    list_sabotage: bool = False,
-    state: Path | None = None,
-    as_json: Json = False,
-) -> None:
-    """Run the application, break it on purpose, and check that every cent arrived once.
-
-    Exit 0: nothing was lost, doubled or changed. Exit 1: something was. Exit 2: could not run.
-
-    Examples: counterfoil prove examples/shop --purchases 5000 --seed 7 --faults kill,pause
-              counterfoil prove examples/shop --sabotage idempotency-off
-              counterfoil prove examples/shop --engines events=kafka,reports=spark
-
-    Parameters
-    ----------
-    purchases
-        How many requests of the application's workload to send.
-    faults
-        Kinds of fault, with commas between: `kill`, `pause`, and `outage`, which takes each real
-        engine that was started for the run away for a while; or `none`.
-    fault_number
-        How many faults, spread over the load.
-    seed
-        Which requests are sent, and when faults strike, follows from it.
-    outage_seconds
-        How long an engine is gone.
-    engines
-        Those without an address are started for the run, and struck by its faults as well.
-    sabotage
-        Switch one seeded bug on; the verdict must then be a failing one.
-    list_sabotage
-        Show the bugs that can be switched on, and run nothing.
-    state
-        Keep the run's files in this new folder; by default they go when the run ends.
-    """
-    if list_sabotage:
-        for name in SABOTAGES:
-            sys.stdout.write(name + "\n")
-        return
-    from counterfoil.cli.running import run_to_the_end  # noqa: PLC0415
-    from counterfoil.cli.verdict import print_report, print_verdict  # noqa: PLC0415
-    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
-    from counterfoil.proof.prove import prove as run  # noqa: PLC0415
-
-    actions = [] if faults == "none" else faults.split(",")
-    unknown = set(actions) - {"kill", "pause", "outage"}
-    if unknown:
-        raise CounterfoilError(
-            f"unknown fault: {', '.join(sorted(unknown))}", hint="kill, pause, outage or none"
-        )
-    if sabotage is not None and sabotage not in SABOTAGES:
-        raise CounterfoilError(f"no sabotage {sabotage!r}", hint="see --list-sabotage")
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn  # noqa: PLC0415
-
-    progress_console = new_console(stderr=True)
-    progress_console.quiet = as_json
-    with (
-        tempfile.TemporaryDirectory(prefix="counterfoil-") as temporary,
-        Progress(
-            *Progress.get_default_columns(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=progress_console,
-        ) as progress,
-    ):
-        tasks: dict[str, Any] = {}
-
-        def show(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = progress.add_task(step, total=total)
-            progress.update(tasks[step], completed=done, total=total)
-
-        def tell(address: str) -> None:
-            progress.console.print(f"console  {address}", highlight=False, soft_wrap=True)
-
-        files = state if state is not None else Path(temporary)
-        verdict = run_to_the_end(
-            run(
-                path,
-                files,
-                purchases=purchases,
-                seed=seed,
-                actions=actions,
-                engines=engines,
-                sabotage=sabotage,
-                fault_number=fault_number,
-                outage_seconds=outage_seconds,
-                on_progress=show,
-                on_up=tell,
-            )
-        )
-        if not as_json:
-            print_report(path, files)
-    print_verdict(verdict, as_json=as_json)
-    if state is not None and not as_json:
-        line = f"in the console: counterfoil up {path} --state {state}"
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
-    sys.exit(0 if verdict.verdict == "holds" else 1)
+def _standing(process: dict[str, Any]) -> Text:
+    if process["trouble"]:
+        return styled("in trouble", "red")
+    return styled(process["state"], "green" if process["state"] == "ready" else "red")
 
 
 @app.command
@@ -408,81 +304,3 @@ def token(path: Folder = Path(), *, tenant: str, tier: str = "gold", state: Stat
             f"the development issuer gave no token: {error}", hint="see `counterfoil status`"
         ) from error
     sys.stdout.write(answer.json()["access_token"] + "\n")
-
-
-@events.command(name="verify")
-def verify_transactions(
-    *,
-    servers: str = "",
-    application: Path | None = None,
-    clients: Count = 5,
-    transactions: Count = 1_000,
-    seed: int = 1,
-    kill_every: Rate = 0.0,
-    bug: str = "",
-    save: Path | None = None,
-    history: Path | None = None,
-    as_json: Json = False,
-) -> None:
-    """Run random transactions on Kafka, and search what their clients saw for anomalies.
-
-    Looks for G0, G1a, G1c, lost writes, torn transactions, duplicates, polls
-    that skip or go back. The exit code is 1 if something was found that Kafka
-    promises not to happen.
-
-    Examples: counterfoil events verify --transactions 5000 --kill-every 20
-              counterfoil events verify --servers 10.0.0.1:9092
-              counterfoil events verify --application examples/shop
-              counterfoil events verify --bug read-uncommitted
-              counterfoil events verify --history run.json --json
-
-    Parameters
-    ----------
-    servers
-        The cluster, as host:port with commas between; without it a broker is started here.
-    application
-        The folder of an application in place of `servers`: its cluster, and what opens it.
-    clients
-        How many run transactions at once.
-    transactions
-        How many they run in all.
-    seed
-        What the clients do follows from it.
-    kill_every
-        Kill the broker that was started here after as many seconds, again and again.
-    bug
-        A bug of the clients that must be found: read-uncommitted, send-twice, skip-polls, rewind
-        or claim-commit.
-    save
-        Keep the history in this file.
-    history
-        Check the history in this file, and run nothing.
-    """
-    import msgspec  # noqa: PLC0415
-
-    from counterfoil.cli.verify import cluster, report, verify  # noqa: PLC0415
-    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
-    from counterfoil.proof.anomalies import History  # noqa: PLC0415
-    from counterfoil.proof.anomalies.kafka import SEEDED  # noqa: PLC0415
-
-    if bug and bug not in SEEDED:
-        raise CounterfoilError(f"there is no bug {bug!r}", hint=f"one of {', '.join(SEEDED)}")
-    if history is not None:
-        try:
-            seen = msgspec.json.decode(history.read_bytes(), type=History)
-        except (OSError, msgspec.DecodeError) as error:
-            raise CounterfoilError(f"{history}: {error}", hint="keep one with --save") from error
-    else:
-        seen = verify(
-            cluster(servers, application),
-            clients=clients,
-            transactions=transactions,
-            seed=seed,
-            kill_every=kill_every,
-            bug=bug or None,
-            quiet=as_json,
-        )
-    if save is not None:
-        save.write_bytes(msgspec.json.encode(seen))
-    if not report(seen, as_json=as_json):
-        sys.exit(1)

@@ -25,6 +25,7 @@ Identity = Annotated[int, Parameter(validator=Number(gte=0, lt=1 << 63))]
 Letter = Annotated[
     int, Parameter(help="The number of the letter.", validator=Number(gte=0, lt=1 << 63))
 ]
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Rate = Annotated[float, Parameter(validator=Number(gte=0))]
 Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 Engines = Annotated[

@@ -28,7 +28,7 @@ from counterfoil.supervisor.gateway_process import in_force
 from counterfoil.supervisor.host import Host
 
 RELOAD_SECONDS: Final = 6.0
-"""Less than the page waits for an answer (`TIMEOUT_MS` in console/src/api.ts)."""
+"""Less than the page waits for an answer (`TIMEOUT_MS` in console/src/api/http.ts)."""
 PURGE_LIMIT: Final = 1_000
 """Addresses and tags of one purge: more than fits in anybody's head, and its answer stays quick."""
 CHANGES_SHOWN: Final = 200

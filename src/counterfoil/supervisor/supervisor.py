@@ -466,8 +466,12 @@ class Supervisor:
 
 
 def _check_reports(application: Application) -> None:
-    """Refuse what the reports' process would die of again and again."""
+    """Refuse what the reports' process would die of again and again, or what matches nothing."""
     from counterfoil.reports.query import checked  # noqa: PLC0415 - heavy
 
-    for report in application.reports.values():
-        checked(report)
+    columns = {
+        report.name: {name: query.named_selects for name, query in checked(report).items()}
+        for report in application.reports.values()
+    }
+    if application.counterfoils is not None:
+        application.counterfoils.check(columns)
