@@ -32,6 +32,7 @@ from counterfoil.events import (
     Topic,
     Unit,
     lag,
+    outbox,
     rebuilt_balances,
     trial_balance,
 )
@@ -318,6 +319,25 @@ def test_what_a_handler_emits_leaves_with_its_commit(events: Events) -> None:
     handle(runner(events, Pipeline("forward", TOPIC, pass_on)), 5)
     relay_all(events)
     assert sorted(record.event_id for record in records(events, SEEN, 4)) == [0, 1, 2, 4]
+
+
+def test_large_events_leave_an_outbox_a_few_at_a_time(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = events.service("bank")
+    database.create([outbox.SCHEMA])
+    with database.transaction():
+        outbox.insert(database, [message(number) for number in range(5)])
+        outbox.insert(database, [message(5, value=b"x" * 1_000), message(6)])
+    size = len(message(0).value)
+    monkeypatch.setattr(outbox, "READ_BYTES", 2 * size + 1)
+    reader = outbox.TableOutbox(database)
+    portions: list[list[int]] = []
+    position = 0
+    while found := reader.read_after(position, 4):
+        portions.append([each.event_id for _, each in found])
+        position = found[-1][0]
+    assert portions == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def relay_all(events: Events) -> None:

@@ -1,5 +1,7 @@
 """What is carried over to Kafka and PostgreSQL goes on there: positions, counters and tokens."""
 
+import itertools
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from counterfoil import Application
 from counterfoil.application import StateFolder
 from counterfoil.engines import RunningEngine
 from counterfoil.events import (
+    DeadLetters,
     EmbeddedEvents,
     KafkaEvents,
     LogPipelineRunner,
@@ -23,7 +26,7 @@ from counterfoil.kafka_access import KafkaAccess
 from counterfoil.move.coordination import forget_tokens
 from counterfoil.move.events import copy_events
 
-from .test_exactly_once import Paid
+from .test_exactly_once import PATIENCE_SECONDS, Paid
 
 HOUR_US = 3_600_000_000
 NOW_US = 1_000 * HOUR_US
@@ -39,6 +42,50 @@ def kafka(engine: Callable[[str], RunningEngine]) -> KafkaEvents:
 
 def nothing(_: str) -> None:
     """Who told of progress would say this."""
+
+
+def test_a_dead_letter_that_was_listed_is_not_listed_again(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    application = Application("moved")
+    paid = application.topic("paid", Paid, partitions=1)
+
+    @application.pipeline("tell", paid, stateless=True, tries=1)
+    def tell(event: Paid, _: StatelessContext) -> None:
+        if event.amount in (1, 3):
+            raise RuntimeError("poison")
+        seen.append(event.amount)
+
+    def message(number: int) -> Message:
+        return Message(number, "paid", "a", paid.encode(Paid(number, "a", number)), {}, 1)
+
+    seen: list[int] = []
+    log, store = embedded.log(), embedded.pipelines()
+    log.declare(application.all_topics())
+    log.appender("test", 1).append([message(1)], 1)
+    runner = PipelineRunner(log, store, application.pipelines["tell"], lambda: NOW_US)
+    while not DeadLetters(store).list():
+        runner.step()
+    DeadLetters(store).discard(1, "nobody wants it", NOW_US)
+    copy_events(application, StateFolder(tmp_path), kafka, nothing)
+
+    there, moved = kafka.log(), kafka.pipelines()
+    there.declare(application.all_topics())
+    appender = there.appender("test", 1)
+    appender.append([message(2), message(3)], 2)
+    appender.close()
+    seconds = itertools.count(NOW_US, 1_000_000)
+    exchange = LogPipelineRunner(there, moved, application.pipelines["tell"], lambda: next(seconds))
+    letters = DeadLetters(moved)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not any(each.event_id == 3 for each in letters.list()):
+        exchange.step()
+        assert time.monotonic() < deadline
+    exchange.close()
+    found = [(each.event_id, each.state) for each in letters.list()]
+    assert found == [(3, "waiting"), (1, "discarded")]
+    assert seen == [2]
+    moved.database.close()
 
 
 def test_a_topic_of_which_much_was_forgotten_is_read_on_where_it_was(

@@ -138,6 +138,20 @@ def test_an_event_comes_as_it_was_written(bank: Bank) -> None:
     assert position > IN_LOG
 
 
+def test_a_column_that_somebody_has_added_changes_nothing(bank: Bank) -> None:
+    reader = bank.reader()
+    reader.read_after(0, 10)
+    bank.pay()
+    schema = f'"{bank.application}.bank"'
+    bank.admin(f"ALTER TABLE {schema}.outbox ADD COLUMN at TIMESTAMPTZ DEFAULT now()")
+    bank.pay()
+    found, position = take(reader, 0, 2)
+    assert found == [message(1), message(2)]
+    bank.admin(f"ALTER TABLE {schema}.outbox DROP COLUMN at")
+    bank.pay()
+    assert take(reader, position, 1)[0] == [message(3)]
+
+
 def test_a_transaction_comes_whole_and_one_that_is_rolled_back_never(bank: Bank) -> None:
     reader = bank.reader()
     reader.read_after(0, 10)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from counterfoil.engines import RunningEngine
 from counterfoil.events import (
@@ -155,9 +155,22 @@ def test_no_step_forgets_more_than_a_chunk(
     assert [retention.step(1_000 * SECOND_US) for _ in range(3)] == [CHUNK, 10, 0]
 
 
-def test_kafka_is_told_how_long_to_keep(engine: Callable[[str], RunningEngine]) -> None:
-    from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+def test_what_a_term_reads_at_first_does_not_grow_with_the_commits_before_it(
+    engine: Callable[[str], RunningEngine],
+) -> None:
+    kafka, postgres = engine("kafka"), engine("postgres")
+    name = f"positions-{uuid.uuid4().hex}"
+    events = KafkaEvents(kafka.address, postgres.address, postgres.secret, application=name)
+    events.log().appender("bank", 1).close()
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    topic = ConfigResource(ResourceType.TOPIC, f"{name}.bank.positions")
+    (asked,) = admin.describe_configs([topic]).values()
+    found = {each.name: each.value for each in asked.result(PATIENCE_SECONDS).values()}
+    assert found["cleanup.policy"] == "compact"
+    assert int(found["segment.bytes"]) <= 4 * 1024 * 1024, "what isn't full is not compacted"
 
+
+def test_kafka_is_told_how_long_to_keep(engine: Callable[[str], RunningEngine]) -> None:
     application = f"test-{uuid.uuid4().hex}"
     servers = engine("kafka").address
     KafkaEvents(servers, "", None, application).log().declare([SHORT, Topic("other", Paid)])

@@ -67,7 +67,7 @@ from counterfoil.events.ledger import (
     trial_balance,
 )
 from counterfoil.events.log import EventLog, ExchangeLog
-from counterfoil.events.log_pipeline_runner import LogPipelineRunner
+from counterfoil.events.log_pipeline_runner import LogPipelineRunner, letters_collector
 from counterfoil.events.messages import Batch, Lag, Message, Record
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.outgoing import StatelessContext
@@ -234,6 +234,7 @@ __all__ = [
     "in_order",
     "lag",
     "late_events",
+    "letters_collector",
     "progress",
     "read",
     "readable",

@@ -52,6 +52,17 @@ EARLY_MS: Final = 60_000
 """How much earlier than an event's own time its record is looked for: clocks differ."""
 _TOPIC: Final = MappingProxyType({"message.timestamp.type": "LogAppendTime"})
 """Retention counts from when a record came in: an event may be older than that, after a move."""
+_POSITIONS: Final = MappingProxyType(
+    {
+        "cleanup.policy": "compact",
+        "segment.bytes": str(4 * 1024 * 1024),
+        "min.cleanable.dirty.ratio": "0.1",
+    }
+)
+"""A topic of which the newest record of each key counts, and all that is there is read where a term
+begins. Only segments that are full are compacted, in their default those of a gigabyte: after
+weeks of a hundred commits a second a new leader would read for minutes. As they are here, these are
+some ten thousand commits, which takes a moment."""
 _FETCHING: Final = MappingProxyType(
     {"queued.min.messages": 50_000, "queued.max.messages.kbytes": 32 * 1024}
 )
@@ -111,7 +122,7 @@ class KafkaLog:
             LogUnavailable: the brokers did not answer.
         """
         positions = [self._named(f"{holder}.positions") for holder in holders]
-        self._create(dict.fromkeys(positions, 1), {"cleanup.policy": "compact"})
+        self._create(dict.fromkeys(positions, 1), _POSITIONS)
         if self._access.sasl or self._access.certificate is not None:
             names = [self._named(topic.name) for topic in topics]
             check_rights(self._access, self._application, [*names, *positions])
@@ -122,7 +133,7 @@ class KafkaLog:
         The token of the lease is not needed: the producer's epoch fences, and grows with each term.
         """
         positions = self._named(f"{source}.positions")
-        self._create({positions: 1}, {"cleanup.policy": "compact"})
+        self._create({positions: 1}, _POSITIONS)
         return KafkaAppender(
             self._connection,
             self._place,
@@ -148,7 +159,7 @@ class KafkaLog:
     ) -> KafkaExchange:
         """Begin a term of `consumer` over a share of `topics`, which ends the earlier ones."""
         positions = self._named(f"{consumer}.positions")
-        self._create({positions: 1}, {"cleanup.policy": "compact"})
+        self._create({positions: 1}, _POSITIONS)
         return KafkaExchange(
             self._connection,
             {**reader_settings(self._connection), **_FETCHING},
@@ -256,7 +267,7 @@ class KafkaLog:
             LogUnavailable: whether it will is unknown.
         """
         topic = self._named(f"{consumer}.positions")
-        self._create({topic: 1}, {"cleanup.policy": "compact"})
+        self._create({topic: 1}, _POSITIONS)
         continue_at(self._connection, self._named(f"{consumer}.exchange"), topic, positions)
 
     def close(self) -> None:

@@ -30,6 +30,11 @@ LETTERS: Final = 100
 log = structlog.get_logger()
 
 
+def letters_collector(pipeline: str) -> str:
+    """Under which it is kept how far the dead letters of a stateless pipeline are listed."""
+    return f"{pipeline}.letters"
+
+
 class LogPipelineRunner:
     """One term of one share of a pipeline: it ends earlier ones, and is over after any error."""
 
@@ -54,7 +59,7 @@ class LogPipelineRunner:
         self._handling = Handling(pipeline, self._outgoing, context, self._bury)
         topics = pipeline.topics()
         event_log.declare(topics)
-        self._collector = f"{pipeline.name}.letters"
+        self._collector = letters_collector(pipeline.name)
         self._letters = event_log.reader(
             topics[2:], lambda topic: store.positions(self._collector, topic)
         )

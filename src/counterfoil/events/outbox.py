@@ -21,6 +21,9 @@ CREATE TABLE IF NOT EXISTS outbox (
 """
 COLUMNS: Final = ("event_id", "topic", "key", "value", "headers", "created_us")
 """What makes an event."""
+READ_BYTES: Final = 16 * 1024 * 1024
+"""Content that is read at once: some tenths of a second to a broker, where a thousand of the
+largest events are a gigabyte, in memory twice, and more than a transaction has time for."""
 
 
 def insert(database: Database, messages: Iterable[Message]) -> None:
@@ -66,13 +69,28 @@ class TableOutbox:
         database.create([SCHEMA])
 
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
-        """At most `limit` events after `position`, each with its own position."""
+        """At most `limit` events after `position`, each with its own position.
+
+        Of large ones fewer, `READ_BYTES` about: they are appended in one transaction, for which
+        a broker waits only so long.
+        """
+        sizes = self._database.execute(
+            "SELECT seq, length(value) FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
+            (position, limit),
+        ).fetchall()
+        if not sizes:
+            return []
+        last, left = position, READ_BYTES
+        for seq, size in sizes:
+            last, left = seq, left - size
+            if left <= 0:
+                break
         return [
             (seq, message_of(row))
             for seq, *row in self._database.execute(
                 "SELECT seq, event_id, topic, key, value, headers, created_us FROM outbox "
-                "WHERE seq > ? ORDER BY seq LIMIT ?",
-                (position, limit),
+                "WHERE seq > ? AND seq <= ? ORDER BY seq",
+                (position, last),
             )
         ]
 

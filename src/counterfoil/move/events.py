@@ -5,10 +5,18 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from counterfoil.application import Application, StateFolder
-from counterfoil.events import Database, KafkaEvents, Record, create_all_tables, service_schema
+from counterfoil.events import (
+    Database,
+    KafkaEvents,
+    Pipeline,
+    Record,
+    create_all_tables,
+    letters_collector,
+    service_schema,
+)
 from counterfoil.events.embedded import EmbeddedLog
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.move.errors import MoveError
@@ -58,6 +66,18 @@ def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: T
         for name, pipeline in application.pipelines.items():
             if pipeline.stateless:  # its positions are Kafka's there, and no longer the database's
                 log.continue_at(name, _positions(database, name))
+                _note_listed(source, pipeline, target)
+
+
+def _note_listed(source: EmbeddedLog, pipeline: Pipeline[Any], target: KafkaEvents) -> None:
+    """Let what lists a stateless pipeline's dead letters begin behind those that are listed.
+
+    On Kafka it reads them back from their topic, and would find each of them once more: those that
+    were replayed or discarded, too, as if nobody had.
+    """
+    letters = pipeline.topics()[2].name
+    with closing(target.pipelines()) as store:
+        store.store_positions(letters_collector(pipeline.name), letters, source.ends(letters))
 
 
 def _positions(database: Database, consumer: str) -> dict[tuple[str, int], int]:
