@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from counterfoil.application import Application, Counterfoils, Request
+    from counterfoil.application.queries import View
     from counterfoil.application.web import Refusal
     from counterfoil.events import (
         AGGREGATE_SCHEMA,
@@ -51,6 +52,7 @@ __all__ = [
     "Unit",
     "VersionConflict",
     "VersionedRows",
+    "View",
     "Window",
 ]
 
@@ -60,6 +62,7 @@ _ELSEWHERE = {
     "HookRequest": "counterfoil.gateway.hooks",
     "Pass": "counterfoil.gateway.hooks",
     "Refusal": "counterfoil.application.web",
+    "View": "counterfoil.application.queries",
     "Refuse": "counterfoil.gateway.hooks",
     "Request": "counterfoil.application",
 }

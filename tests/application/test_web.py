@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from counterfoil import Application, Refusal
 from counterfoil.application.configuration import ConfigurationError
+from counterfoil.application.queries import Queries
 from counterfoil.application.service import Service
 from counterfoil.application.web import scoped_key, web_application
 from counterfoil.events import EmbeddedEvents, ServiceStore, Topic, Unit
@@ -74,7 +75,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         return Ordered(f"{unit.tenant} in {unit.tier}")
 
     ids = itertools.count(1)
-    database = EmbeddedEvents(tmp_path_factory.mktemp("shop")).service("shop")
+    events = EmbeddedEvents(tmp_path_factory.mktemp("shop"))
+    database = events.service("shop")
     store = ServiceStore(
         database,
         service.schema,
@@ -82,8 +84,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         clock_us=lambda: 1_000_000,
         topics=APPLICATION.all_topics(),
     )
-    with TestClient(web_application(service, store)) as client:
+    queries = Queries(events, "shop", APPLICATION.pipelines)
+    with TestClient(web_application(service, store, queries)) as client:
         yield client
+    queries.close()
     store.close()
 
 

@@ -13,11 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from counterfoil.application.service import Command, Service
+from counterfoil.application.queries import Queries
+from counterfoil.application.service import Command, Query, Service, answered
 from counterfoil.events import (
     UNREADABLE,
+    BadToken,
     InvalidEvent,
     KeyReused,
+    NotCaughtUp,
     Reply,
     ServiceStore,
     StoreUnavailable,
@@ -25,6 +28,7 @@ from counterfoil.events import (
     VersionConflict,
 )
 from counterfoil.events import Command as StoreCommand
+from counterfoil.events.consistency import HEADER
 
 log = structlog.get_logger()
 IDEMPOTENCY_KEY_LIMIT = 255
@@ -48,8 +52,8 @@ class Refusal(Exception):
         self.detail = detail
 
 
-def web_application(service: Service, store: ServiceStore) -> Starlette:
-    """The ASGI application of `service`, which writes through `store`."""
+def web_application(service: Service, store: ServiceStore, queries: Queries) -> Starlette:
+    """The ASGI application of `service`, which writes through `store` and reads by `queries`."""
 
     async def healthy(_: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
@@ -57,6 +61,9 @@ def web_application(service: Service, store: ServiceStore) -> Starlette:
     routes = [
         Route(command.path, _endpoint(command, store), methods=["POST"])
         for command in service.commands
+    ]
+    routes += [
+        Route(query.path, _reading(query, queries), methods=["GET"]) for query in service.queries
     ]
     return Starlette(
         routes=[*routes, Route("/healthz", healthy)],
@@ -104,12 +111,7 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
         }
 
         def handle(unit: Unit) -> Reply:
-            effect = command.handle(body, unit)
-            if not isinstance(effect, msgspec.Struct):  # pyright: ignore[reportUnnecessaryIsInstance]
-                name = getattr(command.handle, "__name__", "the command")
-                raise TypeError(
-                    f"{name} has returned {type(effect).__name__}: return the answer, a Struct"
-                )
+            effect = answered(command.handle, body, unit)
             return Reply(
                 status=HTTPStatus.CREATED,
                 body=msgspec.json.encode(effect),
@@ -141,6 +143,36 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
             detail = "the command failed, and nothing was written; the service's log says why"
             return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
         return Response(reply.body, reply.status, reply.headers)
+
+    return answer
+
+
+def _reading(query: Query, queries: Queries) -> Callable[[Request], object]:
+    async def answer(request: Request) -> Response:
+        asked = {**request.query_params, **request.path_params}
+        try:
+            decoded = msgspec.convert(asked, query.request, strict=False)
+        except msgspec.ValidationError as error:
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        headers = {
+            "tenant": request.headers.get("x-counterfoil-tenant", ""),
+            "tier": request.headers.get("x-counterfoil-tier", ""),
+            "request-id": request.headers.get("x-request-id", ""),
+        }
+        token = request.headers.get(HEADER, "")
+        try:
+            found = await asyncio.wrap_future(queries.submit(query, decoded, headers, token))
+        except Refusal as refusal:
+            return problem(refusal.status, refusal.detail)
+        except BadToken as error:
+            return problem(HTTPStatus.BAD_REQUEST, str(error))
+        except (NotCaughtUp, StoreUnavailable) as error:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"retry-after": "1"})
+        except Exception:
+            log.exception("query_failed", path=query.path, request_id=headers["request-id"])
+            detail = "the query failed; the service's log says why"
+            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+        return Response(msgspec.json.encode(found), media_type="application/json")
 
     return answer
 

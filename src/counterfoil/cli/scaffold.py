@@ -1,5 +1,7 @@
 """Writes a new application: the wallet of `template`, under the user's own name."""
 
+import keyword
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,11 @@ def write_application(folder: Path) -> list[Path]:
         raise CounterfoilError(
             f"{name!r} can't be the name of a Python module",
             hint="use lower-case letters, digits and underscores",
+        )
+    if keyword.iskeyword(name) or name in {*sys.stdlib_module_names, "counterfoil"}:
+        raise CounterfoilError(
+            f"{name!r} is a word or a module of Python's, or Counterfoil's own",
+            hint="choose another name: one module would hide the other",
         )
     if folder.exists():
         raise CounterfoilError(f"{folder} exists", hint="choose another name")

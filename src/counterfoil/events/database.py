@@ -58,6 +58,10 @@ class Database(Protocol):
         """
         ...
 
+    def reading(self) -> AbstractContextManager[None]:
+        """See one moment of what is committed until the block's end, and write nothing in it."""
+        ...
+
     def exclusive(self, name: str) -> None:
         """Wait until no other transaction is past this point, and keep others before it."""
         ...

@@ -92,6 +92,13 @@ class PostgresDatabase:
             finally:
                 self._depth -= 1
 
+    @contextmanager
+    def reading(self) -> Generator[None, None, None]:
+        """One moment of the server, from the first statement on; who writes is not held up."""
+        with self.transaction():
+            self.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield
+
     def exclusive(self, name: str) -> None:
         """Take an advisory lock that the end of the transaction gives back.
 

@@ -20,6 +20,7 @@ class SqliteDatabase:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._depth = 0
         """How many transactions and savepoints are open."""
+        self._reading = False
         with _available():
             self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
             self._log_ahead()
@@ -54,7 +55,9 @@ class SqliteDatabase:
         try:
             return self._connection.execute(sql, parameters)
         except sqlite3.OperationalError as error:
-            _raise_if_unavailable(error)
+            # Who may only read and writes has a wrong statement; else the disk takes nothing.
+            if not (self._reading and error.sqlite_errorcode == sqlite3.SQLITE_READONLY):
+                _raise_if_unavailable(error)
             raise
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
@@ -89,6 +92,22 @@ class SqliteDatabase:
             raise
         finally:
             self._depth -= 1
+
+    @contextmanager
+    def reading(self) -> Generator[None, None, None]:
+        """One moment of the file, from the first statement on; who writes is not held up."""
+        self.execute("PRAGMA query_only = ON")
+        self.execute("BEGIN")
+        self._depth += 1
+        self._reading = True
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            self._reading = False
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._connection.execute("PRAGMA query_only = OFF")
 
     def exclusive(self, name: str) -> None:
         """Nothing is left to do: a file has one writing transaction at a time."""

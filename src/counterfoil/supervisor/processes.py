@@ -86,6 +86,7 @@ def development_issuer(host: Host):
 
 def service(host: Host) -> None:
     """One instance of a service."""
+    from counterfoil.application.queries import Queries  # noqa: PLC0415
     from counterfoil.application.web import web_application  # noqa: PLC0415
 
     declared = host.application.services[host.target]
@@ -108,9 +109,11 @@ def service(host: Host) -> None:
             Membership(client, Instance(host.target, host.name, address), ttl_seconds=LEASE_SECONDS)
         )
 
-    host.serve(web_application(declared, store), address, register)
+    queries = Queries(events, host.target, host.application.pipelines)
+    host.serve(web_application(declared, store, queries), address, register)
     for membership in memberships:
         membership.close()
+    queries.close()
     store.close()
 
 

@@ -372,7 +372,9 @@ class Supervisor:
             failures += 1
             child.restarts += 1
             await child.may_run.wait()
-            self._mark(child, "restarting", f"ended with {code}, again in {delay} s")
+            path = self.state.process_log(child.plan.name)
+            why = f"ended with {code}, again in {delay} s; see {path}"
+            self._mark(child, "restarting", why)
             try:
                 await asyncio.wait_for(self._stopping.wait(), delay)
             except TimeoutError:

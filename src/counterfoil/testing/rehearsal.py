@@ -24,6 +24,7 @@ import msgspec
 
 from counterfoil import faults
 from counterfoil.application import Application
+from counterfoil.application.queries import Queries
 from counterfoil.application.web import web_application
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
@@ -40,6 +41,7 @@ from counterfoil.events import (
     late_events,
     rebuilt_balances,
 )
+from counterfoil.events.consistency import HEADER
 
 Event = TypeVar("Event", bound=msgspec.Struct)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -126,11 +128,14 @@ class Rehearsal:
         Raises:
             RehearsalError: no service offers the path.
         """
-        for name, service in self._application.services.items():
-            if any(command.path == path for command in service.commands):
-                asgi = web_application(service, self._services[name])
-                break
-        else:
+        services = self._application.services.items()
+        offering = (
+            name
+            for name, service in services
+            if any(command.path == path for command in service.commands)
+        )
+        found = next(offering, None)
+        if found is None:
             raise RehearsalError(f"no service offers POST {path}")
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         headers = {
@@ -138,13 +143,40 @@ class Rehearsal:
             "x-counterfoil-tenant": tenant,
             "x-counterfoil-tier": tier,
         }
+        return self._ask(found, "POST", path, headers, content)
+
+    def get(
+        self, path: str, *, tenant: str = "tenant", tier: str = "gold", token: str = ""
+    ) -> httpx2.Response:
+        """Ask the service that offers `GET path`, as the gateway would after it checked a token.
+
+        `token` is the `counterfoil-consistency-token` of an answer whose effects must be seen.
+
+        Raises:
+            RehearsalError: no service offers the path.
+        """
+        headers = {"x-counterfoil-tenant": tenant, "x-counterfoil-tier": tier}
+        if token:
+            headers[HEADER] = token
+        for name, service in self._application.services.items():
+            if any(query.fits(path.partition("?")[0]) for query in service.queries):
+                return self._ask(name, "GET", path, headers)
+        raise RehearsalError(f"no service offers GET {path}")
+
+    def _ask(
+        self, service: str, method: str, path: str, headers: dict[str, str], content: bytes = b""
+    ) -> httpx2.Response:
+        declared = self._application
+        queries = Queries(self._events, service, declared.pipelines)
+        asgi = web_application(declared.services[service], self._services[service], queries)
 
         async def ask() -> httpx2.Response:
             transport = httpx2.ASGITransport(asgi)  # pyright: ignore[reportArgumentType]
             async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
-                return await client.post(path, content=content, headers=headers)
+                return await client.request(method, path, content=content, headers=headers)
 
-        return asyncio.run(ask())
+        with contextlib.closing(queries):
+            return asyncio.run(ask())
 
     def send(
         self, topic: Topic[Event], event: Event, *, key: str, headers: Mapping[str, str] = {}
@@ -213,7 +245,14 @@ class Rehearsal:
         return late_events(self._events.pipelines(), window)
 
     def query(self, service: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Rows of a service's own tables."""
+        """Rows of a service's own tables.
+
+        Raises:
+            RehearsalError: there is no such service.
+        """
+        if service not in self._services:
+            known = ", ".join(sorted(self._services)) or "none"
+            raise RehearsalError(f"there is no service {service!r}", hint=f"declared: {known}")
         with contextlib.closing(self._events.service(service)) as database:
             return database.execute(sql, parameters).fetchall()
 

@@ -17,6 +17,7 @@ def test_a_transfer_moves_money_once() -> None:
         rehearsal.crash("pipeline.before-commit")
         rehearsal.run()
         assert rehearsal.balance("bob", "EUR") == 500
+        assert rehearsal.get("/balances/bob").json() == {"person": "bob", "cents": 500}
 
 
 def test_every_transfer_arrives_once(tmp_path: Path) -> None:

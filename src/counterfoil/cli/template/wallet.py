@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from counterfoil import Application, Context, Counterfoils, Refusal, Request, Unit
+from counterfoil import Application, Context, Counterfoils, Refusal, Request, Unit, View
 
 app = Application("wallet")
 Person = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -64,6 +64,25 @@ def post(event: Transfer, context: Context) -> None:
         currency="EUR",
         code="transfer",
     )
+
+
+class BalanceOf(msgspec.Struct, frozen=True):
+    """Whose balance a client asks for: the part of the path."""
+
+    person: Person
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """What somebody has, in cents; what was sent without having it is below zero."""
+
+    person: str
+    cents: int
+
+
+@service.get("/balances/{person}", reads=["ledger"])
+def balance(request: BalanceOf, view: View) -> Balance:
+    """Look into the ledger."""
+    return Balance(request.person, view.balance(request.person, "EUR"))
 
 
 table = app.store(transfers)

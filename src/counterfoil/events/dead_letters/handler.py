@@ -236,6 +236,9 @@ class _Observed:
     def transaction(self) -> AbstractContextManager[None]:
         return self._database.transaction()
 
+    def reading(self) -> AbstractContextManager[None]:
+        return self._database.reading()
+
     def exclusive(self, name: str) -> None:
         self._database.exclusive(name)
 

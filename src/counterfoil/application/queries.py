@@ -1,0 +1,122 @@
+"""A service's reads: what has been committed, seen by many at once, and changed by none.
+
+A query runs in a thread with connections of its own, each in a transaction that only reads: it sees
+one moment of its service's tables and one of what pipelines keep, waits for no writer, and no
+writer waits for it. It needs no Idempotency-Key. Who hands in the token of a write's answer waits
+until the pipelines that the query reads have handled that write (`consistency`).
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+from counterfoil.application.service import Query, answered
+from counterfoil.events import Database, Events, Pipeline, ReadModel, balance
+from counterfoil.events.database import Cursor
+
+THREADS: Final = 8
+"""Of an instance: as many reads at once, each with a connection or two of its own."""
+CATCH_UP_SECONDS: Final = 1.5
+"""How long a read waits for the write that it names: less than the gateway gives an attempt."""
+
+
+class View:
+    """What a query may use: tables of its service and of the pipelines, which it can only read."""
+
+    def __init__(self, headers: Mapping[str, str], own: Database, pipelines: Database) -> None:
+        self.headers = headers
+        self._own = own
+        self._pipelines = pipelines
+
+    @property
+    def tenant(self) -> str:
+        """Who asks, as the gateway has checked it; empty on a route without identity."""
+        return self.headers.get("tenant", "")
+
+    @property
+    def tier(self) -> str:
+        """The tier of who asks, such as gold; empty on a route without identity."""
+        return self.headers.get("tier", "")
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run a SELECT on the service's tables, with `?` for each parameter."""
+        return self._own.execute(sql, parameters)
+
+    def execute_on_pipelines(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
+        """Run a SELECT on tables that handlers keep by `context.execute`."""
+        return self._pipelines.execute(sql, parameters)
+
+    def state(self, pipeline: str, key: str) -> bytes | None:
+        """What a pipeline's handlers have put under a key (`context.state`), or None."""
+        found = self._pipelines.execute(
+            "SELECT value FROM state WHERE pipeline = ? AND key = ?", (pipeline, key)
+        ).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def balance(self, account: str, currency: str) -> int:
+        """Credits less debits of an account in the ledger, in minor units; holds don't count."""
+        found = balance(self._pipelines, account, currency)
+        return found.credits - found.debits
+
+
+@dataclass(slots=True)
+class _Opened:
+    """What one thread reads by."""
+
+    own: Database
+    pipelines: Database
+    models: dict[str, ReadModel]
+
+
+class Queries:
+    """Runs the queries of the service `name`; close it after the last one."""
+
+    def __init__(self, events: Events, name: str, pipelines: Mapping[str, Pipeline[Any]]) -> None:
+        self._events = events
+        self._name = name
+        self._declared = pipelines
+        self._here = threading.local()
+        self._open: list[Callable[[], None]] = []
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="query")
+
+    def submit(
+        self, query: Query, request: Any, headers: Mapping[str, str], token: str
+    ) -> "Future[Any]":
+        """Run a query once the write of `token`, if there is one, can be seen.
+
+        The future raises `NotCaughtUp`, `BadToken`, `StoreUnavailable`, or what the query raised.
+        """
+        return self._threads.submit(self._run, query, request, headers, token)
+
+    def close(self) -> None:
+        """Finish what was begun, then close."""
+        self._threads.shutdown()
+        for close in self._open:
+            close()
+
+    def _run(self, query: Query, request: Any, headers: Mapping[str, str], token: str) -> Any:
+        opened: _Opened | None = getattr(self._here, "opened", None)
+        if opened is None:
+            opened = self._here.opened = self._opened()
+        if token:
+            for pipeline in query.reads:
+                model = opened.models.get(pipeline) or self._model(pipeline)
+                opened.models[pipeline] = model
+                model.await_caught_up(token, timeout_seconds=CATCH_UP_SECONDS)
+        with ExitStack() as reading:
+            for database in (opened.own, opened.pipelines):
+                reading.enter_context(database.reading())
+            return answered(query.handle, request, View(headers, opened.own, opened.pipelines))
+
+    def _opened(self) -> _Opened:
+        own, store = self._events.service(self._name), self._events.pipelines()
+        self._open += [own.close, store.close]
+        return _Opened(own, store.database, {})
+
+    def _model(self, pipeline: str) -> ReadModel:
+        log, store = self._events.log(), self._events.pipelines()
+        self._open += [log.close, store.close]
+        return ReadModel(log, store, self._declared[pipeline])

@@ -1,0 +1,25 @@
+"""The example of docs/services.md runs as it stands there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from counterfoil.testing import Rehearsal
+
+PAGE = Path(__file__).parents[2] / "docs" / "services.md"
+
+
+def test_the_example_of_the_page_does_what_the_page_says() -> None:
+    found = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    example: dict[str, Any] = {"__name__": "services_page"}
+    exec(found.group(1), example)
+    with Rehearsal(example["app"]) as rehearsal:
+        made = rehearsal.post("/deposits", example["Deposit"]("ada", 5), idempotency_key="1")
+        assert made.status_code == 201
+        nothing = rehearsal.post("/deposits", example["Deposit"]("ada", 0), idempotency_key="2")
+        assert (nothing.status_code, nothing.json()["detail"]) == (422, "deposit something")
+        rehearsal.run()
+        token = made.headers["counterfoil-consistency-token"]
+        assert rehearsal.get("/balances/ada", token=token).json() == {"cents": 5, "deposits": 1}
+        assert rehearsal.get("/balances/ada", tenant="b").json() == {"cents": 5, "deposits": 0}
