@@ -10,6 +10,7 @@ from running import SHOP
 from counterfoil import cli
 from counterfoil.application import StateFolder, load_application
 from counterfoil.application.state import write_json
+from counterfoil.cli.inspection import left_behind
 from counterfoil.events import EmbeddedEvents, Message
 
 
@@ -60,6 +61,7 @@ def test_the_log_is_looked_at_from_outside(
     assert "no topic" in run(capsys, tmp_path, "read", "payment", str(SHOP), code=2)
 
     store.store_positions("removed", "payments", {partition: 2})
+    assert [line.split()[0] for line in left_behind(SHOP, tmp_path)] == ["removed"]
     assert "removed" in run(capsys, tmp_path, "forget", "remove", str(SHOP), code=2)
     assert "declared" in run(capsys, tmp_path, "forget", "lake", str(SHOP), code=2)
     run(capsys, tmp_path, "forget", "removed", str(SHOP))

@@ -84,6 +84,7 @@ def up(
     free_ports
         Take free ports in place of the configured ones.
     """
+    from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
     from counterfoil.supervisor import Child, Supervisor  # noqa: PLC0415
 
     seen: dict[str, str] = {}
@@ -110,6 +111,8 @@ def up(
             out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
             address = supervisor.console_address()
             out.print(f"console  {address}", highlight=False, soft_wrap=True)
+            for line in await asyncio.to_thread(left_behind, path, supervisor.state.root):
+                out.print(Text(line, "yellow"))
         await running
 
     asyncio.run(run())
@@ -269,6 +272,11 @@ def trace(
     log = events_of(path, files.root).log()
     found = follow(application, stores, log, identity)
     print_trace(identity, found, as_json=as_json)
+    if application.counterfoils is None:
+        sys.stderr.write(
+            f"{application.name} is followed at the gateway alone: app.matches(...) would say what "
+            "to look for behind it\n"
+        )
     sys.exit(0 if found else 1)
 
 

@@ -40,6 +40,7 @@ from counterfoil.events import (
     readable,
     topics,
 )
+from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.shares import whole
 from counterfoil.supervisor import last_addresses, open_events
 from counterfoil.supervisor.host import now_us
@@ -104,6 +105,29 @@ def print_lag(events: Events, *, as_json: bool) -> None:
     print_waiting(waiting_letters(events))
 
 
+def left_behind(folder: Path, state: Path) -> list[str]:
+    """A line for each consumer that has positions and is not declared any more.
+
+    Under a new name a pipeline begins with the oldest events, and with nothing: whoever has renamed
+    one should hear of it.
+    """
+    application, events = application_and_events(folder, state)
+    try:
+        with closing(events.pipelines()) as store:
+            names = _undeclared(application, store)
+    except StoreUnavailable:
+        return []  # `status` tells of that
+    return [
+        f"{name} is not declared any more, and its position is kept: if it was renamed, the new "
+        f"one has begun with the oldest events. See `counterfoil events forget {name}`"
+        for name in names
+    ]
+
+
+def _undeclared(application: Application, store: PipelineStore) -> list[str]:
+    return sorted({whole(each[0]) for each in store.consumers()} - application.consumers())
+
+
 def forget_consumer(application: Application, events: Events, consumer: str) -> None:
     """Forget the positions of a consumer that is not declared.
 
@@ -117,7 +141,7 @@ def forget_consumer(application: Application, events: Events, consumer: str) -> 
         )
     with closing(events.pipelines()) as store:
         forgotten = store.forget(consumer)
-        known = sorted({whole(each[0]) for each in store.consumers()} - application.consumers())
+        known = _undeclared(application, store)
     if not forgotten:
         hint = f"not declared, but known: {', '.join(known) or 'none'}"
         raise CounterfoilError(f"no consumer {consumer!r}", hint=hint)

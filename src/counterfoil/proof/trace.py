@@ -37,16 +37,18 @@ def trace(application: Application, stores: Stores, log: EventLog, identity: str
     """The stations that the effect `identity` (its id, or its Idempotency-Key) has passed.
 
     An empty list means that nothing is known of it; a list that ends early, that it is under way,
-    or stands in the dead letters that come last.
+    or stands in the dead letters that come last. What an application without `app.matches` does
+    with an effect is known to nobody else: of it there are the gateway's answers alone.
     """
     counterfoils = application.counterfoils
+    number = int(identity) if identity.isdigit() and len(identity) <= ID_DIGITS else None
     if counterfoils is None:
-        return []
+        return _requests(stores.state, number, identity)
     found = stores.service(
         counterfoils.service,
         "SELECT seq, event_id, key, headers, created_us FROM outbox "  # noqa: S608
         f"WHERE event_id = ? OR {stores.idempotency_key} = ?",
-        int(identity) if identity.isdigit() and len(identity) <= ID_DIGITS else -1,
+        -1 if number is None else number,
         identity,
     )
     if not found:
