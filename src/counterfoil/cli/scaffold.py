@@ -30,7 +30,12 @@ def write_application(folder: Path) -> list[Path]:
         )
     if folder.exists():
         raise CounterfoilError(f"{folder} exists", hint="choose another name")
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise CounterfoilError(
+            f"{folder} can't be made: {error.strerror}", hint="choose another place"
+        ) from error
     written: list[Path] = []
     for file in FILES:
         path = folder / file.replace("wallet", name)

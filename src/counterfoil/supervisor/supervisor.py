@@ -68,6 +68,10 @@ class AlreadyRunning(CounterfoilError):
     """Another supervisor holds the state folder."""
 
 
+class StateUnusable(CounterfoilError):
+    """The state folder can't be made, or takes no files; nothing was started."""
+
+
 class DidNotStart(CounterfoilError):
     """A process was not ready in time; everything that had started was stopped again."""
 
@@ -191,9 +195,7 @@ class Supervisor:
         application = load_application(self.folder, configuration.application.module)
         _check_reports(application)
         processes = plan(application, configuration)
-        self.state.root.mkdir(parents=True, exist_ok=True)
-        (self.state.root / "logs").mkdir(exist_ok=True)
-        with self.state.lock.open("w") as lock:
+        with self._locked() as lock:
             await self._take(lock)
             self.addresses = assign_addresses(
                 configuration, processes, free_ports=self._free_ports, chosen=self._engines
@@ -204,6 +206,21 @@ class Supervisor:
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
             async with self._guarded(lock) as lifeline:
                 await self._supervise(application, configuration, processes, lifeline)
+
+    def _locked(self) -> IO[str]:
+        """The file of the state folder that is locked; the folder is made if need be.
+
+        Raises:
+            StateUnusable: there can be no folder in that place, or nothing can be written there.
+        """
+        try:
+            (self.state.root / "logs").mkdir(parents=True, exist_ok=True)
+            return self.state.lock.open("w")
+        except OSError as error:
+            raise StateUnusable(
+                f"the state folder {self.state.root} can't be used: {error.strerror}",
+                hint="choose another one with --state",
+            ) from error
 
     async def _take(self, lock: IO[str]) -> None:
         """Take the state folder's lock; wait for what a supervisor left behind that was killed."""

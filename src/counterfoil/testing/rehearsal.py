@@ -37,11 +37,13 @@ from counterfoil.events import (
     Relay,
     SagaCoordinator,
     ServiceStore,
+    TaskWorker,
     Topic,
     late_events,
     rebuilt_balances,
 )
 from counterfoil.events.consistency import HEADER
+from counterfoil.testing.queue import RehearsedQueue
 
 Event = TypeVar("Event", bound=msgspec.Struct)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,9 +66,12 @@ class _Worker(Protocol):
 
 
 class Rehearsal:
-    """Runs an application's services, pipelines and sagas by hand; close it, or use `with`.
+    """Runs an application's services, pipelines, sagas and task queues by hand; close it, or use
+    `with`.
 
-    The lake and reports stay out: they are recomputed from the log, and tested with `prove`.
+    A task that fails is tried again once the clock was moved that far (`advance`); after a crash
+    what was worked on is taken up when its lease has run out. Parallel pipelines and hooks stay
+    out, and so do the lake and reports, which are recomputed from the log: `prove` tests them.
     """
 
     def __init__(
@@ -106,6 +111,9 @@ class Rehearsal:
 
     def close(self) -> None:
         """End it, and throw its folder away."""
+        for worker in self._workers:
+            if isinstance(worker, RehearsedQueue):
+                worker.close()
         for store in self._services.values():
             store.close()
         self._folder.cleanup()
@@ -196,7 +204,7 @@ class Rehearsal:
         return number
 
     def run(self) -> int:
-        """Let relays, pipelines and sagas work until nothing moves; how much was moved in all.
+        """Let relays, pipelines, sagas and queues work until nothing moves; how much was moved.
 
         Raises:
             RehearsalError: it never comes to rest, or a crash that was asked for did not happen.
@@ -287,6 +295,10 @@ class Rehearsal:
             ChoreographyTracer(log, events.pipelines(), choreography, now_us)
             for choreography in declared.choreographies.values()
         ]
+        for queue in declared.queues.values():
+            taking_over = PipelineRunner(log, events.pipelines(), queue.pipeline(), now_us)
+            worker = TaskWorker(events.pipelines(), queue, now_us)
+            self._workers.append(RehearsedQueue(queue, taking_over, worker))
         return self._workers
 
     @contextlib.contextmanager

@@ -86,6 +86,10 @@ class TaskWorker:
                     self._changed.wait(POLL_SECONDS)
         return len(ended) + taken
 
+    def has_work(self) -> bool:
+        """Whether a task is worked on, or one is due."""
+        return bool(self._at_work) or self._taking.due(self._now_us())
+
     def close(self) -> None:
         """Take no more, wait a while for what is worked on, give back what isn't done.
 
