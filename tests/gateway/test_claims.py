@@ -38,6 +38,15 @@ def test_a_trusted_proxy_says_by_which_host_it_was_asked() -> None:
         assert "x_forwarded_for" not in headers
 
 
+def test_instances_are_told_by_what_scheme_and_host_they_were_asked() -> None:
+    with gateway(answer) as (client, server, plane):
+        client.get("/x", headers={"connection": "X-Forwarded-Proto, x-forwarded-host"})
+        headers = server.asked[0].headers
+        said = headers["x-forwarded-proto"], headers["x-forwarded-host"]
+        assert said == ("http", plane.listen), "nobody takes that back"
+        assert headers["host"] == server.address
+
+
 def test_nobody_has_others_answered_by_the_cache_with_what_he_claimed() -> None:
     def reflect(asked: Asked, connection: socket.socket) -> None:
         host = asked.headers.get("x-forwarded-host", "").encode()
@@ -46,7 +55,7 @@ def test_nobody_has_others_answered_by_the_cache_with_what_he_claimed() -> None:
 
     with gateway(reflect, route={"cache": Cache()}) as (client, server, _):
         client.get("/page", headers={"x-forwarded-host": "evil.example"})
-        assert client.get("/page").text == ""
+        assert client.get("/page").text == client.base_url.netloc.decode()
         assert len(server.asked) == 1
 
 

@@ -5,11 +5,12 @@
 //! those whose addresses are in the networks that were configured, or a fixed number of hops. What is
 //! beyond is dropped, and never reaches a limit or an instance. The same goes for what else proxies say
 //! (`Forwarded`, `X-Forwarded-Host` and the like), which the gateway itself has no use for: it goes on from
-//! those that are trusted.
+//! those that are trusted, and where they say nothing of scheme and host the gateway does.
 
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use ipnet::IpNet;
 
 use crate::Error;
@@ -17,6 +18,9 @@ use crate::config::Config;
 use crate::headers::as_read;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// By which scheme, and which host with its port, the first proxy of ours was asked.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Entries that are looked at; longer ways than this are a loop or an attack.
 const ENTRIES: usize = 32;
 
@@ -113,16 +117,37 @@ impl Trust {
     }
 }
 
-/// Take away what only proxies say of a request (where it comes from, and by what scheme and host it was
-/// asked for), unless `peer` is one that is trusted. Services take it for true, and a cache keeps what they
-/// answer to it.
-pub fn leave_claims(trust: Option<&Trust>, peer: &str, headers: &mut HeaderMap) {
-    if !headers.keys().any(is_claim) || trust.is_some_and(|trust| trust.believes(peer)) {
-        return;
+/// See to what only proxies say of a request: where it comes from, and by what scheme and host it was asked
+/// for. That of `peer` is taken away unless it is trusted, since services take it for true. By what scheme and
+/// host the gateway was asked is said where nobody has: services make links and redirects of it, and the `Host`
+/// that they get names an instance. `secured` is whether clients speak TLS with the gateway.
+pub fn see_to_claims(trust: Option<&Trust>, peer: &str, parts: &mut Parts, secured: bool) {
+    let headers = &mut parts.headers;
+    let (mut scheme, mut host) = (false, false);
+    if headers.keys().any(is_claim) {
+        if trust.is_some_and(|trust| trust.believes(peer)) {
+            let said = |claim: &HeaderName| {
+                headers.keys().any(|name| is_claim(name) && *as_read(name.as_str()) == *claim.as_str())
+            };
+            (scheme, host) = (said(&FORWARDED_PROTO), said(&FORWARDED_HOST));
+        } else {
+            let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
+            for claim in claims {
+                headers.remove(claim);
+            }
+        }
     }
-    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
-    for claim in claims {
-        headers.remove(claim);
+    if !scheme {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if secured { "https" } else { "http" }));
+    }
+    if !host {
+        let asked = match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => headers.get(header::HOST).cloned(),
+        };
+        if let Some(asked) = asked {
+            headers.insert(FORWARDED_HOST, asked);
+        }
     }
 }
 
@@ -190,21 +215,49 @@ mod tests {
         assert_eq!(seen("::ffff:10.0.0.1", &["192.0.2.1"]), Some("192.0.2.1, ::ffff:10.0.0.1".into()));
     }
 
+    /// The headers that are left of a request for `shop.example` with these.
+    fn left(trust: Option<&Trust>, peer: &str, names: &[&'static str]) -> HeaderMap {
+        let mut request = hyper::Request::get("/").header("host", "shop.example:8443");
+        for name in names {
+            request = request.header(*name, "claimed");
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        see_to_claims(trust, peer, &mut parts, true);
+        parts.headers
+    }
+
     #[test]
     fn what_proxies_say_beside_the_address_is_taken_from_those_that_are_trusted_alone() {
         let names =
             ["forwarded", "x-real-ip", "x-forwarded-host", "x_forwarded_proto", "x-forwarded-for", "x-app"];
-        let left = |trust: Option<&Trust>, peer: &str| {
-            let pair = |name: &str| (name.parse().unwrap(), HeaderValue::from_static("claimed"));
-            let mut headers: HeaderMap = names.iter().map(|name| pair(name)).collect();
-            leave_claims(trust, peer, &mut headers);
-            headers.len()
+        let claimed = |trust: Option<&Trust>, peer: &str| {
+            left(trust, peer, &names).values().filter(|value| *value == "claimed").count()
         };
         let networks = Trust::Networks(vec!["10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(left(None, "10.0.0.1"), 2);
-        assert_eq!(left(Some(&networks), "192.0.2.1"), 2);
-        assert_eq!(left(Some(&networks), "10.0.0.1"), names.len());
-        assert_eq!(left(Some(&Trust::Hops(1)), "192.0.2.1"), names.len());
+        assert_eq!(claimed(None, "10.0.0.1"), 2);
+        assert_eq!(claimed(Some(&networks), "192.0.2.1"), 2);
+        assert_eq!(claimed(Some(&networks), "10.0.0.1"), names.len());
+        assert_eq!(claimed(Some(&Trust::Hops(1)), "192.0.2.1"), names.len());
+    }
+
+    #[test]
+    fn the_gateway_says_by_what_it_was_asked_where_no_proxy_does() {
+        let said = |headers: &HeaderMap| {
+            [FORWARDED_PROTO, FORWARDED_HOST].map(|name| headers.get(name)?.to_str().ok().map(str::to_owned))
+        };
+        let own = [Some("https".to_owned()), Some("shop.example:8443".to_owned())];
+        assert_eq!(said(&left(None, "10.0.0.1", &[])), own);
+        assert_eq!(said(&left(None, "10.0.0.1", &["x-forwarded-proto", "x_forwarded_host"])), own);
+        let trust = Trust::Hops(1);
+        assert_eq!(said(&left(Some(&trust), "10.0.0.1", &[])), own);
+        let headers = left(Some(&trust), "10.0.0.1", &["x_forwarded_proto"]);
+        assert_eq!(
+            said(&headers),
+            [None, own[1].clone()],
+            "a service may read it as what the proxy has said"
+        );
+        let headers = left(Some(&trust), "10.0.0.1", &["x-forwarded-host"]);
+        assert_eq!(said(&headers), [own[0].clone(), Some("claimed".into())]);
     }
 
     #[test]

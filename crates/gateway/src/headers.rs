@@ -165,6 +165,8 @@ impl<'a> Passing<'a> {
             name if self.hooked.iter().any(|(hooked, _)| *as_read(hooked.as_str()) == *name) => false,
             "authorization" | "x-api-key" | "content-length" | "expect" => false,
             "traceparent" if self.traced => false,
+            // The gateway's word or that of a trusted proxy: not the client's to take back by `Connection`.
+            "x-forwarded-host" | "x-forwarded-proto" => true,
             name if set_by_gateway(name) => false,
             name => {
                 !of_one_connection(name)

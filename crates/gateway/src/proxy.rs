@@ -18,7 +18,7 @@ use crate::attempt::{attempt, is_repeatable};
 use crate::cache::{self, Outcome};
 use crate::client::{Client, UnderWay};
 use crate::early_data::{self, Early};
-use crate::forwarded::{Origin, leave_claims};
+use crate::forwarded::{Origin, see_to_claims};
 use crate::headers::{self, text};
 use crate::hints::Hints;
 use crate::identity::{Bearer, BodyDigest, Rejected};
@@ -120,7 +120,7 @@ pub async fn serve(
     let peer = under_way.client().address.to_str().unwrap_or_default();
     let trust = snapshot.trust.as_ref();
     let origin = trust.and_then(|trust| trust.origin(peer, &parts.headers).map(Box::new));
-    leave_claims(trust, peer, &mut parts.headers);
+    see_to_claims(trust, peer, &mut parts, snapshot.config.certificate.is_some());
     let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&mut parts.headers)));
     let seen = Seen {
         started,
