@@ -66,17 +66,24 @@ def test_a_request_whose_time_is_over_before_its_turn_is_told_so() -> None:
     began, go_on = threading.Event(), threading.Event()
 
     def answer(_: Asked, connection: socket.socket) -> None:
+        # Too large to be held: it keeps its place while its client waits for the rest.
+        connection.sendall(OK + b"content-length: 1000000\r\n\r\n" + bytes(999_999))
         began.set()
         go_on.wait(20)
-        connection.sendall(OK + b"content-length: 0\r\n\r\n")
+        connection.sendall(b"x")
 
-    times = {"request_timeout_seconds": 0.3, "queue_timeout_seconds": 10.0}
-    with gateway(answer, concurrency=1, **times) as (client, _, plane):
+    def free_when_time_is_over() -> None:
+        until(lambda: plane.state()["services"]["s"]["waiting"] == 1)
+        time.sleep(0.4)
+        go_on.set()
+
+    times = {"request_timeout_seconds": 0.3, "queue_timeout_seconds": 20.0}
+    with gateway(answer, concurrency=1, idle_timeout_seconds=20.0, **times) as (client, _, plane):
         first = threading.Thread(target=lambda: httpx2.get(f"http://{plane.listen}/first"))
         first.start()
         assert began.wait(20)
+        threading.Thread(target=free_when_time_is_over, daemon=True).start()
         refused = client.get("/second")
-        go_on.set()
         first.join(20)
         assert refused.status_code == 504
         assert "before the service could be asked" in refused.json()["detail"]
