@@ -45,14 +45,14 @@ def test_no_secret_is_compared_by_equality() -> None:
 
 
 def source() -> str:
-    return (ROOT / "crates/gateway/src/config.rs").read_text()
+    return (ROOT / "crates/gateway/src/config/mod.rs").read_text()
 
 
 def test_secrets_in_the_gateways_configuration_are_of_the_type_for_secrets() -> None:
     field = re.compile(rf"pub ({SECRET_NAMES}): (.+),")
     types = {
         found[1]: found[2]
-        for _, line in lines("crates/gateway/src/config.rs")
+        for _, line in lines("crates/gateway/src/config/*.rs")
         if (found := field.search(line)) and found[1] not in FILES
     }
     assert types

@@ -16,7 +16,7 @@ from counterfoil.gateway.config import GatewayConfig
 from counterfoil.gateway.data_plane import document
 
 SECRETS: Final = frozenset({"admin_credential", "password", "secret", "url"})
-"""Settings that `GET /config` hides (`SECRETS` in crates/gateway/src/config.rs)."""
+"""Settings that `GET /config` hides (`SECRETS` in crates/gateway/src/config/mod.rs)."""
 SETTLED_AT_START: Final = frozenset(
     {"listen", "admin", "tls", "ticket_secret", "http3", "early_data", "clients", "threads"}
     | {"proxy_protocol"}
