@@ -177,6 +177,18 @@ def test_a_process_that_dies_is_stood_in_for_and_found_again() -> None:
         assert client.get("/hooked").status_code == 200
 
 
+@pytest.mark.parametrize("dead", [0, 1])
+def test_while_one_process_is_dead_the_others_are_asked(dead: int) -> None:
+    with hooked("mark", processes=2, failure="refuse") as (client, _, plane, running):
+        assert client.get("/hooked").status_code == 200
+        running[dead].kill()
+        for _ in range(4):
+            assert client.get("/hooked").status_code == 200
+        (hook,) = plane.state()["hooks"]
+        assert (hook["passed"], hook["failed"]) == (5, 0)
+        running[dead].start()
+
+
 def test_what_is_no_answer_is_not_taken_for_one() -> None:
     said = iter((b"\0\0\0\4true", b"\xff\xff\xff\xff", b"\0\0\0\1", b"HTTP/1.1 200 OK\r\n\r\n"))
     listener = socket.create_server(("127.0.0.1", 0))

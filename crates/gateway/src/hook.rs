@@ -210,27 +210,37 @@ impl Hook {
         }
     }
 
-    /// Ask one process. A connection goes back to the pool only after a whole answer, so that nobody
-    /// is given the answer to a question that was given up.
+    /// Ask the process with the fewest questions before it, which is soon one that is dead: if it isn't there at
+    /// all, the others are asked. One that has got the question may have died of it, and the others would too.
     async fn exchange(&self, question: &[u8]) -> io::Result<Answer> {
-        let Some(process) = self.processes.iter().min_by_key(|each| each.asked.load(Ordering::Relaxed))
-        else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let _asked = Counted::new(&process.asked);
-        if let Some(mut pooled) = pooled(&process.address)
-            && let Ok(answer) = talk(&mut pooled, question).await
-        {
-            give_back(&process.address, pooled);
+        let mut rest: Vec<&Process> = self.processes.iter().collect();
+        loop {
+            let least = rest.iter().enumerate().min_by_key(|(_, each)| each.asked.load(Ordering::Relaxed));
+            let Some((place, _)) = least else { return Err(io::ErrorKind::NotConnected.into()) };
+            let process = rest.swap_remove(place);
+            let _asked = Counted::new(&process.asked);
+            let mut got_it = false;
+            if let Some(mut pooled) = pooled(&process.address) {
+                if let Ok(answer) = talk(&mut pooled, question).await {
+                    give_back(&process.address, pooled);
+                    return Ok(answer);
+                }
+                got_it = true;
+            }
+            // None was idle, or its process has been replaced since: a hook decides and changes nothing,
+            // so that it may be asked twice.
+            let mut stream = match TcpStream::connect(&process.address).await {
+                Ok(stream) => stream,
+                Err(_) if !got_it => continue,
+                Err(error) => return Err(error),
+            };
+            stream.set_nodelay(true)?;
+            // A connection goes back to the pool only after a whole answer, so that nobody is given the answer to
+            // a question that was given up.
+            let answer = talk(&mut stream, question).await?;
+            give_back(&process.address, stream);
             return Ok(answer);
         }
-        // None was idle, or its process has been replaced since: a hook decides and changes nothing,
-        // so that it may be asked twice.
-        let mut stream = TcpStream::connect(&process.address).await?;
-        stream.set_nodelay(true)?;
-        let answer = talk(&mut stream, question).await?;
-        give_back(&process.address, stream);
-        Ok(answer)
     }
 
     /// Counts, for people.
@@ -272,8 +282,15 @@ fn checked(headers: Vec<(String, String)>) -> Option<Headers> {
     headers.into_iter().map(header).collect()
 }
 
+/// An idle connection whose process has not ended it.
 fn pooled(address: &str) -> Option<TcpStream> {
-    POOL.with_borrow_mut(|pool| pool.get_mut(address)?.pop())
+    let is_silent = |stream: &TcpStream| {
+        stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    };
+    POOL.with_borrow_mut(|pool| {
+        let idle = pool.get_mut(address)?;
+        std::iter::from_fn(|| idle.pop()).find(is_silent)
+    })
 }
 
 fn give_back(address: &str, stream: TcpStream) {
