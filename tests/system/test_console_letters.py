@@ -65,6 +65,9 @@ def test_letters_are_found_and_paged(page: Page) -> None:
     assert [each["letters"] for each in page.get("/api/dead-letters/waiting")] == [3]
     assert page.send("GET", "/api/dead-letters?limit=many").status_code == 400
     assert page.send("GET", "/api/dead-letters/99").status_code == 404
+    assert page.send("GET", f"/api/dead-letters/{1 << 63}").status_code == 404
+    assert page.send("GET", f"/api/dead-letters?before={1 << 63}").status_code == 400
+    assert page.post(f"/api/dead-letters/{1 << 63}/discard", {"reason": "x"}).status_code == 404
 
 
 def test_a_letter_is_edited_tried_and_handled(page: Page) -> None:

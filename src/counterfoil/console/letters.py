@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from counterfoil.application import Application
 from counterfoil.application.web import problem
-from counterfoil.console.requests import ACTOR, Answer, body_of
+from counterfoil.console.requests import ACTOR, LARGEST, Answer, body_of
 from counterfoil.events import (
     PER_SECOND,
     AuditEntry,
@@ -27,6 +27,7 @@ from counterfoil.events import (
     Events,
     InvalidReplacement,
     NoHandler,
+    NoSuchDeadLetter,
     Pace,
     Pipeline,
     Selection,
@@ -43,6 +44,7 @@ LETTERS_SHOWN: Final = 500
 PART_SECONDS: Final = 3.0
 """Of a replay of many, in one request."""
 Number = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
+Place = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 Via = Literal["retries", "handler"]
 T = TypeVar("T")
 
@@ -110,7 +112,7 @@ class Letters:
         )
         wanted = msgspec.convert(asked.get("limit") or "100", int, strict=False)
         limit = min(max(wanted, 1), LETTERS_SHOWN)
-        before = msgspec.convert(asked.get("before") or None, int | None, strict=False)
+        before = msgspec.convert(asked.get("before") or None, Place | None, strict=False)
         found = await self._do(lambda letters: letters.list(selection, before=before, limit=limit))
         return [self._document(letter) for letter in found]
 
@@ -120,7 +122,7 @@ class Letters:
 
     async def show(self, request: Request) -> object:
         """One letter with what was done to it."""
-        number = request.path_params["number"]
+        number = _number(request)
         letter, entries = await self._do(
             lambda letters: (letters.show(number), letters.audit(number))
         )
@@ -128,7 +130,7 @@ class Letters:
 
     async def edit(self, request: Request) -> object:
         """Replace the value of a letter, if the new one is an event of its topic."""
-        number = request.path_params["number"]
+        number = _number(request)
         edit = msgspec.json.decode(await body_of(request), type=Edit)
 
         def act(letters: DeadLetters) -> None:
@@ -142,7 +144,7 @@ class Letters:
 
     async def discard(self, request: Request) -> object:
         """Decide that a letter is not to be handled."""
-        number = request.path_params["number"]
+        number = _number(request)
         reason = msgspec.json.decode(await body_of(request), type=Discard).reason
         if not reason.strip():
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a letter is discarded for a reason")
@@ -151,7 +153,7 @@ class Letters:
 
     async def rehearse(self, request: Request) -> object:
         """Run the handler on a letter, tell what it would do, and undo it."""
-        number = request.path_params["number"]
+        number = _number(request)
 
         def act(letters: DeadLetters) -> dict[str, object]:
             pipeline = self._pipeline(letters.show(number))
@@ -179,7 +181,7 @@ class Letters:
 
     async def replay(self, request: Request) -> object:
         """Hand one letter to its pipeline again."""
-        number = request.path_params["number"]
+        number = _number(request)
         body = await body_of(request)
         via = msgspec.json.decode(body, type=Replay).via if body else "retries"
         said = await self._do(lambda letters: self._replay(letters, letters.show(number), via))
@@ -265,3 +267,15 @@ def _entry(entry: AuditEntry) -> dict[str, object]:
         "letter": str(entry.letter),
         "value": value,
     }
+
+
+def _number(request: Request) -> int:
+    """The number of the letter that is asked for.
+
+    Raises:
+        NoSuchDeadLetter: no letter can have it.
+    """
+    number: int = request.path_params["number"]
+    if number > LARGEST:
+        raise NoSuchDeadLetter(f"there is no dead letter {number}")
+    return number

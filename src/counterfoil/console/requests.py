@@ -8,6 +8,8 @@ from starlette.requests import Request
 
 BODY_LIMIT: Final = 1 << 20
 """Bytes of a request: Kafka refuses larger events by default."""
+LARGEST: Final = (1 << 63) - 1
+"""An id that a database can hold."""
 ACTOR: Final = "console"
 """Who acts, for the audit: whoever has the key, which is one for all operators."""
 Answer = Callable[[Request], Awaitable[object]]

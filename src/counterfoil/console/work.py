@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import Request
 
 from counterfoil.application import Application
-from counterfoil.console.requests import Answer
+from counterfoil.console.requests import LARGEST, Answer
 from counterfoil.events import (
     Events,
     NoSuchSaga,
@@ -30,8 +30,6 @@ from counterfoil.supervisor.host import now_us
 
 SAGAS_SHOWN: Final = 500
 """Of one page at most."""
-LARGEST: Final = (1 << 63) - 1
-"""An id that a database can hold."""
 PLACE: Final = re.compile(r"(\d{1,18})-(\d{1,19})-(.+)")
 T = TypeVar("T")
 
