@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -83,7 +84,8 @@ class Host:
     def trouble(self, said: str) -> None:
         """Tell the supervisor why this process gets no further, or by "" that it does again."""
         told = msgspec.json.encode({"detail": self._detail, "trouble": said[:TROUBLE_CHARACTERS]})
-        os.write(int(os.environ["COUNTERFOIL_NOTIFY"]), told + b"\n")
+        with suppress(BrokenPipeError):  # the supervisor is gone, and this process about to end
+            os.write(int(os.environ["COUNTERFOIL_NOTIFY"]), told + b"\n")
 
     def serve(self, asgi: Any, address: str, on_ready: Callable[[], None] | None = None) -> None:
         """Serve an ASGI application in this very process until it is told to stop."""

@@ -308,6 +308,9 @@ class Supervisor:
                 await self._end(child)
             await self._end_keepers(keepers)
             await forks.close()
+            for child in self.children:
+                if child.notified is not None:  # what it told at its end was not read any more
+                    _close_notified(child, child.notified)
             self._changed()
 
     async def _end_keepers(self, keepers: list[asyncio.Task[None]]) -> None:
@@ -420,8 +423,7 @@ class Supervisor:
         def notified() -> None:
             lines = os.read(reading, NOTIFIED_BYTES).splitlines()
             if not lines:  # it has ended
-                loop.remove_reader(reading)
-                os.close(reading)
+                _close_notified(child, reading)
             elif child.notified == reading and child.state in {"starting", "ready"}:
                 message: dict[str, Any] = msgspec.json.decode(lines[-1])
                 child.ready.set()
@@ -494,3 +496,11 @@ def _check_reports(application: Application) -> None:
     }
     if application.counterfoils is not None:
         application.counterfoils.check(columns)
+
+
+def _close_notified(child: Child, reading: int) -> None:
+    """Read no more of what a process of `child` tells of itself."""
+    asyncio.get_running_loop().remove_reader(reading)
+    os.close(reading)
+    if child.notified == reading:
+        child.notified = None
