@@ -3,10 +3,11 @@
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from counterfoil.engines import RunningEngine
@@ -162,11 +163,7 @@ def test_what_a_term_reads_at_first_does_not_grow_with_the_commits_before_it(
     name = f"positions-{uuid.uuid4().hex}"
     events = KafkaEvents(kafka.address, postgres.address, postgres.secret, application=name)
     events.log().appender("bank", 1).close()
-    admin = AdminClient({"bootstrap.servers": kafka.address})
-    topic = ConfigResource(ResourceType.TOPIC, f"{name}.bank.positions")
-    (asked,) = admin.describe_configs([topic]).values()
-    found = {each.name: each.value for each in asked.result(PATIENCE_SECONDS).values()}
-    assert found["cleanup.policy"] == "compact"
+    (found,) = settings(kafka.address, [f"{name}.bank.positions"], "cleanup.policy", ["compact"])
     assert int(found["segment.bytes"]) <= 4 * 1024 * 1024, "what isn't full is not compacted"
 
 
@@ -175,10 +172,21 @@ def test_kafka_is_told_how_long_to_keep(engine: Callable[[str], RunningEngine]) 
     servers = engine("kafka").address
     KafkaEvents(servers, "", None, application).log().declare([SHORT, Topic("other", Paid)])
     names = [f"{application}.{name}" for name in ("paid", "other")]
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    settings(servers, names, "retention.ms", ["10000", "604800000"])
+
+
+def settings(servers: str, topics: list[str], name: str, values: list[str]) -> list[dict[str, str]]:
+    """The settings of topics once `name` has `values`: a broker hears of them after a creation."""
     admin = AdminClient({"bootstrap.servers": servers})
-    found = [asked.result(30) for asked in admin.describe_configs(resources).values()]
-    assert sorted(each["retention.ms"].value for each in found) == ["10000", "604800000"]
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    deadline, found = time.monotonic() + PATIENCE_SECONDS, list[dict[str, str]]()
+    while sorted(each[name] for each in found) != values:
+        assert time.monotonic() < deadline, found
+        with suppress(KafkaException):  # it doesn't know of a topic
+            asked = admin.describe_configs(resources).values()
+            told = [each.result(PATIENCE_SECONDS).values() for each in asked]
+            found = [{each.name: each.value for each in topic} for topic in told]
+    return found
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "table", "parallel", "saga", "choreography"])
