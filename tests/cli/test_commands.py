@@ -86,7 +86,10 @@ def test_a_number_that_nothing_can_have_is_refused_by_the_name_of_its_option(
     assert said in capsys.readouterr().err
 
 
-def test_cells_are_shown_as_they_came_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cells_are_shown_as_they_came_and_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # the width of whoever runs the tests
     cells = ["[/red] is no markup", "[bold]nor is this[/]", "x" * 200, 1_234_567]
     console = new_console()
     assert console.width == UNBOUNDED
