@@ -10,6 +10,8 @@ from counterfoil.application.configuration import ConfigurationError
 from counterfoil.application.counterfoils import Counterfoils, Workload
 from counterfoil.application.service import Service
 from counterfoil.events import (
+    KEEP_SECONDS,
+    LEAST_KEEP_SECONDS,
     Choreography,
     Context,
     EventTime,
@@ -65,9 +67,24 @@ class Application:
         self.counterfoils: Counterfoils | None = None
         self.make_workload: Workload | None = None
 
-    def service(self, name: str, *, schema: Sequence[str]) -> Service:
-        """Declare a service; `schema` is SQL that creates its tables if they don't exist."""
-        return _declare(self.services, name, Service(name, tuple(schema)), "service")
+    def service(
+        self, name: str, *, schema: Sequence[str], keep_seconds: float = KEEP_SECONDS
+    ) -> Service:
+        """Declare a service; `schema` is SQL that creates its tables if they don't exist.
+
+        The answer to an Idempotency-Key is kept for `keep_seconds`, 30 days without a word: whoever
+        repeats it later has the command run again. Events that were sent stay in the outbox for as
+        long, for `counterfoil trace` and the proof.
+
+        Raises:
+            ConfigurationError: the name is taken, or `keep_seconds` is not a day at least.
+        """
+        if not keep_seconds >= LEAST_KEEP_SECONDS:
+            raise ConfigurationError(
+                f"service {name}: keep_seconds must be {LEAST_KEEP_SECONDS} or more",
+                hint="clients that were away for a night repeat their requests in the morning",
+            )
+        return _declare(self.services, name, Service(name, tuple(schema), keep_seconds), "service")
 
     def topic(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from counterfoil.application.configuration import ConfigurationError
-from counterfoil.events import Unit
+from counterfoil.events import KEEP_SECONDS, Unit
 
 if TYPE_CHECKING:
     from counterfoil.application.queries import View
@@ -57,6 +57,8 @@ class Service:
 
     name: str
     schema: tuple[str, ...]
+    keep_seconds: float = KEEP_SECONDS
+    """How long answers and sent events are kept."""
     commands: list[Command] = field(default_factory=list[Command])
     queries: list[Query] = field(default_factory=list[Query])
 

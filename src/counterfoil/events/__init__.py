@@ -93,6 +93,11 @@ from counterfoil.events.sagas import (
 from counterfoil.events.schemas import ConfluentRegistry, EmbeddedRegistry, Registry
 from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
 from counterfoil.events.shares import Share
+from counterfoil.events.source_retention import (
+    KEEP_SECONDS,
+    LEAST_KEEP_SECONDS,
+    SourceRetention,
+)
 from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.sourcing import Aggregate, Current
 from counterfoil.events.tables import create_all_tables
@@ -113,6 +118,8 @@ from counterfoil.events.windows import (
 __all__ = [
     "AGGREGATE_SCHEMA",
     "ALL",
+    "KEEP_SECONDS",
+    "LEAST_KEEP_SECONDS",
     "PER_SECOND",
     "UNFINISHED",
     "UNREADABLE",
@@ -198,6 +205,7 @@ __all__ = [
     "Session",
     "Share",
     "SnapshotMismatch",
+    "SourceRetention",
     "StatelessContext",
     "StepContext",
     "StepFailed",

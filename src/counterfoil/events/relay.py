@@ -5,6 +5,8 @@ a term is over: a leader that was paused for longer than its lease wakes up to `
 a second copy.
 """
 
+from collections.abc import Callable
+
 from counterfoil import faults
 from counterfoil.events.log import Appender
 from counterfoil.events.outbox import OutboxReader
@@ -13,21 +15,27 @@ BATCH = 1_000
 
 
 class Relay:
-    """One term of a leading relay; make a new one for each term."""
+    """One term of a leading relay; make a new one for each term.
 
-    def __init__(self, outbox: OutboxReader, appender: Appender) -> None:
+    When there is nothing to move it has time to `forget` some of what was moved long ago.
+    """
+
+    def __init__(
+        self, outbox: OutboxReader, appender: Appender, forget: Callable[[], int] = lambda: 0
+    ) -> None:
         self._outbox = outbox
         self._appender = appender
+        self._forget = forget
 
     def step(self) -> int:
-        """Move at most a batch; returns the number of rows moved.
+        """Move at most a batch; returns the number of rows moved, or forgotten.
 
         Raises:
             TermOver: this term is over; a new one knows what was moved.
         """
         rows = self._outbox.read_after(self._appender.position, BATCH)
         if not rows:
-            return 0
+            return self._forget()
         faults.point("relay.before-append")
         self._appender.append([message for _, message in rows], rows[-1][0])
         return len(rows)

@@ -47,10 +47,11 @@ EXIT_STATUS: Final = 70
 _BEYOND: Final = 1 << 63
 """The first event id that the databases can't keep."""
 
-_SCHEMA: Final = """
+SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS idempotency (
     key TEXT PRIMARY KEY, request_hash BLOB NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL,
     headers TEXT NOT NULL, created_us INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS idempotency_by_age ON idempotency (created_us);
 """
 
 
@@ -146,7 +147,7 @@ class Command:
 
 def service_schema(own: Sequence[str]) -> list[str]:
     """The whole schema of a service: its own tables, its answers, its outbox."""
-    return [_SCHEMA, outbox.SCHEMA, *own]
+    return [SCHEMA, outbox.SCHEMA, *own]
 
 
 class ServiceStore:

@@ -18,6 +18,7 @@ from counterfoil.coordination import (
 )
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
+    KEEP_SECONDS,
     ChoreographyTracer,
     DeadLetters,
     EmbeddedEvents,
@@ -32,6 +33,7 @@ from counterfoil.events import (
     SagaCoordinator,
     ServiceStore,
     Share,
+    SourceRetention,
     StoreUnavailable,
     TaskWorker,
     TermOver,
@@ -122,13 +124,19 @@ def relay(host: Host) -> None:
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
+    declared = host.application.services.get(host.target)
+    keep_seconds = KEEP_SECONDS if declared is None else declared.keep_seconds
 
     def lead(fencing_token: int, held: Callable[[], bool]) -> None:
+        database = events.service(host.target)
+        retention = SourceRetention(database, keep_seconds, answers=declared is not None)
         with (
+            closing(retention),
             closing(events.outbox(host.target)) as outbox,
             closing(event_log.appender(host.target, fencing_token)) as appender,
         ):
-            _repeat(host, Relay(outbox, appender).step, while_=held)
+            relay = Relay(outbox, appender, forget=lambda: retention.step(now_us()))
+            _repeat(host, relay.step, while_=held)
 
     _lead(host, f"relay/{host.target}", lead)
 
