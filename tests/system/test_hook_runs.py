@@ -20,7 +20,9 @@ def test_a_declared_hook_is_started_and_asked(tmp_path: Path) -> None:
     code = folder / "purse.py"
     code.write_text(code.read_text() + python)
     configuration = folder / "counterfoil.toml"
-    configuration.write_text(f'{configuration.read_text()}hooks = ["screening"]\n\n{settings}')
+    route = 'methods = ["POST"]\n'
+    hooked = configuration.read_text().replace(route, f'{route}hooks = ["screening"]\n')
+    configuration.write_text(f"{hooked}\n{settings}")
     with running(folder, tmp_path / "state") as purse, purse.client() as client:
         for country, status in (("XX", 403), ("DE", 201)):
             headers = {

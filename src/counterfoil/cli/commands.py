@@ -85,6 +85,7 @@ def up(
         Take free ports in place of the configured ones.
     """
     from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
+    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
     from counterfoil.supervisor import Child, Supervisor  # noqa: PLC0415
 
     seen: dict[str, str] = {}
@@ -111,7 +112,11 @@ def up(
             out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
             address = supervisor.console_address()
             out.print(f"console  {address}", highlight=False, soft_wrap=True)
-            for line in await asyncio.to_thread(left_behind, path, supervisor.state.root):
+            try:
+                lines = await asyncio.to_thread(left_behind, path, supervisor.state.root)
+            except CounterfoilError as error:
+                lines = [f"whether a consumer was left behind is not known: {error.args[0]}"]
+            for line in lines:
                 out.print(Text(line, "yellow"))
         await running
 
