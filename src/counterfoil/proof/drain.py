@@ -24,8 +24,9 @@ CALM_SECONDS: Final = 2.0
 """What is found must last, a match and a rest alike, with every process running: a relay that has
 just woken up may be about to send its batch again, and one that has just died to do so anew."""
 SETTLED_SECONDS: Final = MappingProxyType({"embedded": 12.0, "spark": 120.0})
-"""Longer than a lease, a backoff and a restart together, by the engine of reports: whoever could
-still come, has. A Spark driver starts in 10 s and needs as long again for its first job."""
+"""With every process running. Longer than a lease and a backoff together, by the engine of reports:
+whoever could still come, has. A Spark driver starts in 10 s and needs as long again for its first
+job."""
 
 
 class Drain:
@@ -79,7 +80,7 @@ class Drain:
             has_moved, sums = found.sums != sums, found.sums
             resting = None if has_moved else await self.at_rest()
             now = time.monotonic()
-            if has_moved:
+            if has_moved or not self._all_run():
                 settled_since = now
             seen = (sums, found.difference_count, resting, self._lives())
             matches = found.difference_count == 0
