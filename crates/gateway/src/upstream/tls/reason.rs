@@ -80,8 +80,8 @@ pub fn of_alert(alert: AlertDescription, surroundings: &Surroundings) -> String 
 /// what it had not read, and its alert was lost with that.
 pub fn of_reset(error: &io::Error, surroundings: &Surroundings) -> Option<String> {
     let asked = surroundings.asked.load(Ordering::Relaxed);
-    (asked && error.kind() == io::ErrorKind::ConnectionReset)
-        .then(|| of_alert(AlertDescription::CertificateRequired, surroundings))
+    let reset = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+    (asked && reset).then(|| of_alert(AlertDescription::CertificateRequired, surroundings))
 }
 
 /// Whether an alert may be about the certificate of a client: in TLS 1.3 it comes after the client's

@@ -49,7 +49,16 @@ impl Record {
 
     /// A handshake with an instance came to nothing.
     pub fn failed(&self, instance: &str, reason: &str) {
+        self.count_failed();
+        self.say(instance, reason);
+    }
+
+    pub fn count_failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Remember what is wrong with an instance.
+    pub fn say(&self, instance: &str, reason: &str) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if troubles.len() >= INSTANCES && !troubles.contains_key(instance) {
             troubles.clear();

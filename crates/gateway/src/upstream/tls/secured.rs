@@ -2,6 +2,7 @@
 //!
 //! In TLS 1.3 a client is through with the handshake before the server has looked at its certificate. A
 //! server that doesn't like it says so in place of the first answer; nothing that was sent was read then.
+//! It may end the connection at once, so that whoever is about to write hears of that end first.
 
 use std::io;
 use std::pin::Pin;
@@ -23,6 +24,8 @@ pub struct Secured {
     instance: Box<str>,
     /// Whether the other side has said something.
     heard: bool,
+    /// Whether it was noted that it would not take the gateway.
+    noted: bool,
 }
 
 impl Secured {
@@ -32,7 +35,7 @@ impl Secured {
         surroundings: Arc<Surroundings>,
         instance: &str,
     ) -> Self {
-        Self { stream, record, surroundings, instance: instance.into(), heard: false }
+        Self { stream, record, surroundings, instance: instance.into(), heard: false, noted: false }
     }
 
     #[cfg(target_os = "linux")]
@@ -42,7 +45,7 @@ impl Secured {
 
     /// An error before anything was heard, of the kind `ConnectionRefused` if the other side doesn't take
     /// the gateway for who it lets in.
-    fn before_all(&self, error: io::Error) -> io::Error {
+    fn before_all(&mut self, error: io::Error) -> io::Error {
         let refused = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(Error::AlertReceived(alert)) => reason::is_about_clients(*alert),
             _ => false,
@@ -50,13 +53,25 @@ impl Secured {
         if !refused {
             // It may have read what was sent, so the error stays what it is.
             if let Some(reason) = reason::of_reset(&error, &self.surroundings) {
-                self.record.failed(&self.instance, &reason);
+                self.note(&reason);
             }
             return error;
         }
         let reason = reason::of_handshake(&error, &self.surroundings);
-        self.record.failed(&self.instance, &reason);
+        self.note(&reason);
         io::Error::new(io::ErrorKind::ConnectionRefused, reason)
+    }
+
+    fn note(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.noted, true) {
+            self.record.count_failed();
+        }
+        self.record.say(&self.instance, reason);
+    }
+
+    /// What became of something that was to be written.
+    fn written<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.heard { written } else { written.map_err(|error| self.before_all(error)) }
     }
 }
 
@@ -84,7 +99,8 @@ impl AsyncRead for Secured {
 
 impl AsyncWrite for Secured {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, part)
+        let written = Pin::new(&mut self.stream).poll_write(cx, part);
+        self.written(written)
     }
 
     fn poll_write_vectored(
@@ -92,7 +108,8 @@ impl AsyncWrite for Secured {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -100,7 +117,8 @@ impl AsyncWrite for Secured {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let written = Pin::new(&mut self.stream).poll_flush(cx);
+        self.written(written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
