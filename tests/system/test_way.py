@@ -23,18 +23,19 @@ def test_the_look_goes_on_after_a_table_that_is_not_there_yet(tmp_path: Path) ->
     service = sqlite3.connect(state.service("payments"))
     service.execute("PRAGMA user_version = 1")  # a database without the service's table
     deadline = time.monotonic() + 20
-    with capture_logs() as lines:
-        way = Way(counterfoils, EmbeddedStores(state))
-        while not lines:
+    way = Way(counterfoils, EmbeddedStores(state))
+    with way.looking():
+        with capture_logs() as lines:
+            while not lines:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        assert lines[0]["event"] == "look_failed"
+        service.execute("CREATE TABLE payments (amount INTEGER)")
+        service.execute("INSERT INTO payments VALUES (5)")
+        service.commit()
+        while not (steps := way.document()["way"]):
             assert time.monotonic() < deadline
-            time.sleep(0.02)
-    assert lines[0]["event"] == "look_failed"
-    service.execute("CREATE TABLE payments (amount INTEGER)")
-    service.execute("INSERT INTO payments VALUES (5)")
-    service.commit()
-    while not (steps := way.document()["way"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+            time.sleep(0.05)
     assert isinstance(steps, list)
     assert (steps[0]["count"], steps[0]["amount"]) == (1, 5)
     service.close()
@@ -60,23 +61,24 @@ def test_what_was_equal_is_unknown_while_nobody_can_look_and_no_loss_afterwards(
         return found
 
     assert way.document()["state"] == "unknown", "nobody has looked yet"
-    assert wait_for("equal")["matches"]
-    service.execute("INSERT INTO payments VALUES (5)")
-    wait_for("under way")
-    service.execute("ALTER TABLE payments RENAME TO elsewhere")
-    unknown = wait_for("unknown")
-    assert "payments" in unknown["trouble"]
-    assert unknown["looked_seconds_ago"] > 0.5
-    blind = time.monotonic()
-    while time.monotonic() < blind + console_way.STUCK_SECONDS:
-        assert way.document()["state"] == "unknown"
-        time.sleep(0.1)
-    service.execute("ALTER TABLE elsewhere RENAME TO payments")
-    while (seen := way.document()["state"]) == "unknown":
-        time.sleep(0.05)
-    assert seen == "under way", "it has not stood still for longer: nobody looked"
-    assert way.document()["trouble"] == ""
-    wait_for("broken")
+    with way.looking():
+        assert wait_for("equal")["matches"]
+        service.execute("INSERT INTO payments VALUES (5)")
+        wait_for("under way")
+        service.execute("ALTER TABLE payments RENAME TO elsewhere")
+        unknown = wait_for("unknown")
+        assert "payments" in unknown["trouble"]
+        assert unknown["looked_seconds_ago"] > 0.5
+        blind = time.monotonic()
+        while time.monotonic() < blind + console_way.STUCK_SECONDS:
+            assert way.document()["state"] == "unknown"
+            time.sleep(0.1)
+        service.execute("ALTER TABLE elsewhere RENAME TO payments")
+        while (seen := way.document()["state"]) == "unknown":
+            time.sleep(0.05)
+        assert seen == "under way", "it has not stood still for longer: nobody looked"
+        assert way.document()["trouble"] == ""
+        wait_for("broken")
     service.close()
 
 

@@ -12,7 +12,7 @@ import hmac
 import json
 import shlex
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -83,7 +83,9 @@ _STATUS: Final[dict[type[Exception], HTTPStatus]] = {
 
 def console(host: Host) -> None:
     """The console of a supervised application."""
-    host.serve(Console(host).application(), host.addresses.console)
+    console = Console(host)
+    with console.looking():
+        host.serve(console.application(), host.addresses.console)
 
 
 class Console:
@@ -105,6 +107,10 @@ class Console:
         self._work = Work(host.application, self._events)
         self._stores = open_stores(host.application.name, host.configuration, host.state)
         self._way = Way(counterfoils, self._stores) if counterfoils is not None else None
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Look at the way until the block's end, if there is one."""
+        return nullcontext() if self._way is None else self._way.looking()
 
     def application(self) -> Starlette:
         """The ASGI application."""

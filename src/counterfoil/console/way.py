@@ -8,7 +8,8 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Final, Literal
 
 import msgspec
@@ -28,6 +29,8 @@ REST: Final = 4
 """Between two looks the console rests this many times longer than the look took, and never less
 than a second: at most a fifth of a core, however large the tables are."""
 
+END_SECONDS: Final = 2.0
+"""That the end waits for a look that is under way."""
 LATE_SECONDS: Final = 10.0
 """A look that is this late, after its rest and three times the time the last one took, is overdue:
 longer than a busy machine holds one up, and shorter than anybody should be told of old numbers."""
@@ -59,7 +62,7 @@ def judge(sums: Sequence[Sum], still_seconds: float) -> State:
 
 
 class Way:
-    """Looks at every step of the way again and again, in a thread of its own."""
+    """Looks at every step of the way again and again, in a thread of its own while `looking`."""
 
     def __init__(self, counterfoils: Counterfoils, stores: Stores) -> None:
         self._counterfoils = counterfoils
@@ -72,7 +75,18 @@ class Way:
         """When the next look has to be over."""
         self._trouble = ""
         """Why the last look failed, if it did."""
-        threading.Thread(target=self._look, name="way", daemon=True).start()
+
+    @contextmanager
+    def looking(self) -> Generator[None, None, None]:
+        """Look until the block's end; one look may outlast it that a store holds up."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._look, args=(stop,), name="way", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(END_SECONDS)
 
     def document(self) -> dict[str, object]:
         """State, sums and rates as the page shows them."""
@@ -102,8 +116,8 @@ class Way:
             "history": history(points, time.time() - now),
         }
 
-    def _look(self) -> None:
-        while True:
+    def _look(self, stop: threading.Event) -> None:
+        while not stop.is_set():
             started = time.monotonic()
             try:
                 sums = self._sums()
@@ -111,7 +125,7 @@ class Way:
                 # Any store may be away, locked or not made yet; the next look may find it.
                 structlog.get_logger().warning("look_failed", error=repr(error))
                 self._trouble = f"{type(error).__name__}: {error}"
-                time.sleep(1.0)
+                stop.wait(1.0)
                 continue
             now = time.monotonic()
             if self._trouble and self._points:
@@ -126,7 +140,7 @@ class Way:
             took = now - started
             rest = max(1.0, REST * took)
             self._due = now + rest + 3 * took + LATE_SECONDS
-            time.sleep(rest)
+            stop.wait(rest)
 
     def _sums(self) -> tuple[Sum, ...]:
         """From the last step to the first; see `judge`."""
