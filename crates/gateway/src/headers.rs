@@ -213,6 +213,11 @@ pub fn vary_by(answer: &mut HeaderMap, field: &'static str) {
     }
 }
 
+/// Fields of HTTP/1.1's connections, of which HTTP/2 and HTTP/3 have none (RFC 9113, section 8.2.2; RFC 9114,
+/// section 4.2).
+pub const OF_HTTP1: [&str; 5] =
+    ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
 /// Whether a header belongs to one connection, and not to the message (RFC 9110, section 7.6.1).
 pub fn of_one_connection(name: &str) -> bool {
     matches!(

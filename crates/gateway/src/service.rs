@@ -19,7 +19,7 @@ use crate::health::{Checks, Counts, Probe};
 use crate::places::{Place, Places, Rank, Share};
 use crate::respond::Problem;
 use crate::upstream::tls::{self, Tls};
-use crate::upstream::{Kept, Target, Timeouts};
+use crate::upstream::{Lifetimes, Target, Timeouts};
 
 pub struct Endpoint {
     pub instance: String,
@@ -148,7 +148,7 @@ impl Upstream {
                     "idle timeout",
                     config.idle_timeout_seconds.unwrap_or(config.attempt_timeout_seconds),
                 )?,
-                kept: Kept {
+                lifetimes: Lifetimes {
                     idle: seconds("connection idle time", config.connection_idle_seconds)?,
                     age: seconds("connection age", config.connection_age_seconds)?,
                 },

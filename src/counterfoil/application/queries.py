@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from counterfoil.application.service import Query, answered
-from counterfoil.events import Database, Events, Pipeline, ReadModel, balance
+from counterfoil.events import Asked, Database, Events, Pipeline, ReadModel, balance
 from counterfoil.events.database import Cursor
 
 THREADS: Final = 8
@@ -23,23 +23,13 @@ CATCH_UP_SECONDS: Final = 1.5
 """How long a read waits for the write that it names: less than the gateway gives an attempt."""
 
 
-class View:
+class View(Asked):
     """What a query may use: tables of its service and of the pipelines, which it can only read."""
 
-    def __init__(self, headers: Mapping[str, str], own: Database, pipelines: Database) -> None:
-        self.headers = headers
+    def __init__(self, headers: dict[str, str], own: Database, pipelines: Database) -> None:
+        super().__init__(headers)
         self._own = own
         self._pipelines = pipelines
-
-    @property
-    def tenant(self) -> str:
-        """Who asks, as the gateway has checked it; empty on a route without identity."""
-        return self.headers.get("tenant", "")
-
-    @property
-    def tier(self) -> str:
-        """The tier of who asks, such as gold; empty on a route without identity."""
-        return self.headers.get("tier", "")
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run a SELECT on the service's tables, with `?` for each parameter."""
@@ -83,7 +73,7 @@ class Queries:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="query")
 
     def submit(
-        self, query: Query, request: Any, headers: Mapping[str, str], token: str
+        self, query: Query, request: Any, headers: dict[str, str], token: str
     ) -> "Future[Any]":
         """Run a query once the write of `token`, if there is one, can be seen.
 
@@ -97,7 +87,7 @@ class Queries:
         for close in self._open:
             close()
 
-    def _run(self, query: Query, request: Any, headers: Mapping[str, str], token: str) -> Any:
+    def _run(self, query: Query, request: Any, headers: dict[str, str], token: str) -> Any:
         opened: _Opened | None = getattr(self._here, "opened", None)
         if opened is None:
             opened = self._here.opened = self._opened()

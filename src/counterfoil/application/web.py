@@ -92,7 +92,6 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
                 HTTPStatus.BAD_REQUEST,
                 f"send an Idempotency-Key of 1 to {IDEMPOTENCY_KEY_LIMIT} characters",
             )
-        tenant = request.headers.get("x-counterfoil-tenant", "")
         content = await request.body()
         try:
             body = decode(content)
@@ -101,14 +100,10 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
         except UNREADABLE as error:
             return problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}")
         # A key belongs to its tenant: nobody is answered with what another tenant was told.
-        scoped = scoped_key(tenant, key)
+        who_asks = _who_asks(request)
+        scoped = scoped_key(who_asks["tenant"], key)
         digest = hashlib.blake2b(command.path.encode() + b"\0" + content, digest_size=16).digest()
-        headers = {
-            "tenant": tenant,
-            "tier": request.headers.get("x-counterfoil-tier", ""),
-            "request-id": request.headers.get("x-request-id", ""),
-            "idempotency-key": key,
-        }
+        headers = {**who_asks, "idempotency-key": key}
 
         def handle(unit: Unit) -> Reply:
             effect = answered(command.handle, body, unit)
@@ -154,11 +149,7 @@ def _reading(query: Query, queries: Queries) -> Callable[[Request], object]:
             decoded = msgspec.convert(asked, query.request, strict=False)
         except msgspec.ValidationError as error:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-        headers = {
-            "tenant": request.headers.get("x-counterfoil-tenant", ""),
-            "tier": request.headers.get("x-counterfoil-tier", ""),
-            "request-id": request.headers.get("x-request-id", ""),
-        }
+        headers = _who_asks(request)
         token = request.headers.get(HEADER, "")
         try:
             found = await asyncio.wrap_future(queries.submit(query, decoded, headers, token))
@@ -175,6 +166,15 @@ def _reading(query: Query, queries: Queries) -> Callable[[Request], object]:
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     return answer
+
+
+def _who_asks(request: Request) -> dict[str, str]:
+    """What the gateway says of a request."""
+    return {
+        "tenant": request.headers.get("x-counterfoil-tenant", ""),
+        "tier": request.headers.get("x-counterfoil-tier", ""),
+        "request-id": request.headers.get("x-request-id", ""),
+    }
 
 
 def scoped_key(tenant: str, key: str) -> str:

@@ -91,7 +91,14 @@ from counterfoil.events.sagas import (
     StepFailed,
 )
 from counterfoil.events.schemas import ConfluentRegistry, EmbeddedRegistry, Registry
-from counterfoil.events.service_store import Command, Reply, ServiceStore, Unit, service_schema
+from counterfoil.events.service_store import (
+    Asked,
+    Command,
+    Reply,
+    ServiceStore,
+    Unit,
+    service_schema,
+)
 from counterfoil.events.shares import Share
 from counterfoil.events.source_retention import (
     KEEP_SECONDS,
@@ -124,6 +131,7 @@ __all__ = [
     "UNFINISHED",
     "UNREADABLE",
     "Aggregate",
+    "Asked",
     "AuditEntry",
     "BadToken",
     "Balance",

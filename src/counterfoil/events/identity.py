@@ -7,14 +7,14 @@ _ESCAPES: Final = str.maketrans({"\0": "\x01\x03", "\x01": "\x01\x02"})
 """Of what parts two parts: names with it in them are another's neither."""
 
 
-_IDS: Final = 1 << 63
-"""Both databases keep ids in 64 bits, of which ours use 63."""
+BEYOND: Final = 1 << 63
+"""The first number that is no id: both databases keep 64 bits, of which ours use 63."""
 
 
 def identity_in(text: str) -> int | None:
     """The id that a header holds, or None: others may have written it, and anything into it."""
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else _IDS
-    return number if number < _IDS else None
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else BEYOND
+    return number if number < BEYOND else None
 
 
 def identity_of(*parts: object) -> int:

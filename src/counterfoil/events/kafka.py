@@ -132,8 +132,7 @@ class KafkaLog:
 
         The token of the lease is not needed: the producer's epoch fences, and grows with each term.
         """
-        positions = self._named(f"{source}.positions")
-        self._create({positions: 1}, _POSITIONS)
+        positions = self._positions_of(source)
         return KafkaAppender(
             self._connection,
             self._place,
@@ -158,8 +157,7 @@ class KafkaLog:
         self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL
     ) -> KafkaExchange:
         """Begin a term of `consumer` over a share of `topics`, which ends the earlier ones."""
-        positions = self._named(f"{consumer}.positions")
-        self._create({positions: 1}, _POSITIONS)
+        positions = self._positions_of(consumer)
         return KafkaExchange(
             self._connection,
             {**reader_settings(self._connection), **_FETCHING},
@@ -266,8 +264,7 @@ class KafkaLog:
         Raises:
             LogUnavailable: whether it will is unknown.
         """
-        topic = self._named(f"{consumer}.positions")
-        self._create({topic: 1}, _POSITIONS)
+        topic = self._positions_of(consumer)
         continue_at(self._connection, self._named(f"{consumer}.exchange"), topic, positions)
 
     def close(self) -> None:
@@ -291,6 +288,12 @@ class KafkaLog:
         if topic not in self._places:
             with suppress(LogUnavailable):
                 self._find(topic)
+
+    def _positions_of(self, holder: str) -> str:
+        """The name of the topic of a holder's positions, which is there from then on."""
+        name = self._named(f"{holder}.positions")
+        self._create({name: 1}, _POSITIONS)
+        return name
 
     def _find(self, topic: str) -> None:
         """Ask for a topic that this process has not declared, but others have before it."""

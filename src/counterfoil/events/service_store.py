@@ -30,6 +30,7 @@ from counterfoil.events import outbox
 from counterfoil.events.consistency import HEADER, token_of
 from counterfoil.events.database import Cursor, Database
 from counterfoil.events.errors import EventsError, InvalidEvent, KeyReused, StoreUnavailable
+from counterfoil.events.identity import BEYOND
 from counterfoil.events.messages import Message
 from counterfoil.events.topics import AnyTopic, Topic, check_sendable, no_topic
 
@@ -44,8 +45,6 @@ reach the clients, so that a crash in between always shows."""
 
 EXIT_STATUS: Final = 70
 """Of a process whose writer has ended: EX_SOFTWARE of sysexits."""
-_BEYOND: Final = 1 << 63
-"""The first event id that the databases can't keep."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS idempotency (
@@ -64,23 +63,11 @@ class Reply:
     headers: dict[str, str]
 
 
-class Unit:
-    """What a command may use: its database, and events that leave with its rows or not at all."""
+class Asked:
+    """What is known of a request and of who asks."""
 
-    def __init__(
-        self,
-        database: Database,
-        headers: dict[str, str],
-        next_id: Callable[[], int],
-        now_us: int,
-        topics: frozenset[str] | None = None,
-    ) -> None:
+    def __init__(self, headers: dict[str, str]) -> None:
         self.headers = headers
-        self.published: list[Message] = []
-        self._database = database
-        self._next_id = next_id
-        self._now_us = now_us
-        self._topics = topics
 
     @property
     def tenant(self) -> str:
@@ -91,6 +78,25 @@ class Unit:
     def tier(self) -> str:
         """The tier of who asks, such as gold; empty on a route without identity."""
         return self.headers.get("tier", "")
+
+
+class Unit(Asked):
+    """What a command may use: its database, and events that leave with its rows or not at all."""
+
+    def __init__(
+        self,
+        database: Database,
+        headers: dict[str, str],
+        next_id: Callable[[], int],
+        now_us: int,
+        topics: frozenset[str] | None = None,
+    ) -> None:
+        super().__init__(headers)
+        self.published: list[Message] = []
+        self._database = database
+        self._next_id = next_id
+        self._now_us = now_us
+        self._topics = topics
 
     def new_id(self) -> int:
         """A Snowflake id: unique over all instances, growing with time."""
@@ -123,7 +129,7 @@ class Unit:
             raise no_topic(topic.name)
         if event_id is None:
             event_id = self._next_id()
-        elif not 0 <= event_id < _BEYOND:
+        elif not 0 <= event_id < BEYOND:
             raise InvalidEvent(f"an event of {topic.name} has an id beyond 63 bits: {event_id}")
         content = topic.encode(value)
         check_sendable(topic, key, content)

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use hyper::body::Body as _;
-use hyper::header::{self, HeaderMap};
+use hyper::header;
 use hyper::service::Service;
 use hyper::{Method, Request, Response};
 use tokio::sync::oneshot;
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::{Handover, Received, Tunnelled};
 use crate::client::Client;
 use crate::door::Patience;
+use crate::headers::OF_HTTP1;
 use crate::hints::{self, Waiting};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, complete};
@@ -99,7 +100,9 @@ async fn send(
     patience: Patience,
 ) -> Result<(), Gone> {
     let (mut parts, body) = answer.into_parts();
-    without_connection(&mut parts.headers);
+    for name in OF_HTTP1 {
+        parts.headers.remove(name);
+    }
     if let Some((give, receive)) = tunnel
         && parts.status.is_success()
     {
@@ -113,13 +116,6 @@ async fn send(
     let ended = body.is_end_stream();
     let stream = respond.send_response(Response::from_parts(parts, ()), ended)?;
     if ended { Ok(()) } else { send_body(stream, body, patience).await }
-}
-
-/// Fields of HTTP/1.1's connections, of which HTTP/2 has none (RFC 9113, section 8.2.2).
-fn without_connection(headers: &mut HeaderMap) {
-    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
-        headers.remove(name);
-    }
 }
 
 async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, patience: Patience) -> Result<(), Gone> {

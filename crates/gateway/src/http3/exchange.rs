@@ -14,6 +14,7 @@ use super::received::Received;
 use super::{Answer, Arrived, Code, Exchange, Gone, Load, Receive};
 use crate::client::Client;
 use crate::door::Patience;
+use crate::headers::OF_HTTP1;
 use crate::hints::{self, Waiting};
 use crate::proxy;
 use crate::request_body::RequestBody;
@@ -103,9 +104,8 @@ enum Step {
 /// The head is malformed: it has fields of a connection, of which HTTP/3 has none (RFC 9114, section
 /// 4.2), or a length that isn't one.
 fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Gone> {
-    let forbidden = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
     let other_te = headers.get(header::TE).is_some_and(|te| te != "trailers");
-    if other_te || forbidden.iter().any(|name| headers.contains_key(*name)) {
+    if other_te || OF_HTTP1.iter().any(|name| headers.contains_key(*name)) {
         return Err(Gone);
     }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();

@@ -62,12 +62,12 @@ pub struct Timeouts {
     /// Between two parts of what passes through.
     pub idle: Duration,
     /// How long a connection is kept without a request, and for how long at all.
-    pub kept: Kept,
+    pub lifetimes: Lifetimes,
 }
 
 /// How long connections are good for.
 #[derive(Debug, Clone, Copy)]
-pub struct Kept {
+pub struct Lifetimes {
     /// Between two requests.
     pub idle: Duration,
     /// From its beginning on; what is under way then goes on.
@@ -82,7 +82,7 @@ impl Timeouts {
     }
 }
 
-impl Kept {
+impl Lifetimes {
     /// When a connection that begins now is too old. Those of a burst are told to go one after the other, up
     /// to a tenth sooner, so that an instance doesn't see all of them come anew at once.
     fn end(&self) -> Instant {

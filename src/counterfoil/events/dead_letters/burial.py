@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterable
 from typing import Final
 
+from counterfoil.events.identity import BEYOND
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.storable import storable
@@ -18,8 +19,6 @@ _ERROR: Final = "error"
 _TRACEBACK: Final = "dead-letter-traceback"
 _TRIES: Final = "dead-letter-tries"
 _SOURCE: Final = "dead-letter-source"
-_BEYOND: Final = 1 << 63
-"""The first number that the databases can't keep."""
 
 
 def letter(pipeline: str, record: Record, error: Exception, *, tries: int, now_us: int) -> Message:
@@ -89,7 +88,7 @@ def _row(pipeline: str, each: Message | Record) -> tuple[object, ...] | None:
         numbers = int(partition), int(offset), int(tries)
     except (KeyError, ValueError):
         return None
-    if not all(0 <= number < _BEYOND for number in numbers):
+    if not all(0 <= number < BEYOND for number in numbers):
         return None
     return (
         pipeline,

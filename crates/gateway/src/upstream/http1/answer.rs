@@ -48,10 +48,10 @@ impl Remainder for Answer {
         if let Some(carried_on) = self.carried_on {
             self.connection.writer = carried_on.finish();
         }
-        if let Some(Place { address, tls, kept }) = self.place
+        if let Some(Place { address, tls, lifetimes }) = self.place
             && self.connection.writer.is_some()
         {
-            give_back(&address, tls.as_ref(), kept, self.connection);
+            give_back(&address, tls.as_ref(), lifetimes, self.connection);
         }
     }
 }

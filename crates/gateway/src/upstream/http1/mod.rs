@@ -68,13 +68,13 @@ pub async fn exchange(
             answer.place = reusable.then(|| Place {
                 address: target.address.to_owned(),
                 tls: target.tls.cloned(),
-                kept: timeouts.kept,
+                lifetimes: timeouts.lifetimes,
             });
             Body::Rest(Box::new(Rest::begun(read, answer, timeout)))
         }
         Gathered::Whole { body, trailers } => {
             if reusable {
-                give_back(target.address, target.tls, timeouts.kept, answer.connection);
+                give_back(target.address, target.tls, timeouts.lifetimes, answer.connection);
             }
             match trailers {
                 None => Body::Whole(body),

@@ -16,7 +16,7 @@ use crate::upstream::connect::connect as connect_to;
 use crate::upstream::idle::watch;
 use crate::upstream::kept::Kept;
 use crate::upstream::tls::Tls;
-use crate::upstream::{self, Failure, Target, Timeouts};
+use crate::upstream::{Failure, Lifetimes, Target, Timeouts};
 
 /// Idle connections kept to one address: as many as a service has requests under way at most, if
 /// nothing else is said. With fewer, a load between the two opens and closes one for each request.
@@ -45,7 +45,7 @@ impl Idle {
 pub struct Place {
     pub address: String,
     pub tls: Option<Arc<Tls>>,
-    pub kept: upstream::Kept,
+    pub lifetimes: Lifetimes,
 }
 
 /// An idle connection that is still good.
@@ -62,10 +62,10 @@ pub fn pooled(address: &str, tls: Option<&Arc<Tls>>, now: Instant) -> Option<Box
 }
 
 /// Keep a connection on which nothing is under way, unless it is too old.
-pub fn give_back(address: &str, tls: Option<&Arc<Tls>>, kept: upstream::Kept, connection: Box<Connection>) {
+pub fn give_back(address: &str, tls: Option<&Arc<Tls>>, lifetimes: Lifetimes, connection: Box<Connection>) {
     let now = Instant::now();
-    let said = connection.waits.map_or(kept.idle, |waits| waits.saturating_sub(ON_THE_WAY));
-    let until = connection.end.min(now + kept.idle.min(said));
+    let said = connection.waits.map_or(lifetimes.idle, |waits| waits.saturating_sub(ON_THE_WAY));
+    let until = connection.end.min(now + lifetimes.idle.min(said));
     if until <= now {
         return;
     }
@@ -89,7 +89,7 @@ pub async fn connect(
 ) -> Result<Box<Connection>, Failure> {
     let until = deadline.min(Instant::now() + timeouts.connect);
     let stream = connect_to(target, until).await.map_err(|_| Failure::Connect)?;
-    Ok(Connection::new(stream, timeouts.kept.end()))
+    Ok(Connection::new(stream, timeouts.lifetimes.end()))
 }
 
 /// Let go of what is idle for too long, and of what instances have closed meanwhile, those that are gone for

@@ -82,7 +82,7 @@ fn sweep() -> bool {
 async fn connect(target: &Target<'_>, until: Instant, timeouts: &Timeouts) -> Result<Lease, std::io::Error> {
     let connecting = POOL.with_borrow_mut(|pool| {
         let known = pool.get_or_default(target.address, target.tls);
-        known.idle = timeouts.kept.idle;
+        known.idle = timeouts.lifetimes.idle;
         Arc::clone(&known.connecting)
     });
     watch(&WATCHED, sweep);
@@ -94,7 +94,8 @@ async fn connect(target: &Target<'_>, until: Instant, timeouts: &Timeouts) -> Re
     let stream = connect_to(target, until).await?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream.socket()).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    let connection = Connection::new(stream, timeouts.kept.end()).await.map_err(std::io::Error::other)?;
+    let connection =
+        Connection::new(stream, timeouts.lifetimes.end()).await.map_err(std::io::Error::other)?;
     let lease = connection.lease();
     POOL.with_borrow_mut(|pool| {
         pool.get_or_default(target.address, target.tls).connections.push(connection);
