@@ -90,19 +90,22 @@ def running(folder: Path, state: Path) -> Generator[RunningShop, None, None]:
     command = [COUNTERFOIL, "up", str(folder), "--state", str(state), "--free-ports"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    found: dict[str, str] = {}
-    for line in process.stdout:
-        name, _, rest = line.strip().partition(" ")
-        found[name] = rest.strip()
-        if name == "console" and rest.strip().startswith("http"):
-            break
-    console = urlsplit(found["console"])
-    yield RunningShop(
-        found["gateway"],
-        f"http://{console.netloc}",
-        console.fragment.removeprefix("key="),
-        StateFolder(state),
-        folder,
-    )
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    try:
+        found: dict[str, str] = {}
+        for line in process.stdout:
+            name, _, rest = line.strip().partition(" ")
+            found[name] = rest.strip()
+            if name == "console" and rest.strip().startswith("http"):
+                break
+        console = urlsplit(found["console"])
+        yield RunningShop(
+            found["gateway"],
+            f"http://{console.netloc}",
+            console.fragment.removeprefix("key="),
+            StateFolder(state),
+            folder,
+        )
+    finally:
+        process.send_signal(signal.SIGINT)
+        ended = process.wait(30)
+    assert ended == 0

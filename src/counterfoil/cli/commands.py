@@ -85,8 +85,7 @@ def up(
         Take free ports in place of the configured ones.
     """
     from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
-    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
-    from counterfoil.supervisor import Child, Supervisor  # noqa: PLC0415
+    from counterfoil.supervisor import Child, Supervisor, open_events  # noqa: PLC0415
 
     seen: dict[str, str] = {}
     colours = {"ready": "green", "restarting": "yellow", "in trouble": "red", "stopped": "dim"}
@@ -108,15 +107,14 @@ def up(
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, supervisor.stop)
         running = asyncio.create_task(supervisor.run())
-        if await supervisor.started(running) and supervisor.addresses is not None:
+        if await supervisor.started(running) and supervisor.loaded and supervisor.addresses:
             out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
             address = supervisor.console_address()
             out.print(f"console  {address}", highlight=False, soft_wrap=True)
-            try:
-                lines = await asyncio.to_thread(left_behind, path, supervisor.state.root)
-            except CounterfoilError as error:
-                lines = [f"whether a consumer was left behind is not known: {error.args[0]}"]
-            for line in lines:
+            application, configuration = supervisor.loaded
+            places = supervisor.state, supervisor.addresses
+            events = open_events(application.name, configuration, *places)
+            for line in await asyncio.to_thread(left_behind, application, events):
                 out.print(Text(line, "yellow"))
         await running
 

@@ -105,13 +105,12 @@ def print_lag(events: Events, *, as_json: bool) -> None:
     print_waiting(waiting_letters(events))
 
 
-def left_behind(folder: Path, state: Path) -> list[str]:
+def left_behind(application: Application, events: Events) -> list[str]:
     """A line for each consumer that has positions and is not declared any more.
 
     Under a new name a pipeline begins with the oldest events, and with nothing: whoever has renamed
     one should hear of it.
     """
-    application, events = application_and_events(folder, state)
     try:
         with closing(events.pipelines()) as store:
             names = _undeclared(application, store)

@@ -10,11 +10,11 @@ from counterfoil.supervisor.engines import (
     write_engines,
     written_engines,
 )
+from counterfoil.supervisor.folder_lock import AlreadyRunning
 from counterfoil.supervisor.host import LEASE_SECONDS
 from counterfoil.supervisor.log_tail import LogTail, log_tail
 from counterfoil.supervisor.plan import Addresses, AddressInUse, configured_engines, last_addresses
 from counterfoil.supervisor.supervisor import (
-    AlreadyRunning,
     Child,
     DidNotStart,
     Supervisor,

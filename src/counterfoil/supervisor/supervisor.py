@@ -1,7 +1,6 @@
 """One process tree with its state in one folder: starts, watches, restarts and stops it."""
 
 import asyncio
-import fcntl
 import os
 import secrets
 import signal
@@ -25,10 +24,10 @@ from counterfoil.application import (
     load_application,
 )
 from counterfoil.application.state import write_json
-from counterfoil.engines import process_tree, send_signal, server, state_of
+from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
-from counterfoil.supervisor import guard
+from counterfoil.supervisor import folder_lock, guard
 from counterfoil.supervisor.engines import (
     EngineRefused,
     check_data,
@@ -47,9 +46,6 @@ STOP_SECONDS: Final = 8.0
 KILLED_SECONDS: Final = 2.0
 """For a process that was killed; one that waits in the kernel does not end, and is left to the
 guard, which names it."""
-LOCK_SECONDS: Final = guard.GRACE_SECONDS + guard.KILLED_SECONDS + 24.0
-"""How long what a killed supervisor left behind may take to end, on a busy machine too; its guard
-holds the lock."""
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
 """A process that lived this long starts its backoff anew."""
@@ -62,14 +58,6 @@ PRELOADED: Final = (
     "uvloop",
 )
 """What most processes need, and import nothing that starts a thread."""
-
-
-class AlreadyRunning(CounterfoilError):
-    """Another supervisor holds the state folder."""
-
-
-class StateUnusable(CounterfoilError):
-    """The state folder can't be made, or takes no files; nothing was started."""
 
 
 class DidNotStart(CounterfoilError):
@@ -125,6 +113,8 @@ class Supervisor:
         self.state = StateFolder(state.resolve())
         self.children: list[Child] = []
         self.addresses: Addresses | None = None
+        self.loaded: tuple[Application, Configuration] | None = None
+        """What runs, and how, as it was read at the start."""
         self.up = asyncio.Event()
         self._free_ports = free_ports
         self._engines = engines
@@ -193,10 +183,11 @@ class Supervisor:
         """Start everything in order, keep it running, stop it in the reverse order."""
         configuration = load(self.folder, engines=self._engines)
         application = load_application(self.folder, configuration.application.module)
+        self.loaded = application, configuration
         _check_reports(application)
         processes = plan(application, configuration)
-        with self._locked() as lock:
-            await self._take(lock)
+        with folder_lock.opened(self.state) as lock:
+            await folder_lock.take(lock, self.state)
             self.addresses = assign_addresses(
                 configuration, processes, free_ports=self._free_ports, chosen=self._engines
             )
@@ -206,46 +197,6 @@ class Supervisor:
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
             async with self._guarded(lock) as lifeline:
                 await self._supervise(application, configuration, processes, lifeline)
-
-    def _locked(self) -> IO[str]:
-        """The file of the state folder that is locked; the folder is made if need be.
-
-        Raises:
-            StateUnusable: there can be no folder in that place, or nothing can be written there.
-        """
-        try:
-            (self.state.root / "logs").mkdir(parents=True, exist_ok=True)
-            return self.state.lock.open("w")
-        except OSError as error:
-            raise StateUnusable(
-                f"the state folder {self.state.root} can't be used: {error.strerror}",
-                hint="choose another one with --state",
-            ) from error
-
-    async def _take(self, lock: IO[str]) -> None:
-        """Take the state folder's lock; wait for what a supervisor left behind that was killed."""
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not self._left_behind() or time.monotonic() > deadline:
-                    raise AlreadyRunning(
-                        f"{self.state.root} is in use by another `counterfoil up`",
-                        hint="stop it, or give this one a folder of its own with --state",
-                    ) from None
-                await asyncio.sleep(0.1)
-            else:
-                return
-
-    def _left_behind(self) -> bool:
-        """Whether the supervisor that last ran here is gone."""
-        try:
-            pid = msgspec.json.decode(self.state.run.read_bytes())["pid"]
-        except FileNotFoundError:
-            return False  # one that has only just begun
-        # One that has ended may be there until somebody takes note.
-        return state_of(Path(f"/proc/{pid}/stat")) in "ZX"
 
     @asynccontextmanager
     async def _guarded(self, lock: IO[str]) -> AsyncGenerator[int, None]:

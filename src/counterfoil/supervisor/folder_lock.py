@@ -1,0 +1,73 @@
+"""Who may use a state folder: one supervisor at a time, then its guard until all has ended."""
+
+import asyncio
+import fcntl
+import time
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from counterfoil.application import StateFolder
+from counterfoil.engines import state_of
+from counterfoil.errors import CounterfoilError
+from counterfoil.supervisor import guard
+
+LOCK_SECONDS: Final = guard.GRACE_SECONDS + guard.KILLED_SECONDS + 24.0
+"""How long what a killed supervisor left behind may take to end, on a busy machine too; its guard
+holds the lock."""
+
+
+class AlreadyRunning(CounterfoilError):
+    """Another supervisor holds the state folder."""
+
+
+class StateUnusable(CounterfoilError):
+    """The state folder can't be made, or takes no files; nothing was started."""
+
+
+def opened(state: StateFolder) -> IO[str]:
+    """The file of the state folder that is locked; the folder is made if need be.
+
+    Raises:
+        StateUnusable: there can be no folder in that place, or nothing can be written there.
+    """
+    try:
+        (state.root / "logs").mkdir(parents=True, exist_ok=True)
+        return state.lock.open("w")
+    except OSError as error:
+        raise StateUnusable(
+            f"the state folder {state.root} can't be used: {error.strerror}",
+            hint="choose another one with --state",
+        ) from error
+
+
+async def take(lock: IO[str], state: StateFolder) -> None:
+    """Take the state folder's lock; wait for what a supervisor left behind that was killed.
+
+    Raises:
+        AlreadyRunning: another supervisor runs there, or what it left behind does not end.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _is_left_behind(state) or time.monotonic() > deadline:
+                raise AlreadyRunning(
+                    f"{state.root} is in use by another `counterfoil up`",
+                    hint="stop it, or give this one a folder of its own with --state",
+                ) from None
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+def _is_left_behind(state: StateFolder) -> bool:
+    """Whether the supervisor that last ran here is gone."""
+    try:
+        pid = msgspec.json.decode(state.run.read_bytes())["pid"]
+    except FileNotFoundError:
+        return False  # one that has only just begun
+    # One that has ended may be there until somebody takes note.
+    return state_of(Path(f"/proc/{pid}/stat")) in "ZX"
