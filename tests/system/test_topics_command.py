@@ -30,7 +30,8 @@ def test_the_log_is_looked_at_from_outside(
     write_json(StateFolder(tmp_path).addresses, nowhere)
     events = EmbeddedEvents(tmp_path)
     log = events.log()
-    log.declare(load_application(SHOP, "shop:app").all_topics())
+    application = load_application(SHOP, "shop:app")
+    log.declare(application.all_topics())
     now = time.time_ns() // 1_000
     old, new = now - 3_600_000_000, now
     messages = [
@@ -61,7 +62,7 @@ def test_the_log_is_looked_at_from_outside(
     assert "no topic" in run(capsys, tmp_path, "read", "payment", str(SHOP), code=2)
 
     store.store_positions("removed", "payments", {partition: 2})
-    assert [line.split()[0] for line in left_behind(SHOP, tmp_path)] == ["removed"]
+    assert [line.split()[0] for line in left_behind(application, events)] == ["removed"]
     assert "removed" in run(capsys, tmp_path, "forget", "remove", str(SHOP), code=2)
     assert "declared" in run(capsys, tmp_path, "forget", "lake", str(SHOP), code=2)
     run(capsys, tmp_path, "forget", "removed", str(SHOP))
