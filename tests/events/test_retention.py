@@ -153,7 +153,20 @@ def test_no_step_forgets_more_than_a_chunk(
     for number in range(CHUNK + 10):
         append(range(number * 5, number * 5 + 1), SECOND_US)
     retention = embedded.retention([SHORT])
-    assert [retention.step(1_000 * SECOND_US) for _ in range(3)] == [CHUNK, 10, 0]
+    steps = [(retention.step(1_000 * SECOND_US), retention.behind) for _ in range(3)]
+    assert steps == [(CHUNK, True), (10, False), (0, False)]
+
+
+def test_many_records_are_a_chunk_though_they_are_few_batches(
+    embedded: EmbeddedEvents, append: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("counterfoil.events.retention.CHUNK_RECORDS", 25)
+    append(range(20), SECOND_US)
+    append(range(20, 40), SECOND_US)
+    retention = embedded.retention([SHORT])
+    steps = [(retention.step(1_000 * SECOND_US), retention.behind) for _ in range(2)]
+    assert steps == [(3, True), (1, False)]
+    assert left(embedded) == []
 
 
 def test_what_a_term_reads_at_first_does_not_grow_with_the_commits_before_it(

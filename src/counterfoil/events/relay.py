@@ -17,25 +17,26 @@ BATCH = 1_000
 class Relay:
     """One term of a leading relay; make a new one for each term.
 
-    When there is nothing to move it has time to `forget` some of what was moved long ago.
+    Beside that it lets `forget` some of what was moved long ago, up to a position.
     """
 
     def __init__(
-        self, outbox: OutboxReader, appender: Appender, forget: Callable[[], int] = lambda: 0
+        self, outbox: OutboxReader, appender: Appender, forget: Callable[[int], int] = lambda _: 0
     ) -> None:
         self._outbox = outbox
         self._appender = appender
         self._forget = forget
 
     def step(self) -> int:
-        """Move at most a batch; returns the number of rows moved, or forgotten.
+        """Move at most a batch; returns the number of rows moved, or forgotten in the place of it.
 
         Raises:
             TermOver: this term is over; a new one knows what was moved.
         """
         rows = self._outbox.read_after(self._appender.position, BATCH)
-        if not rows:
-            return self._forget()
-        faults.point("relay.before-append")
-        self._appender.append([message for _, message in rows], rows[-1][0])
-        return len(rows)
+        if rows:
+            faults.point("relay.before-append")
+            self._appender.append([message for _, message in rows], rows[-1][0])
+        # Also while there is more to move: a source that never rests would keep all for ever.
+        forgotten = self._forget(self._appender.position)
+        return len(rows) or forgotten

@@ -26,6 +26,8 @@ class Retention:
     def __init__(self, database: Database, topics: Iterable[AnyTopic]) -> None:
         self._database = database
         self._topics = [topic for topic in topics if topic.retention_seconds is not None]
+        self.behind = False
+        """Whether the last step has left something that is old: it had a whole chunk to forget."""
 
     def step(self, now_us: int) -> int:
         """Forget a chunk of each partition at most; returns the number of batches.
@@ -33,6 +35,7 @@ class Retention:
         Raises:
             StoreUnavailable: the file can't be written at the moment.
         """
+        self.behind = False
         return sum(
             self._forget(topic, partition, now_us)
             for topic in self._topics
@@ -76,8 +79,10 @@ class Retention:
                 break
             records += number
             if records > CHUNK_RECORDS:
+                self.behind = True
                 break
             old.append(last)
+        self.behind |= len(old) == CHUNK
         return old
 
     def _read_until(self, topic: str, partition: int) -> int | None:

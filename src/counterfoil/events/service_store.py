@@ -281,14 +281,13 @@ class ServiceStore:
             return command.handle(unit)
         database = self._database
         key = command.idempotency_key
-        claimed = database.execute(
-            "INSERT INTO idempotency VALUES (?, ?, 0, ?, '{}', ?) ON CONFLICT (key) DO NOTHING",
-            (key, command.request_hash, b"", now_us),
-        )
-        if claimed.rowcount == 0:
-            request_hash, status, body, headers = database.execute(
+        while not self._claim(command, now_us):
+            answered = database.execute(
                 "SELECT request_hash, status, body, headers FROM idempotency WHERE key = ?", (key,)
             ).fetchone()
+            if answered is None:
+                continue  # it was forgotten in between, being old
+            request_hash, status, body, headers = answered
             if request_hash != command.request_hash:
                 raise KeyReused("this key was used with another request")
             return Reply(status, body, json.loads(headers))
@@ -300,6 +299,14 @@ class ServiceStore:
             (reply.status, reply.body, json.dumps(reply.headers), key),
         )
         return reply
+
+    def _claim(self, command: Command, now_us: int) -> bool:
+        """Whether this command is the first with its key; a twin waits here for the first."""
+        claimed = self._database.execute(
+            "INSERT INTO idempotency VALUES (?, ?, 0, ?, '{}', ?) ON CONFLICT (key) DO NOTHING",
+            (command.idempotency_key, command.request_hash, b"", now_us),
+        )
+        return claimed.rowcount == 1
 
 
 _Outcome = Reply | Exception

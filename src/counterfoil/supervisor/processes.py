@@ -53,7 +53,8 @@ TROUBLE_SECONDS: Final = 2.0
 STORE_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 1.0
 RETENTION_SECONDS: Final = 10.0
-"""Between two looks for old records, once all of them are gone."""
+"""Between two looks for old records. Where some grow old all the time, to forget each as it does
+would be a transaction for each, for which writers wait."""
 LOGGED_SECONDS: Final = 60.0
 """Between two lines about hot keys: whoever looks now is told more often."""
 HOT_SHARE: Final = 0.1
@@ -135,7 +136,7 @@ def relay(host: Host) -> None:
             closing(events.outbox(host.target)) as outbox,
             closing(event_log.appender(host.target, fencing_token)) as appender,
         ):
-            relay = Relay(outbox, appender, forget=lambda: retention.step(now_us()))
+            relay = Relay(outbox, appender, lambda moved: retention.step(now_us(), moved))
             _repeat(host, relay.step, while_=held)
 
     _lead(host, f"relay/{host.target}", lead)
@@ -270,7 +271,7 @@ def retention(host: Host) -> None:
 
     def step() -> int:
         moved = forgetting.step(now_us())
-        if moved == 0:
+        if not forgetting.behind:
             host.stop.wait(RETENTION_SECONDS)
         return moved
 

@@ -23,7 +23,8 @@ Style = Literal["orchestration", "choreography"]
 PRUNED: Final = 500
 """Ended sagas that one commit forgets: a short one."""
 PRUNE_US: Final = 60_000_000
-"""Between two looks for what can be forgotten."""
+"""Between two looks for what can be forgotten, once one has found less than a commit's worth: where
+sagas end all the time, so many grow old as well, and each would have a transaction of its own."""
 ERROR_LIMIT: Final = 1_000
 """Characters of an error that a line keeps; a dead letter keeps the traceback."""
 
@@ -250,10 +251,10 @@ class Forgetting:
 
     def step(self, now_us: int) -> int:
         """Forget some; returns how many."""
-        if now_us - self._looked_us < PRUNE_US:
+        if 0 <= now_us - self._looked_us < PRUNE_US:
             return 0
         forgotten = self._instances.prune(self._saga, now_us - self._retention_us)
-        if forgotten == 0:
+        if forgotten < PRUNED:
             self._looked_us = now_us
         return forgotten
 
