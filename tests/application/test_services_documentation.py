@@ -10,10 +10,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "services.md"
 
 
 def test_the_example_of_the_page_does_what_the_page_says() -> None:
-    found = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     example: dict[str, Any] = {"__name__": "services_page"}
-    exec(found.group(1), example)
+    for block in blocks:
+        exec(block, example)
     with Rehearsal(example["app"]) as rehearsal:
         made = rehearsal.post("/deposits", example["Deposit"]("ada", 5), idempotency_key="1")
         assert made.status_code == 201
@@ -23,3 +23,7 @@ def test_the_example_of_the_page_does_what_the_page_says() -> None:
         token = made.headers["counterfoil-consistency-token"]
         assert rehearsal.get("/balances/ada", token=token).json() == {"cents": 5, "deposits": 1}
         assert rehearsal.get("/balances/ada", tenant="b").json() == {"cents": 5, "deposits": 0}
+        closed = rehearsal.delete("/accounts/ada?reason=moved", idempotency_key="3")
+        assert (closed.status_code, closed.content) == (204, b"")
+        rehearsal.run()
+        assert rehearsal.events(example["closed"]) == [example["Closed"]("ada", "moved")]

@@ -4,20 +4,25 @@ import socket
 import threading
 
 import httpx2
+import pytest
 from caching import CACHED, fields, hanging, status_of
 from sharing import until
 from upstream import Asked, gateway
 
+CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 
-def test_a_change_takes_back_what_it_is_about_and_what_its_answer_names() -> None:
+
+@pytest.mark.parametrize("method", CHANGING)
+def test_a_change_takes_back_what_it_is_about_and_what_its_answer_names(method: str) -> None:
     def answer(asked: Asked, connection: socket.socket) -> None:
-        if asked.line.startswith("POST"):
+        if asked.line.startswith(method):
             status = "500 No" if "fail" in asked.line else "201 Created"
             connection.sendall(fields("location: /items/1", status=status))
         else:
             connection.sendall(fields("cache-control: max-age=60"))
 
-    with gateway(answer, route=CACHED) as (client, server, _):
+    route = {**CACHED, "methods": ("GET", *CHANGING)}
+    with gateway(answer, route=route) as (client, server, _):
 
         def asks(path: str) -> int:
             before = len(server.asked)
@@ -25,9 +30,9 @@ def test_a_change_takes_back_what_it_is_about_and_what_its_answer_names() -> Non
             return len(server.asked) - before
 
         assert [asks("/items"), asks("/items/1"), asks("/items/2"), asks("/fail")] == [1, 1, 1, 1]
-        assert client.post("/items", content=b"a").status_code == 201
+        assert client.request(method, "/items", content=b"a").status_code == 201
         assert [asks("/items"), asks("/items/1"), asks("/items/2")] == [1, 1, 0]
-        assert client.post("/fail", content=b"a").status_code == 500
+        assert client.request(method, "/fail", content=b"a").status_code == 500
         assert asks("/fail") == 0
 
 

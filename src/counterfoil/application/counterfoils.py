@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from counterfoil.application.configuration import ConfigurationError
+from counterfoil.application.service import Method
 from counterfoil.events import Topic
 from counterfoil.reports import Report, Table
 
@@ -16,12 +17,15 @@ class Request:
     """One request of a workload: what a client wants done exactly once."""
 
     path: str
-    body: msgspec.Struct
+    body: msgspec.Struct | None
+    """None for one without, such as a DELETE."""
     tenant: str
     tier: str
     idempotency_key: str
     amount: int
     """What it is worth, in minor units: the client's own record."""
+    method: Method = "POST"
+    """Whichever it is, its answer must have the `id` of the effect that is looked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,43 @@
 """A service as it is declared: its tables, and the commands and queries that it offers."""
 
 import inspect
-import re
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from counterfoil.application import binding
 from counterfoil.application.configuration import ConfigurationError
 from counterfoil.events import KEEP_SECONDS, Unit
 
 if TYPE_CHECKING:
     from counterfoil.application.queries import View
 
-Handler = Callable[[Any, Unit], msgspec.Struct]
+Handler = Callable[[Any, Unit], msgspec.Struct | None]
 QueryHandler = Callable[[Any, "View"], msgspec.Struct]
-_PLACE: Final = re.compile(r"{([^}]*)}")
-"""A part of a query's path that is a field of its request."""
+Method = Literal["POST", "PUT", "PATCH", "DELETE"]
+"""Of a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A write that a service offers: `POST path` with a typed body and a typed answer."""
+    """A write that a service offers: a method and a path, with a typed request and answer."""
 
+    method: Method
     path: str
-    body: type[msgspec.Struct]
+    request: type[msgspec.Struct]
+    """Its fields are the parts of the path and the members of the body; of a DELETE, the parameters
+    of the query string."""
     handle: Handler
+    answer: type[msgspec.Struct] | type[None]
+    """What it answers: a Struct, or None where the handler is declared to return that."""
+
+    def fits(self, path: str) -> bool:
+        """Whether a request for `path` by this method is for this command."""
+        return binding.fits(self.path, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +53,7 @@ class Query:
 
     def fits(self, path: str) -> bool:
         """Whether a request for `path` is for this query."""
-        pattern = _PLACE.sub("\0", self.path)
-        return re.fullmatch(re.escape(pattern).replace("\0", "[^/]+"), path) is not None
+        return binding.fits(self.path, path)
 
 
 @dataclass(slots=True)
@@ -63,19 +72,45 @@ class Service:
     queries: list[Query] = field(default_factory=list[Query])
 
     def post(self, path: str) -> Callable[[Handler], Handler]:
-        """Declare the command behind `POST path`; the first parameter's type is the body's.
+        """Declare the command behind `POST path`, answered with 201: `/carts`, say.
 
-        The answer's `id` is the effect that the gateway's log and `counterfoil trace` know.
+        The first parameter's type has a field for each part of the path in braces, and others for
+        what is in the body. The answer's `id` is the effect that the gateway's log and
+        `counterfoil trace` know. A handler that is declared to return None is answered with 204.
 
         Raises:
-            ConfigurationError: the path is none or is declared twice, or the handler does not say
-                what it takes.
+            ConfigurationError: the path is none, is declared twice or is never reached, or the
+                handler does not say what it takes.
         """
-        _check_path(path, "POST", self.commands)
+        return self._command("POST", path)
+
+    def put(self, path: str) -> Callable[[Handler], Handler]:
+        """Declare the command behind `PUT path`, answered with 200: `/carts/{cart}`, say.
+
+        As `post`; a command that makes what was not there says so by `unit.created()`.
+        """
+        return self._command("PUT", path)
+
+    def patch(self, path: str) -> Callable[[Handler], Handler]:
+        """Declare the command behind `PATCH path`, answered with 200; as `post`."""
+        return self._command("PATCH", path)
+
+    def delete(self, path: str) -> Callable[[Handler], Handler]:
+        """Declare the command behind `DELETE path`, answered with 200, or 204 without an answer.
+
+        As `post`, but the request has no body: what isn't in the path is in the query string.
+        """
+        return self._command("DELETE", path)
+
+    def _command(self, method: Method, path: str) -> Callable[[Handler], Handler]:
+        _check_path(path, method, [each for each in self.commands if each.method == method])
 
         def declare(handle: Handler) -> Handler:
-            body = _request_type(handle, "request: PaymentRequest, unit: Unit")
-            self.commands.append(Command(path, body, handle))
+            request = _request_type(handle, "request: PaymentRequest, unit: Unit")
+            binding.check(f"{method} {path}", path, request)
+            nothing = typing.get_type_hints(handle).get("return") is NoneType
+            answer = NoneType if nothing else msgspec.Struct
+            self.commands.append(Command(method, path, request, handle, answer))
             return handle
 
         return declare
@@ -91,19 +126,14 @@ class Service:
         `counterfoil-consistency-token` of a write's answer is answered once these have handled it.
 
         Raises:
-            ConfigurationError: the path is none or is declared twice, or the handler does not say
-                what it takes.
+            ConfigurationError: the path is none, is declared twice or is never reached, or the
+                handler does not say what it takes.
         """
         _check_path(path, "GET", self.queries)
 
         def declare(handle: QueryHandler) -> QueryHandler:
             request = _request_type(handle, "request: BalanceRequest, view: View")
-            known = {each.encode_name for each in msgspec.structs.fields(request)}
-            if missing := [name for name in _PLACE.findall(path) if name not in known]:
-                raise ConfigurationError(
-                    f"GET {path}: {request.__name__} has no field {missing[0]!r}",
-                    hint="name the parts of the path as the fields of the request",
-                )
+            binding.check(f"GET {path}", path, request)
             self.queries.append(Query(path, request, handle, tuple(reads)))
             return handle
 
@@ -115,6 +145,11 @@ def _check_path(path: str, method: str, declared: Sequence[Command | Query]) -> 
         raise ConfigurationError(f"{path!r} is no path", hint=f'begin it with a slash: "/{path}"')
     if any(each.path == path for each in declared):
         raise ConfigurationError(f"{method} {path} is declared twice", hint="join the handlers")
+    if earlier := next((each for each in declared if binding.covers(each.path, path)), None):
+        raise ConfigurationError(
+            f"{method} {path} is never reached: {method} {earlier.path} takes its requests",
+            hint="declare it before the other",
+        )
 
 
 def _request_type(handle: Callable[..., Any], shown: str) -> type[msgspec.Struct]:
@@ -135,14 +170,20 @@ def _request_type(handle: Callable[..., Any], shown: str) -> type[msgspec.Struct
     return request
 
 
-def answered(handle: Callable[[Any, Any], msgspec.Struct], request: Any, context: Any) -> Any:
-    """What a handler answers.
+def answered(
+    handle: Callable[[Any, Any], Any],
+    request: Any,
+    context: Any,
+    kind: type[msgspec.Struct] | type[None] = msgspec.Struct,
+) -> Any:
+    """What a handler answers, which is of `kind`.
 
     Raises:
-        TypeError: that is no Struct, such as None where a `return` was forgotten.
+        TypeError: it isn't, such as None where a `return` was forgotten.
     """
     answer = handle(request, context)
-    if not isinstance(answer, msgspec.Struct):  # pyright: ignore[reportUnnecessaryIsInstance]
-        name, kind = getattr(handle, "__name__", "the handler"), type(answer).__name__
-        raise TypeError(f"{name} has returned {kind}: return the answer, a Struct")
+    if not isinstance(answer, kind):
+        name, returned = getattr(handle, "__name__", "the handler"), type(answer).__name__
+        wanted = "nothing, as it says" if kind is NoneType else "the answer, a Struct"
+        raise TypeError(f"{name} has returned {returned}: return {wanted}")
     return answer

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 import structlog
@@ -11,8 +12,9 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
+from counterfoil.application import binding
 from counterfoil.application.queries import Queries
 from counterfoil.application.service import Command, Query, Service, answered
 from counterfoil.events import (
@@ -58,32 +60,41 @@ def web_application(service: Service, store: ServiceStore, queries: Queries) -> 
     async def healthy(_: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
 
-    routes = [
-        Route(command.path, _endpoint(command, store), methods=["POST"])
+    routes = [Route("/healthz", healthy)]  # first: no part of a path may take it for its own
+    routes += [
+        Route(command.path, _endpoint(command, store), methods=[command.method])
         for command in service.commands
     ]
     routes += [
         Route(query.path, _reading(query, queries), methods=["GET"]) for query in service.queries
     ]
-    return Starlette(
-        routes=[*routes, Route("/healthz", healthy)],
-        exception_handlers={HTTPException: _unrouted},
-    )
+
+    async def unrouted(request: Request, error: Exception) -> Response:
+        """What the router refuses, in the words of all other refusals; and what a path offers."""
+        assert isinstance(error, HTTPException)
+        headers, status = dict(error.headers or {}), HTTPStatus(error.status_code)
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The router names the methods of one route, and a path may have several.
+            headers["Allow"] = _methods(routes, request)
+            if request.method == "OPTIONS":
+                return Response(None, HTTPStatus.NO_CONTENT, headers)
+        words = {
+            HTTPStatus.NOT_FOUND: f"the service offers no {request.url.path}",
+            HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} takes no {request.method}",
+        }
+        return problem(status, words.get(status, error.detail), headers)
+
+    return Starlette(routes=routes, exception_handlers={HTTPException: unrouted})
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
-    """What the router refuses, in the words of all other refusals."""
-    assert isinstance(error, HTTPException)
-    words = {
-        HTTPStatus.NOT_FOUND: f"the service offers no {request.url.path}",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} takes no {request.method}",
-    }
-    detail = words.get(HTTPStatus(error.status_code), error.detail)
-    return problem(error.status_code, detail, dict(error.headers or {}))
+def _methods(routes: Iterable[Route], request: Request) -> str:
+    """The methods that the path of a request has, as `Allow` lists them."""
+    fitting = [each for each in routes if each.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({"OPTIONS"}.union(*(each.methods or () for each in fitting))))
 
 
 def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], object]:
-    decode = msgspec.json.Decoder(command.body).decode
+    read = _reader(command)
 
     async def answer(request: Request) -> Response:
         key = request.headers.get("idempotency-key", "")
@@ -94,27 +105,21 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
             )
         content = await request.body()
         try:
-            body = decode(content)
+            asked = read(request, content)
         except msgspec.ValidationError as error:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except UNREADABLE as error:
             return problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}")
+        except Refusal as refusal:
+            return problem(refusal.status, refusal.detail)
         # A key belongs to its tenant: nobody is answered with what another tenant was told.
         who_asks = _who_asks(request)
         scoped = scoped_key(who_asks["tenant"], key)
-        digest = hashlib.blake2b(command.path.encode() + b"\0" + content, digest_size=16).digest()
+        digest = _digest(command, request, content)
         headers = {**who_asks, "idempotency-key": key}
 
         def handle(unit: Unit) -> Reply:
-            effect = answered(command.handle, body, unit)
-            return Reply(
-                status=HTTPStatus.CREATED,
-                body=msgspec.json.encode(effect),
-                headers={
-                    "content-type": "application/json",
-                    "counterfoil-effect": str(getattr(effect, "id", "")),
-                },
-            )
+            return _reply(command, answered(command.handle, asked, unit, command.answer), unit)
 
         try:
             reply = await asyncio.wrap_future(
@@ -142,17 +147,60 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
     return answer
 
 
+def _reader(command: Command) -> Callable[[Request, bytes], Any]:
+    """What makes a command's request of what was sent; raises as `binding` does, and `Refusal`."""
+    if command.method == "DELETE":
+        from_address = binding.from_address(command.request)
+
+        def read(request: Request, content: bytes) -> Any:
+            if content:
+                detail = "a DELETE takes no body here: say it in the query string"
+                raise Refusal(HTTPStatus.BAD_REQUEST, detail)
+            return from_address(request.path_params, request.query_params)
+
+        return read
+    from_body = binding.from_body(command.path, command.request)
+    return lambda request, content: from_body(request.path_params, content)
+
+
+def _digest(command: Command, request: Request, content: bytes) -> bytes:
+    """What a repeated request has in common with the first one of its key, and no other has.
+
+    It is stored: for a POST it stays what it was when there was no other method.
+    """
+    said: str = request.scope["path"]
+    if command.method != "POST":
+        said = f"{command.method} {said}"
+    if command.method == "DELETE":
+        said += f"?{request.url.query}"
+    return hashlib.blake2b(said.encode() + b"\0" + content, digest_size=16).digest()
+
+
+def _reply(command: Command, answer: msgspec.Struct | None, unit: Unit) -> Reply:
+    """The answer to a command that has done its work (RFC 9110, sections 9.3.3 to 9.3.5)."""
+    headers = {"counterfoil-effect": str(getattr(answer, "id", ""))}
+    made = unit.has_created or (command.method == "POST" and answer is not None)
+    if answer is None:
+        return Reply(HTTPStatus.CREATED if made else HTTPStatus.NO_CONTENT, b"", headers)
+    return Reply(
+        HTTPStatus.CREATED if made else HTTPStatus.OK,
+        msgspec.json.encode(answer),
+        {"content-type": "application/json", **headers},
+    )
+
+
 def _reading(query: Query, queries: Queries) -> Callable[[Request], object]:
+    read = binding.from_address(query.request)
+
     async def answer(request: Request) -> Response:
-        asked = {**request.query_params, **request.path_params}
         try:
-            decoded = msgspec.convert(asked, query.request, strict=False)
+            asked = read(request.path_params, request.query_params)
         except msgspec.ValidationError as error:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         headers = _who_asks(request)
         token = request.headers.get(HEADER, "")
         try:
-            found = await asyncio.wrap_future(queries.submit(query, decoded, headers, token))
+            found = await asyncio.wrap_future(queries.submit(query, asked, headers, token))
         except Refusal as refusal:
             return problem(refusal.status, refusal.detail)
         except BadToken as error:

@@ -93,6 +93,7 @@ class Unit(Asked):
     ) -> None:
         super().__init__(headers)
         self.published: list[Message] = []
+        self.has_created = False
         self._database = database
         self._next_id = next_id
         self._now_us = now_us
@@ -115,6 +116,13 @@ class Unit(Asked):
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run one SQL statement, with `?` for each parameter, in this command's transaction."""
         return self._database.execute(sql, parameters)
+
+    def created(self) -> None:
+        """Let the answer say that this command has made what was not there (201, and not 200).
+
+        So a PUT must tell its client (RFC 9110, section 9.3.4); a POST says so by itself.
+        """
+        self.has_created = True
 
     def publish(self, topic: Topic[T], value: T, *, key: str, event_id: int | None = None) -> None:
         """Leave an event in the outbox; events of one key stay in order.

@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 from counterfoil.application import Request
+from counterfoil.errors import CounterfoilError
 
 CONCURRENCY: Final = 64
 ATTEMPT_SECONDS: Final = 5.0
@@ -19,6 +20,7 @@ DEADLINE_SECONDS: Final = 90.0
 IMPATIENT: Final = 0.02
 """The share of requests whose first answer is not waited for: the client hangs up and asks again
 with the same key, as phones in tunnels do."""
+DONE: Final = range(200, 300)
 RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -29,6 +31,16 @@ class Acknowledged:
     key: str
     id: int
     amount: int
+
+
+class NothingPromised(CounterfoilError):
+    """An answer names no effect, so there is nothing that could be looked for."""
+
+
+class _Promise(msgspec.Struct, frozen=True):
+    """What is read of an answer."""
+
+    id: str | int
 
 
 _Asked = tuple[str, str]
@@ -98,7 +110,7 @@ class Client:
     async def _until_final(self, session: aiohttp.ClientSession, request: Request) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DEADLINE_SECONDS
-        body = msgspec.json.encode(request.body)
+        body = None if request.body is None else msgspec.json.encode(request.body)
         headers = {
             "authorization": f"Bearer {self._tokens[request.tenant]}",
             "content-type": "application/json",
@@ -111,8 +123,8 @@ class Client:
             self.record.attempts += 1
             started = loop.time()
             try:
-                async with session.post(
-                    self._base + request.path, data=body, headers=headers
+                async with session.request(
+                    request.method, self._base + request.path, data=body, headers=headers
                 ) as response:
                     content = await response.read()
                     status = response.status
@@ -120,7 +132,7 @@ class Client:
                         self._refused(response, loop.time() - started)
             except (aiohttp.ClientError, TimeoutError):
                 status, content = 503, b""
-            if status == 201:
+            if status in DONE:
                 self.record.latencies_ms.append((loop.time() - started) * 1000)
                 self._acknowledge(request, content)
                 return
@@ -134,21 +146,22 @@ class Client:
         self,
         session: aiohttp.ClientSession,
         request: Request,
-        body: bytes,
+        body: bytes | None,
         headers: dict[str, str],
     ) -> None:
         """Send without waiting for the answer, or read it and ask again all the same."""
         self.record.attempts += 1
         patience = self._random.choice([0.004, 0.02, ATTEMPT_SECONDS])
         try:
-            async with session.post(
+            async with session.request(
+                request.method,
                 self._base + request.path,
                 data=body,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=patience),
             ) as response:
                 content = await response.read()
-                if response.status == 201:
+                if response.status in DONE:
                     self._acknowledge(request, content)
         except (aiohttp.ClientError, TimeoutError):
             return  # an unknown outcome, which is what the retry is for
@@ -159,8 +172,14 @@ class Client:
         self.record.slowest_refusal_ms = max(self.record.slowest_refusal_ms, seconds * 1000)
 
     def _acknowledge(self, request: Request, content: bytes) -> None:
-        answer = msgspec.json.decode(content)
-        promised = Acknowledged(request.idempotency_key, int(answer["id"]), request.amount)
+        try:
+            number = int(msgspec.json.decode(content, type=_Promise).id)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise NothingPromised(
+                f"{request.method} {request.path} was answered without an effect's id: {error}",
+                hint="let the workload send what answers with a Struct that has an id",
+            ) from error
+        promised = Acknowledged(request.idempotency_key, number, request.amount)
         asked = (request.tenant, request.idempotency_key)
         earlier = self.record.acknowledged.setdefault(asked, promised)
         if earlier.id != promised.id:

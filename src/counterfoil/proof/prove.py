@@ -260,7 +260,7 @@ def _verdict(
         difference_count=found.difference_count + unanswered,
         differences=found.differences
         + [
-            Difference("refused", "client", key, "201", str(status))
+            Difference("refused", "client", key, "2xx", str(status))
             for (_, key), status in list(record.refused.items())[:20]
         ],
         seconds={name: round(value, 2) for name, value in seconds.items()},

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from counterfoil.application import Counterfoils, StateFolder
-from counterfoil.proof.client import ClientRecord
+from counterfoil.proof.client import DONE, ClientRecord
 from counterfoil.proof.stores import Stores
 from counterfoil.reports.delta import open_table
 
@@ -102,10 +102,12 @@ def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) 
     logged = gateway_effects(state.access_log)
     for stub in promised.values():
         if stub.id not in logged:
-            differences.add("lost", "gateway log", stub.id, stub.key, "no line with status 201")
+            differences.add(
+                "lost", "gateway log", stub.id, stub.key, "no line with a status of 2xx"
+            )
     sums["gateway"] = Sum(len(logged), sum(amounts.get(identity, 0) for identity in logged))
     for identity in logged - amounts.keys():
-        differences.add("lost", "service", identity, "a row, for the gateway's 201", "nothing")
+        differences.add("lost", "service", identity, "a row, for the gateway's 2xx", "nothing")
     documents = log_documents(counterfoils, stores)
     pairs = _worths(counterfoils, documents)
     sums["log"] = differences.compare("event log", amounts, pairs)
@@ -255,7 +257,7 @@ def gateway_effects(path: Path) -> set[int]:
             if not line.endswith(b"\n"):
                 break
             stub: dict[str, Any] = msgspec.json.decode(line)
-            if stub["status"] == 201 and stub["effect"]:
+            if stub["status"] in DONE and stub["effect"]:
                 effects.add(int(stub["effect"]))
     return effects
 

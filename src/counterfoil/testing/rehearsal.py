@@ -25,6 +25,7 @@ import msgspec
 from counterfoil import faults
 from counterfoil.application import Application
 from counterfoil.application.queries import Queries
+from counterfoil.application.service import Method
 from counterfoil.application.web import web_application
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import (
@@ -136,22 +137,37 @@ class Rehearsal:
         Raises:
             RehearsalError: no service offers the path.
         """
-        services = self._application.services.items()
-        offering = (
-            name
-            for name, service in services
-            if any(command.path == path for command in service.commands)
-        )
-        found = next(offering, None)
-        if found is None:
-            raise RehearsalError(f"no service offers POST {path}")
-        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        headers = {
-            "idempotency-key": idempotency_key,
-            "x-counterfoil-tenant": tenant,
-            "x-counterfoil-tier": tier,
-        }
-        return self._ask(found, "POST", path, headers, content)
+        return self._command("POST", path, body, _asking(tenant, tier, idempotency_key))
+
+    def put(
+        self,
+        path: str,
+        body: msgspec.Struct | bytes,
+        *,
+        idempotency_key: str,
+        tenant: str = "tenant",
+        tier: str = "gold",
+    ) -> httpx2.Response:
+        """The same by PUT."""
+        return self._command("PUT", path, body, _asking(tenant, tier, idempotency_key))
+
+    def patch(
+        self,
+        path: str,
+        body: msgspec.Struct | bytes,
+        *,
+        idempotency_key: str,
+        tenant: str = "tenant",
+        tier: str = "gold",
+    ) -> httpx2.Response:
+        """The same by PATCH."""
+        return self._command("PATCH", path, body, _asking(tenant, tier, idempotency_key))
+
+    def delete(
+        self, path: str, *, idempotency_key: str, tenant: str = "tenant", tier: str = "gold"
+    ) -> httpx2.Response:
+        """The same by DELETE, which has no body: the rest of its request is in the query string."""
+        return self._command("DELETE", path, b"", _asking(tenant, tier, idempotency_key))
 
     def get(
         self, path: str, *, tenant: str = "tenant", tier: str = "gold", token: str = ""
@@ -163,13 +179,23 @@ class Rehearsal:
         Raises:
             RehearsalError: no service offers the path.
         """
-        headers = {"x-counterfoil-tenant": tenant, "x-counterfoil-tier": tier}
+        headers = _asking(tenant, tier)
         if token:
             headers[HEADER] = token
         for name, service in self._application.services.items():
             if any(query.fits(path.partition("?")[0]) for query in service.queries):
                 return self._ask(name, "GET", path, headers)
         raise RehearsalError(f"no service offers GET {path}")
+
+    def _command(
+        self, method: Method, path: str, body: msgspec.Struct | bytes, headers: dict[str, str]
+    ) -> httpx2.Response:
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        asked = path.partition("?")[0]
+        for name, service in self._application.services.items():
+            if any(each.method == method and each.fits(asked) for each in service.commands):
+                return self._ask(name, method, path, headers, content)
+        raise RehearsalError(f"no service offers {method} {path}")
 
     def _ask(
         self, service: str, method: str, path: str, headers: dict[str, str], content: bytes = b""
@@ -313,3 +339,9 @@ class Rehearsal:
 
     def _now_us(self) -> int:
         return int(self._now.timestamp()) * 1_000_000 + self._now.microsecond
+
+
+def _asking(tenant: str, tier: str, idempotency_key: str = "") -> dict[str, str]:
+    """What the gateway says of who asks, and the key that a command has from its client."""
+    headers = {"x-counterfoil-tenant": tenant, "x-counterfoil-tier": tier}
+    return {**headers, "idempotency-key": idempotency_key} if idempotency_key else headers
