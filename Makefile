@@ -43,6 +43,7 @@ check: extras
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
+	$(BIN)/pyright -p tests
 	cargo fmt --check
 	cargo clippy --quiet --workspace -- -D warnings
 	cargo fmt --check --manifest-path bench/h3load/Cargo.toml

@@ -7,7 +7,7 @@ sends it again.
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from counterfoil.events import Batch, LogUnavailable, Message
 from counterfoil.events.kafka import KafkaLog
@@ -26,7 +26,7 @@ class AtLeastOnceLog(KafkaLog):
         """The product's, with another producer."""
         made = super().exchange(consumer, topics, share)
         made.__class__ = AtLeastOnce
-        return made.without_transactions(self._connection)
+        return cast("AtLeastOnce", made).without_transactions(self._connection)
 
 
 class AtLeastOnce(KafkaExchange):

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, cast
 
 import cyclopts
 import msgspec
@@ -179,7 +179,7 @@ def plain_read(servers: str, topic: str) -> Iterator[dict[str, int]]:
             for message in consumer.consume(1_000, 30.0):
                 error = message.error()
                 if error is None:
-                    yield json.loads(message.value())
+                    yield json.loads(cast("bytes", message.value()))
                 elif error.code() == KafkaError._PARTITION_EOF:
                     partitions.discard(message.partition())
                 else:

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, cast
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """With an empty SETTINGS frame."""
@@ -75,7 +75,7 @@ async def slow_body(streams: Streams) -> None:
 async def slow_reader(streams: Streams) -> None:
     """Ask for 1 GiB, and take nothing for as long as the attack lasts."""
     _, writer = streams
-    writer.transport.pause_reading()
+    cast("asyncio.Transport", writer.transport).pause_reading()
     writer.write(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
     done["answers not taken"] += 1
     await asyncio.Event().wait()
@@ -84,7 +84,7 @@ async def slow_reader(streams: Streams) -> None:
 async def slow_reader_http2(streams: Streams) -> None:
     """The same over HTTP/2: several answers of 1 GiB on a connection, and nothing is taken."""
     _, writer = streams
-    writer.transport.pause_reading()
+    cast("asyncio.Transport", writer.transport).pause_reading()
     room = ROOM.to_bytes(4)
     writer.write(PREFACE + frame(4, 0, 0, b"\0\4" + room) + frame(8, 0, 0, room))
     for stream in range(1, 2 * ANSWERS, 2):

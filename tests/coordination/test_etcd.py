@@ -10,7 +10,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,9 @@ def wait_for(snapshots: "queue.Queue[list[KeyValue]]", wanted: list[KeyValue]) -
 
 @pytest.mark.parametrize("broken", [paused, killed])
 def test_every_call_raises_within_its_time_while_etcd_is_away(
-    etcd: RunningEngine, client: EtcdClient, broken: Callable[[RunningEngine], Iterator[None]]
+    etcd: RunningEngine,
+    client: EtcdClient,
+    broken: Callable[[RunningEngine], AbstractContextManager[None]],
 ) -> None:
     lease, revoked = client.grant(600.0), client.grant(600.0)
     calls: list[Callable[[], object]] = [

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import Member, ask, members
@@ -23,7 +24,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
     """etcd with authentication: `shop` may use the keys of the application of that name."""
     with members(tmp_path_factory.mktemp("guarded"), 1) as (member,):
 
-        def auth(verb: str, **question: object) -> None:
+        def auth(verb: str, **question: Any) -> None:
             ask(member.address, f"auth/{verb}", **question)
 
         prefix = {"key": encoded("/counterfoil/shop/"), "range_end": encoded("/counterfoil/shop0")}

@@ -163,12 +163,12 @@ def setting(postgres: RunningEngine, name: str, value: str) -> Iterator[None]:
     with psycopg.connect(postgres.address, password=postgres.secret, autocommit=True) as database:
         # A session that is read-only by default must still be able to put the setting back.
         database.execute("SET default_transaction_read_only = off")
-        database.execute(f"ALTER SYSTEM SET {name} = {value}")
+        database.execute(f"ALTER SYSTEM SET {name} = {value}".encode())
         database.execute("SELECT pg_reload_conf()")
         try:
             yield
         finally:
-            database.execute(f"ALTER SYSTEM RESET {name}")
+            database.execute(f"ALTER SYSTEM RESET {name}".encode())
             database.execute("SELECT pg_reload_conf()")
 
 

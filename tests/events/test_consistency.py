@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -76,7 +77,7 @@ class Bank:
             self.relay.step()
             self.runner.step()
 
-        return ReadModel(self.log, self.store, SHOWN, **({"sleep": move} if moving else {}))
+        return ReadModel(self.log, self.store, SHOWN, sleep=move if moving else time.sleep)
 
     def read(self, key: str) -> bytes | None:
         row = self.store.database.execute(

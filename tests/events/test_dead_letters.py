@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -108,7 +109,7 @@ class Desk:
         self.letters = DeadLetters(self.store, actor="ada")
         self.store.database.create(["CREATE TABLE IF NOT EXISTS notes (id INTEGER NOT NULL)"])
 
-    def left(self) -> tuple[object, ...]:
+    def left(self) -> tuple[Any, ...]:
         """All that handlers have left behind, but for what was sent."""
         read = self.store.database.execute
         tables = ("ledger_transfers", "ledger_accounts", "notes", "state", "offsets")

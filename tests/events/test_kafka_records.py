@@ -6,18 +6,20 @@ from confluent_kafka import Message
 
 from counterfoil.events.kafka_client import record_of
 
+Headers = list[tuple[str, bytes | None]]
+
 
 class Foreign:
     """A message as the client hands it over, of a producer that is not ours."""
 
-    def __init__(self, key: bytes | None, headers: list[tuple[str, bytes | None]] | None) -> None:
+    def __init__(self, key: bytes | None, headers: Headers | None) -> None:
         self._key = key
         self._headers = headers
 
     def key(self) -> bytes | None:
         return self._key
 
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
+    def headers(self) -> Headers | None:
         return self._headers
 
     def value(self) -> bytes:
@@ -43,14 +45,14 @@ def test_a_key_or_header_that_is_no_text_is_read_with_marks_in_its_place() -> No
 
 def test_an_id_or_time_that_is_no_number_to_keep_is_none() -> None:
     for given in (b"x", b"\xff", b"", None, b"9" * 5_000, str(1 << 63).encode()):
-        headers = [("counterfoil-event-id", given), ("counterfoil-time-us", given)]
+        headers: Headers = [("counterfoil-event-id", given), ("counterfoil-time-us", given)]
         record = record_of(Foreign(None, headers).message, "sales")
         assert (record.event_id, record.timestamp_us, record.headers) == (0, 0, {})
 
 
 def test_a_number_counts_however_others_write_it() -> None:
     for given, number in ((b"12", 12), (b"007", 7), (b"+5", 5), (b"-3", -3), (b" 8 ", 8)):
-        headers = [("counterfoil-event-id", given), ("counterfoil-time-us", given)]
+        headers: Headers = [("counterfoil-event-id", given), ("counterfoil-time-us", given)]
         record = record_of(Foreign(None, headers).message, "sales")
         assert (record.event_id, record.timestamp_us) == (number, number)
 

@@ -120,10 +120,10 @@ def test_the_registrys_own_rule_holds_too(server: Server) -> None:
 def test_confluents_own_clients_read_and_write_what_ours_do(server: Server) -> None:
     topic = server.topic(Line, "avro")
     context = SerializationContext(f"{server.application}.sales", MessageField.VALUE)
-    read = AvroDeserializer(server.client)
+    read = AvroDeserializer(server.client)  # type: ignore[call-arg]
     assert read(topic.encode(Line("a", 2)), context) == {"sku": "a", "number": 2, "gift": False}
     schema = server.client.get_latest_version(f"{server.application}.sales-value").schema
-    write = AvroSerializer(server.client, schema)
+    write = AvroSerializer(server.client, schema)  # type: ignore[call-arg]
     theirs = write({"sku": "b", "number": 3, "gift": True}, context)
     assert theirs is not None
     assert topic.decode(theirs) == Line("b", 3, True)

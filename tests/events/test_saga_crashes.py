@@ -118,7 +118,7 @@ def test_a_saga_is_whole_though_everybody_dies_once_at_every_point(
         engine = request.getfixturevalue("engine")
         kafka: RunningEngine = engine("kafka")
         postgres: RunningEngine = engine("postgres")
-        where = ["kafka", kafka.address, postgres.address, events._application]
+        where = ["kafka", kafka.address, postgres.address, events._application]  # type: ignore[attr-defined]
         secret = postgres.secret
     folder = tmp_path / "faults"
     arm(folder, *POINTS)

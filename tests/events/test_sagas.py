@@ -465,17 +465,17 @@ def test_every_way_ends_with_all_steps_done_or_those_done_taken_back_in_reverse(
     progress: Progress = begun(0)
     maybe_done: list[int] = []
     undone: list[int] = []
-    outcomes = iter(chance)
     for now_us in range(1_000):
         if progress.ended:
             break
         if progress.status == "stuck":
             progress = resumed(progress, now_us)
-        outcome = next(outcomes, "done")
+        outcome: Outcome = chance[now_us] if now_us < len(chance) else "done"
         if progress.status == "running" and outcome in ("done", "unclear", "unanswered"):
             maybe_done.append(progress.at)
         if progress.status == "compensating":
-            outcome = outcome if outcome != "overdue" else "failed"
+            if outcome == "overdue":
+                outcome = "failed"
             if outcome == "done":
                 undone.append(progress.at)
         progress = AFTER[outcome](saga.steps, progress, now_us)

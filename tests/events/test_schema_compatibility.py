@@ -5,6 +5,7 @@ from typing import Any
 
 import fastavro
 import pytest
+from fastavro.read import SchemaResolutionError
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,7 +79,7 @@ def reads(reader: Any, writer: Any, turn: int) -> bool:
     buffer.seek(0)
     try:
         fastavro.schemaless_reader(buffer, written, fastavro.parse_schema(reader))
-    except fastavro.read.SchemaResolutionError:
+    except SchemaResolutionError:
         return False
     return True
 

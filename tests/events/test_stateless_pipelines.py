@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from confluent_kafka import KafkaException
 from structlog.testing import capture_logs
 
 from counterfoil.events import (
+    Batch,
     DeadLetters,
     EmbeddedEvents,
     Events,
@@ -49,10 +51,10 @@ def make(
     events: Events,
     handler: Callable[..., None] = forward,
     share: Share = ALL,
-    **settings: object,
+    **settings: Any,
 ) -> Runner:
     log = make_log(events)
-    pipeline = Pipeline("f", TOPIC, handler, stateless=True, **settings)  # type: ignore[arg-type]
+    pipeline = Pipeline("f", TOPIC, handler, stateless=True, **settings)
     if isinstance(log, ExchangeLog):
         return LogPipelineRunner(log, events.pipelines(), pipeline, now_us, share)
     return PipelineRunner(log, events.pipelines(), pipeline, now_us)
@@ -78,7 +80,7 @@ def handle(running: Runner, number: int) -> None:
 
 
 @contextmanager
-def running(events: Events, **settings: object) -> Iterator[Runner]:
+def running(events: Events, **settings: Any) -> Iterator[Runner]:
     with closing(make(events, **settings)) as made:
         yield made
 
@@ -202,13 +204,13 @@ def test_a_zombie_commits_nothing(events: Events) -> None:
     append(make_log(events), [message(number) for number in range(10)])
     zombie = make(events)
     assert isinstance(zombie, LogPipelineRunner)
-    batches: list[object] = []
+    batches: list[Batch] = []
     until(lambda: bool(batches.extend(zombie._exchange.fetch(100)) or batches))
     with running(events) as runner:
         handle(runner, 10)
-    zombie._handling.run(batches, 1)  # type: ignore[arg-type]
+    zombie._handling.run(batches, 1)
     with pytest.raises(TermOver):
-        zombie._exchange.commit(batches, zombie._outgoing.take())  # type: ignore[arg-type]
+        zombie._exchange.commit(batches, zombie._outgoing.take())
         zombie._exchange.settle()
     zombie.close()
     assert len(records_of(events, SEEN, 10)) == 10

@@ -59,7 +59,7 @@ class Session:
 class Place:
     """A queue with its workers, and tasks put straight into its table."""
 
-    def __init__(self, events: Events, queue: TaskQueue[Image]) -> None:
+    def __init__(self, events: Events, queue: TaskQueue[Any]) -> None:
         self.events, self.queue, self.now_us = events, queue, SECOND
         self.database = events.pipelines().database
         self.taking = Taking(self.database, queue.name)

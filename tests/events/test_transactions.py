@@ -9,7 +9,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -105,7 +107,7 @@ class Kafka:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        pickle.dump(self.access, process.stdin.buffer)
+        pickle.dump(self.access, cast("TextIOWrapper", process.stdin).buffer)
         process.stdin.flush()
         assert process.stdout.readline() == "open\n"
         yield process

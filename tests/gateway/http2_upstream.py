@@ -3,15 +3,17 @@
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+from h2.settings import SettingCodes
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Connection:
     def happened(self, event: h2.events.Event) -> None:
         match event:
             case h2.events.RequestReceived():
-                asked = Asked(event.stream_id, dict(event.headers))
+                asked = Asked(event.stream_id, _text(event.headers))
                 self.asked[event.stream_id] = asked
                 self.server.begun.append(asked)
                 if self.server.at_head:
@@ -63,7 +65,7 @@ class Connection:
                     length = event.flow_controlled_length
                     self.h2.acknowledge_received_data(length, event.stream_id)
             case h2.events.TrailersReceived():
-                self.asked[event.stream_id].trailers = dict(event.headers)
+                self.asked[event.stream_id].trailers = _text(event.headers)
             case h2.events.StreamEnded():
                 self.server.asked.append(self.asked[event.stream_id])
                 self.server.answer(self.asked[event.stream_id], self)
@@ -99,7 +101,7 @@ class Server:
     answer: Callable[[Asked, Connection], None]
     """What becomes of a request that is there whole."""
     at_head: Callable[[Asked, Connection], None] | None = None
-    settings: dict[int, int] = field(default_factory=dict[int, int])
+    settings: dict[SettingCodes, int] = field(default_factory=dict[SettingCodes, int])
     tls: ssl.SSLContext | None = None
     takes: bool = True
     """Whether room is made for more of a body."""
@@ -124,6 +126,11 @@ class Server:
             connection = Connection(self, accepted, len(self.connections))
             self.connections.append(connection)
             threading.Thread(target=connection.serve, daemon=True).start()
+
+
+def _text(headers: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """Headers that h2 has decoded, though it says it gives bytes."""
+    return dict(headers)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def endpoints(plane: DataPlane) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def instances(
-    *answers: Callable[[Asked, socket.socket], bool | None], **protection: object
+    *answers: Callable[[Asked, socket.socket], bool | None], **protection: Any
 ) -> Generator[tuple[httpx2.Client, list[Server], DataPlane], None, None]:
     """A client of a gateway of as many instances, named s-0, s-1 and so on."""
     with ExitStack() as stack:

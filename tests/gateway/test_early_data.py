@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aioquic.h3.connection import H3_ALPN
@@ -21,7 +22,7 @@ from upstream import OK, Asked, gateway, sized
 from counterfoil.gateway.config import Cache, Clients, GatewayConfig, Limit, Route
 
 PATIENCE = 20.0
-EARLY = {"http3": True, "early_data": True}
+EARLY: dict[str, Any] = {"http3": True, "early_data": True}
 
 
 def answer(asked: Asked, connection: socket.socket) -> None:

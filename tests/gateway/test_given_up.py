@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -77,7 +78,7 @@ def test_a_request_whose_time_is_over_before_its_turn_is_told_so() -> None:
         time.sleep(0.4)
         go_on.set()
 
-    times = {"request_timeout_seconds": 0.3, "queue_timeout_seconds": 20.0}
+    times: dict[str, Any] = {"request_timeout_seconds": 0.3, "queue_timeout_seconds": 20.0}
     with gateway(answer, concurrency=1, idle_timeout_seconds=20.0, **times) as (client, _, plane):
         first = threading.Thread(target=lambda: httpx2.get(f"http://{plane.listen}/first"))
         first.start()

@@ -168,7 +168,9 @@ def test_an_instance_that_is_killed_fails_what_it_may_have_done_and_nothing_else
         plane.set_endpoints("s", [("s-1", first), ("s-2", second)])
         process.kill()
         # Nobody knows what became of it.
-        assert hanging.exception(PATIENCE).code() == grpc.StatusCode.UNAVAILABLE
+        hung = hanging.exception(PATIENCE)
+        assert isinstance(hung, grpc.RpcError)
+        assert hung.code() == grpc.StatusCode.UNAVAILABLE
         # What can't have reached it is sent to the other.
         for _ in range(20):
             _, call = unary(channel, "echo").with_call(b"x", timeout=PATIENCE)

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from clients import Answer, Http1, Http2, Http3, tls
@@ -233,7 +233,7 @@ def test_whoever_connects_and_says_nothing_is_let_go(gateway: Secure) -> None:
 def test_an_answer_that_nobody_takes_is_broken_off(gateway: Secure) -> None:
     async def take_nothing(protocol: str, request: bytes) -> None:
         async with raw(gateway, protocol) as (_, writer):
-            writer.transport.pause_reading()
+            cast("asyncio.Transport", writer.transport).pause_reading()
             writer.write(request)
             assert await asyncio.to_thread(broken_off.wait, CUT_OFF)
 
@@ -293,7 +293,7 @@ def test_floods_of_http2_end_their_connections(gateway: Secure) -> None:
         """What is to be answered, by a client that reads no answer."""
         async with raw(gateway, "h2") as (_, writer):
             writer.write(PREFACE + SETTINGS)
-            writer.transport.pause_reading()
+            cast("asyncio.Transport", writer.transport).pause_reading()
             with suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(2.0):
                     for _ in range(64 * MEBIBYTE // len(frames)):

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import h2.errors
-import h2.settings
 import httpx2
 import pytest
+from h2.settings import SettingCodes
 from http2_upstream import Asked, Connection, Server, serving
 from test_attempts import until
 
@@ -26,7 +26,7 @@ def gateway(
     answer: Callable[[Asked, Connection], None],
     *,
     at_head: Callable[[Asked, Connection], None] | None = None,
-    settings: dict[int, int] | None = None,
+    settings: dict[SettingCodes, int] | None = None,
     takes: bool = True,
     route: Mapping[str, Any] | None = None,
     **protection: Any,
@@ -135,8 +135,8 @@ def test_an_instance_that_ends_all_of_its_connections_at_once_costs_nothing() ->
             together.wait(20)
         good(asked, connection)
 
-    settings = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 1}
-    patience = {"attempt_timeout_seconds": 20, "breaker_failures": 1}
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+    patience: dict[str, Any] = {"attempt_timeout_seconds": 20, "breaker_failures": 1}
     with gateway(answer, settings=settings, attempts=1, **patience) as (client, server, plane):
         with ThreadPoolExecutor(4) as pool:
             under_way = [pool.submit(client.get, "/together") for _ in range(4)]
@@ -215,7 +215,7 @@ def test_no_more_streams_are_open_than_an_instance_allows() -> None:
 
         threading.Thread(target=later, daemon=True).start()
 
-    settings = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 2}
+    settings = {SettingCodes.MAX_CONCURRENT_STREAMS: 2}
     with gateway(answer, settings=settings, attempt_timeout_seconds=20) as (client, server, _):
         with ThreadPoolExecutor(20) as pool:
             under_way = [pool.submit(client.get, "/x") for _ in range(20)]

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import http2_upstream
 import pytest
@@ -10,7 +11,7 @@ import test_http2_upstream
 from sharing import until
 from upstream import OK, Asked, gateway, sized
 
-KEPT = {"connection_idle_seconds": 60.0}
+KEPT: dict[str, Any] = {"connection_idle_seconds": 60.0}
 
 
 def good(_: Asked, connection: socket.socket) -> None:
@@ -24,7 +25,8 @@ def saying(keep_alive: bytes) -> Callable[[Asked, socket.socket], None]:
 
 @pytest.mark.parametrize("setting", ["connection_idle_seconds", "connection_age_seconds"])
 def test_a_connection_is_let_go_of_without_a_request_that_finds_it(setting: str) -> None:
-    with gateway(good, **KEPT | {setting: 0.05}) as (client, server, _):
+    protection: dict[str, Any] = KEPT | {setting: 0.05}
+    with gateway(good, **protection) as (client, server, _):
         assert client.get("/x").content == b"good"
         until(lambda: server.connections[0].fileno() == -1)
         assert client.get("/x").content == b"good"
@@ -33,7 +35,7 @@ def test_a_connection_is_let_go_of_without_a_request_that_finds_it(setting: str)
 
 @pytest.mark.parametrize("setting", ["connection_idle_seconds", "connection_age_seconds"])
 def test_a_connection_of_http2_is_let_go_of_without_a_request_that_finds_it(setting: str) -> None:
-    settings = KEPT | {setting: 0.05}
+    settings: dict[str, Any] = KEPT | {setting: 0.05}
     with test_http2_upstream.gateway(test_http2_upstream.good, **settings) as (client, server, _):
         assert client.get("/x").content == b"good"
         until(lambda: server.connections[0].socket.fileno() == -1)
@@ -50,7 +52,10 @@ def test_what_is_under_way_goes_on_when_its_connection_is_too_old() -> None:
         else:
             connection.respond(asked, b"good")
 
-    settings = KEPT | {"connection_age_seconds": 0.05, "attempt_timeout_seconds": 20.0}
+    settings: dict[str, Any] = KEPT | {
+        "connection_age_seconds": 0.05,
+        "attempt_timeout_seconds": 20.0,
+    }
     with (
         test_http2_upstream.gateway(answer, **settings) as (client, server, _),
         ThreadPoolExecutor(1) as pool,
@@ -86,7 +91,7 @@ def test_what_meets_the_end_of_an_idle_connection_is_sent_again_if_it_may_be() -
         begun.add(connection)
         return good(asked, connection)
 
-    protection = KEPT | {"attempts": 1, "breaker_failures": 1, "retry_budget": 0}
+    protection: dict[str, Any] = KEPT | {"attempts": 1, "breaker_failures": 1, "retry_budget": 0}
     with gateway(hanging_up, **protection) as (client, server, plane):
         for number in range(1, 4):
             assert client.get("/x").content == b"good"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -28,6 +29,13 @@ CLIENT = httpx2.Client(timeout=PATIENCE_SECONDS)
 
 def new_key(kid: str | None) -> ECKey:
     return ECKey.generate_key("P-256", {"kid": kid} if kid else None, private=True)
+
+
+class Quiet(http.server.ThreadingHTTPServer):
+    """One that says nothing when a client refuses its certificate."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep the tests' output quiet."""
 
 
 @dataclass
@@ -59,8 +67,7 @@ class Issuer:
             def log_message(self, format: str, *args: object) -> None:
                 """Keep the tests' output quiet."""
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.handle_error = lambda *_: None  # a client that refuses its certificate
+        self.server = Quiet(("127.0.0.1", 0), Handler)
         if self.tls is not None:
             self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()

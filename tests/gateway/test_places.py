@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx2
 from joserfc import jwt
@@ -95,7 +96,7 @@ class Client(threading.Thread):
         self.answer = httpx2.get(self.url, headers=self.given, timeout=30)
 
 
-def service(plane: DataPlane) -> dict[str, object]:
+def service(plane: DataPlane) -> dict[str, Any]:
     return plane.state()["services"]["s"]
 
 

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 from sharing import Node, gateways, load, redis_cli, until
@@ -101,7 +101,7 @@ def test_a_key_that_is_known_to_be_in_debt_costs_the_store_nothing(
 
 @pytest.mark.parametrize(("fallback", "meanwhile"), [("local", {200, 429}), ("refuse", {503})])
 def test_while_the_store_is_away_nobody_waits_and_the_fallback_decides(
-    service: str, redis: RunningEngine, fallback: str, meanwhile: set[int]
+    service: str, redis: RunningEngine, fallback: Literal["local", "refuse"], meanwhile: set[int]
 ) -> None:
     with gateways(2, service, redis, rate=200, burst=5, fallback=fallback, strict=True) as nodes:
         until(lambda: all(node.link["connected"] for node in nodes))

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -282,7 +283,7 @@ def test_a_websocket_over_http2_reaches_an_instance_that_speaks_http1(server: Se
             while not ended:
                 for event in connection.receive_data(client.recv(65_536)):
                     if isinstance(event, ResponseReceived):
-                        status = dict(event.headers)[":status"]
+                        status = str(dict[Any, Any](event.headers)[":status"])
                     elif isinstance(event, DataReceived):
                         received += event.data
                         if received == echo:

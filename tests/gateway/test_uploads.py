@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from upstream import LARGE, OK, Asked, chunked, gateway, sized
@@ -18,7 +19,7 @@ SMALL_BUFFER = 64 * 1024
 
 @contextmanager
 def instance(
-    behave: Callable[[socket.socket], None], **settings: object
+    behave: Callable[[socket.socket], None], **settings: Any
 ) -> Generator[tuple[socket.socket, DataPlane, list[socket.socket]], None, None]:
     """A client's connection to a gateway of an instance that behaves so on each of its own."""
     connections: list[socket.socket] = []

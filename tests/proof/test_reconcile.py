@@ -219,7 +219,12 @@ def test_what_others_wrote_to_the_topic_has_appeared(
     producer = Producer(kafka.librdkafka())
     name = f"stall-{uuid.uuid4().hex}"
     KafkaEvents(kafka, "", None, name).log().declare([sales])
-    for value, headers in ((b"{", {}), (b"[]", {"counterfoil-event-id": b"x"}), (b"{}", {})):
+    foreign: list[tuple[bytes, dict[str, str | bytes | None]]] = [
+        (b"{", {}),
+        (b"[]", {"counterfoil-event-id": b"x"}),
+        (b"{}", {}),
+    ]
+    for value, headers in foreign:
         producer.produce(f"{name}.sales", value, headers=headers)
     assert producer.flush(30) == 0
     stores = RealStores(stall.state, name, kafka, "", None)

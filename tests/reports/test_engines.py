@@ -46,7 +46,7 @@ def rows(folder: Path, section: str) -> list[list[Any]]:
     found = deltalake.QueryBuilder().register("t", table(folder, section))
     columns = published(DAILY, folder / "report")["sections"][section]["columns"]
     order = ", ".join(columns)
-    batches = found.execute(f"SELECT {order} FROM t ORDER BY {order}")
+    batches: Any = found.execute(f"SELECT {order} FROM t ORDER BY {order}")
     return [list(row) for batch in batches for row in zip(*map(list, batch.columns), strict=True)]
 
 

@@ -73,7 +73,8 @@ class Stall:
     def stored(self) -> list[int]:
         delta = self.lake.open(table)
         assert delta is not None
-        return sorted(delta.to_pyarrow_table()["id"].to_pylist())
+        ids: list[Any] = delta.to_pyarrow_table()["id"].to_pylist()
+        return sorted(ids)
 
     def page(self) -> str:
         """What the report says, once it was brought up to the table."""
