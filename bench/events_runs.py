@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -392,7 +392,7 @@ def kafka_plain(number: int, limit: int, servers: str, application: str) -> dict
             producer.begin_transaction()
             following: dict[int, int] = {}
             for message in messages:
-                event = decode(cast("bytes", message.value()))
+                event = decode(message.value())  # type: ignore[arg-type]
                 priced = Priced(
                     event.id,
                     event.account,
@@ -403,7 +403,7 @@ def kafka_plain(number: int, limit: int, servers: str, application: str) -> dict
                     event.at,
                 )
                 producer.produce(names[1], msgspec.json.encode(priced), message.key())
-                following[cast("int", message.partition())] = cast("int", message.offset()) + 1
+                following[message.partition()] = message.offset() + 1  # type: ignore
             producer.send_offsets_to_transaction(
                 [TopicPartition(names[0], n, offset) for n, offset in following.items()],
                 consumer.consumer_group_metadata(),
