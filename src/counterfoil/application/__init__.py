@@ -3,6 +3,7 @@
 from counterfoil.application.application import Application
 from counterfoil.application.configuration import (
     ENGINES_VARIABLE,
+    OWN_SERVERS_VARIABLE,
     Configuration,
     ConfigurationError,
     EnginesConfig,
@@ -16,6 +17,7 @@ from counterfoil.application.state import StateFolder
 
 __all__ = [
     "ENGINES_VARIABLE",
+    "OWN_SERVERS_VARIABLE",
     "Application",
     "Configuration",
     "ConfigurationError",

@@ -15,6 +15,7 @@ from counterfoil.kafka_access import Mechanism, Protocol
 
 FILE_NAME = "counterfoil.toml"
 ENGINES_VARIABLE = "COUNTERFOIL_ENGINES"
+OWN_SERVERS_VARIABLE = "COUNTERFOIL_OWN_SERVERS"
 PORTS: Final = 65_536
 _FILES: Final = ("ca", "certificate", "key")
 
@@ -153,11 +154,15 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     console: ConsoleConfig = msgspec.field(default_factory=ConsoleConfig)
 
 
-def load(folder: Path, *, engines: str | None = None) -> Configuration:
+def load(
+    folder: Path, *, engines: str | None = None, own_servers: bool | None = None
+) -> Configuration:
     """Read and check the configuration of the application in `folder`.
 
     `engines` (`events=kafka,reports=spark`) takes the place of what the file says of those parts;
     without it the environment's COUNTERFOIL_ENGINES does, which a supervisor sets for its own.
+    With `own_servers` the file's `[addresses]` are left aside, so that every real engine in use is
+    started in the state folder; COUNTERFOIL_OWN_SERVERS says the same to a supervisor's processes.
 
     Raises:
         ConfigurationError: missing, not TOML, an unknown name, a wrong type or a dangling
@@ -196,6 +201,15 @@ def load(folder: Path, *, engines: str | None = None) -> Configuration:
     _check_references(path, text, configuration)
     _check_kafka(path, text, configuration.kafka)
     _check_registry(path, text, configuration)
+    if own_servers is None:
+        own_servers = bool(os.environ.get(OWN_SERVERS_VARIABLE))
+    if own_servers:
+        return msgspec.structs.replace(
+            configuration,
+            addresses=AddressesConfig(),
+            kafka=KafkaConfig(),
+            registry=RegistryConfig(),
+        )
     return msgspec.structs.replace(
         configuration,
         kafka=_placed(folder, configuration.kafka),

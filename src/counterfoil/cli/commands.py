@@ -261,15 +261,15 @@ def trace(
     identity
         The id that the service answered with, or the Idempotency-Key of the request.
     """
-    from counterfoil.application import StateFolder, load, load_application  # noqa: PLC0415
+    from counterfoil.application import StateFolder, load_application  # noqa: PLC0415
     from counterfoil.cli.inspection import events_of  # noqa: PLC0415
     from counterfoil.cli.verdict import print_trace  # noqa: PLC0415
     from counterfoil.proof.stores import open_stores  # noqa: PLC0415
     from counterfoil.proof.trace import trace as follow  # noqa: PLC0415
-    from counterfoil.supervisor import last_addresses  # noqa: PLC0415
+    from counterfoil.supervisor import last_configuration  # noqa: PLC0415
 
     files = StateFolder(state_folder(path, state))
-    configuration = load(path, engines=last_addresses(files).chosen)
+    configuration = last_configuration(path, files)
     application = load_application(path.resolve(), configuration.application.module)
     stores = open_stores(application.name, configuration, files)
     log = events_of(path, files.root).log()

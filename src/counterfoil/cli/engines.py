@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -78,14 +79,21 @@ def up(*names: str, folder: EnginesFolder = HERE) -> None:
             if engine.name == "secured-kafka":
                 _print_access(engine)
         if {"redis", "postgres"} & set(names):
-            secret = (folder / running[0].name / "credential").resolve()
-            out.print(
-                f"export PGPASSWORD=$(cat {secret}) REDIS_PASSWORD=$PGPASSWORD", soft_wrap=True
-            )
+            out.print(exported(folder / running[0].name / "credential"), soft_wrap=True)
         while not ended.wait(0.2):
             continue
         out.print("stopping")
     (folder / "engines.json").unlink()
+
+
+def exported(secret: Path) -> str:
+    """What a shell takes, in one line, for the passwords of all that was started here.
+
+    Two commands: a shell fills in the words of a command before it carries it out, so that one
+    `export` would give the second name what the first one was before.
+    """
+    path = shlex.quote(str(secret.resolve()))
+    return f'export PGPASSWORD="$(cat {path})"; export REDIS_PASSWORD="$PGPASSWORD"'
 
 
 @app.command
@@ -148,7 +156,7 @@ def check_application(
     files = StateFolder(state_folder(path, state))
     if is_running(files):
         found = addresses(files)
-        configuration = load(path, engines=found.chosen)
+        configuration = load(path, engines=found.chosen, own_servers=found.own_servers)
     else:
         configuration = load(path, engines=engines)
         found = Addresses("", "", "", "", engines=configured_engines(configuration))

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from counterfoil.application import Application, StateFolder, load, load_application
+from counterfoil.application import Application, StateFolder, load_application
 from counterfoil.cli.output import (
     new_table,
     out,
@@ -42,7 +42,7 @@ from counterfoil.events import (
 )
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.shares import whole
-from counterfoil.supervisor import last_addresses, open_events
+from counterfoil.supervisor import last_addresses, last_configuration, open_events
 from counterfoil.supervisor.host import now_us
 
 
@@ -59,11 +59,11 @@ def application_and_events(folder: Path, state: Path) -> tuple[Application, Even
     """The application in `folder`, and its events as they were last run in `state`.
 
     Raises:
-        CounterfoilError: it never ran there.
+        CounterfoilError: it never ran there, or the engines are other ones by now.
     """
     files = StateFolder(state)
     addresses = last_addresses(files)
-    configuration = load(folder, engines=addresses.chosen)
+    configuration = last_configuration(folder, files)
     application = load_application(folder.resolve(), configuration.application.module)
     events = open_events(application.name, configuration, files, addresses)
     attach_schemas(application.all_topics(), events.registry)

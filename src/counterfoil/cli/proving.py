@@ -25,6 +25,7 @@ def prove(
     sabotage: str | None = None,
     list_sabotage: bool = False,
     state: Path | None = None,
+    addresses: Annotated[bool, Parameter(negative="")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the application, break it on purpose, and check that every cent arrived once.
@@ -49,7 +50,10 @@ def prove(
     outage_seconds
         How long an engine is gone.
     engines
-        Those without an address are started for the run, and struck by its faults as well.
+        They are started for the run, and struck by its faults as well.
+    addresses
+        Take the servers in `[addresses]` in place of some of the run's own; nothing of the
+        application may be there, and no fault strikes them.
     sabotage
         Switch one seeded bug on; the verdict must then be a failing one.
     list_sabotage
@@ -109,6 +113,7 @@ def prove(
                 sabotage=sabotage,
                 fault_number=fault_number,
                 outage_seconds=outage_seconds,
+                addresses=addresses,
                 on_progress=show,
                 on_up=tell,
             )
@@ -118,5 +123,6 @@ def prove(
     print_verdict(verdict, as_json=as_json)
     if state is not None and not as_json:
         line = f"in the console: counterfoil up {path} --state {state}"
+        line += f" --engines {engines}" if engines else ""
         out.print(line, highlight=False, markup=False, soft_wrap=True)
     sys.exit(0 if verdict.verdict == "holds" else 1)

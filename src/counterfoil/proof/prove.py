@@ -25,8 +25,8 @@ from counterfoil.proof.client import Client
 from counterfoil.proof.drain import Drain
 from counterfoil.proof.faults import FaultInjector, schedule
 from counterfoil.proof.outages import Outage, break_engines
-from counterfoil.proof.reconcile import Difference, Reconciliation, Sum
-from counterfoil.proof.stores import open_stores
+from counterfoil.proof.reconcile import Difference, Reconciliation, Sum, service_rows
+from counterfoil.proof.stores import Stores, open_stores
 from counterfoil.supervisor import Supervisor
 
 FAULT_NUMBER: Final = 24
@@ -84,19 +84,25 @@ async def prove(
     sabotage: str | None = None,
     fault_number: int = FAULT_NUMBER,
     outage_seconds: float = OUTAGE_SECONDS,
+    addresses: bool = False,
     on_progress: Progress | None = None,
     on_up: Callable[[str], None] | None = None,
 ) -> Verdict:
     """Run the application's own workload against it under faults, and reconcile.
 
+    A proof books what it sends and counts all that it finds, and it may switch a bug on. So it has
+    servers of its own, in its state folder; with `addresses` it takes those that the configuration
+    names, where nothing of the application may be.
+
     `on_up` is told the console's address, with its key, for as long as the proof runs.
 
     Raises:
-        ProofError: the application declares nothing to match, or a sabotage is unknown.
+        ProofError: the application declares nothing to match, a sabotage is unknown, or the
+            servers at `addresses` hold purchases already.
         CounterfoilError: it did not start.
     """
     tell = on_progress or _untold
-    configuration = load(folder, engines=engines)
+    configuration = load(folder, engines=engines, own_servers=not addresses)
     application = load_application(folder, configuration.application.module)
     counterfoils, make_workload = _provable(application)
     if sabotage is not None and sabotage not in SABOTAGES:
@@ -111,7 +117,12 @@ async def prove(
     if sabotage is not None:
         environment["COUNTERFOIL_SABOTAGE"] = sabotage
     supervisor = Supervisor(
-        folder, state, free_ports=True, engines=engines, environment=environment
+        folder,
+        state,
+        free_ports=True,
+        engines=engines,
+        own_servers=not addresses,
+        environment=environment,
     )
     started = time.monotonic()
     async with supervisor.running():
@@ -120,6 +131,7 @@ async def prove(
         up = time.monotonic()
         assert supervisor.addresses is not None
         stores = open_stores(application.name, configuration, files)
+        await refuse_purchases(counterfoils, stores)
         tokens = await _tokens(supervisor.addresses.issuer, requests)
         client = Client(supervisor.addresses.gateway, files.tls / "ca.pem", tokens, seed=seed)
         drain = Drain(application, counterfoils, stores, supervisor.children)
@@ -171,6 +183,20 @@ async def prove(
     )
     write_json(files.proof, msgspec.to_builtins(verdict))
     return verdict
+
+
+async def refuse_purchases(counterfoils: Counterfoils, stores: Stores) -> None:
+    """Before anything is sent: what others have bought would be counted, and their ledger booked.
+
+    Raises:
+        ProofError: there are some.
+    """
+    rows, _ = await asyncio.to_thread(service_rows, counterfoils, stores)
+    if rows:
+        raise ProofError(
+            f"there are {len(rows):,} {counterfoils.rows} already, and a proof begins with none",
+            hint="leave --addresses out: the proof starts servers of its own",
+        )
 
 
 class _Load:

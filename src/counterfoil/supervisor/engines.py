@@ -6,7 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from counterfoil.application import Application, Configuration, EnginesConfig, StateFolder
+from counterfoil.application import (
+    Application,
+    Configuration,
+    EnginesConfig,
+    StateFolder,
+    load,
+)
 from counterfoil.application.state import write_json
 from counterfoil.coordination import Client, EmbeddedClient, EtcdClient
 from counterfoil.engines.checks import Finding, check, check_decoding, check_kafka, checkable
@@ -23,7 +29,7 @@ from counterfoil.events.kafka import KafkaLog
 from counterfoil.events.topics import AnyTopic
 from counterfoil.kafka_access import KEY_PASSWORD, PASSWORD, KafkaAccess
 from counterfoil.reports import Embedded, Engine, Lake, check_tables
-from counterfoil.supervisor.plan import Addresses
+from counterfoil.supervisor.plan import Addresses, last_addresses
 
 
 class EngineRefused(CounterfoilError):
@@ -71,6 +77,52 @@ def written_engines(state: StateFolder) -> EnginesConfig | None:
         return msgspec.json.decode(state.engines.read_bytes(), type=EnginesConfig)
     except FileNotFoundError:
         return None
+
+
+def last_configuration(folder: Path, state: StateFolder) -> Configuration:
+    """The configuration of the application in `folder`, with the engines of its last run.
+
+    Raises:
+        CounterfoilError: it never ran in `state`, or what it keeps is elsewhere by now (see
+            `hold_to`): whoever looked there, or acted, would do so where nothing runs.
+    """
+    last = last_addresses(state)
+    configuration = load(folder, engines=last.chosen, own_servers=last.own_servers)
+    hold_to(state, configuration.engines)
+    return configuration
+
+
+def hold_to(state: StateFolder, engines: EnginesConfig) -> None:
+    """Refuse engines that don't hold the data of the last run: what is there looks like nothing.
+
+    Raises:
+        EngineRefused: names the part, and where its data is.
+    """
+    written = written_engines(state) or engines
+    for part in ("events", "coordination"):
+        old, new = getattr(written, part), getattr(engines, part)
+        if old != new:
+            differing = _differing(written, engines)
+            carried = f"carry them over with `counterfoil move --engines {differing}`"
+            kept = f'set {part} = "{old}" under [engines], or take a new folder with --state'
+            raise EngineRefused(
+                f"{state.root} holds {part} on {old}, not on {new}",
+                hint=carried if old == "embedded" else kept,
+            )
+    if written.schemas == "registry" != engines.schemas:
+        raise EngineRefused(
+            f"{state.root} holds events whose schemas are in a registry",
+            hint="start it with --engines schemas=registry, or a new folder with --state",
+        )
+
+
+def _differing(written: EnginesConfig, engines: EnginesConfig) -> str:
+    """All that a move has to carry over, so that one is enough."""
+    return ",".join(
+        f"{part}={getattr(engines, part)}"
+        for part in ("events", "coordination")
+        if getattr(written, part) != getattr(engines, part)
+    )
 
 
 def write_engines(state: StateFolder, engines: EnginesConfig) -> None:

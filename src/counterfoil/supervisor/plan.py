@@ -51,6 +51,8 @@ class Addresses(msgspec.Struct, frozen=True):
     """Of each process of a service or a hook."""
     chosen: str = ""
     """The engines that the command line chose in place of the configuration's."""
+    own_servers: bool = False
+    """Whether the configuration's addresses were left aside."""
     engines: dict[str, str] = field(default_factory=dict[str, str])
     """The address of each real engine in use, as clients are given it."""
     servers: dict[str, int] = field(default_factory=dict[str, int])
@@ -201,6 +203,7 @@ def assign_addresses(
     *,
     free_ports: bool,
     chosen: str = "",
+    own_servers: bool = False,
 ) -> Addresses:
     """Fix the address of everything that listens.
 
@@ -234,6 +237,7 @@ def assign_addresses(
             if process.kind in {"service", "hook"}
         },
         chosen=chosen,
+        own_servers=own_servers,
         engines=engines,
         servers=servers,
     )

@@ -16,9 +16,9 @@ import msgspec
 
 from counterfoil.application import (
     ENGINES_VARIABLE,
+    OWN_SERVERS_VARIABLE,
     Application,
     Configuration,
-    EnginesConfig,
     StateFolder,
     load,
     load_application,
@@ -32,11 +32,17 @@ from counterfoil.supervisor.engines import (
     EngineRefused,
     check_data,
     check_engines,
+    hold_to,
     write_engines,
-    written_engines,
 )
 from counterfoil.supervisor.forking import Forked, ForkServer
-from counterfoil.supervisor.plan import Addresses, ProcessPlan, assign_addresses, plan
+from counterfoil.supervisor.plan import (
+    Addresses,
+    ProcessPlan,
+    assign_addresses,
+    last_addresses,
+    plan,
+)
 
 START_SECONDS: Final = 60.0
 """A Spark driver needs 10 s where nothing else runs, and several start at once."""
@@ -106,6 +112,7 @@ class Supervisor:
         free_ports: bool = False,
         engines: str = "",
         only_engines: bool = False,
+        own_servers: bool = False,
         environment: dict[str, str] | None = None,
         on_change: Callable[[Sequence[Child]], None] = lambda _: None,
     ) -> None:
@@ -119,7 +126,12 @@ class Supervisor:
         self._free_ports = free_ports
         self._engines = engines
         self._only_engines = only_engines
-        self._environment = {**(environment or {}), ENGINES_VARIABLE: engines}
+        self._own_servers = own_servers or _has_own_servers(self.state)
+        self._environment = {
+            **(environment or {}),
+            ENGINES_VARIABLE: engines,
+            OWN_SERVERS_VARIABLE: "1" if self._own_servers else "",
+        }
         self._on_change = on_change
         self._run = secrets.token_hex(16)
         self._stopping = asyncio.Event()
@@ -181,7 +193,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start everything in order, keep it running, stop it in the reverse order."""
-        configuration = load(self.folder, engines=self._engines)
+        configuration = load(self.folder, engines=self._engines, own_servers=self._own_servers)
         application = load_application(self.folder, configuration.application.module)
         self.loaded = application, configuration
         _check_reports(application)
@@ -189,11 +201,16 @@ class Supervisor:
         with folder_lock.opened(self.state) as lock:
             await folder_lock.take(lock, self.state)
             self.addresses = assign_addresses(
-                configuration, processes, free_ports=self._free_ports, chosen=self._engines
+                configuration,
+                processes,
+                free_ports=self._free_ports,
+                chosen=self._engines,
+                own_servers=self._own_servers,
             )
             self.state.credential()
             if not self._only_engines:
-                self._hold_to(configuration.engines)
+                hold_to(self.state, configuration.engines)
+                write_engines(self.state, configuration.engines)
             write_json(self.state.addresses, msgspec.to_builtins(self.addresses))
             async with self._guarded(lock) as lifeline:
                 await self._supervise(application, configuration, processes, lifeline)
@@ -288,25 +305,6 @@ class Supervisor:
                 f"{child.plan.name} was not ready after {limit:.0f} s\n" + "\n".join(lines),
                 hint=f"its whole output is in {path}",
             )
-
-    def _hold_to(self, engines: EnginesConfig) -> None:
-        """Refuse engines that don't hold the data of the last run."""
-        written = written_engines(self.state) or engines
-        for part in ("events", "coordination"):
-            old, new = getattr(written, part), getattr(engines, part)
-            if old != new:
-                raise EngineRefused(
-                    f"{self.state.root} holds {part} on {old}, not on {new}",
-                    hint=f"carry them over with `counterfoil move --engines {part}={new}`"
-                    if old == "embedded"
-                    else f"start it with --engines {part}={old}, or a new folder with --state",
-                )
-        if written.schemas == "registry" != engines.schemas:
-            raise EngineRefused(
-                f"{self.state.root} holds events whose schemas are in a registry",
-                hint="start it with --engines schemas=registry, or a new folder with --state",
-            )
-        write_engines(self.state, engines)
 
     async def _check(self, application: Application, configuration: Configuration) -> None:
         """Refuse engines and data that would break a promise, before anything relies on them."""
@@ -435,6 +433,11 @@ class Supervisor:
             },
         )
         self._on_change(self.children)
+
+
+def _has_own_servers(state: StateFolder) -> bool:
+    """Whether the last run left `[addresses]` aside, and its servers' data is in the folder."""
+    return state.addresses.exists() and last_addresses(state).own_servers
 
 
 def _check_reports(application: Application) -> None:
