@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from counterfoil import Application
+from counterfoil import Application, Context
 from counterfoil.application import StateFolder
 from counterfoil.engines import RunningEngine
 from counterfoil.events import (
@@ -20,10 +20,12 @@ from counterfoil.events import (
     PipelineRunner,
     StatelessContext,
     create_all_tables,
+    service_schema,
 )
 from counterfoil.events.sagas.instances import Instances
 from counterfoil.kafka_access import KafkaAccess
 from counterfoil.move.coordination import forget_tokens
+from counterfoil.move.errors import MoveError
 from counterfoil.move.events import copy_events
 
 from .test_exactly_once import PATIENCE_SECONDS, Paid
@@ -197,3 +199,78 @@ def test_sagas_are_led_with_the_tokens_of_the_new_store(
         forget_tokens(StateFolder(tmp_path).log, pipelines.database)
         assert Instances(pipelines.database).fence("order", 7)
     moved.database.close()
+
+
+def table_of(kafka: KafkaEvents, sql: str) -> list[tuple[object, ...]]:
+    store = kafka.pipelines()
+    try:
+        return [tuple(row) for row in store.database.execute(sql).fetchall()]
+    finally:
+        store.database.close()
+
+
+def test_tables_that_handlers_and_people_have_made_come_along_as_they_are(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    application = Application("moved")
+    paid = application.topic("paid", Paid, partitions=1)
+    application.service(
+        "shop", schema=["CREATE TABLE IF NOT EXISTS Sales (Id TEXT PRIMARY KEY, Amount INTEGER)"]
+    )
+
+    @application.pipeline("total", paid)
+    def total(event: Paid, context: Context) -> None:
+        context.execute("CREATE TABLE IF NOT EXISTS Totals (Payer TEXT PRIMARY KEY, cents INTEGER)")
+        context.execute("CREATE INDEX IF NOT EXISTS by_cents ON Totals (cents)")
+        context.execute(
+            "INSERT INTO totals VALUES (?, ?) ON CONFLICT (payer) "
+            "DO UPDATE SET cents = totals.cents + excluded.cents",
+            ("ada", event.amount),
+        )
+
+    log, store = embedded.log(), embedded.pipelines()
+    log.declare(application.all_topics())
+    messages = [
+        Message(each, "paid", "a", paid.encode(Paid(each, "a", each)), {}, 1) for each in (1, 2)
+    ]
+    log.appender("test", 1).append(messages, 1)
+    PipelineRunner(log, store, application.pipelines["total"], lambda: NOW_US).step()
+    database = embedded.service("shop")
+    database.create(service_schema(application.services["shop"].schema))
+    database.execute("INSERT INTO sales VALUES ('1', 5)")
+    database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")
+    database.execute("INSERT INTO notes VALUES (1, 'by hand')")
+
+    carried = copy_events(application, StateFolder(tmp_path), kafka, nothing)
+    assert carried.records == 2
+    assert table_of(kafka, "SELECT payer, cents FROM totals") == [("ada", 3)]
+    assert table_of(kafka, "SELECT 1 FROM pg_indexes WHERE indexname = 'by_cents'") == [(1,)]
+    there = kafka.service("shop")
+    assert there.execute("SELECT amount FROM sales").fetchall() == [(5,)]
+    assert there.execute("SELECT text FROM notes").fetchall() == [("by hand",)]
+    there.close()
+
+    with pytest.raises(MoveError, match=r"not empty .*table notes of service shop") as refused:
+        copy_events(application, StateFolder(tmp_path), kafka, nothing)
+    assert 'DROP SCHEMA "moved.shop", "moved._pipelines" CASCADE' in refused.value.hint
+
+
+def test_a_column_that_nobody_declares_is_named_and_nothing_is_filled(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    application = Application("moved")
+    application.service("shop", schema=["CREATE TABLE IF NOT EXISTS sales (id TEXT)"])
+    database = embedded.service("shop")
+    database.create(service_schema(application.services["shop"].schema))
+    database.execute("ALTER TABLE sales ADD COLUMN note TEXT")
+    database.execute("INSERT INTO sales VALUES ('1', 'by hand')")
+    embedded.log().declare(application.all_topics())
+    embedded.pipelines().database.close()
+    with pytest.raises(MoveError, match="table sales has a column note here"):
+        copy_events(application, StateFolder(tmp_path), kafka, nothing)
+    there = kafka.service("shop")
+    assert there.execute("SELECT count(*) FROM sales").fetchall() == [(0,)]
+    there.execute("ALTER TABLE sales ADD COLUMN note TEXT")
+    copy_events(application, StateFolder(tmp_path), kafka, nothing)  # it is begun again as it is
+    assert there.execute("SELECT note FROM sales").fetchall() == [("by hand",)]
+    there.close()

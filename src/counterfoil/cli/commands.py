@@ -235,9 +235,15 @@ def move(
     if as_json:
         write_json(moved)
         return
+    if moved.carried is not None:
+        each = moved.carried
+        out.print(f"{each.rows:,} rows of {each.tables} tables", highlight=False)
+        out.print(f"{each.records:,} events of {each.topics} topics", highlight=False)
     for name, each in moved.sums.items():
         out.print(f"{name:<9} {each.count:>9,} {major(each.amount):>16}", highlight=False)
-    out.print("the sums agree; set in counterfoil.toml:\n\n[bold]\\[engines][/]")
+    out.print(
+        "each of these is the same on both sides; set in counterfoil.toml:\n\n[bold]\\[engines][/]"
+    )
     for part, engine in msgspec.to_builtins(moved.after).items():
         out.print(f'{part} = "{engine}"', highlight=False)
 

@@ -1,11 +1,12 @@
 """Copies what services, pipelines and the log keep, from SQLite to PostgreSQL and Kafka."""
 
 import itertools
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from counterfoil.application import Application, StateFolder
 from counterfoil.events import (
@@ -20,46 +21,97 @@ from counterfoil.events import (
 from counterfoil.events.embedded import EmbeddedLog
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.move.errors import MoveError
+from counterfoil.move.tables import copy_tables, filled_table
 
 Tell = Callable[[str], None]
-ROWS: Final = 10_000
-"""Copied at once: some megabytes."""
+RECORDS: Final = 10_000
+"""Read at once: some megabytes."""
+NAMED: Final = 3
+"""Of what is not empty: enough to know it again."""
 _LOG_TABLES: Final = frozenset({"topics", "record_batches", "ends", "sources"})
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """How much there was, and is on both sides now."""
+
+    tables: int
+    rows: int
+    topics: int
+    records: int
+    """Up to the end of each partition: those that retention has deleted are counted as well."""
 
 
 def copy_events(
     application: Application, state: StateFolder, target: KafkaEvents, tell: Tell
-) -> None:
+) -> Carried:
     """Everything, into databases and topics that must be empty.
 
     Raises:
-        MoveError: they are not.
+        MoveError: they are not, which is found before anything is filled; or a table can't be
+            made, or filled, there.
     """
-    for name, service in application.services.items():
-        tell(f"service {name}")
-        with closing(target.service(name)) as database:
+    with ExitStack() as stack:
+        databases: list[tuple[str, Path, Database]] = []
+        for name, service in application.services.items():
+            database = stack.enter_context(closing(target.service(name)))
             database.create(service_schema(service.schema))
-            _copy_tables(state.service(name), database)
-    tell("pipelines")
-    with closing(target.pipelines()) as store:
+            databases.append((f"service {name}", state.service(name), database))
+        store = stack.enter_context(closing(target.pipelines()))
         create_all_tables(store.database)
-        _copy_tables(state.log, store.database, without=_LOG_TABLES)
-    _copy_log(application, state.log, target, tell)
+        databases.append(("pipelines", state.log, store.database))
+        _refuse_filled(application, databases, target)
+        rows: list[int] = []
+        for name, path, database in databases:
+            tell(name)
+            rows += copy_tables(path, database, _LOG_TABLES).values()
+    records = _copy_log(application, state.log, target, tell)
+    return Carried(len(rows), sum(rows), len(application.all_topics()), records)
 
 
-def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: Tell) -> None:
-    """Every record at its offset, so that stored positions stay true; then the outbox positions."""
+def _refuse_filled(
+    application: Application, databases: list[tuple[str, Path, Database]], target: KafkaEvents
+) -> None:
+    """What is there is somebody's, or was left by a move that came to no end."""
+    found: list[str] = []
+    for name, _, database in databases:
+        table = filled_table(database)
+        if table is not None:
+            found.append(f"table {table} of {name}")
+    log = target.log()
+    found += [
+        f"topic {topic.name}"
+        for topic in application.all_topics()
+        if any(log.ends(topic.name).values())
+    ]
+    if found:
+        schemas = ", ".join(
+            f'"{application.name}.{each}"' for each in (*application.services, target.PIPELINES)
+        )
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        raise MoveError(
+            f"not empty on the new engines: {', '.join(found[:NAMED])}{more}",
+            hint="a move fills what is new. If an earlier try has left it there, and nobody else: "
+            f"DROP SCHEMA {schemas} CASCADE in PostgreSQL, delete the topics that begin with "
+            f"{application.name}. in Kafka, and move again",
+        )
+
+
+def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: Tell) -> int:
+    """Every record at its offset, so that stored positions stay true; then the outbox positions.
+
+    Gives the sum of the ends of all partitions.
+    """
+    number = 0
     with closing(SqliteDatabase(path)) as database:
         source, log = EmbeddedLog(database, target.registry), target.log()
         log.declare(application.all_topics())
         for topic in application.all_topics():
             tell(f"topic {topic.name}")
-            if any(log.ends(topic.name).values()):
-                raise _not_empty(f"topic {topic.name}")
             partitions = range(topic.partitions)
             records = (_records(source, topic.name, number) for number in partitions)
             ends = source.ends(topic.name)
             log.copy(topic, itertools.chain.from_iterable(records), ends)
+            number += sum(ends.values())
         for name, position in source.sources().items():
             with closing(log.appender(name, 0)) as appender:
                 appender.append([], position)
@@ -67,6 +119,11 @@ def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: T
             if pipeline.stateless:  # its positions are Kafka's there, and no longer the database's
                 log.continue_at(name, _positions(database, name))
                 _note_listed(source, pipeline, target)
+        declared = {topic.name for topic in application.all_topics()}
+        for (name,) in database.execute("SELECT name FROM topics ORDER BY name").fetchall():
+            if name not in declared:
+                tell(f"left behind: topic {name}, which is not declared any more")
+    return number
 
 
 def _note_listed(source: EmbeddedLog, pipeline: Pipeline[Any], target: KafkaEvents) -> None:
@@ -89,48 +146,6 @@ def _positions(database: Database, consumer: str) -> dict[tuple[str, int], int]:
 
 def _records(source: EmbeddedLog, topic: str, partition: int) -> Iterator[Record]:
     offset = 0
-    while records := source.read(topic, partition, offset, ROWS):
+    while records := source.read(topic, partition, offset, RECORDS):
         yield from records
         offset = records[-1].offset + 1
-
-
-def _copy_tables(path: Path, target: Database, without: frozenset[str] = frozenset()) -> None:
-    """Every table of a file in one transaction, with its counters where they stood."""
-    with (
-        closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
-        target.transaction(),
-    ):
-        for (table,) in source.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-        ).fetchall():
-            if table not in without:
-                _copy_table(source, table, target)
-
-
-def _copy_table(source: sqlite3.Connection, table: str, target: Database) -> None:
-    if target.execute(f'SELECT 1 FROM "{table}" LIMIT 1').fetchone():  # noqa: S608
-        raise _not_empty(f"table {table}")
-    rows = source.execute(f'SELECT * FROM "{table}"')  # noqa: S608
-    names = [column[0] for column in rows.description]
-    columns = ", ".join(f'"{name}"' for name in names)
-    marks = ", ".join("?" for _ in names)
-    insert = f'INSERT INTO "{table}" ({columns}) VALUES ({marks})'  # noqa: S608
-    while some := rows.fetchmany(ROWS):
-        target.executemany(insert, some)
-    for name in names:
-        sequence = "SELECT pg_get_serial_sequence(?, ?)"
-        (counter,) = target.execute(sequence, (f'"{table}"', name)).fetchone()
-        if counter is not None:
-            # Where SQLite's counter stands, and not the highest row: rows go, such as tasks that
-            # are done, but their numbers never come again.
-            (given,) = source.execute(
-                "SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (table,)
-            ).fetchone()
-            target.execute("SELECT setval(?, ?, ?)", (counter, given or 1, given is not None))
-
-
-def _not_empty(what: str) -> MoveError:
-    return MoveError(
-        f"{what} is not empty on the new engines",
-        hint="a move fills what is new: drop what an earlier try has left there",
-    )

@@ -23,7 +23,7 @@ from counterfoil.coordination import Client
 from counterfoil.events import KafkaEvents, create_all_tables
 from counterfoil.move.coordination import copy_bounds, forget_tokens
 from counterfoil.move.errors import MoveError
-from counterfoil.move.events import Tell, copy_events
+from counterfoil.move.events import Carried, Tell, copy_events
 from counterfoil.proof.reconcile import Sum, ledger_transfers, log_events, service_rows
 from counterfoil.proof.stores import Stores, open_stores
 from counterfoil.supervisor import (
@@ -42,6 +42,8 @@ class Moved(msgspec.Struct, frozen=True):
     before: EnginesConfig
     after: EnginesConfig
     sums: dict[str, Sum]
+    carried: Carried | None
+    """To other engines of events, if they are others."""
 
 
 async def move(folder: Path, state: Path, engines: str, tell: Tell) -> Moved:
@@ -69,9 +71,11 @@ async def move(folder: Path, state: Path, engines: str, tell: Tell) -> Moved:
     application = load_application(supervisor.folder, configuration.application.module)
     tell("starting the engines")
     async with supervisor.running():
-        sums = await asyncio.to_thread(_copy, application, before, configuration, files, tell)
+        sums, carried = await asyncio.to_thread(
+            _copy, application, before, configuration, files, tell
+        )
         write_engines(files, after)
-    return Moved(before, after, sums)
+    return Moved(before, after, sums, carried)
 
 
 def _copy(
@@ -80,16 +84,17 @@ def _copy(
     configuration: Configuration,
     files: StateFolder,
     tell: Tell,
-) -> dict[str, Sum]:
+) -> tuple[dict[str, Sum], Carried | None]:
     after, name = configuration.engines, application.name
     addresses = last_addresses(files)
     old = msgspec.structs.replace(configuration, engines=before)
     sums = _sums(application, open_stores(name, old, files))
+    carried: Carried | None = None
     if after.events != before.events:
         target = open_events(name, configuration, files, addresses)
         assert isinstance(target, KafkaEvents), "the one other engine of events"
         target.log().check_rights([], application.position_holders())  # before anything is filled
-        copy_events(application, files, target, tell)
+        carried = copy_events(application, files, target, tell)
     if after.coordination != before.coordination:
         tell("machine numbers")
         client: Client = open_coordination(name, configuration, files, addresses)
@@ -102,7 +107,7 @@ def _copy(
     found = _sums(application, open_stores(name, configuration, files))
     if found != sums:
         raise MoveError(f"the sums differ: {sums} before, {found} after")
-    return found
+    return found, carried
 
 
 def _sums(application: Application, stores: Stores) -> dict[str, Sum]:
