@@ -11,7 +11,7 @@ from counterfoil.application.state import write_json
 from counterfoil.cli import main
 from counterfoil.cli.engines import exported
 from counterfoil.supervisor import EngineRefused, hold_to, last_configuration, write_engines
-from counterfoil.supervisor.plan import configured_engines, plan
+from counterfoil.supervisor.plan import assign_addresses, configured_engines, plan
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 NOWHERE = dict.fromkeys(("coordination", "gateway", "admin", "console"), "")
@@ -70,8 +70,13 @@ def test_servers_of_its_own_take_the_place_of_those_with_an_address(tmp_path: Pa
     assert set(configured_engines(load(shop))) == {"kafka", "postgres", "etcd"}
     own = load(shop, own_servers=True)
     assert configured_engines(own) == {}
-    planned = {each.engine for each in plan(load_application(shop, "shop:app"), own)}
-    assert planned >= {"kafka", "postgres", "etcd"}
+    processes = plan(load_application(shop, "shop:app"), own)
+    assert {each.engine for each in processes} >= {"kafka", "postgres", "etcd"}
+    assert assign_addresses(own, processes, free_ports=True, own_servers=True).own_servers
+    embedded = load(SHOP, own_servers=True)
+    processes = plan(load_application(SHOP, "shop:app"), embedded)
+    found = assign_addresses(embedded, processes, free_ports=True, own_servers=True)
+    assert not found.own_servers, "what is embedded may move to those that are named"
 
     state = StateFolder(tmp_path)
     write_json(state.addresses, {**NOWHERE, "own_servers": True})

@@ -52,7 +52,7 @@ class Addresses(msgspec.Struct, frozen=True):
     chosen: str = ""
     """The engines that the command line chose in place of the configuration's."""
     own_servers: bool = False
-    """Whether the configuration's addresses were left aside."""
+    """Whether servers run here in place of those that the configuration names."""
     engines: dict[str, str] = field(default_factory=dict[str, str])
     """The address of each real engine in use, as clients are given it."""
     servers: dict[str, int] = field(default_factory=dict[str, int])
@@ -237,7 +237,7 @@ def assign_addresses(
             if process.kind in {"service", "hook"}
         },
         chosen=chosen,
-        own_servers=own_servers,
+        own_servers=own_servers and bool(engines),
         engines=engines,
         servers=servers,
     )
