@@ -283,8 +283,8 @@ def trace(
     print_trace(identity, found, as_json=as_json)
     if application.counterfoils is None:
         sys.stderr.write(
-            f"{application.name} is followed at the gateway alone: app.matches(...) would say what "
-            "to look for behind it\n"
+            f"{application.name} has no app.matches(...), which would say in which table, lake and "
+            "report to look as well\n"
         )
     sys.exit(0 if found else 1)
 

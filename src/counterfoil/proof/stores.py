@@ -36,6 +36,8 @@ class Stores(Protocol):
     state: StateFolder
     idempotency_key: str
     """SQL that finds an outbox row's Idempotency-Key."""
+    saga_tables: str
+    """A query with a row if there are tables of sagas, which the first coordinator makes."""
     holds_log: bool
     """Whether the log and all positions in it are in the database of the pipelines."""
     commits_in_order: bool
@@ -99,6 +101,7 @@ class EmbeddedStores:
     """SQLite files in the state folder."""
 
     idempotency_key = "json_extract(headers, '$.\"idempotency-key\"')"
+    saga_tables = "SELECT 1 FROM sqlite_master WHERE name = 'saga_instances'"
     holds_log = True
     commits_in_order = True
 
@@ -149,6 +152,7 @@ class RealStores:
     """Schemas of PostgreSQL and topics of Kafka."""
 
     idempotency_key = "(headers::json)->>'idempotency-key'"
+    saga_tables = "SELECT 1 WHERE to_regclass('saga_instances') IS NOT NULL"
     holds_log = False
 
     def __init__(

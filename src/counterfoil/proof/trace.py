@@ -5,6 +5,7 @@ A payment that goes no further has often been given up: its dead letters are tol
 
 import json
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -14,12 +15,14 @@ from counterfoil.proof.reconcile import report_days
 from counterfoil.proof.stores import Stores
 from counterfoil.reports import Lake, published
 
-ID_DIGITS = 19
+ID_DIGITS: Final = 19
 """Of the largest id: a longer number can only be an Idempotency-Key."""
 
 
-LETTERS_SHOWN = 20
+LETTERS_SHOWN: Final = 20
 """One event has one for each pipeline that gives it up, and one more for each replay that fails."""
+EVENTS: Final = 1_000
+"""Of one command that are looked through: more than a command should publish."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -37,39 +40,92 @@ def trace(application: Application, stores: Stores, log: EventLog, identity: str
     """The stations that the effect `identity` (its id, or its Idempotency-Key) has passed.
 
     An empty list means that nothing is known of it; a list that ends early, that it is under way,
-    or stands in the dead letters that come last. What an application without `app.matches` does
-    with an effect is known to nobody else: of it there are the gateway's answers alone.
+    or stands in the dead letters that come last. Row, lake and report are those of
+    `app.matches`: of other events there are the outbox, the log, transfers under their own id, and
+    the sagas that they have begun.
     """
-    counterfoils = application.counterfoils
     number = int(identity) if identity.isdigit() and len(identity) <= ID_DIGITS else None
-    if counterfoils is None:
+    found = _left(application, stores, number, identity)
+    if found is None:
         return _requests(stores.state, number, identity)
-    found = stores.service(
-        counterfoils.service,
-        "SELECT seq, event_id, key, headers, created_us FROM outbox "  # noqa: S608
-        f"WHERE event_id = ? OR {stores.idempotency_key} = ?",
-        -1 if number is None else number,
-        identity,
-    )
-    if not found:
-        return _requests(stores.state, None, identity)
-    sequence, effect, key, headers, created_us = found[0]
-    tenant = json.loads(headers).get("tenant", "")
-    place = stores.described(counterfoils.service)
-    steps = [
-        *_requests(stores.state, effect, identity),
-        Step(
+    place, effect, counterfoils = stores.described(found.service), found.event, None
+    if application.counterfoils is not None and found.topic == application.counterfoils.topic.name:
+        counterfoils = application.counterfoils
+    steps = _requests(stores.state, effect, identity)
+    if counterfoils is not None:
+        tenant = json.loads(found.headers).get("tenant", "")
+        row = Step(
             "row",
-            _time(created_us),
+            _time(found.created_us),
             f"{place}, {counterfoils.rows}",
             f"id {effect}, tenant {tenant}",
-        ),
-        Step("outbox", _time(created_us), place, f"position {sequence}"),
-    ]
-    record = log.find(counterfoils.topic, effect, key, created_us)
+        )
+        steps.append(row)
+    what = f"position {found.sequence}, for {found.topic}"
+    steps.append(Step("outbox", _time(found.created_us), place, what))
+    topics = {topic.name: topic for topic in application.all_topics()}
+    topic = topics.get(found.topic)
+    record = None if topic is None else log.find(topic, effect, found.key, found.created_us)
     if record is not None:
         steps += _after(counterfoils, stores, record)
+        steps += _sagas(stores, effect)
     return [*steps, *_letters(stores, effect)]
+
+
+class _Left(msgspec.Struct, frozen=True):
+    """An event as a service has left it in its outbox."""
+
+    service: str
+    sequence: int
+    event: int
+    topic: str
+    key: str
+    headers: str
+    created_us: int
+
+
+def _left(
+    application: Application, stores: Stores, number: int | None, identity: str
+) -> _Left | None:
+    """The event of this id, or of what a command has published that of `app.matches`, or the first.
+
+    One of this id comes before those that have it for their key.
+    """
+    counterfoils = application.counterfoils
+    matched = None if counterfoils is None else counterfoils.topic.name
+    found = [
+        _Left(service, *row)
+        for service in application.services
+        for row in stores.service(
+            service,
+            "SELECT seq, event_id, topic, key, headers, created_us FROM outbox "  # noqa: S608
+            f"WHERE event_id = ? OR {stores.idempotency_key} = ? ORDER BY seq LIMIT {EVENTS}",
+            -1 if number is None else number,
+            identity,
+        )
+    ]
+    found.sort(key=lambda each: (each.event != number, each.topic != matched))
+    return found[0] if found else None
+
+
+def _sagas(stores: Stores, effect: int) -> list[Step]:
+    """The sagas that the event has begun: an instance has the id of its event."""
+    if not stores.pipelines(stores.saga_tables):
+        return []
+    rows = stores.pipelines(
+        "SELECT saga, status, step, error, started_us, ended_us FROM saga_instances "
+        "WHERE id = ? ORDER BY started_us",
+        effect,
+    )
+    return [
+        Step(
+            "saga",
+            _time(started_us if ended_us is None else ended_us),
+            f"saga {saga}, `counterfoil events saga {effect}`",
+            f"{status} at {step}" + (f": {error.splitlines()[0]}" if error else ""),
+        )
+        for saga, status, step, error, started_us, ended_us in rows
+    ]
 
 
 def _letters(stores: Stores, effect: int) -> list[Step]:
@@ -111,20 +167,23 @@ def _requests(state: StateFolder, effect: int | None, identity: str) -> list[Ste
             stub = msgspec.json.decode(line)
             if stub["effect"] != str(effect) and stub["idempotency_key"] != identity:
                 continue
+            if stub["instance"]:
+                by = f"{stub['instance']} after {stub['attempts']} attempts"
+            else:
+                by = "the gateway itself"
             steps.append(
                 Step(
                     "request",
                     _time(stub["time_us"]),
                     f"gateway, request {stub['request_id']}",
-                    f"{stub['method']} {stub['path']} answered {stub['status']} by "
-                    f"{stub['instance']} after {stub['attempts']} attempts, "
+                    f"{stub['method']} {stub['path']} answered {stub['status']} by {by}, "
                     f"{stub['duration_us'] / 1000:.1f} ms",
                 )
             )
     return steps
 
 
-def _after(counterfoils: Counterfoils, stores: Stores, record: Record) -> list[Step]:
+def _after(counterfoils: Counterfoils | None, stores: Stores, record: Record) -> list[Step]:
     effect, state = record.event_id, stores.state
     steps: list[Step] = []
     steps.append(
@@ -141,6 +200,8 @@ def _after(counterfoils: Counterfoils, stores: Stores, record: Record) -> list[S
     ):
         text = f"debit {debit}, credit {credit}: {amount} {currency} (minor units)"
         steps.append(Step("ledger", _time(posted_us), f"transfer {effect}", text))
+    if counterfoils is None:
+        return steps
     found = Lake(state.lake).find(counterfoils.stored, counterfoils.id, effect)
     if found is None:
         return steps
