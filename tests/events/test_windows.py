@@ -342,7 +342,7 @@ def test_no_window_is_lost_or_told_twice_though_the_process_dies_around_its_comm
 
 
 def test_the_example_of_the_page_is_rehearsed() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, Any] = {"__name__": "example"}
     exec(compile(example, str(PAGE), "exec"), names)  # the page's own code
     payment, customer, minute = names["Payment"], names["Customer"], names["Minute"]

@@ -15,6 +15,7 @@ from counterfoil.events import (
     Choreography,
     Context,
     EventTime,
+    Joined,
     KafkaEvents,
     Parallel,
     Pipeline,
@@ -26,6 +27,7 @@ from counterfoil.events import (
     Windowed,
 )
 from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
+from counterfoil.events.joins import Kind
 from counterfoil.events.parallel import Order
 from counterfoil.events.parallel.parallel import CONCURRENCY
 from counterfoil.events.schemas import Compatibility, Format
@@ -47,6 +49,11 @@ StatelessHandler = Callable[[Event, StatelessContext], None]
 StatelessBatchHandler = Callable[[list[tuple[Event, StatelessContext]]], None]
 TimerHandler = Callable[[Timer, Context], None]
 State = TypeVar("State")
+Left = TypeVar("Left", bound=msgspec.Struct)
+Right = TypeVar("Right", bound=msgspec.Struct)
+InnerHandler = Callable[[Left, Right, Context], None]
+LeftHandler = Callable[[Left, Right | None, Context], None]
+OuterHandler = Callable[[Left | None, Right | None, Context], None]
 
 
 class Application:
@@ -283,6 +290,110 @@ class Application:
             self._name_pipeline(name)
             _declare(self.pipelines, name, windowed.pipeline(), "pipeline")
             return windowed
+
+        return declare
+
+    @overload
+    def join(
+        self,
+        name: str,
+        left: Topic[Left],
+        right: Topic[Right],
+        *,
+        within_seconds: float,
+        event_time: EventTime[Left | Right],
+        kind: Literal["inner"] = "inner",
+        key: Callable[[Left | Right], str] | None = None,
+        lateness_seconds: float = 0.0,
+        late_left: Topic[Left] | None = None,
+        late_right: Topic[Right] | None = None,
+        tries: int = 3,
+        commit_limit: int = 1_000,
+    ) -> Callable[[InnerHandler[Left, Right]], InnerHandler[Left, Right]]: ...
+
+    @overload
+    def join(
+        self,
+        name: str,
+        left: Topic[Left],
+        right: Topic[Right],
+        *,
+        within_seconds: float,
+        event_time: EventTime[Left | Right],
+        kind: Literal["left"],
+        key: Callable[[Left | Right], str] | None = None,
+        lateness_seconds: float = 0.0,
+        late_left: Topic[Left] | None = None,
+        late_right: Topic[Right] | None = None,
+        tries: int = 3,
+        commit_limit: int = 1_000,
+    ) -> Callable[[LeftHandler[Left, Right]], LeftHandler[Left, Right]]: ...
+
+    @overload
+    def join(
+        self,
+        name: str,
+        left: Topic[Left],
+        right: Topic[Right],
+        *,
+        within_seconds: float,
+        event_time: EventTime[Left | Right],
+        kind: Literal["outer"],
+        key: Callable[[Left | Right], str] | None = None,
+        lateness_seconds: float = 0.0,
+        late_left: Topic[Left] | None = None,
+        late_right: Topic[Right] | None = None,
+        tries: int = 3,
+        commit_limit: int = 1_000,
+    ) -> Callable[[OuterHandler[Left, Right]], OuterHandler[Left, Right]]: ...
+
+    def join(
+        self,
+        name: str,
+        left: Topic[Left],
+        right: Topic[Right],
+        *,
+        within_seconds: float,
+        event_time: EventTime[Left | Right],
+        kind: Kind = "inner",
+        key: Callable[[Left | Right], str] | None = None,
+        lateness_seconds: float = 0.0,
+        late_left: Topic[Left] | None = None,
+        late_right: Topic[Right] | None = None,
+        tries: int = 3,
+        commit_limit: int = 1_000,
+    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Declare a pipeline that pairs events of two topics by key.
+
+        The handler gets each two that happened at most `within_seconds` apart, once. With `left`,
+        an event of the left topic that had no partner comes alone, with None for the other, once
+        the watermark is `within_seconds` and `lateness_seconds` past it; with `outer`, those of the
+        right topic do as well. Events that come still later are counted, and go to the topics
+        `late_left` and `late_right` if these are given.
+
+        Raises:
+            EventsError: the topics are one and the same, or a span is negative.
+        """
+
+        def declare(handler: Callable[..., None]) -> Callable[..., None]:
+            joined = Joined(
+                name,
+                left,
+                right,
+                handler,
+                within_seconds=within_seconds,
+                event_time=event_time,
+                kind=kind,
+                key=key,
+                lateness_seconds=lateness_seconds,
+                late_left=late_left,
+                late_right=late_right,
+                tries=tries,
+                commit_limit=commit_limit,
+            )
+            self._name_pipeline(name)
+            _declare(self.pipelines, name, joined.pipeline(), "pipeline")
+            return handler
 
         return declare
 

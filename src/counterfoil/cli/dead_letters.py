@@ -106,7 +106,7 @@ class Desk:
         """Print a row for each letter."""
         letters = self._letters.list(selection, before=before, limit=limit)
         if as_json:
-            write_json([document(letter, self._topics.get(letter.topic)) for letter in letters])
+            write_json([document(letter, self._topics.get(letter.stream)) for letter in letters])
             return
         if not letters:
             out.print("no dead letters" if selection.is_everything else "none that fit")
@@ -132,7 +132,7 @@ class Desk:
     def show(self, number: int, *, as_json: bool) -> None:
         """Print all that is known of one letter."""
         letter, entries = self._letters.show(number), self._letters.audit(number)
-        topic = self._topics.get(letter.topic)
+        topic = self._topics.get(letter.stream)
         if as_json:
             audit = [_entry(entry) for entry in entries]
             write_json({**document(letter, topic), "audit": audit})
@@ -160,7 +160,7 @@ class Desk:
     def show_value(self, number: int) -> None:
         """Write what a replay would hand over, alone: JSON over several lines where it is JSON."""
         letter = self._letters.show(number)
-        sys.stdout.write(_pretty(letter.payload, self._topics.get(letter.topic)) + "\n")
+        sys.stdout.write(_pretty(letter.payload, self._topics.get(letter.stream)) + "\n")
 
     def edit(self, number: int, replacement: bytes) -> None:
         """Replace the value of a letter."""
@@ -218,10 +218,10 @@ class Desk:
 
     def _topic(self, letter: DeadLetter) -> AnyTopic:
         for topic in self._application.all_topics():
-            if topic.name == letter.topic:
+            if topic.name == letter.stream:
                 return topic
         raise CounterfoilError(
-            f"{self._application.name} declares no topic {letter.topic!r} any more",
+            f"{self._application.name} declares no topic {letter.stream!r} any more",
             hint="what its events are is not known: replay or discard the letter as it is",
         )
 

@@ -134,7 +134,7 @@ class Letters:
         edit = msgspec.json.decode(await body_of(request), type=Edit)
 
         def act(letters: DeadLetters) -> None:
-            name = letters.show(number).topic
+            name = letters.show(number).stream
             if name not in self._topics:
                 raise InvalidReplacement(f"no topic {name!r} is declared any more")
             letters.edit(number, edit.value.encode(), self._topics[name], now_us())
@@ -227,7 +227,7 @@ class Letters:
         return {"outcomes": outcomes, "after": str(after), "last": str(last), "ended": ended}
 
     def _document(self, letter: DeadLetter) -> dict[str, object]:
-        replacement, topic = letter.replacement, self._topics.get(letter.topic)
+        replacement, topic = letter.replacement, self._topics.get(letter.stream)
         return {
             **msgspec.structs.asdict(letter),
             "id": str(letter.id),

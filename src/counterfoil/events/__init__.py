@@ -54,6 +54,8 @@ from counterfoil.events.errors import (
 )
 from counterfoil.events.event_time import EventTime
 from counterfoil.events.inspection import Progress, TopicView, lag, progress, read, topics
+from counterfoil.events.joins import Joined
+from counterfoil.events.lateness import late_events
 from counterfoil.events.ledger import (
     Balance,
     Ledger,
@@ -119,7 +121,6 @@ from counterfoil.events.windows import (
     Tumbling,
     Window,
     Windowed,
-    late_events,
 )
 
 __all__ = [
@@ -168,6 +169,7 @@ __all__ = [
     "IncompatibleSchema",
     "InvalidEvent",
     "InvalidReplacement",
+    "Joined",
     "KafkaEvents",
     "KeyLoad",
     "KeyReused",

@@ -86,9 +86,19 @@ class EventTime(Generic[T]):
 
 
 class Watermark:
-    """The watermark of a source with so many `partitions`, of which a `share` is heard here."""
+    """The watermark of so many `partitions`, of which a `share` is heard here.
 
-    def __init__(self, event_time: EventTime[T], partitions: int, share: Share = ALL) -> None:
+    Those of several sources are numbered one after the other, `each` of which has so many; it is
+    all of them if nothing is said, and of no account in one process.
+    """
+
+    def __init__(
+        self,
+        event_time: EventTime[T],
+        partitions: int,
+        share: Share = ALL,
+        each: int | None = None,
+    ) -> None:
         self._disorder_us = round(event_time.disorder_seconds * 1_000_000)
         self._idle_us = _microseconds(event_time.idle_seconds)
         self._ahead_us = _microseconds(event_time.ahead_seconds)
@@ -97,7 +107,8 @@ class Watermark:
         """As it was committed last."""
         self.newest_us: dict[int, int] = {}
         """The newest event of each partition, with those of the commit at work."""
-        self._silent_us = dict.fromkeys(filter(share.has, range(partitions)), 0)
+        heard = (number for number in range(partitions) if share.has(number % (each or partitions)))
+        self._silent_us = dict.fromkeys(heard, 0)
         self._elsewhere = frozenset(range(partitions)) - self._silent_us.keys()
         """The partitions that other processes hear."""
         self._active_elsewhere = self._elsewhere

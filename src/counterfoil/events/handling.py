@@ -47,7 +47,7 @@ class Handling:
         self._share = share
         self._decode = pipeline.source.codec.decode
         self._handler = pipeline.handler
-        self._takes_more = pipeline.timer is not None or bool(pipeline.tables)
+        self._takes_more = bool(pipeline.timer or pipeline.tables or pipeline.joined)
 
     def run(self, batches: Iterable[Batch], now_us: int) -> None:
         """Handle or bury every event.
@@ -62,8 +62,10 @@ class Handling:
         for batch in batches:
             for record in batch.records:
                 try:
-                    if takes_more and self._take(record, now_us):
-                        continue
+                    if takes_more:
+                        if self._take(record, now_us):
+                            continue
+                        decode = self._pipeline.stream_of(record).codec.decode
                     event = decode(record.value)
                 except UNREADABLE as error:
                     self._bury(record, error, 1, now_us)

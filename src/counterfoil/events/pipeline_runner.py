@@ -81,12 +81,12 @@ class PipelineRunner:
             share=share,
         )
         topics = pipeline.topics()
-        event_log.declare([*pipeline.tables, *topics])
-        store.begin(pipeline.name, topics[:1], event_log)
+        event_log.declare([*pipeline.tables, *pipeline.sources, *topics[1:]])
+        store.begin(pipeline.name, pipeline.sources, event_log)
         self._reader = PipelineReader(
             store.log or event_log,
             pipeline.tables,
-            topics[:2],
+            [*pipeline.sources, topics[1]],
             self._positions,
             share,
         )
@@ -215,7 +215,7 @@ class PipelineRunner:
             self._timing.undo()
 
     def _bury(self, record: Record, error: Exception, tries: int, now_us: int) -> None:
-        name = self._pipeline.name
+        name, record = self._pipeline.name, self._pipeline.buried(record)
         if rows.is_buried(record) and self._share.number:
             return  # each process has met this row, and one of them tells of it
         self._effects.bury(bury(self._store, name, record, error, tries=tries, now_us=now_us))

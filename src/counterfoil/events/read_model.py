@@ -48,9 +48,11 @@ class ReadModel:
         self._log = log
         self._store = store
         self._name = pipeline.name
-        self._source = pipeline.source
-        tables = () if isinstance(pipeline, Parallel) else pipeline.tables
-        self._read: dict[str, AnyTopic] = {each.name: each for each in (*tables, pipeline.source)}
+        parallel = isinstance(pipeline, Parallel)
+        sources = [pipeline.source] if parallel else pipeline.sources
+        tables = () if parallel else pipeline.tables
+        self._sources: list[AnyTopic] = sources
+        self._read: dict[str, AnyTopic] = {each.name: each for each in (*tables, *sources)}
         self._clock = clock
         self._sleep = sleep
 
@@ -81,9 +83,12 @@ class ReadModel:
         return CaughtUp(self._clock() - began, len(writes))
 
     def lag(self) -> int:
-        """How many events of its source the pipeline has not handled yet."""
-        positions = self._store.positions(self._name, self._source.name)
-        ends = self._log.ends(self._source.name)
+        """How many events of its sources the pipeline has not handled yet."""
+        return sum(self._lag(source) for source in self._sources)
+
+    def _lag(self, source: AnyTopic) -> int:
+        positions = self._store.positions(self._name, source.name)
+        ends = self._log.ends(source.name)
         return sum(max(end - positions.get(partition, 0), 0) for partition, end in ends.items())
 
     def _handled(self, write: Write, deadline: float) -> bool:
@@ -104,7 +109,7 @@ class ReadModel:
 
     def _consumers(self, topic: AnyTopic) -> list[str]:
         """Who keeps positions of a topic: of tables each process does, as it has its own copy."""
-        if topic.name == self._source.name:
+        if topic in self._sources:
             return [self._name]
         shares = shares_of(self._store.database, self._name)
         return [f"{self._name}{share.name}" for share in shares]

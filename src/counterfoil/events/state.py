@@ -16,7 +16,8 @@ from counterfoil.events.generations import Generations
 REMEMBERED_BYTES: Final = 32 * 1024 * 1024
 """Of one generation: some hundred thousand keys, small beside a process that handles events."""
 OWN: Final = "\x01"
-"""Keys that begin with it are not the handlers' but the package's own: windows, rows of tables."""
+"""Keys that begin with it are not the handlers' but the package's own: windows, what waits to be
+joined, rows of tables."""
 _UNKNOWN: Final = object()
 
 

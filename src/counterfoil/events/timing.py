@@ -45,12 +45,19 @@ class Timing:
         self._database = store.database
         self._share = share
         self._name = pipeline.name
-        self._source = pipeline.source.name
+        self._first: dict[str, int] = {}
+        """The number of each source's first partition, as the watermark counts them."""
+        partitions = 0
+        for source in pipeline.sources:
+            self._first[source.name] = partitions
+            partitions += source.partitions
         self._effects = effects
         self._event_time = pipeline.event_time
         self._watermark: Watermark | None = None
         if self._event_time is not None:
-            self._watermark = Watermark(self._event_time, pipeline.source.partitions, share)
+            self._watermark = Watermark(
+                self._event_time, partitions, share, pipeline.source.partitions
+            )
         self._known = False
         """Whether the watermark and the next timers are those of the database."""
         self._earliest: dict[Clock, int] = {}
@@ -87,7 +94,11 @@ class Timing:
         if self._watermark is None:
             return self._is_due("processing", now_us)
         if batches is not None:
-            heard = {batch.partition for batch in batches if batch.topic == self._source}
+            heard = {
+                self._first[batch.topic] + batch.partition
+                for batch in batches
+                if batch.topic in self._first
+            }
             self._watermark.look(heard, now_us, exhaustive=exhaustive)
         if self._share.of > 1 and now_us - self._heard_us >= LOOK_US:
             self._hear(now_us)
@@ -116,8 +127,9 @@ class Timing:
         if self._watermark is None or self._event_time is None:
             return
         time_us = self._event_time.time_of(event)
-        if record.topic == self._source:  # a replay is late, and says nothing of others
-            self._watermark.observe(record.partition, time_us, now_us)
+        first = self._first.get(record.topic)
+        if first is not None:  # a replay is late, and says nothing of others
+            self._watermark.observe(first + record.partition, time_us, now_us)
 
     def fire(self, handling: Handling, now_us: int) -> int:
         """Fire what is due, in the commit's transaction, and write all of it; returns how many.

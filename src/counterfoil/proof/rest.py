@@ -84,7 +84,7 @@ def _positions(
     taken = [
         (name, topic)
         for name, pipeline in application.pipelines.items()
-        for topic in (*pipeline.topics()[:2], *pipeline.tables)
+        for topic in (*pipeline.sources, pipeline.topics()[1], *pipeline.tables)
     ]
     topic, _ = application.stores[counterfoils.stored.name]
     retries, _ = application.lake_topics(counterfoils.stored.name)

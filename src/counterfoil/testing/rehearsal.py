@@ -274,9 +274,9 @@ class Rehearsal:
         """What no handler could take, the newest first."""
         return DeadLetters(self._events.pipelines()).list()
 
-    def late_events(self, window: str) -> int:
-        """How many events came when all windows of a name that they belong to had closed."""
-        return late_events(self._events.pipelines(), window)
+    def late_events(self, name: str) -> int:
+        """How many events came when their windows of a name had closed, or were late for a join."""
+        return late_events(self._events.pipelines(), name)
 
     def query(self, service: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Rows of a service's own tables.

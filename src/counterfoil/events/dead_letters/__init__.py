@@ -11,7 +11,7 @@ had no trouble with it would handle it a second time.
 """
 
 from counterfoil.events.dead_letters.audit import AuditEntry
-from counterfoil.events.dead_letters.burial import bury, dead_letter_topic, retry_topic
+from counterfoil.events.dead_letters.burial import STREAM, bury, dead_letter_topic, retry_topic
 from counterfoil.events.dead_letters.handler import Handled, handle, rehearse
 from counterfoil.events.dead_letters.letter import DeadLetter, State, document, readable
 from counterfoil.events.dead_letters.letters import DeadLetters, Waiting
@@ -27,6 +27,7 @@ from counterfoil.events.dead_letters.selection import ALL, Selection
 __all__ = [
     "ALL",
     "PER_SECOND",
+    "STREAM",
     "AuditEntry",
     "DeadLetter",
     "DeadLetters",

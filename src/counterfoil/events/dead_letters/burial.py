@@ -15,6 +15,9 @@ TRACEBACK_LIMIT: Final = 8_000
 ERROR_LIMIT: Final = 2_000
 """Characters of an error that a dead letter keeps. With the traceback's they leave a letter of the
 largest event small enough for Kafka's brokers (`kafka_client.MESSAGE_BYTES`)."""
+STREAM: Final = "counterfoil-stream"
+"""The header of a dead letter that tells which of a pipeline's topics its event is of, where that
+is not the source: it comes back by the retry topic, as those of the source do."""
 _ERROR: Final = "error"
 _TRACEBACK: Final = "dead-letter-traceback"
 _TRIES: Final = "dead-letter-tries"

@@ -205,7 +205,8 @@ def _work(
     if (table := rows.table_of(record, pipeline.tables)) is not None:
         copies = shares_of(effects.state.database, pipeline.name)
         return rows.keep, effects.state, table, record, copies
-    event, context = pipeline.source.decode(record.value), Context(effects, record, now_us)
+    event = pipeline.stream_of(record).decode(record.value)
+    context = Context(effects, record, now_us)
     if pipeline.batch:
         return pipeline.handler, [(event, context)]
     return pipeline.handler, event, context

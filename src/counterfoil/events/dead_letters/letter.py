@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from counterfoil.events.dead_letters.burial import STREAM, retry_topic
 from counterfoil.events.errors import UNREADABLE, StoreUnavailable
 from counterfoil.events.messages import Record
 from counterfoil.events.topics import AnyTopic
@@ -47,6 +48,12 @@ class DeadLetter(msgspec.Struct, frozen=True):
         if self.replayed_us is not None:
             return "replayed"
         return "waiting" if self.discarded_us is None else "discarded"
+
+    @property
+    def stream(self) -> str:
+        """The topic that its event is of, which one that came back and failed again still knows."""
+        came_back = self.topic == retry_topic(self.pipeline)
+        return self.headers.get(STREAM, self.topic) if came_back else self.topic
 
     @property
     def payload(self) -> bytes:

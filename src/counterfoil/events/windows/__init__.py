@@ -2,6 +2,6 @@
 
 from counterfoil.events.windows.open_windows import Window
 from counterfoil.events.windows.shapes import Hopping, Session, Shape, Tumbling
-from counterfoil.events.windows.windowed import Emit, Windowed, late_events
+from counterfoil.events.windows.windowed import Emit, Windowed
 
-__all__ = ["Emit", "Hopping", "Session", "Shape", "Tumbling", "Window", "Windowed", "late_events"]
+__all__ = ["Emit", "Hopping", "Session", "Shape", "Tumbling", "Window", "Windowed"]

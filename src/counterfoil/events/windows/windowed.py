@@ -12,16 +12,15 @@ topic of late events if one was declared, and is counted in any case.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from counterfoil.events.effects import Context
 from counterfoil.events.errors import EventsError
 from counterfoil.events.event_time import EventTime
+from counterfoil.events.lateness import count_late
 from counterfoil.events.pipeline import BATCH, Pipeline
-from counterfoil.events.pipeline_store import PipelineStore
-from counterfoil.events.state import OWN
 from counterfoil.events.timers import Timer
 from counterfoil.events.topics import Topic
 from counterfoil.events.windows.open_windows import OpenWindows, Window
@@ -30,7 +29,6 @@ from counterfoil.events.windows.shapes import Session, Shape
 T = TypeVar("T")
 S = TypeVar("S")
 Emit = Literal["close", "update"]
-_LATE: Final = f"{OWN}late events"
 
 
 @dataclass
@@ -128,8 +126,7 @@ class Windowed(Generic[T, S]):
             if (found := join(windows, start_us, end_us, event)) is not None
         ]
         if not told:
-            late = int(context.state.get(_LATE) or b"0") + 1
-            context.state.put(_LATE, str(late).encode())
+            count_late(context)
             if self.late is not None:
                 context.emit(self.late, event, key=context.record.key)
             return
@@ -191,15 +188,3 @@ class Windowed(Generic[T, S]):
     def _merged(self) -> Callable[[S, S], S]:
         assert self.merged is not None, "it is checked before the pipeline runs"
         return self.merged
-
-
-def late_events(store: PipelineStore, name: str) -> int:
-    """How many events came too late for all of their windows, as committed.
-
-    Raises:
-        StoreUnavailable: the database can't be asked.
-    """
-    row = store.database.execute(
-        "SELECT value FROM state WHERE pipeline = ? AND key = ?", (name, _LATE)
-    ).fetchone()
-    return 0 if row is None else int(row[0])
