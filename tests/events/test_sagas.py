@@ -14,6 +14,7 @@ from counterfoil.events import (
     Events,
     EventsError,
     Fenced,
+    LogUnavailable,
     Message,
     NoSuchSaga,
     Relay,
@@ -28,6 +29,8 @@ from counterfoil.events import (
     Topic,
     rebuilt_balances,
 )
+from counterfoil.events.sagas.coordinator import BATCH
+from counterfoil.events.sagas.hearing import AGAIN_US
 from counterfoil.events.sagas.progress import AFTER, Outcome, Progress, begun, resumed
 from counterfoil.events.schemas import Format
 from events.test_exactly_once import PATIENCE_SECONDS, append
@@ -277,6 +280,43 @@ def test_without_an_answer_in_time_the_step_itself_is_taken_back(events: Events)
     desk.append(late)
     desk.until(lambda: desk.outcomes()[-1] == "do seat: late")
     assert desk.found()[0].status == "compensated"
+
+
+def test_an_answer_that_came_while_nobody_led_is_found_before_its_step_is_taken_back(
+    events: Events,
+) -> None:
+    desk = Desk(events, asking(), trip(1))
+    desk.until(lambda: waiting(desk))
+    others = [Message(number, "booked", "k", b"{}", {}, 1) for number in range(BATCH + 100)]
+    desk.append(*others, answer_to(desk))
+    desk.coordinator.close()
+    desk.now_us += 3_600 * SECOND
+    desk.coordinator = desk.lead(2)
+    desk.stands("completed")
+    assert desk.outcomes() == ["do seat: asked", "do seat: done", "do tell: done"]
+
+
+def test_other_sagas_go_on_while_a_log_that_is_away_leaves_answers_in_doubt(
+    embedded: EmbeddedEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(embedded, asking(), trip(1))
+    desk.until(lambda: waiting(desk))
+    asked: list[str] = []
+
+    def away(topic: str) -> dict[int, int]:
+        asked.append(topic)
+        raise LogUnavailable("no broker answered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.log, "ends", away)
+        desk.now_us += 5 * SECOND
+        for _ in range(10):
+            desk.coordinator.step()
+        assert (desk.outcomes(), asked) == (["do seat: asked"], ["booked"])
+    desk.now_us += AGAIN_US
+    desk.append(trip(2))
+    desk.stands("compensated")
+    assert desk.found(2)[0].status == "running"
 
 
 @pytest.mark.parametrize(

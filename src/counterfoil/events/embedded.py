@@ -10,15 +10,16 @@ no row follows a partition's end: its last batch tells that, and `ends` only whe
 all of its batches are forgotten.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from counterfoil import faults
 from counterfoil.events import record_batches
 from counterfoil.events.database import Database
 from counterfoil.events.errors import EventsError, Fenced
-from counterfoil.events.log import Positions
+from counterfoil.events.log import FETCH_BYTES, Positions
 from counterfoil.events.messages import Batch, Message, Record
 from counterfoil.events.schemas import Registry
 from counterfoil.events.shares import ALL, Share
@@ -125,10 +126,19 @@ class EmbeddedLog:
         if begun:
             self._database.executemany("INSERT INTO ends VALUES (?, ?, 0)", begun)
 
-    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        """The records from `offset` on to the end of the batch in which the last of `limit` is.
+    def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        limit: int,
+        *,
+        limit_bytes: float = math.inf,
+    ) -> list[Record]:
+        """The records from `offset` on to the end of the batch in which the last of `limit` is, or
+        the last of `limit_bytes`.
 
-        So there may be more than `limit`, by less than a batch: they are decoded anyway.
+        So there may be more, by less than a batch: they are decoded anyway.
         """
         found: list[Record] = []
         for last, batch in self._database.execute(
@@ -138,7 +148,8 @@ class EmbeddedLog:
         ):
             records = record_batches.decode(topic, partition, last, batch)
             found += records[max(offset - records[0].offset, 0) :]
-            if len(found) >= limit:
+            limit_bytes -= len(batch)
+            if len(found) >= limit or limit_bytes <= 0:
                 break
         return found
 
@@ -260,6 +271,9 @@ class EmbeddedReader:
     ) -> None:
         self._log = log
         self._shares = [(topic, ALL) for topic in whole] + [(topic, share) for topic in topics]
+        places = sum(len(self._share_of(topic, share)) for topic, share in self._shares)
+        self._limit_bytes = FETCH_BYTES // max(places, 1)
+        """Of each partition: none waits for the others, nor has the whole of a fetch for itself."""
         self._positions = positions
         self._next: dict[str, dict[int, int]] = {}
         self._decoded: dict[tuple[str, int], tuple[list[Record], int]] = {}
@@ -283,12 +297,14 @@ class EmbeddedReader:
             if topic.name not in self._next:
                 self._next[topic.name] = dict(self._positions(topic.name))
             following = self._next[topic.name]
-            for partition in filter(share.has, range(topic.partitions)):
+            for partition in self._share_of(topic, share):
                 start = following.get(partition, 0)
                 place = (topic.name, partition)
                 records, first = self._decoded.pop(place, ([], 0))
                 if not records:
-                    records = self._log.read(topic.name, partition, start, limit)
+                    records = self._log.read(
+                        topic.name, partition, start, limit, limit_bytes=self._limit_bytes
+                    )
                 if len(records) > first + limit:
                     self._decoded[place] = (records, first + limit)
                 records = records[first : first + limit]
@@ -298,6 +314,16 @@ class EmbeddedReader:
                     batches.append(batch)
         return batches
 
+    def reached(self, topic: str) -> Mapping[int, int]:
+        """The next offset of each partition that is read."""
+        following = self._next.get(topic, {})
+        return {
+            partition: following.get(partition, 0)
+            for found, share in self._shares
+            if found.name == topic
+            for partition in self._share_of(found, share)
+        }
+
     def rewind(self) -> None:
         """Ask for the stored positions at the next fetch."""
         self._next.clear()
@@ -305,3 +331,7 @@ class EmbeddedReader:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    @staticmethod
+    def _share_of(topic: AnyTopic, share: Share) -> list[int]:
+        return list(filter(share.has, range(topic.partitions)))

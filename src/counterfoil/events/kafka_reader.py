@@ -14,7 +14,7 @@ from counterfoil.events.kafka_client import (
     raise_for,
     record_of,
 )
-from counterfoil.events.log import Positions
+from counterfoil.events.log import FETCH_BYTES, Positions
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
@@ -58,11 +58,17 @@ class KafkaReader:
         self._share = share
         self._whole = frozenset(topic.name for topic in whole)
         self._next: dict[tuple[str, int], int] = {}
+        self._ended: dict[tuple[str, int], int] = {}
+        """Where partitions ended when the client last came there."""
+        self._number = self._size = 0
+        """Of the records of this fetch, and of their values in bytes."""
         self._placed = False
-        self._consumer = Consumer(settings)
+        self._consumer = Consumer({**settings, "enable.partition.eof": True})
 
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` in all; none when there are none yet.
+
+        Of large ones there are fewer, `FETCH_BYTES` about.
 
         Raises:
             LogUnavailable: the cluster does not answer, or retention has deleted what comes next.
@@ -74,7 +80,7 @@ class KafkaReader:
             with Reported():
                 self._consume(limit, records)
         except BaseException:
-            self._placed = False  # what was read before the error would be passed over
+            self.rewind()  # what was read before the error would be passed over
             raise
         batches: list[Batch] = []
         for place, found in records.items():
@@ -83,36 +89,65 @@ class KafkaReader:
             batches.append(batch)
         return batches
 
+    def reached(self, topic: str) -> Mapping[int, int]:
+        """The next offset of each partition that is read, or its end where the client came to it:
+        the last offsets may be markers of transactions."""
+        return {
+            place[1]: max(following, self._ended.get(place, 0))
+            for place, following in self._next.items()
+            if place[0] == topic
+        }
+
     def rewind(self) -> None:
         """Ask for the stored positions at the next fetch."""
         self._placed = False
+        self._next.clear()
+        self._ended.clear()
 
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()
 
     def _consume(self, limit: int, records: Found) -> None:
+        self._number = self._size = 0
         # Asked for more than there is, the client waits as long as it may: first for one alone.
-        if not self._take(1, FETCH_SECONDS, records):
-            return
+        deadline = time.monotonic() + FETCH_SECONDS
+        while not self._number:
+            patience_seconds = deadline - time.monotonic()
+            if patience_seconds <= 0 or not self._take(1, patience_seconds, records):
+                return
         deadline = time.monotonic() + GATHER_SECONDS
-        wanted = limit - 1
-        while wanted:
-            portion = min(wanted, PORTION)
+        while (wanted := limit - self._number) > 0 and (left := FETCH_BYTES - self._size) > 0:
+            as_large = left * self._number // (self._size + 1) + 1
+            portion = min(wanted, PORTION, as_large)
             if self._take(portion, max(deadline - time.monotonic(), 0), records) < portion:
                 return
-            wanted -= portion
 
     def _take(self, number: int, patience_seconds: float, records: Found) -> int:
         found = self._consumer.consume(number, patience_seconds)
         names = self._names
         for message in found:
             if message.error() is not None:
+                if self._note_end(message):
+                    continue
                 self._see_whether_deleted(message)
                 raise_for(message)
             record = record_of(message, names[message.topic() or ""])
             records[record.topic, record.partition].append(record)
+            self._number += 1
+            self._size += len(record.value)
         return len(found)
+
+    def _note_end(self, message: "KafkaMessage") -> bool:
+        """Whether it says that a partition ends here, at the moment."""
+        from confluent_kafka import KafkaError  # noqa: PLC0415
+
+        error, name, number = message.error(), message.topic(), message.partition()
+        if error is None or error.code() != KafkaError._PARTITION_EOF:
+            return False
+        if name in self._names and number is not None:
+            self._ended[self._names[name], number] = message.offset() or 0
+        return True
 
     def _see_whether_deleted(self, message: "KafkaMessage") -> None:
         """Raise LogUnavailable if it says that a position is not in the log any more."""

@@ -5,12 +5,15 @@ database of a pipeline, in a Delta table. The log itself is never asked how far 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from counterfoil.events.messages import Batch, Message, Record
 from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
+FETCH_BYTES: Final = 16 * 1024 * 1024
+"""Of values, about as much as is fetched at once: a thousand of the largest events would be a
+gigabyte, in memory several times over, and in one commit."""
 Positions = Callable[[str], Mapping[int, int]]
 """Tells, for a topic, the next offset to be read of each partition.
 
@@ -52,9 +55,16 @@ class Reader(Protocol):
     def fetch(self, limit: int) -> list[Batch]:
         """The next records, at most `limit` of each partition; none when there are none yet.
 
+        Of large ones there are fewer, `FETCH_BYTES` about in all.
+
         Raises:
             LogUnavailable: the log can't be reached, or has lost what comes next.
         """
+        ...
+
+    def reached(self, topic: str) -> Mapping[int, int]:
+        """Up to where each partition was read, past what no reader is given: markers of Kafka's
+        transactions. As far as one of the log's `ends`, all that was there then was fetched."""
         ...
 
     def rewind(self) -> None:

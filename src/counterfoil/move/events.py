@@ -19,6 +19,7 @@ from counterfoil.events import (
     service_schema,
 )
 from counterfoil.events.embedded import EmbeddedLog
+from counterfoil.events.log import FETCH_BYTES
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.move.errors import MoveError
 from counterfoil.move.tables import copy_tables, filled_table
@@ -146,6 +147,6 @@ def _positions(database: Database, consumer: str) -> dict[tuple[str, int], int]:
 
 def _records(source: EmbeddedLog, topic: str, partition: int) -> Iterator[Record]:
     offset = 0
-    while records := source.read(topic, partition, offset, RECORDS):
+    while records := source.read(topic, partition, offset, RECORDS, limit_bytes=FETCH_BYTES):
         yield from records
         offset = records[-1].offset + 1

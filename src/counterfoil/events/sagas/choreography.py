@@ -105,7 +105,9 @@ class ChoreographyTracer:
         forgotten = self._forgetting.step(self._now_us())
         batches = self._reader.fetch(BATCH)
         now_us = self._now_us()
-        if not batches and not self._instances.due(self._choreography.name, now_us, 1):
+        if not batches and not self._instances.due(
+            self._choreography.name, now_us, 1, heard_us=now_us
+        ):
             return forgotten
         try:
             return self._commit(batches, now_us)
@@ -126,7 +128,7 @@ class ChoreographyTracer:
             records = list(itertools.chain.from_iterable(batch.records for batch in batches))
             for record in records:
                 self._note(record)
-            late = self._instances.due(self._choreography.name, now_us, BATCH)
+            late = self._instances.due(self._choreography.name, now_us, BATCH, heard_us=now_us)
             for instance in late:
                 error = f"not ended in {self._choreography.timeout_seconds} s"
                 instance.status, instance.wake_us = "stuck", None

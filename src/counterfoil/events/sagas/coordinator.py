@@ -23,6 +23,7 @@ from counterfoil.events.log import EventLog
 from counterfoil.events.messages import Batch, Record
 from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.sagas.context import StepContext, answer_headers
+from counterfoil.events.sagas.hearing import Hearing
 from counterfoil.events.sagas.instances import Direction, Forgetting, Instance, Instances
 from counterfoil.events.sagas.progress import AFTER, Outcome, Progress, begun
 from counterfoil.events.sagas.saga import Action, Saga, Step, StepFailed
@@ -60,6 +61,7 @@ class SagaCoordinator:
         event_log.declare([*topics, *saga.own_topics()[1:], *saga.requests()])
         store.begin(saga.consumer, [saga.source, *saga.answers()], event_log)
         self._reader = event_log.reader(topics, lambda topic: store.positions(saga.consumer, topic))
+        self._hearing = Hearing(event_log, self._reader, saga.answers())
 
     def step(self) -> int:
         """Take in what has come, and lead on what is due; returns how much that was.
@@ -70,13 +72,15 @@ class SagaCoordinator:
         """
         forgotten = self._forgetting.step(self._now_us())
         batches = self._reader.fetch(BATCH)
-        now_us = self._now_us()
-        if not batches and not self._instances.due(self._saga.name, now_us, 1):
-            return forgotten
+        now_us, name = self._now_us(), self._saga.name
         try:
+            late_us = self._instances.late(name, now_us, self._hearing.heard_us)
+            heard_us = self._hearing.listen(late_us, now_us)
+            if not batches and not self._instances.due(name, now_us, 1, heard_us=heard_us):
+                return forgotten
             return self._commit(batches, now_us)
         except BaseException:
-            self._reader.rewind()
+            self._rewind()
             raise
 
     def close(self) -> None:
@@ -113,7 +117,8 @@ class SagaCoordinator:
             records = list(itertools.chain.from_iterable(batch.records for batch in batches))
             for record in records:
                 self._take_in(record, now_us)
-            due = self._instances.due(self._saga.name, now_us, BATCH)
+            heard_us = self._hearing.heard_us
+            due = self._instances.due(self._saga.name, now_us, BATCH, heard_us=heard_us)
             for instance in due:
                 self._lead(instance, now_us)
             self._effects.flush()
@@ -125,9 +130,13 @@ class SagaCoordinator:
             with self._store.database.transaction():
                 self._store.advance(self._saga.consumer, batches)
         except Fenced:  # the term before this one has handled them, after they were read
-            self._reader.rewind()
+            self._rewind()
             return False
         return True
+
+    def _rewind(self) -> None:
+        self._reader.rewind()
+        self._hearing.forget()
 
     def _take_in(self, record: Record, now_us: int) -> None:
         headers = record.headers

@@ -146,16 +146,28 @@ class Instances:
         ).fetchone()
         return None if row is None else instance_of(row)
 
-    def due(self, saga: str, now_us: int, limit: int) -> list[Instance]:
-        """Instances for which something is to be done, those that wait longest first."""
+    def due(self, saga: str, now_us: int, limit: int, *, heard_us: int) -> list[Instance]:
+        """Instances for which something is to be done, those that wait longest first.
+
+        Those that wait for an answer are among them if their deadlines are not after `heard_us`.
+        """
         return [
             instance_of(row)
             for row in self._database.execute(
                 f"SELECT {COLUMNS} FROM saga_instances "  # noqa: S608
-                "WHERE saga = ? AND wake_us <= ? ORDER BY wake_us LIMIT ?",
-                (saga, now_us, limit),
+                "WHERE saga = ? AND wake_us <= ? AND (waiting = 0 OR wake_us <= ?) "
+                "ORDER BY wake_us LIMIT ?",
+                (saga, now_us, heard_us, limit),
             )
         ]
+
+    def late(self, saga: str, now_us: int, heard_us: int) -> int | None:
+        """The last deadline of an answer that has passed, and is after `heard_us`."""
+        return self._database.execute(
+            "SELECT max(wake_us) FROM saga_instances "
+            "WHERE saga = ? AND wake_us <= ? AND wake_us > ? AND waiting = 1",
+            (saga, now_us, heard_us),
+        ).fetchone()[0]
 
     def save(self, instance: Instance) -> None:
         """Write where an instance stands."""

@@ -1,0 +1,67 @@
+"""What readers of a log promise, on either engine: how much at once, and how far they are."""
+
+import time
+
+import msgspec
+import pytest
+
+from counterfoil.events import Events, Message, Topic
+
+from .test_exactly_once import PATIENCE_SECONDS, append
+
+
+class Picture(msgspec.Struct, frozen=True):
+    content: bytes
+
+
+PICTURES = Topic("pictures", Picture, partitions=2)
+SIZE = 20_000
+FETCHED = 200_000
+
+
+def test_of_large_events_fewer_are_fetched_at_once(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("embedded", "kafka_reader"):
+        monkeypatch.setattr(f"counterfoil.events.{module}.FETCH_BYTES", FETCHED)
+    log = events.log()
+    log.declare([PICTURES])
+    for first in range(0, 60, 4):
+        append(
+            log,
+            [
+                Message(number, "pictures", f"k{number % 10}", b"x" * SIZE, {}, 1)
+                for number in range(first, first + 4)
+            ],
+        )
+    reader = log.reader([PICTURES], lambda _: {})
+    fetched: list[list[int]] = []
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while sum(map(len, fetched)) < 60:
+        batches = reader.fetch(1_000)
+        fetched.append([record.event_id for batch in batches for record in batch.records])
+        assert time.monotonic() < deadline
+    reader.close()
+    assert sorted(number for some in fetched for number in some) == list(range(60))
+    largest = max(map(len, fetched)) * SIZE
+    # What is decoded or handed over together is a transaction's events of a partition.
+    assert FETCHED / 2 < largest <= FETCHED + 2 * 4 * SIZE
+
+
+def test_a_reader_has_reached_the_ends_once_it_was_given_all(events: Events) -> None:
+    log = events.log()
+    log.declare([PICTURES])
+    reader = log.reader([PICTURES], lambda _: {})
+    for first in (0, 5):
+        numbers = range(first, first + 5)
+        append(log, [Message(each, "pictures", f"k{each}", b"x", {}, 1) for each in numbers])
+        given, ends = 0, dict[int, int]()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while given < 5 or dict(reader.reached("pictures")) != ends:
+            given += sum(len(batch.records) for batch in reader.fetch(1_000))
+            ends = log.ends("pictures")  # which grow when a transaction's marker is written
+            assert time.monotonic() < deadline
+        assert given == 5
+    reader.rewind()
+    assert not any(reader.reached("pictures").values())
+    reader.close()
