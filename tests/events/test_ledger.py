@@ -1,5 +1,6 @@
 """The ledger against a model of it in plain Python, and its promises one by one."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from counterfoil.events.effects import Effects
 from counterfoil.events.ledger import holds
 
 from .conftest import MakeEvents
+from .test_exactly_once import PATIENCE_SECONDS
 
 RECORD = Record("t", 0, 7, 1, "k", b"", {}, 1)
 Work = Callable[[Ledger], object]
@@ -283,6 +285,51 @@ def test_a_mistake_is_reversed_once_and_stays_in_the_history(books: Books) -> No
     books.check()
 
 
+def test_an_id_that_has_reversed_a_transfer_reverses_no_other_one_like_it(books: Books) -> None:
+    books.commit([pay(1, "card", "shop", 5), pay(2, "card", "shop", 5)])
+
+    def reverse(number: int, id: int) -> Work:
+        return lambda ledger: ledger.reverse(number, id=id, code="refund")
+
+    assert books.commit([reverse(1, 9)]) == [True]
+    assert books.commit([reverse(1, 9), reverse(2, 9)]) == [False, LedgerConflict]
+    assert books.commit([reverse(2, 10), reverse(2, 10)]) == [True, False]
+    assert balance(books.store.database, "card", "USD") == Balance(10, 10)
+    refund = pay(9, "shop", "card", 5)
+    assert books.one(refund) is LedgerConflict, "of no transfer at all"
+    books.check()
+
+
+def test_no_account_is_overdrawn_that_is_guarded_while_others_commit(events: Events) -> None:
+    paying, guarding = Books(events.pipelines()), Books(events.pipelines())
+    guards: list[object] = []
+    thread = threading.Thread(target=lambda: guards.append(guarding.one(guard_wallet)))
+
+    def pay_while_it_is_guarded(ledger: Ledger) -> object:
+        paid = ledger.transfer(
+            id=1, debit="wallet", credit="shop", amount=5, currency="USD", code="p"
+        )
+        if thread.ident is None:
+            thread.start()
+            thread.join(1)  # where one commit is written at a time it waits for this one
+        return paid
+
+    paid = paying.one(pay_while_it_is_guarded)
+    thread.join(PATIENCE_SECONDS)
+    assert (paid, guards) in [(Overdrawn, [True]), (True, [Overdrawn])]
+    paying.check()
+
+
+def test_a_handler_that_has_paid_may_guard_an_account(books: Books) -> None:
+    def pay_and_guard(ledger: Ledger) -> object:
+        pay(1, "bank", "wallet", 5)(ledger)
+        return guard_wallet(ledger)
+
+    assert books.commit([pay(2, "bank", "shop", 1), pay_and_guard]) == [True, True]
+    assert books.one(pay(3, "wallet", "shop", 6)) is Overdrawn
+    books.check()
+
+
 def test_a_statement_has_pages_within_a_commit(books: Books) -> None:
     books.commit([pay(number, "a", "b", number) for number in range(1, 8)], 10)
     books.commit([pay(number, "b", "a", 1) for number in range(8, 12)], 20)
@@ -350,14 +397,17 @@ class Model:
             if number not in self.ends and each[3] is not None and each[3] <= self.now:
                 self.ends[number] = ("expired",)
 
-    def transfer(self, id: int, content: tuple[Any, ...]) -> object:
+    def transfer(
+        self, id: int, content: tuple[Any, ...], because: tuple[str, int] | None = None
+    ) -> object:
+        entry = (*content, because)
         if id in self.transfers:
-            return False if self.transfers[id] == content else LedgerConflict
+            return False if self.transfers[id] == entry else LedgerConflict
         if content[0] == "wallet" and content[2] > self.available():
             self.expire()
             if content[2] > self.available():
                 return Overdrawn
-        self.transfers[id] = content
+        self.transfers[id] = entry
         return True
 
     def pay(self, id: int, debit: str, credit: str, amount: int) -> object:
@@ -382,10 +432,10 @@ class Model:
             return ValueError
         if hold in self.ends:
             return False if self.ends[hold] == ("posted", id, amount) else HoldEnded
-        if id in self.transfers and self.transfers[id] != (debit, credit, amount):
+        if id in self.transfers:
             return LedgerConflict
         self.ends[hold] = ("posted", id, amount)
-        return self.transfer(id, (debit, credit, amount))
+        return self.transfer(id, (debit, credit, amount), ("ends", hold))
 
     def void(self, hold: int) -> object:
         self.expire()
@@ -399,10 +449,10 @@ class Model:
     def reverse(self, transfer: int, id: int) -> object:
         if transfer not in self.transfers:
             return NoSuchEntry
-        debit, credit, amount = self.transfers[transfer]
+        debit, credit, amount, _ = self.transfers[transfer]
         if self.reversed_by.get(transfer, id) != id:
             return LedgerConflict
-        outcome = self.transfer(id, (credit, debit, amount))
+        outcome = self.transfer(id, (credit, debit, amount), ("corrects", transfer))
         if outcome is True:
             self.reversed_by[transfer] = id
         return outcome
@@ -468,7 +518,8 @@ def test_the_ledger_does_what_its_model_does(make_events: MakeEvents) -> None:
         rows = books.store.database.execute(
             "SELECT id, debit, credit, amount FROM ledger_transfers"
         )
-        assert {number: tuple(content) for number, *content in rows} == model.transfers
+        entries = {number: tuple(content) for number, *content in rows}
+        assert entries == {number: entry[:3] for number, entry in model.transfers.items()}
         books.store.close()
 
     check()

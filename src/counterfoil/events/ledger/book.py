@@ -10,15 +10,16 @@ after the other: no two of them can wait for each other.
 
 An account that is guarded must not be overdrawn. Its balance is read once in a commit, and what is
 held in memory is added. What can't be paid is refused at once, so that a handler can decide what
-happens then.
+happens then. A commit that has met no guarded account doesn't wait for others before it posts; if
+one has been guarded by then, the commit is undone and its events are handled again.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from counterfoil.events.database import Cursor, Database
-from counterfoil.events.errors import EventsError, LedgerConflict, Overdrawn
-from counterfoil.events.ledger.entries import Account, Content, Row, Side
+from counterfoil.events.errors import Contended, EventsError, LedgerConflict, Overdrawn
+from counterfoil.events.ledger.entries import Account, Meaning, Row, Side
 
 Execute = Callable[[str, Sequence[object]], Cursor]
 INSERT: Final = (
@@ -69,6 +70,8 @@ class Book:
         self._entered = False
         self._careful = False
         self._guarded: bool | None = None
+        self._trusting = False
+        """Whether something was taken because no account was guarded then."""
         self._sides: dict[Account, Side | None] = {}
         self._written: dict[Account, tuple[int, int]] = {}
         """Debits and credits of guarded accounts as they are in the database, with what is held."""
@@ -78,6 +81,7 @@ class Book:
         self._commit.clear()
         self._commit_sums.clear()
         self._careful = careful
+        self._trusting = False
         self.undo()
 
     def post(self, rows: Sequence[Row]) -> bool:
@@ -94,16 +98,17 @@ class Book:
                 raise
             return self._take(rows, ask=True)  # it may have been paid before
 
-    def find(self, number: int, *, ask: bool = True) -> Content | None:
+    def find(self, number: int, *, ask: bool = True) -> Meaning | None:
         """What a transfer's id stands for; in the database only if told to ask."""
         row = self._handler.get(number) or self._commit.get(number)
         if row is not None:
-            return row.transfer.content
+            return row.meaning
         if not ask:
             return None
         self.enter()
         return self._database.execute(
-            "SELECT debit, credit, amount, currency, code FROM ledger_transfers WHERE id = ?",
+            "SELECT debit, credit, amount, currency, code, corrects, hold FROM ledger_transfers "
+            "WHERE id = ?",
             (number,),
         ).fetchone()
 
@@ -122,9 +127,11 @@ class Book:
         Raises:
             LedgerConflict: it is guarded on its other side.
             Overdrawn: it is overdrawn now.
+            Contended: another commit has guarded one meanwhile.
         """
         self.enter_now()
         known = self._side(account)
+        self._see_unguarded()
         if known is not None:
             if known != side:
                 raise LedgerConflict(f"{account[0]} is guarded as growing on its {known} side")
@@ -174,10 +181,12 @@ class Book:
 
         Raises:
             Repeated: some of it was there already; the transaction must be rolled back.
+            Contended: an account was guarded since it was taken for unguarded; so must it.
         """
         if not self._commit:
             return
         self.enter()
+        self._see_unguarded()
         posted = self._database.executemany(INSERT, [row.columns for row in self._commit.values()])
         if posted != len(self._commit):
             raise Repeated(f"{len(self._commit) - posted} transfers were posted before")
@@ -209,11 +218,11 @@ class Book:
         return True
 
     def _is_new(self, row: Row, *, ask: bool) -> bool:
-        number, content = row.transfer.id, row.transfer.content
+        number = row.transfer.id
         earlier = self.find(number, ask=ask)
-        if earlier is None or earlier == content:
+        if earlier is None or earlier == row.meaning:
             return earlier is None
-        raise LedgerConflict(f"transfer {number} was posted as {earlier}, not as {content}")
+        raise LedgerConflict(f"transfer {number} was posted as {earlier}, not as {row.meaning}")
 
     def _check(self, row: Row) -> None:
         transfer = row.transfer
@@ -244,16 +253,26 @@ class Book:
     def _side(self, account: Account) -> Side | None:
         """The side on which a guarded account grows; most ledgers guard none, and ask once."""
         if self._guarded is None:
-            found = self._database.execute("SELECT 1 FROM ledger_guards LIMIT 1").fetchone()
-            self._guarded = found is not None
+            self._guarded = self._any_guarded()
         if not self._guarded:
+            self._trusting = True
             return None
         if account not in self._sides:
+            self.enter()  # or another commit could guard it after this look
             row: tuple[Side] | None = self._database.execute(
                 "SELECT side FROM ledger_guards WHERE name = ? AND currency = ?", account
             ).fetchone()
             self._sides[account] = None if row is None else row[0]
         return self._sides[account]
+
+    def _any_guarded(self) -> bool:
+        return self._database.execute("SELECT 1 FROM ledger_guards LIMIT 1").fetchone() is not None
+
+    def _see_unguarded(self) -> None:
+        """See that no account is guarded if one was taken for unguarded; others are kept out."""
+        if self._trusting and self._any_guarded():
+            raise Contended("another commit has guarded an account that may be overdrawn by this")
+        self._trusting = False
 
 
 def _written(database: Database, account: Account, side: Side) -> tuple[int, int]:

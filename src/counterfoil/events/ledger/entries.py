@@ -7,7 +7,10 @@ import msgspec
 Account = tuple[str, str]
 """Name and currency."""
 Content = tuple[str, str, int, str, str]
-"""Debit, credit, amount, currency, code: what an id stands for."""
+"""Debit, credit, amount, currency, code."""
+Meaning = tuple[str, str, int, str, str, int | None, int | None]
+"""Content, and which transfer it corrects or which hold it ends: what a transfer's id stands for.
+Of two payments that are alike each is reversed by a transfer of its own."""
 Side = Literal["debit", "credit"]
 LARGEST = 2**63 - 1
 """Both databases keep ids and amounts in 64 bits."""
@@ -25,7 +28,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def content(self) -> Content:
-        """What the id stands for."""
+        """What is moved, and why."""
         return (self.debit, self.credit, self.amount, self.currency, self.code)
 
     def checked(self) -> "Transfer":
@@ -55,6 +58,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """The id of the first of the transfers that were posted together."""
     corrects: int | None = None
     hold: int | None = None
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the id stands for."""
+        return (*self.transfer.content, self.corrects, self.hold)
 
     @property
     def columns(self) -> tuple[object, ...]:

@@ -82,7 +82,7 @@ class Ledger:
         content = self._book.find(transfer)
         if content is None:
             raise NoSuchEntry(f"there is no transfer {transfer}")
-        debit, credit, amount, currency, _ = content
+        debit, credit, amount, currency, *_ = content
         back = Transfer(
             id=id, debit=credit, credit=debit, amount=amount, currency=currency, code=code
         ).checked()
