@@ -256,6 +256,48 @@ def test_a_worker_that_lives_keeps_what_it_works_on(events: Events) -> None:
     worker.close()
 
 
+def test_a_worker_keeps_what_it_works_on_though_its_clock_was_set_back(events: Events) -> None:
+    release, begun = threading.Event(), list[str]()
+
+    def work(image: Image) -> None:
+        begun.append(image.name)
+        release.wait(PATIENCE_SECONDS)
+
+    place = Place(events, TaskQueue("images", Image, work))
+    place.now_us = 3_600 * SECOND
+    worker = place.worker()
+    worker.step()
+    place.now_us = SECOND
+    place.put("long")
+    until(worker, lambda: bool(begun))
+    for _ in range(10):
+        place.now_us += 12 * SECOND  # of a lease of 30
+        worker.step()
+    release.set()
+    until(worker, lambda: place.left() == 0)
+    worker.close()
+    assert begun == ["long"]
+
+
+def test_a_task_that_is_given_back_at_the_end_of_its_worker_was_not_tried(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("counterfoil.events.tasks.worker.DRAIN_SECONDS", 0.05)
+    release = threading.Event()
+    queue = TaskQueue("images", Image, lambda _: release.wait(PATIENCE_SECONDS), tries=2)
+    place = Place(events, queue)
+    place.put("long")
+    for _ in range(queue.tries + 2):  # as often as the application is deployed anew meanwhile
+        worker = place.worker()
+        until(worker, lambda worker=worker: bool(worker._at_work))
+        worker.close()
+    release.set()
+    worker = place.worker()
+    until(worker, lambda: place.left() == 0)
+    worker.close()
+    assert DeadLetters(events.pipelines()).list() == []
+
+
 def test_a_failed_task_is_tried_again_later_and_then_a_dead_letter_that_can_be_replayed(
     events: Events,
 ) -> None:

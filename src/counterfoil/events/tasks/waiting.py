@@ -120,6 +120,18 @@ class Taking:
             (visible_us, task.id, task.attempt),
         )
 
+    def leave(self, task: Task, now_us: int) -> None:
+        """Give a task back whose worker ends, as if it had not been taken: that is no try.
+
+        The worker acknowledges nothing after this, so whoever takes the task next may have the same
+        attempt. A worker before that, whose lease ran out, has it again until then.
+        """
+        self._database.execute(
+            "UPDATE tasks SET visible_us = ?, taken_us = NULL, attempt = attempt - 1 "
+            "WHERE id = ? AND attempt = ?",
+            (now_us, task.id, task.attempt),
+        )
+
     def _oldest(self, now_us: int, number: int) -> dict[int, int]:
         """How many of each level are among the oldest, as many as `number`."""
         due = heapq.nsmallest(

@@ -102,7 +102,7 @@ class TaskWorker:
             self.step()
         with self._store.database.transaction():
             for _, task, _ in self._at_work.values():
-                self._taking.give_back(task, self._now_us())
+                self._taking.leave(task, self._now_us())
         if not self._at_work:
             self._crew.close()
 
@@ -135,8 +135,8 @@ class TaskWorker:
         """Keep what is worked on, but not for ever: what hangs is given to another in the end."""
         now_us = self._now_us()
         pause_us = int(self._queue.visibility_seconds * 1_000_000) // EXTENSIONS
-        if not self._at_work or now_us - self._extended_us < pause_us:
-            return
+        if not self._at_work or 0 <= now_us - self._extended_us < pause_us:
+            return  # not while a clock that was set back comes to where it was
         limit_us = int(self._queue.limit_seconds * 1_000_000)
         kept = [task for _, task, since in self._at_work.values() if now_us - since < limit_us]
         with self._store.database.transaction():
