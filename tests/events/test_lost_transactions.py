@@ -2,6 +2,7 @@
 
 import itertools
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -181,3 +182,45 @@ def test_a_command_that_survives_a_lost_transaction_has_one_effect(events: Event
     assert store.submit(Command("k", b"", {}, earn)).result(PATIENCE_SECONDS).status == 201
     store.close()
     assert other.execute("SELECT number FROM points").fetchall() == [(1,)]
+
+
+def test_commands_that_wait_for_each_other_in_two_instances_are_done_one_by_one(
+    events: Events,
+) -> None:
+    ids, stores = itertools.count(1), list[ServiceStore]()
+    schema = [
+        "CREATE TABLE IF NOT EXISTS stock (name TEXT PRIMARY KEY, sold INTEGER NOT NULL)",
+        "INSERT INTO stock VALUES ('a', 0), ('b', 0) ON CONFLICT DO NOTHING",
+    ]
+    for _ in range(2):
+        stores.append(
+            ServiceStore(
+                events.service("shop"), schema, next_id=lambda: next(ids), clock_us=lambda: 1
+            )
+        )
+    both_begin, both_hold = threading.Barrier(2), threading.Barrier(2)
+
+    def gathered(unit: Unit) -> Reply:
+        with suppress(threading.BrokenBarrierError):
+            both_begin.wait(1)  # what is handed over meanwhile is of one commit
+        return Reply(200, b"", {})
+
+    def sell(name: str) -> Callable[[Unit], Reply]:
+        def handle(unit: Unit) -> Reply:
+            unit.execute("UPDATE stock SET sold = sold + 1 WHERE name = ?", (name,))
+            with suppress(threading.BrokenBarrierError):
+                both_hold.wait(0.5)  # where one commit is written at a time nobody else comes
+            return Reply(200, b"", {})
+
+        return handle
+
+    answers = [
+        store.submit(Command(f"{number} {key}", b"h", {}, handle))
+        for number, (store, names) in enumerate(zip(stores, ("ab", "ba"), strict=True))
+        for key, handle in (("", gathered), *((name, sell(name)) for name in names))
+    ]
+    assert [answer.result(PATIENCE_SECONDS).status for answer in answers] == [200] * 6
+    for store in stores:
+        store.close()
+    found = events.service("shop").execute("SELECT name, sold FROM stock ORDER BY name")
+    assert found.fetchall() == [("a", 2), ("b", 2)]

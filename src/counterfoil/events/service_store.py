@@ -7,8 +7,11 @@ another instance waits; the answer is stored with the effect it belongs to, so w
 gets the same answer, from any instance, after any crash.
 
 What can't be committed together is tried one by one, so that what is wrong with one command is its
-own failure. If the thread comes to an end all the same, so does the process: whoever watches over
-it starts another, where requests to this one would wait for ever.
+own failure; so is what was ended because two instances waited for each other's rows: a commit holds
+what all of its commands have written, and those of two meet in any order.
+
+If the thread comes to an end all the same, so does the process: whoever watches over it starts
+another, where requests to this one would wait for ever.
 """
 
 import json
@@ -29,7 +32,13 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.events import outbox
 from counterfoil.events.consistency import HEADER, token_of
 from counterfoil.events.database import Cursor, Database
-from counterfoil.events.errors import EventsError, InvalidEvent, KeyReused, StoreUnavailable
+from counterfoil.events.errors import (
+    Contended,
+    EventsError,
+    InvalidEvent,
+    KeyReused,
+    StoreUnavailable,
+)
 from counterfoil.events.identity import BEYOND
 from counterfoil.events.messages import Message
 from counterfoil.events.topics import AnyTopic, Topic, check_sendable, no_topic
@@ -42,6 +51,9 @@ WAITING: Final = 4_096
 SABOTAGE_SECONDS: Final = 0.1
 """How long a commit comes after its answers when that bug is switched on: long enough for them to
 reach the clients, so that a crash in between always shows."""
+
+CONTENDED_TRIES: Final = 3
+"""Of a command that is alone in its commit, and still waits for who waits for it."""
 
 EXIT_STATUS: Final = 70
 """Of a process whose writer has ended: EX_SOFTWARE of sysexits."""
@@ -229,11 +241,20 @@ class ServiceStore:
                 batch.append(following)
             self._commit([each for each in batch if each[1].set_running_or_notify_cancel()])
 
-    def _commit(self, batch: "list[_Waiting]") -> None:
+    def _commit(self, batch: "list[_Waiting]", tries: int = CONTENDED_TRIES) -> None:
         if not batch:
             return
         try:
             self._attempt(batch)
+        except Contended as error:
+            log.info("commands_waited_for_each_other", number=len(batch), why=str(error))
+            if len(batch) > 1:
+                for each in batch:
+                    self._commit([each])
+            elif tries > 1:
+                self._commit(batch, tries - 1)
+            else:
+                _settle(batch, [error])
         except StoreUnavailable as error:
             unavailable = StoreUnavailable(f"it is not known to be stored: {error}")
             _settle(batch, [unavailable] * len(batch))
