@@ -1,11 +1,15 @@
 """What readers of a log promise, on either engine: how much at once, and how far they are."""
 
 import time
+from contextlib import closing
+from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import KafkaError
 
 from counterfoil.events import Events, Message, Topic
+from counterfoil.events.kafka_client import looker
 
 from .test_exactly_once import PATIENCE_SECONDS, append
 
@@ -65,3 +69,39 @@ def test_a_reader_has_reached_the_ends_once_it_was_given_all(events: Events) -> 
     reader.rewind()
     assert not any(reader.reached("pictures").values())
     reader.close()
+
+
+class Hasty:
+    """A consumer that is told at first that its partition is empty, as a new leader may tell."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._told = False
+
+    def poll(self, patience_seconds: float) -> Any:
+        if self._told:
+            return self._consumer.poll(patience_seconds)
+        self._told = True
+        return End()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
+class End:
+    def error(self) -> Any:
+        return KafkaError(KafkaError._PARTITION_EOF)
+
+    def offset(self) -> int:
+        return 0
+
+
+def test_a_term_begins_where_the_last_one_ended_though_an_early_end_is_told(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = events.log()
+    log.declare([PICTURES])
+    append(log, [Message(1, "pictures", "k", b"x", {}, 1)])
+    monkeypatch.setattr("counterfoil.events.kafka.looker", lambda its: Hasty(looker(its)))
+    with closing(log.appender("test", 2)) as appender:
+        assert appender.position == 1, "or it would all be appended once more"

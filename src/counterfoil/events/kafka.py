@@ -397,12 +397,17 @@ class KafkaAppender:
 
 
 def _last_position(connection: dict[str, Any], topic: str) -> int:
-    """The newest position in a source's own topic, which nobody else writes to."""
+    """The newest position in a source's own topic, which nobody else writes to.
+
+    Read as far as the leader says it goes: a fetch alone may be told an end that is too early, of a
+    leader that is new and doesn't know yet how far its followers are (KIP-207).
+    """
     from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
 
     position = 0
     with closing(looker(connection)) as consumer, Reported():
+        _, end = bounds(consumer, TopicPartition(topic, 0))
         begin_at(consumer, [TopicPartition(topic, 0, OFFSET_BEGINNING)])
-        for message in until_end(consumer):
+        for message in until_end(consumer, end):
             position = json.loads(message.value() or b"{}")["position"]
     return position
