@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,24 @@ def test_one_leads_and_the_next_has_a_higher_token(client: Client) -> None:
     waiting.join(10)
     assert found[0] > first.fencing_token
     assert not first.held()
+
+
+def test_a_lease_ends_while_its_holders_machine_is_suspended(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = client.grant(60.0)
+    assert lease.alive()
+    clock = time.clock_gettime
+    goes_on = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+    def after_a_night(which: int) -> float:
+        return clock(which) + (8 * 3_600 if which == goes_on else 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "clock_gettime", after_a_night)
+        assert not lease.alive()
+    assert not lease.alive(), "once lost it stays lost"
+    lease.revoke()
 
 
 def test_two_generators_never_share_a_number_and_ids_grow(client: Client) -> None:

@@ -3,7 +3,6 @@
 import http.client
 import random
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ import msgspec
 
 from counterfoil.coordination.client import TIMEOUT_SECONDS, Client, KeyValue
 from counterfoil.coordination.errors import Unavailable
-from counterfoil.coordination.lease import Lease
+from counterfoil.coordination.lease import Lease, elapsed_seconds
 
 WATCH_TIMEOUT_SECONDS: Final = 25.0
 """Longer than the node holds a watch."""
@@ -44,7 +43,7 @@ class EmbeddedClient(Client):
 
     def grant(self, ttl_seconds: float) -> Lease:
         """A lease of the very time asked for."""
-        asked = time.monotonic()
+        asked = elapsed_seconds()
         return Lease(self, self._call("grant", ttl=ttl_seconds)["lease"], ttl_seconds, asked)
 
     def keep_alive(self, lease: int, *, timeout: float) -> bool:

@@ -6,7 +6,6 @@ several applications share a cluster and a role in etcd can be cut to one of the
 
 import math
 import threading
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -15,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from counterfoil import _native
 from counterfoil.coordination.client import TIMEOUT_SECONDS, Client, KeyValue
 from counterfoil.coordination.errors import Refused, Unavailable
-from counterfoil.coordination.lease import Lease
+from counterfoil.coordination.lease import Lease, elapsed_seconds
 
 STOP_SECONDS: Final = 0.5
 """How soon a watch that sees no change notices that it was stopped."""
@@ -68,7 +67,7 @@ class EtcdClient(Client):
 
     def grant(self, ttl_seconds: float) -> Lease:
         """A lease of whole seconds in etcd, rounded up; the holder keeps to `ttl_seconds`."""
-        asked = time.monotonic()
+        asked = elapsed_seconds()
         with _errors():
             number, granted = self._etcd.grant(math.ceil(ttl_seconds), TIMEOUT_SECONDS)
         # etcd has whole seconds and a minimum (one and a half election timeouts), so what it

@@ -2,9 +2,19 @@
 
 import threading
 import time
+from typing import Final
 
 from counterfoil.coordination.client import Client
 from counterfoil.coordination.errors import CoordinationError
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has two clocks that nobody sets. The monotonic one stands still while the machine is
+suspended: whoever woke up would believe in a lease that has long been another's."""
+
+
+def elapsed_seconds() -> float:
+    """A clock for leases: nobody sets it, and it goes on while the machine is suspended."""
+    return time.clock_gettime(_CLOCK)
 
 
 class Lease:
@@ -24,7 +34,7 @@ class Lease:
 
     def alive(self) -> bool:
         """Whether the lease can't have ended yet."""
-        if not self.lost.is_set() and time.monotonic() < self._deadline:
+        if not self.lost.is_set() and elapsed_seconds() < self._deadline:
             return True
         self.lost.set()
         return False
@@ -40,10 +50,10 @@ class Lease:
     def _keep(self) -> None:
         # Nothing here takes longer than the lease lasts, so that `lost` is set when it ends.
         while self.alive():
-            left = self._deadline - time.monotonic()
+            left = self._deadline - elapsed_seconds()
             if self.lost.wait(min(self._ttl / 4, left)):
                 return
-            asked = time.monotonic()
+            asked = elapsed_seconds()
             left = max(0.001, self._deadline - asked)
             try:
                 alive = self._client.keep_alive(self.id, timeout=min(self._ttl / 2, left))
