@@ -11,6 +11,9 @@ from counterfoil.events.errors import StoreUnavailable
 
 BUSY_MILLISECONDS: Final = 10_000
 """Longer than a paused neighbour holds the write lock in any drill, shorter than a client waits."""
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""What is no OperationalError to Python, and no fault of the statement: a handler that met it would
+have its events made dead letters."""
 
 
 class SqliteDatabase:
@@ -54,7 +57,7 @@ class SqliteDatabase:
         self._check_transaction()
         try:
             return self._connection.execute(sql, parameters)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             # Who may only read and writes has a wrong statement; else the disk takes nothing.
             if not (self._reading and error.sqlite_errorcode == sqlite3.SQLITE_READONLY):
                 _raise_if_unavailable(error)
@@ -65,7 +68,7 @@ class SqliteDatabase:
         self._check_transaction()
         try:
             return max(self._connection.executemany(sql, rows).rowcount, 0)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             _raise_if_unavailable(error)
             raise
 
@@ -136,11 +139,16 @@ class SqliteDatabase:
 def _available() -> Generator[None, None, None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         _raise_if_unavailable(error)
         raise
 
 
-def _raise_if_unavailable(error: sqlite3.OperationalError) -> None:
-    if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # else the statement is wrong
+def _raise_if_unavailable(error: sqlite3.DatabaseError) -> None:
+    code = error.sqlite_errorcode & 0xFF
+    if isinstance(error, sqlite3.OperationalError):
+        unavailable = code != sqlite3.SQLITE_ERROR  # else the statement is wrong
+    else:
+        unavailable = code in _DAMAGED
+    if unavailable:
         raise StoreUnavailable(f"SQLite: {error}") from error
