@@ -47,11 +47,13 @@ def break_once(runner: ParallelRunner) -> threading.Event:
         read = reader._log.read
         some: list[Record] = []
 
-        def read_once(topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        def read_once(
+            topic: str, partition: int, offset: int, limit: int, *, limit_bytes: float
+        ) -> list[Record]:
             if some and not broken.is_set():
                 broken.set()
                 raise StoreUnavailable("SQLite: disk I/O error")
-            found = read(topic, partition, offset, limit)
+            found = read(topic, partition, offset, limit, limit_bytes=limit_bytes)
             some.extend(found)
             return found
 
