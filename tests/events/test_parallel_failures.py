@@ -24,6 +24,7 @@ from counterfoil.events import (
     Topic,
 )
 from counterfoil.events.embedded import EmbeddedReader
+from counterfoil.events.messages import Batch
 from counterfoil.events.tasks.waiting import LEVELS, Waiting
 
 from .test_exactly_once import PATIENCE_SECONDS, append
@@ -87,6 +88,32 @@ def test_a_fetch_that_fails_is_told_and_nothing_is_lost_or_done_twice(events: Ev
         until(runner, lambda: runner.held == 0)
         runner.close()
     assert set(done.values()) == {1}
+
+
+def test_what_is_done_is_committed_at_the_end_though_no_more_can_be_fetched(
+    embedded: EmbeddedEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: Counter[int] = Counter()
+    parallel = Parallel("calls", WIDE, lambda event: done.update([event.id]))
+    fill(embedded, range(5))
+    runner = ParallelRunner(embedded.log(), embedded.pipelines(), parallel, lambda: 1)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while done.total() < 5:
+        time.sleep(0.01)
+        assert time.monotonic() < deadline
+
+    def away(limit: int) -> list[Batch]:
+        raise LogUnavailable("the broker went away")
+
+    monkeypatch.setattr(runner._reader, "fetch", away)
+    while runner._failed is None:
+        time.sleep(0.01)
+        assert time.monotonic() < deadline
+    runner.close()
+    again = ParallelRunner(embedded.log(), embedded.pipelines(), parallel, lambda: 1)
+    time.sleep(0.2)
+    again.close()
+    assert done == Counter(range(5)), "all was done once"
 
 
 def test_an_error_that_ends_the_fetch_is_told_by_every_step(embedded: EmbeddedEvents) -> None:

@@ -89,11 +89,8 @@ class ParallelRunner:
             Exception: what else kept events from being fetched; close this runner if it stays.
         """
         with self._changed:
-            if self._ended is not None:
-                raise self._ended
-            if self._failed is not None:
-                error, self._failed = self._failed, None
-                raise error
+            if not self._stopping:
+                self._raise_failure()
             if not self._group:
                 self._group = self._schedule.take_worked(GROUP)
                 if not self._group and not self._schedule.passable():
@@ -128,6 +125,8 @@ class ParallelRunner:
     def close(self) -> None:
         """Fetch no more, finish what is at work, commit it, and stop.
 
+        That no more could be fetched keeps nothing from being committed that was.
+
         Raises:
             Fenced, StoreUnavailable: what was done last is not committed, and will be done again.
         """
@@ -139,6 +138,13 @@ class ParallelRunner:
         self._reader.close()
         while self.step():
             continue
+
+    def _raise_failure(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+        if self._failed is not None:
+            error, self._failed = self._failed, None
+            raise error
 
     def _fetch_on(self, sources: int) -> None:
         try:
