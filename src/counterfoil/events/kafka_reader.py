@@ -125,7 +125,7 @@ class KafkaReader:
 
     def _take(self, number: int, patience_seconds: float, records: Found) -> int:
         found = self._consumer.consume(number, patience_seconds)
-        names = self._names
+        names, taken, size = self._names, 0, 0
         for message in found:
             if message.error() is not None:
                 if self._note_end(message):
@@ -134,8 +134,10 @@ class KafkaReader:
                 raise_for(message)
             record = record_of(message, names[message.topic() or ""])
             records[record.topic, record.partition].append(record)
-            self._number += 1
-            self._size += len(record.value)
+            taken += 1
+            size += len(record.value)
+        self._number += taken
+        self._size += size
         return len(found)
 
     def _note_end(self, message: "KafkaMessage") -> bool:
