@@ -89,7 +89,18 @@ def mistake(request: Asked, view: View) -> Balance:
         view.execute("DELETE FROM deposits")
     elif request.account == "writes to the pipelines":
         view.execute_on_pipelines("DELETE FROM state")
+    elif request.account == "asks nobody":
+        try:
+            view.state("lodger", "ada")
+        except LookupError as error:
+            raise Refusal(410, str(error)) from error
+        view.state("tasks.letters", "ada")
     return None  # pyright: ignore[reportReturnType] - a mistake that programs make
+
+
+@app.tasks("letters", Deposited)
+def letter(task: Deposited) -> None:
+    """Keeps nothing, but could."""
 
 
 @pytest.fixture
@@ -130,6 +141,11 @@ def test_who_hands_in_a_token_sees_that_write_or_is_told_to_come_again(
         ("/mistakes/writes", 500, "the query failed"),
         ("/mistakes/writes%20to%20the%20pipelines", 500, "the query failed"),
         ("/mistakes/none", 500, "the query failed"),
+        (
+            "/mistakes/asks%20nobody",
+            410,
+            "no 'lodger' keeps state here, but ledger, tasks.letters",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_a_problem_document(

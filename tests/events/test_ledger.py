@@ -238,6 +238,19 @@ def test_an_amount_that_is_no_whole_number_is_refused(books: Books, amount: Any)
     assert books.accounts("ledger_accounts") == {}
 
 
+@pytest.mark.parametrize("name", [5, None, b"a", "a\0b"])
+def test_an_account_that_is_no_text_is_refused_with_what_it_is(books: Books, name: Any) -> None:
+    assert books.one(pay(1, name, "b", 1)) is ValueError
+    assert books.one(hold(1, "b", name, 1)) is ValueError
+    assert books.one(lambda ledger: ledger.transfers([leg(1, "a", "b", 1, name)])) is ValueError
+    assert books.one(lambda ledger: ledger.guard(name, currency="EUR", side="credit")) is (
+        ValueError
+    )
+    assert books.accounts("ledger_accounts") == {}
+    with pytest.raises(ValueError, match=r"are texts: .'a', 5, "):
+        Transfer(id=1, debit="a", credit=5, amount=1, currency="EUR", code="x").checked()  # pyright: ignore[reportArgumentType]
+
+
 def test_linked_transfers_are_posted_all_or_none_in_their_currencies(books: Books) -> None:
     books.commit([guard_wallet, pay(1, "bank", "wallet", 100)])
 

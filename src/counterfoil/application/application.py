@@ -515,6 +515,15 @@ class Application:
             *([LAKE] if self.stores else []),
         ]
 
+    def state_keepers(self) -> list[str]:
+        """Under what names handlers keep state (`context.state`, `step.state`)."""
+        return [
+            *self.pipelines,
+            *self.parallels,
+            *(queue.consumer for queue in self.queues.values()),
+            *(saga.consumer for saga in self.sagas.values()),
+        ]
+
     def position_holders(self) -> list[str]:
         """Whatever keeps positions in Kafka: sources, and pipelines that need no database."""
         stateless = [name for name, each in self.pipelines.items() if each.stateless]

@@ -7,7 +7,7 @@ until the pipelines that the query reads have handled that write (`consistency`)
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,10 +26,17 @@ CATCH_UP_SECONDS: Final = 1.5
 class View(Asked):
     """What a query may use: tables of its service and of the pipelines, which it can only read."""
 
-    def __init__(self, headers: dict[str, str], own: Database, pipelines: Database) -> None:
+    def __init__(
+        self,
+        headers: dict[str, str],
+        own: Database,
+        pipelines: Database,
+        keepers: frozenset[str],
+    ) -> None:
         super().__init__(headers)
         self._own = own
         self._pipelines = pipelines
+        self._keepers = keepers
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
         """Run a SELECT on the service's tables, with `?` for each parameter."""
@@ -40,7 +47,16 @@ class View(Asked):
         return self._pipelines.execute(sql, parameters)
 
     def state(self, pipeline: str, key: str) -> bytes | None:
-        """What a pipeline's handlers have put under a key (`context.state`), or None."""
+        """What a pipeline's handlers have put under a key (`context.state`), or None.
+
+        A task queue's is kept for `tasks.NAME`, a saga's for `saga.NAME`.
+
+        Raises:
+            LookupError: nothing of that name is declared, of which nothing could ever be found.
+        """
+        if pipeline not in self._keepers:
+            known = ", ".join(sorted(self._keepers)) or "nothing"
+            raise LookupError(f"no {pipeline!r} keeps state here, but {known}")
         found = self._pipelines.execute(
             "SELECT value FROM state WHERE pipeline = ? AND key = ?", (pipeline, key)
         ).fetchone()
@@ -62,10 +78,20 @@ class _Opened:
 
 
 class Queries:
-    """Runs the queries of the service `name`; close it after the last one."""
+    """Runs the queries of the service `name`; close it after the last one.
 
-    def __init__(self, events: Events, name: str, pipelines: Mapping[str, Pipeline[Any]]) -> None:
+    `keepers` keep state beside the pipelines: task queues and sagas, by the names they keep it for.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        name: str,
+        pipelines: Mapping[str, Pipeline[Any]],
+        keepers: Iterable[str] = (),
+    ) -> None:
         self._events = events
+        self._keepers = frozenset((*pipelines, *keepers))
         self._name = name
         self._declared = pipelines
         self._here = threading.local()
@@ -99,7 +125,9 @@ class Queries:
         with ExitStack() as reading:
             for database in (opened.own, opened.pipelines):
                 reading.enter_context(database.reading())
-            return answered(query.handle, request, View(headers, opened.own, opened.pipelines))
+            return answered(
+                query.handle, request, View(headers, opened.own, opened.pipelines, self._keepers)
+            )
 
     def _opened(self) -> _Opened:
         own, store = self._events.service(self._name), self._events.pipelines()

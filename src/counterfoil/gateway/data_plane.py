@@ -1,5 +1,6 @@
 """The native data plane as Python sees it: start, tell it where instances are, read, drain."""
 
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from counterfoil.gateway.acme.showing import Showing
 from counterfoil.gateway.config import GatewayConfig
 from counterfoil.gateway.services import ServiceTls, Upstream
 
+_OTHER_BUILD: Final = re.compile(r"unknown (field|variant) `|missing field `")
+"""How the native side says that it does not know what this one writes."""
 LOOK_SECONDS: Final = 0.02
 """Between two looks whether instances are known: a start takes a second in any case."""
 
@@ -34,6 +37,12 @@ def _refused(error: Exception) -> GatewayError:
     match error.args:
         case (str(detail), str(setting)):
             return GatewayError(detail, setting=setting)
+        case _ if _OTHER_BUILD.search(str(error)):
+            # The document is made from this side's types, which a user's setting has passed.
+            return GatewayError(
+                f"the native part of Counterfoil is of another build than its Python: {error}",
+                hint="build it anew: `make`, or install the package again",
+            )
         case _:
             return GatewayError(str(error))
 

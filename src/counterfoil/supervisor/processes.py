@@ -112,7 +112,9 @@ def service(host: Host) -> None:
             Membership(client, Instance(host.target, host.name, address), ttl_seconds=LEASE_SECONDS)
         )
 
-    queries = Queries(events, host.target, host.application.pipelines)
+    queries = Queries(
+        events, host.target, host.application.pipelines, host.application.state_keepers()
+    )
     host.serve(web_application(declared, store, queries), address, register)
     for membership in memberships:
         membership.close()

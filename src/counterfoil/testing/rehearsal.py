@@ -201,7 +201,7 @@ class Rehearsal:
         self, service: str, method: str, path: str, headers: dict[str, str], content: bytes = b""
     ) -> httpx2.Response:
         declared = self._application
-        queries = Queries(self._events, service, declared.pipelines)
+        queries = Queries(self._events, service, declared.pipelines, declared.state_keepers())
         asgi = web_application(declared.services[service], self._services[service], queries)
 
         async def ask() -> httpx2.Response:

@@ -16,6 +16,22 @@ LARGEST = 2**63 - 1
 """Both databases keep ids and amounts in 64 bits."""
 
 
+def check_texts(*names: str) -> None:
+    """See that accounts, currencies and codes are what both databases take.
+
+    PostgreSQL takes no NUL: a ledger with one could not be carried over there.
+
+    Raises:
+        ValueError: shows them.
+    """
+    try:
+        written = "\0".join(names)
+    except TypeError:
+        raise ValueError(f"accounts, currency and code are texts: {names}") from None
+    if written.count("\0") != len(names) - 1:
+        raise ValueError(f"accounts, currency and code have no NUL in them: {names}")
+
+
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """An amount of minor units from one account to another, in one currency."""
 
@@ -35,14 +51,15 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
         """Itself, if it can be.
 
         Raises:
-            ValueError: an amount that is negative, too large or no whole number, or one account on
-                both sides.
+            ValueError: an amount that is negative, too large or no whole number, one account on
+                both sides, or a name that is no text or has a NUL in it.
         """
         # SQLite would refuse a fraction, PostgreSQL round it, and sums before it is rounded.
         if type(self.amount) is not int or type(self.id) is not int:
             raise ValueError(f"amounts are whole minor units, and ids whole: {self}")
         if not 0 <= self.amount <= LARGEST or self.debit == self.credit:
             raise ValueError("a transfer moves an amount of at least 0 between two accounts")
+        check_texts(self.debit, self.credit, self.currency, self.code)
         return self
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from counterfoil.events.errors import LedgerConflict, NoSuchEntry, Overdrawn
 from counterfoil.events.ledger.book import Book
-from counterfoil.events.ledger.entries import Row, Side, Transfer
+from counterfoil.events.ledger.entries import Row, Side, Transfer, check_texts
 from counterfoil.events.ledger.holds import Holds
 from counterfoil.events.messages import Record
 
@@ -98,7 +98,9 @@ class Ledger:
         Raises:
             LedgerConflict: it is guarded on its other side.
             Overdrawn: it is overdrawn now.
+            ValueError: a name that is no text or has a NUL in it.
         """
+        check_texts(account, currency)
         return self._book.guard((account, currency), side, self._now_us)
 
     def hold(
