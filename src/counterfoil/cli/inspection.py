@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.live import Live
@@ -29,6 +29,7 @@ from counterfoil.events import (
     DeadLetters,
     Events,
     Hanging,
+    KafkaEvents,
     Lag,
     Progress,
     StoreUnavailable,
@@ -44,6 +45,10 @@ from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.shares import whole
 from counterfoil.supervisor import last_addresses, last_configuration, open_events
 from counterfoil.supervisor.host import now_us
+
+MARKERS: Final = (
+    "Kafka counts the marker at the end of each transaction: a lag that stays at 1 is none"
+)
 
 
 def events_of(folder: Path, state: Path) -> Events:
@@ -102,6 +107,8 @@ def print_lag(events: Events, *, as_json: bool) -> None:
         write_json(rows)
         return
     out.print(_lag_table(rows))
+    if isinstance(events, KafkaEvents) and any(row.lag for row in rows):
+        out.print(MARKERS, style="dim", highlight=False)
     print_waiting(waiting_letters(events))
 
 

@@ -62,6 +62,8 @@ def logs(
         return
     sys.stdout.writelines(f"{line}\n" for line in found.lines)
     sys.stdout.flush()
+    if not found.lines:
+        sys.stderr.write(f"{process} has written nothing yet to {file}\n")
     if follow:
         with suppress(KeyboardInterrupt):
             _follow(file, found.end)
