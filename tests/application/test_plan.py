@@ -4,13 +4,17 @@ import msgspec
 import pytest
 
 from counterfoil.application import Application, Configuration, ConfigurationError
-from counterfoil.events import Context, StatelessContext
+from counterfoil.events import Context, EventTime, StatelessContext
 from counterfoil.supervisor.plan import plan
 
 app = Application("wallet")
 
 
 class Paid(msgspec.Struct, frozen=True):
+    id: int
+
+
+class Ordered(msgspec.Struct, frozen=True):
     id: int
 
 
@@ -60,6 +64,21 @@ def test_a_pipeline_has_the_processes_that_are_configured() -> None:
 def test_processes_that_could_do_nothing_are_refused(given: dict[str, int], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         plan(app, configuration("kafka", **given))
+
+
+def test_a_join_whose_keys_would_not_meet_is_refused_in_several_processes() -> None:
+    application = Application("shop")
+    orders = application.topic("orders", Ordered, partitions=8)
+    payments = application.topic("payments", Paid, partitions=4)
+
+    @application.join(
+        "paid", orders, payments, within_seconds=60, event_time=EventTime(lambda each: each.id)
+    )
+    def pair(order: Ordered, payment: Paid, context: Context) -> None: ...
+
+    assert plan(application, configuration("kafka", paid=1))
+    with pytest.raises(ConfigurationError, match="orders with 8 partitions and payments with 4"):
+        plan(application, configuration("kafka", paid=2))
 
 
 def test_a_service_that_nothing_would_run_is_refused() -> None:
