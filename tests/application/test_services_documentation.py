@@ -25,5 +25,6 @@ def test_the_example_of_the_page_does_what_the_page_says() -> None:
         assert rehearsal.get("/balances/ada", tenant="b").json() == {"cents": 5, "deposits": 0}
         closed = rehearsal.delete("/accounts/ada?reason=moved", idempotency_key="3")
         assert (closed.status_code, closed.content) == (204, b"")
+        assert rehearsal.query("notes", "SELECT author FROM notes") == []
         rehearsal.run()
         assert rehearsal.events(example["closed"]) == [example["Closed"]("ada", "moved")]

@@ -4,11 +4,12 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from counterfoil import Application, Context
+from counterfoil import Application, Context, Migration
 from counterfoil.application import StateFolder
 from counterfoil.engines import RunningEngine
 from counterfoil.events import (
@@ -20,7 +21,7 @@ from counterfoil.events import (
     PipelineRunner,
     StatelessContext,
     create_all_tables,
-    service_schema,
+    create_service,
 )
 from counterfoil.events.sagas.instances import Instances
 from counterfoil.kafka_access import KafkaAccess
@@ -236,7 +237,7 @@ def test_tables_that_handlers_and_people_have_made_come_along_as_they_are(
     log.appender("test", 1).append(messages, 1)
     PipelineRunner(log, store, application.pipelines["total"], lambda: NOW_US).step()
     database = embedded.service("shop")
-    database.create(service_schema(application.services["shop"].schema))
+    create_service(database, application.services["shop"].schema, [], int)
     database.execute("INSERT INTO sales VALUES ('1', 5)")
     database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")
     database.execute("INSERT INTO notes VALUES (1, 'by hand')")
@@ -261,7 +262,7 @@ def test_a_column_that_nobody_declares_is_named_and_nothing_is_filled(
     application = Application("moved")
     application.service("shop", schema=["CREATE TABLE IF NOT EXISTS sales (id TEXT)"])
     database = embedded.service("shop")
-    database.create(service_schema(application.services["shop"].schema))
+    create_service(database, application.services["shop"].schema, [], int)
     database.execute("ALTER TABLE sales ADD COLUMN note TEXT")
     database.execute("INSERT INTO sales VALUES ('1', 'by hand')")
     embedded.log().declare(application.all_topics())
@@ -274,3 +275,44 @@ def test_a_column_that_nobody_declares_is_named_and_nothing_is_filled(
     copy_events(application, StateFolder(tmp_path), kafka, nothing)  # it is begun again as it is
     assert there.execute("SELECT note FROM sales").fetchall() == [("by hand",)]
     there.close()
+
+
+def test_migrations_move_with_the_tables_and_the_rest_is_applied_there(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    orders = "CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY)"
+    migrations = [
+        Migration("kinds", "CREATE TABLE kinds (name TEXT)", "INSERT INTO kinds VALUES ('large')"),
+        Migration("a note", "ALTER TABLE orders ADD COLUMN note TEXT"),
+        Migration("fill it", "UPDATE orders SET note = 'moved'"),
+    ]
+    application = Application("moved")
+    application.service("shop", schema=[orders], migrations=migrations)
+    with closing(embedded.service("shop")) as source:
+        create_service(source, [orders], migrations[:2], lambda: 5)
+        source.execute("INSERT INTO orders (id) VALUES (7)")
+        source.execute("UPDATE kinds SET name = 'huge'")
+    embedded.pipelines().close()
+    copy_events(application, StateFolder(tmp_path), kafka, nothing)
+    with closing(kafka.service("shop")) as target:
+        assert target.execute("SELECT name FROM kinds").fetchall() == [("huge",)]
+        assert target.execute("SELECT id, note FROM orders").fetchall() == [(7, None)]
+        recorded = target.execute("SELECT number, applied_us FROM migrations ORDER BY 1")
+        assert recorded.fetchall() == [(0, 5), (1, 5), (2, 5)]
+        done = create_service(target, [orders], migrations, lambda: 6)
+        assert [each.what for each in done] == ["fill it"]
+        assert target.execute("SELECT id, note FROM orders").fetchall() == [(7, "moved")]
+    with pytest.raises(MoveError, match="not empty"):
+        copy_events(application, StateFolder(tmp_path), kafka, nothing)
+
+
+def test_what_is_ahead_of_the_application_is_not_moved(
+    tmp_path: Path, embedded: EmbeddedEvents, kafka: KafkaEvents
+) -> None:
+    made = Migration("make", "CREATE TABLE made (id INTEGER)", expands=True)
+    application = Application("moved")
+    application.service("shop", schema=[])
+    with closing(embedded.service("shop")) as source:
+        create_service(source, [], [made], lambda: 5)
+    with pytest.raises(MoveError, match="doesn't know"):
+        copy_events(application, StateFolder(tmp_path), kafka, nothing)

@@ -12,7 +12,7 @@ from counterfoil.events import (
     Message,
     PipelineRunner,
     SagaCoordinator,
-    service_schema,
+    create_service,
 )
 from counterfoil.proof.stores import EmbeddedStores
 from counterfoil.proof.trace import Step, trace
@@ -47,7 +47,7 @@ def with_orders() -> Application:
 def left(events: EmbeddedEvents, app: Application, identity: int, topic: str) -> None:
     """A command's row, event and stub, all but the gateway's."""
     database = events.service("stall")
-    database.create(service_schema(app.services["stall"].schema))
+    create_service(database, app.services["stall"].schema, [], int)
     database.execute(
         "INSERT INTO outbox (event_id, topic, key, value, headers, created_us) "
         'VALUES (?, ?, \'k\', ?, \'{"tenant": "acme", "idempotency-key": "first"}\', ?)',

@@ -7,7 +7,7 @@ import pytest
 from test_rest import SCHEMA, declare
 
 from counterfoil.application import StateFolder
-from counterfoil.events import EmbeddedEvents, service_schema
+from counterfoil.events import EmbeddedEvents, create_service
 from counterfoil.proof.prove import ProofError, refuse_purchases
 from counterfoil.proof.stores import EmbeddedStores
 
@@ -16,7 +16,7 @@ def test_a_proof_is_refused_where_somebody_has_bought(tmp_path: Path) -> None:
     counterfoils = declare("used").counterfoils
     assert counterfoils is not None
     database = EmbeddedEvents(tmp_path).service("stall")
-    database.create(service_schema([SCHEMA]))
+    create_service(database, [SCHEMA], [], int)
     stores = EmbeddedStores(StateFolder(tmp_path))
     asyncio.run(refuse_purchases(counterfoils, stores))  # nobody has
     with database.transaction():

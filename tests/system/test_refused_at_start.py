@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from running import COUNTERFOIL, SHOP, kafka_settings
 
+from counterfoil import Migration
+from counterfoil.application import load_application
 from counterfoil.engines import RunningEngine, secured_kafka
+from counterfoil.events import EmbeddedEvents, create_service
 from counterfoil.events.kafka_rights import Right, needed
 from counterfoil.kafka_access import KafkaAccess
 
@@ -77,6 +81,20 @@ def test_a_remedy_names_its_table_in_the_table_of_findings(tmp_path: Path) -> No
     done = subprocess.run(command, env=wide, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "correct [addresses] redis" in done.stdout
+
+
+def test_a_database_that_is_ahead_of_the_application(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    newer = Migration("drop the discs", "CREATE TABLE other (id INTEGER)")
+    (tmp_path / "state").mkdir()
+    schema = load_application(SHOP, "shop:app").services["payments"].schema
+    with closing(EmbeddedEvents(tmp_path / "state").service("payments")) as database:
+        create_service(database, schema, [newer], int)
+    said = refused()
+    assert "service payments: the database is ahead of this application" in said
+    assert "no migration 1 (drop the discs)" in said
+    assert "start the version that has it" in said
 
 
 def test_a_wrong_password(refused: Callable[..., str], engine: Engine) -> None:

@@ -17,6 +17,7 @@ from counterfoil.events import (
     EventTime,
     Joined,
     KafkaEvents,
+    Migration,
     Parallel,
     Pipeline,
     Saga,
@@ -75,9 +76,17 @@ class Application:
         self.make_workload: Workload | None = None
 
     def service(
-        self, name: str, *, schema: Sequence[str], keep_seconds: float = KEEP_SECONDS
+        self,
+        name: str,
+        *,
+        schema: Sequence[str] = (),
+        migrations: Sequence[Migration] = (),
+        keep_seconds: float = KEEP_SECONDS,
     ) -> Service:
         """Declare a service; `schema` is SQL that creates its tables if they don't exist.
+
+        `migrations` change them afterwards, each once, in their order: add to the end, and change
+        nothing that was ever applied. With them `schema` stays as it was when they began.
 
         The answer to an Idempotency-Key is kept for `keep_seconds`, 30 days without a word: whoever
         repeats it later has the command run again. Events that were sent stay in the outbox for as
@@ -91,7 +100,8 @@ class Application:
                 f"service {name}: keep_seconds must be {LEAST_KEEP_SECONDS} or more",
                 hint="clients that were away for a night repeat their requests in the morning",
             )
-        return _declare(self.services, name, Service(name, tuple(schema), keep_seconds), "service")
+        service = Service(name, tuple(schema), tuple(migrations), keep_seconds)
+        return _declare(self.services, name, service, "service")
 
     def topic(
         self,

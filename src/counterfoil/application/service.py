@@ -11,7 +11,7 @@ import msgspec
 
 from counterfoil.application import binding
 from counterfoil.application.configuration import ConfigurationError
-from counterfoil.events import KEEP_SECONDS, Unit
+from counterfoil.events import KEEP_SECONDS, Migration, Unit
 
 if TYPE_CHECKING:
     from counterfoil.application.queries import View
@@ -66,6 +66,7 @@ class Service:
 
     name: str
     schema: tuple[str, ...]
+    migrations: tuple[Migration, ...] = ()
     keep_seconds: float = KEEP_SECONDS
     """How long answers and sent events are kept."""
     commands: list[Command] = field(default_factory=list[Command])

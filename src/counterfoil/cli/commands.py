@@ -108,6 +108,9 @@ def up(
             loop.add_signal_handler(number, supervisor.stop)
         running = asyncio.create_task(supervisor.run())
         if await supervisor.started(running) and supervisor.loaded and supervisor.addresses:
+            for service, applied in supervisor.migrated.items():
+                for each in applied:
+                    out.print(Text(f"migrated {service}: {each.number}, {each.what}"))
             out.print(f"gateway  https://{supervisor.addresses.gateway}", highlight=False)
             address = supervisor.console_address()
             out.print(f"console  {address}", highlight=False, soft_wrap=True)

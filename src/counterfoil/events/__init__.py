@@ -35,6 +35,7 @@ from counterfoil.events.errors import (
     KeyReused,
     LedgerConflict,
     LogUnavailable,
+    MigrationRefused,
     NoHandler,
     NoSuchDeadLetter,
     NoSuchEntry,
@@ -71,6 +72,7 @@ from counterfoil.events.ledger import (
 from counterfoil.events.log import EventLog, ExchangeLog
 from counterfoil.events.log_pipeline_runner import LogPipelineRunner, letters_collector
 from counterfoil.events.messages import Batch, Lag, Message, Record
+from counterfoil.events.migrations import Applied, Migration, applied
 from counterfoil.events.outbox import OutboxReader
 from counterfoil.events.outgoing import StatelessContext
 from counterfoil.events.parallel import HeavyHitters, HotKey, KeyLoad, Parallel, ParallelRunner
@@ -99,7 +101,7 @@ from counterfoil.events.service_store import (
     Reply,
     ServiceStore,
     Unit,
-    service_schema,
+    create_service,
 )
 from counterfoil.events.shares import Share
 from counterfoil.events.source_retention import (
@@ -132,6 +134,7 @@ __all__ = [
     "UNFINISHED",
     "UNREADABLE",
     "Aggregate",
+    "Applied",
     "Asked",
     "AuditEntry",
     "BadToken",
@@ -180,6 +183,8 @@ __all__ = [
     "LogPipelineRunner",
     "LogUnavailable",
     "Message",
+    "Migration",
+    "MigrationRefused",
     "NoHandler",
     "NoSuchDeadLetter",
     "NoSuchEntry",
@@ -243,10 +248,12 @@ __all__ = [
     "Window",
     "Windowed",
     "act_on_each",
+    "applied",
     "attach_schemas",
     "balance",
     "balance_at",
     "create_all_tables",
+    "create_service",
     "declare_schemas",
     "handle",
     "in_order",
@@ -259,7 +266,6 @@ __all__ = [
     "rebuilt_balances",
     "rebuilt_held",
     "rehearse",
-    "service_schema",
     "statement",
     "task_counts",
     "topics",

@@ -47,6 +47,10 @@ class StoreUnavailable(EventsError):
     """The database can't be used at the moment; the same request may be sent again."""
 
 
+class MigrationRefused(EventsError):
+    """A service's tables can't be brought to where its application needs them."""
+
+
 class Contended(StoreUnavailable):
     """Others have written what this transaction has read, or wait for it; nothing was done."""
 

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString, cast
 
+from counterfoil.events import scripts
 from counterfoil.events.errors import Contended, EventsError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class PostgresDatabase:
                 sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema))
             )
             for script in statements:
-                for statement in filter(str.strip, script.split(";")):
+                for statement in scripts.statements(script):
                     try:
                         self.execute(statement)
                     except psycopg.Error as error:

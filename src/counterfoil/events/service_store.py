@@ -41,6 +41,8 @@ from counterfoil.events.errors import (
 )
 from counterfoil.events.identity import BEYOND
 from counterfoil.events.messages import Message
+from counterfoil.events.migrations import Applied, Migration, migrate
+from counterfoil.events.sourcing import SCHEMA as AGGREGATE_SCHEMA
 from counterfoil.events.topics import AnyTopic, Topic, check_sendable, no_topic
 
 log = structlog.get_logger()
@@ -171,13 +173,28 @@ class Command:
     handle: Callable[[Unit], Reply]
 
 
-def service_schema(own: Sequence[str]) -> list[str]:
-    """The whole schema of a service: its own tables, its answers, its outbox."""
-    return [SCHEMA, outbox.SCHEMA, *own]
+def create_service(
+    database: Database,
+    schema: Sequence[str],
+    migrations: Sequence[Migration],
+    now_us: Callable[[], int],
+) -> list[Applied]:
+    """Make all tables of a service: its answers, its outbox and its own; returns what was migrated.
+
+    What belongs to Counterfoil is no matter of the service's migrations, and made each time.
+
+    Raises:
+        MigrationRefused: as `migrate` does.
+        StoreUnavailable: likewise.
+    """
+    ours = [each for each in schema if each == AGGREGATE_SCHEMA]
+    database.create([SCHEMA, outbox.SCHEMA, *ours])
+    own = [each for each in schema if each != AGGREGATE_SCHEMA]
+    return migrate(database, own, migrations, now_us)
 
 
 class ServiceStore:
-    """A service's part of `database`; `schema` creates the service's own tables.
+    """A service's part of `database`; `schema` and `migrations` make the service's own tables.
 
     Of `topics`, if they are given, commands may publish to those alone: an event of another one
     would stand in the outbox for good, and all that come after it.
@@ -188,13 +205,14 @@ class ServiceStore:
         database: Database,
         schema: Sequence[str],
         *,
+        migrations: Sequence[Migration] = (),
         next_id: Callable[[], int],
         clock_us: Callable[[], int],
         topics: Iterable[AnyTopic] | None = None,
     ) -> None:
         self._database = database
         self._topics = None if topics is None else frozenset(topic.name for topic in topics)
-        database.create(service_schema(schema))
+        create_service(database, schema, migrations, clock_us)
         self._next_id = next_id
         self._clock_us = clock_us
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(WAITING)

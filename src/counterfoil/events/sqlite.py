@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from counterfoil.events import scripts
 from counterfoil.events.errors import StoreUnavailable
 
 BUSY_MILLISECONDS: Final = 10_000
@@ -49,8 +50,9 @@ class SqliteDatabase:
     def create(self, statements: Iterable[str]) -> None:
         """Run the statements of a schema."""
         with _available():
-            for statement in statements:
-                self._connection.executescript(statement)
+            for script in statements:
+                for statement in scripts.statements(script):
+                    self._connection.execute(statement)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run a statement."""

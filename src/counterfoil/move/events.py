@@ -8,18 +8,20 @@ from typing import Any, Final
 
 import msgspec
 
-from counterfoil.application import Application, StateFolder
+from counterfoil.application import Application, Service, StateFolder
 from counterfoil.events import (
     Database,
     KafkaEvents,
     Pipeline,
     Record,
+    applied,
     create_all_tables,
+    create_service,
     letters_collector,
-    service_schema,
 )
 from counterfoil.events.embedded import EmbeddedLog
 from counterfoil.events.log import FETCH_BYTES
+from counterfoil.events.migrations import SCHEMA as MIGRATIONS
 from counterfoil.events.sqlite import SqliteDatabase
 from counterfoil.move.errors import MoveError
 from counterfoil.move.tables import copy_tables, filled_table
@@ -53,14 +55,17 @@ def copy_events(
     """
     with ExitStack() as stack:
         databases: list[tuple[str, Path, Database]] = []
-        for name, service in application.services.items():
+        for name in application.services:
             database = stack.enter_context(closing(target.service(name)))
-            database.create(service_schema(service.schema))
             databases.append((f"service {name}", state.service(name), database))
         store = stack.enter_context(closing(target.pipelines()))
-        create_all_tables(store.database)
         databases.append(("pipelines", state.log, store.database))
         _refuse_filled(application, databases, target)
+        for service, (_, path, database) in zip(
+            application.services.values(), databases[:-1], strict=True
+        ):
+            _make_tables(service, path, database)
+        create_all_tables(store.database)
         rows: list[int] = []
         for name, path, database in databases:
             tell(name)
@@ -95,6 +100,29 @@ def _refuse_filled(
             f"DROP SCHEMA {schemas} CASCADE in PostgreSQL, delete the topics that begin with "
             f"{application.name}. in Kafka, and move again",
         )
+
+
+def _make_tables(service: Service, path: Path, target: Database) -> None:
+    """Make a service's tables by as many migrations as are in them here.
+
+    The others are applied by the next start, to what is there then.
+    """
+    with closing(SqliteDatabase(path)) as source:
+        source.create([MIGRATIONS])
+        known = len(applied(source))
+        if known > len(service.migrations) + 1:
+            raise MoveError(
+                f"service {service.name} has migrations that this application doesn't know",
+                hint="move with the version that has them",
+            )
+        migrations = service.migrations[: max(known - 1, 0)]
+        create_service(source, service.schema, migrations, _no_time)  # sees that they are the same
+    create_service(target, service.schema, migrations, _no_time)
+
+
+def _no_time() -> int:
+    """When a migration was applied, until that is copied as well."""
+    return 0
 
 
 def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: Tell) -> int:

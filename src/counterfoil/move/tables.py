@@ -19,10 +19,7 @@ ROWS: Final = 10_000
 
 def filled_table(target: Database) -> str | None:
     """A table of the schema that has rows, if there is one."""
-    tables = target.execute(
-        "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() ORDER BY tablename"
-    ).fetchall()
-    for (table,) in tables:
+    for table in _tables(target):
         if target.execute(f'SELECT 1 FROM "{table}" LIMIT 1').fetchone():  # noqa: S608
             return table
     return None
@@ -31,6 +28,7 @@ def filled_table(target: Database) -> str | None:
 def copy_tables(path: Path, target: Database, without: frozenset[str]) -> dict[str, int]:
     """Copy every table of a file, in one transaction, with its counters where they stood.
 
+    What migrations have put into tables there is in those of the file, too, and taken out first.
     Gives the rows of each, which were counted on both sides.
 
     Raises:
@@ -41,6 +39,8 @@ def copy_tables(path: Path, target: Database, without: frozenset[str]) -> dict[s
         closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
         target.transaction(),
     ):
+        if there := ", ".join(f'"{table}"' for table in _tables(target)):
+            target.execute(f"TRUNCATE TABLE {there}")
         for table, definition in source.execute(
             "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
         ).fetchall():
@@ -49,6 +49,13 @@ def copy_tables(path: Path, target: Database, without: frozenset[str]) -> dict[s
                     name = _found(table, target) or _made(table, definition, source, target)
                     copied[table] = _copy_table(source, table, target, name)
     return copied
+
+
+def _tables(target: Database) -> list[str]:
+    found = target.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() ORDER BY tablename"
+    )
+    return [table for (table,) in found.fetchall()]
 
 
 @contextmanager

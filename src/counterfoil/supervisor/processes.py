@@ -100,6 +100,7 @@ def service(host: Host) -> None:
     store = ServiceStore(
         events.service(host.target),
         declared.schema,
+        migrations=declared.migrations,
         next_id=ids.next_id,
         clock_us=now_us,
         topics=host.application.all_topics(),

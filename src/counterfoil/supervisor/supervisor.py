@@ -27,15 +27,18 @@ from counterfoil.application.state import write_json
 from counterfoil.engines import process_tree, send_signal, server
 from counterfoil.engines.checks import Level
 from counterfoil.errors import CounterfoilError
+from counterfoil.events import Applied
 from counterfoil.supervisor import folder_lock, guard
 from counterfoil.supervisor.engines import (
     EngineRefused,
     check_data,
     check_engines,
     hold_to,
+    open_events,
     write_engines,
 )
 from counterfoil.supervisor.forking import Forked, ForkServer
+from counterfoil.supervisor.migrating import migrate_services
 from counterfoil.supervisor.plan import (
     Addresses,
     ProcessPlan,
@@ -122,6 +125,8 @@ class Supervisor:
         self.addresses: Addresses | None = None
         self.loaded: tuple[Application, Configuration] | None = None
         """What runs, and how, as it was read at the start."""
+        self.migrated: dict[str, list[Applied]] = {}
+        """What this start has changed in the tables of which service."""
         self.up = asyncio.Event()
         self._free_ports = free_ports
         self._engines = engines
@@ -325,6 +330,8 @@ class Supervisor:
             await asyncio.to_thread(
                 check_data, application, configuration, self.state, self.addresses
             )
+            events = open_events(application.name, configuration, self.state, self.addresses)
+            self.migrated = await asyncio.to_thread(migrate_services, application, events)
 
     async def _keep(self, child: Child, forks: ForkServer, lifeline: int) -> None:
         failures = 0

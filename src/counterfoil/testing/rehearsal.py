@@ -92,6 +92,7 @@ class Rehearsal:
             name: ServiceStore(
                 self._events.service(name),
                 service.schema,
+                migrations=service.migrations,
                 next_id=lambda: next(self._ids),
                 clock_us=self._now_us,
                 topics=application.all_topics(),

@@ -1,0 +1,177 @@
+"""Changes of a service's tables: in order, each made once, all of it or nothing.
+
+A migration's number is its place in the list that the application declares; the service's first
+tables, its `schema`, are number 0. Each is applied in a transaction of its own, together with the
+row that records it: who is killed in it leaves nothing of it, for both databases take back changes
+of tables as well. Several processes may begin at once. One of them holds a lock from before it
+looks for what is recorded until after its commit, so the others find it done: on PostgreSQL an
+advisory lock, on SQLite that of whoever writes.
+
+What is recorded has to be what is declared, by the checksum of its statements; otherwise two
+databases of one application would differ, and nobody could say how. A database that is ahead of its
+application is refused too, unless all that the application doesn't know was declared to `expand`
+the tables: then the version before works with them as they are.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from counterfoil import faults
+from counterfoil.events.database import Database
+from counterfoil.events.errors import MigrationRefused, StoreUnavailable
+from counterfoil.events.scripts import bare, statements
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS migrations (
+    number INTEGER PRIMARY KEY, what TEXT NOT NULL, checksum TEXT NOT NULL,
+    expands INTEGER NOT NULL, applied_us INTEGER NOT NULL) STRICT;
+"""
+_TRANSACTIONAL: Final = re.compile(
+    r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE)\b", re.IGNORECASE
+)
+
+
+class Migration:
+    """One change of a service's tables; `what` says in a few words what it does.
+
+    `scripts` are its statements, in SQL for [both databases](../../../docs/events.md). One that
+    `expands` leaves tables with which the version of the application before it works as well.
+
+    Raises:
+        MigrationRefused: it has no statement, or one that begins or ends a transaction.
+    """
+
+    def __init__(self, what: str, *scripts: str, expands: bool = False) -> None:
+        self.what = what
+        self.statements = tuple(each for script in scripts for each in statements(script))
+        self.expands = expands
+        if not self.statements:
+            raise MigrationRefused(f"the migration {what!r} does nothing", hint="give it SQL")
+        for each in self.statements:
+            if found := _TRANSACTIONAL.match(bare(each)):
+                raise MigrationRefused(
+                    f"the migration {what!r} says {found[0].upper()}",
+                    hint="leave that out: each migration is a transaction",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A migration that is in a database."""
+
+    number: int
+    what: str
+    checksum: str
+    expands: bool
+
+
+class _Planned(NamedTuple):
+    what: str
+    statements: tuple[str, ...]
+    expands: bool
+
+
+def migrate(
+    database: Database,
+    schema: Sequence[str],
+    migrations: Sequence[Migration],
+    now_us: Callable[[], int],
+) -> list[Applied]:
+    """Bring the tables of a service to where its application needs them; returns what was done.
+
+    Without migrations the statements of `schema` run each time, and nothing is recorded. With them
+    `schema` is what they begin from: it runs once, as they do.
+
+    Raises:
+        MigrationRefused: what was applied is not what is declared, or one of them failed; those
+            before it stand.
+        StoreUnavailable: the database can't be used at the moment; those that were done stand.
+    """
+    database.create([SCHEMA])
+    planned = _planned(schema, migrations)
+    found = applied(database)
+    if not found and not migrations:
+        database.create(schema)
+        return []
+    _check(found, planned)
+    done: list[Applied] = []
+    while len(found) < len(planned):
+        if (next_one := _apply_next(database, planned, now_us)) is not None:
+            done.append(next_one)
+        found = applied(database)
+    return done
+
+
+def applied(database: Database) -> list[Applied]:
+    """What is recorded in a database that has the table for it, in order."""
+    rows = database.execute("SELECT number, what, checksum, expands FROM migrations ORDER BY 1")
+    return [
+        Applied(number, what, checksum, bool(expands)) for number, what, checksum, expands in rows
+    ]
+
+
+def _apply_next(
+    database: Database, planned: list[_Planned], now_us: Callable[[], int]
+) -> Applied | None:
+    """Apply the first one that is not in the database yet, if nobody else has meanwhile."""
+    with database.transaction():
+        database.exclusive("migrations")
+        found = applied(database)
+        _check(found, planned)
+        if (number := len(found)) >= len(planned):
+            return None
+        what, script, expands = planned[number]
+        try:
+            for statement in script:
+                database.execute(statement)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            raise MigrationRefused(
+                f"migration {number} ({what}) failed, and nothing of it stands: {error}",
+                hint="correct it: what was never applied may be changed",
+            ) from error
+        row = Applied(number, what, _checksum(script), expands)
+        database.execute(
+            "INSERT INTO migrations VALUES (?, ?, ?, ?, ?)",
+            (number, what, row.checksum, int(expands), now_us()),
+        )
+        faults.point("migration.before-commit")
+    return row
+
+
+def _planned(schema: Sequence[str], migrations: Sequence[Migration]) -> list[_Planned]:
+    first = tuple(each for script in schema for each in statements(script))
+    later = [_Planned(each.what, each.statements, each.expands) for each in migrations]
+    return [_Planned("the schema", first, expands=False), *later]
+
+
+def _check(found: list[Applied], planned: list[_Planned]) -> None:
+    for each in found:
+        named = f"migration {each.number} ({each.what})"
+        if each.number >= len(planned):
+            if not each.expands:
+                raise MigrationRefused(
+                    f"the database is ahead of this application, which has no {named}",
+                    hint="start the version that has it; only migrations that are declared with "
+                    "expands=True let the version before them run",
+                )
+        elif each.checksum != _checksum(planned[each.number].statements):
+            if each.number == 0:
+                raise MigrationRefused(
+                    "the schema was changed after migrations began from it",
+                    hint="put it back as it was, and make the change a migration",
+                )
+            raise MigrationRefused(
+                f"{named} was changed, moved or removed after it was applied",
+                hint="put it back as it was, and make the change another migration, at the end",
+            )
+
+
+def _checksum(script: tuple[str, ...]) -> str:
+    """Of what statements say: how their lines are broken doesn't matter."""
+    said = "\0".join(" ".join(statement.split()) for statement in script)
+    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,31 @@
+"""Divides a script of SQL into its statements, for drivers that take them one by one."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+_COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of a script, without the semicolons between them.
+
+    Those within a text, a comment or a trigger's body divide nothing.
+    """
+    statement = ""
+    for part in script.split(";"):
+        statement += part
+        if sqlite3.complete_statement(f"{statement};"):
+            if bare(statement):
+                yield statement.strip()
+            statement = ""
+        else:
+            statement += ";"
+    if bare(statement.removesuffix(";")):
+        yield statement.removesuffix(";").strip()
+
+
+def bare(statement: str) -> str:
+    """A statement from its first word on, whatever comments stand before that."""
+    return _COMMENT.sub("", statement).strip()
