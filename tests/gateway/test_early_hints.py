@@ -185,6 +185,10 @@ def test_clients_of_http2_are_told_before_the_answer_is_there(tmp_path: Path) ->
         asyncio.run(scenario(gateway.port, gateway.authority))
 
 
+def _is_interim(event: HeadersReceived) -> bool:
+    return dict(event.headers)[b":status"].startswith(b"1")
+
+
 class HintedHttp3(Http3):
     """aioquic takes what follows a hint for a trailer unless it is told."""
 
@@ -194,7 +198,7 @@ class HintedHttp3(Http3):
         self.on_hint: Callable[[], object] = lambda: None
 
     def happened(self, event: H3Event) -> None:
-        if isinstance(event, HeadersReceived) and dict(event.headers)[b":status"] == b"103":
+        if isinstance(event, HeadersReceived) and _is_interim(event):
             self.hints.append(dict(event.headers))
             self.h3._stream[event.stream_id].headers_recv_state = HeadersState.INITIAL
             self.on_hint()

@@ -8,11 +8,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import h2.errors
+import h2.events
 import httpx2
 import pytest
 from h2.settings import SettingCodes
 from http2_upstream import Asked, Connection, Server, serving
 from test_attempts import until
+from test_http2_clients import Client
 
 from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.data_plane import DataPlane
@@ -261,3 +263,15 @@ def test_a_client_that_goes_ends_its_stream_and_no_other() -> None:
         until(lambda: server.reset == [server.begun[0].stream])
         assert client.get("/x").content == b"good"
         assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("status", ["204", "304"])
+def test_an_answer_that_has_no_body_has_none_whatever_its_instance_sends(status: str) -> None:
+    def answer(asked: Asked, connection: Connection) -> None:
+        connection.respond(asked, b"none of its business", status=status)
+
+    with gateway(answer) as (_, _, plane), Client(plane) as client:
+        stream = client.ask("GET", "/x")
+        client.until(lambda: client.all(h2.events.StreamEnded, stream))
+        assert client.status(stream) == status
+        assert not client.all(h2.events.DataReceived)

@@ -268,6 +268,10 @@ async fn pass_on(
     };
     let upstream = &target.upstream;
     let upgrade = Upgrade::asked(parts, !body.is_end_stream(), &target.upgrades, upstream.tunnel_idle);
+    let only_tunnel = tunnel::is_all_that_is_asked(parts);
+    if only_tunnel && upgrade.is_none() {
+        return Err(tunnel::not_offered());
+    }
     if let Some(cache) = &target.cache
         && signed_body.is_none()
         && upgrade.is_none()
@@ -304,6 +308,9 @@ async fn pass_on(
         attempt(shared, upstream, parts, &mut upload, seen, waited).await
     };
     *body = upload.into_rest();
+    if only_tunnel {
+        answer = answer.and_then(tunnel::or_refused);
+    }
     match answer.as_mut().map(Response::body_mut) {
         // It may stay open for days, and counts as what it is.
         Ok(body @ Body::Tunnel(_)) => body.keep(tunnelled),

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use crate::headers::text;
 use crate::http1::Head;
 use crate::http2::Handover;
-use crate::respond::Body;
+use crate::respond::{Body, Problem};
 use crate::shared::Connected;
 use crate::timer::Timer;
 use crate::upstream::{Reader, Writer};
@@ -68,6 +68,29 @@ pub fn method(parts: &Parts) -> &Method {
         return &Method::GET;
     }
     &parts.method
+}
+
+/// Whether a request asks for a tunnel and nothing else, in HTTP/2: in HTTP/1.1 it is a request that may be served as
+/// one, here its answer of 2xx would say that there is a tunnel (RFC 8441, section 4).
+pub fn is_all_that_is_asked(parts: &Parts) -> bool {
+    parts.method == Method::CONNECT
+}
+
+/// The answer to a request that asks for a tunnel alone: one, or why there is none.
+///
+/// # Errors
+/// The service has answered as if it had been asked for something else.
+pub fn or_refused(answer: Response<Body>) -> Result<Response<Body>, Problem> {
+    if answer.status().is_success() && !matches!(answer.body(), Body::Tunnel(_)) {
+        let detail = "the service did not go over to the protocol that was asked for";
+        return Err(Problem::new(StatusCode::BAD_GATEWAY, detail));
+    }
+    Ok(answer)
+}
+
+/// What is said where a protocol is not offered (RFC 9220, section 3).
+pub fn not_offered() -> Problem {
+    Problem::new(StatusCode::NOT_IMPLEMENTED, "the protocol that is asked for is not offered here")
 }
 
 impl Upgrade {

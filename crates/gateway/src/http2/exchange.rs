@@ -18,16 +18,20 @@ use hyper::header;
 use hyper::service::Service;
 use hyper::{Method, Request, Response};
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::{Handover, Received, Tunnelled};
 use crate::client::Client;
 use crate::door::Patience;
 use crate::headers::OF_HTTP1;
-use crate::hints::{self, Waiting};
+use crate::hints::{Offer, Waiting};
 use crate::request_body::RequestBody;
 use crate::respond::{Body, complete};
 use crate::turns::Turn;
+
+/// What a client has to take of an answer within `Patience::stall`.
+const PIECE: usize = 16 * 1024;
 
 /// The client gave up the request, or is gone: there is nobody to answer.
 struct Gone;
@@ -60,7 +64,8 @@ where
         parts.extensions.insert(handover);
         (RequestBody::Taken, Some((give, stream)))
     } else {
-        (RequestBody::http2(Received::new(stream, &parts.headers), client), None)
+        let offer = Offer::of(&parts.headers, &hints);
+        (RequestBody::http2(Received::new(stream, &parts.headers, offer), client), None)
     };
     let serving = service.call(Request::from_parts(parts, body));
     async move {
@@ -73,7 +78,7 @@ where
     }
 }
 
-/// The answer; what the service says before it goes on at once.
+/// The answer; what is said before it goes on at once.
 async fn answered(
     respond: &mut SendResponse<Bytes>,
     serving: impl Future<Output = Result<Response<Body>, Infallible>>,
@@ -84,8 +89,8 @@ async fn answered(
         if let Poll::Ready(Ok(answer)) = serving.as_mut().poll(cx) {
             return Poll::Ready(Ok(answer));
         }
-        for headers in hints.take() {
-            respond.send_informational(hints::interim(headers))?;
+        for interim in hints.take() {
+            respond.send_informational(interim)?;
         }
         respond.poll_reset(cx).map(|_| Err(Gone))
     })
@@ -141,12 +146,11 @@ async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, patience: Pati
         match frame.into_data() {
             Ok(part) => {
                 let last = body.is_end_stream();
-                let Ok(found) = timeout(patience.stall, room(&mut stream, part.len())).await else {
+                let Ok(sent) = send_part(&mut stream, part, last, patience).await else {
                     stream.send_reset(Reason::CANCEL);
                     return Err(Gone);
                 };
-                found?;
-                stream.send_data(part, last)?;
+                sent?;
                 if last {
                     return Ok(());
                 }
@@ -161,17 +165,46 @@ async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, patience: Pati
     }
 }
 
-/// Wait until the client has room for some of a part. Only that is claimed of what all streams of the
-/// connection share: what a stream claims and can't use yet, no other could.
-async fn room(stream: &mut SendStream<Bytes>, length: usize) -> Result<(), Gone> {
-    if length == 0 {
-        return Ok(());
+/// Give a part to h2 piece by piece, each for as long as the client may take over it, so that none is out of our
+/// sight before there is room for all of it: h2 would take as much as it is given, and hold it without an end.
+async fn send_part(
+    stream: &mut SendStream<Bytes>,
+    mut part: Bytes,
+    last: bool,
+    patience: Patience,
+) -> Result<Result<(), Gone>, Elapsed> {
+    loop {
+        let piece = part.split_to(part.len().min(PIECE));
+        let sent = timeout(patience.stall, send_piece(stream, piece, last && part.is_empty())).await?;
+        if sent.is_err() || part.is_empty() {
+            return Ok(sent);
+        }
     }
-    stream.reserve_capacity(1);
+}
+
+async fn send_piece(stream: &mut SendStream<Bytes>, mut piece: Bytes, last: bool) -> Result<(), Gone> {
+    loop {
+        let room = room(stream, piece.len()).await?;
+        let sent = piece.split_to(room.min(piece.len()));
+        let ended = piece.is_empty();
+        stream.send_data(sent, last && ended)?;
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// Wait until the client has room for some of a piece, and how much. What is claimed of the room that all streams of
+/// a connection share is used as soon as it is given: what a stream claims and can't use yet, no other could.
+async fn room(stream: &mut SendStream<Bytes>, length: usize) -> Result<usize, Gone> {
+    if length == 0 {
+        return Ok(0);
+    }
+    stream.reserve_capacity(length);
     poll_fn(|cx| {
         loop {
             if stream.capacity() > 0 {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(stream.capacity()));
             }
             if stream.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(Gone));

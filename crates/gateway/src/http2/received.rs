@@ -8,6 +8,7 @@ use h2::RecvStream;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderMap};
 
+use crate::hints::Offer;
 use crate::request_body::Broken;
 
 /// A body as the way of a request reads it. h2 sees to it that it is as long as its head says.
@@ -16,14 +17,15 @@ pub struct Received {
     /// Bytes still to come, if the head has said how many there are.
     left: Option<u64>,
     data_ended: bool,
+    offer: Offer,
 }
 
 impl Received {
-    pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+    pub fn new(stream: RecvStream, headers: &HeaderMap, offer: Offer) -> Self {
         let declared =
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let left = if stream.is_end_stream() { Some(0) } else { declared };
-        Self { stream, left, data_ended: false }
+        Self { stream, left, data_ended: false, offer }
     }
 }
 
@@ -36,7 +38,12 @@ impl Body for Received {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
+            let Poll::Ready(data) = self.stream.poll_data(cx) else {
+                self.offer.accept();
+                return Poll::Pending;
+            };
+            self.offer.withdraw();
+            match data {
                 Some(Ok(part)) => {
                     // What is taken makes room; there is nobody to tell of a stream that is over.
                     let _ = self.stream.flow_control().release_capacity(part.len());

@@ -15,7 +15,7 @@ use super::{Answer, Arrived, Code, Exchange, Gone, Load, Receive};
 use crate::client::Client;
 use crate::door::Patience;
 use crate::headers::OF_HTTP1;
-use crate::hints::{self, Waiting};
+use crate::hints::{Offer, Waiting};
 use crate::proxy;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, complete};
@@ -57,23 +57,22 @@ async fn respond<R: Receive, A: Answer>(
         return Err(Gone);
     };
     let sending = async {
-        let body = RequestBody::Quic(Box::pin(Received::new(receive, declared).await));
+        let offer = Offer::of(&parts.headers, &hints);
+        let body = RequestBody::Quic(Box::pin(Received::new(receive, declared, offer).await));
         let mut serving = Box::pin(proxy::serve(shared, client, Request::from_parts(parts, body)));
         let response = loop {
             let step = poll_fn(|cx| match serving.as_mut().poll(cx) {
                 Poll::Ready(Ok(response)) => Poll::Ready(Step::Answered(response)),
                 Poll::Pending => match hints.take() {
-                    hints if hints.is_empty() => Poll::Pending,
-                    hints => Poll::Ready(Step::Hinted(hints)),
+                    interim if interim.is_empty() => Poll::Pending,
+                    interim => Poll::Ready(Step::Before(interim)),
                 },
             });
             match step.await {
                 Step::Answered(response) => break response,
-                Step::Hinted(all) => {
-                    for headers in all {
-                        timeout(patience.stall, answer.head(hints::interim(headers)))
-                            .await
-                            .map_err(|_| Gone)??;
+                Step::Before(all) => {
+                    for interim in all {
+                        timeout(patience.stall, answer.head(interim)).await.map_err(|_| Gone)??;
                     }
                 }
             }
@@ -95,7 +94,7 @@ async fn respond<R: Receive, A: Answer>(
 /// What comes next of a request that is served.
 enum Step {
     Answered(Response<Body>),
-    Hinted(Vec<HeaderMap>),
+    Before(Vec<Response<()>>),
 }
 
 /// The length that a request says its body has.

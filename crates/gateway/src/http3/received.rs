@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::Receive;
+use crate::hints::Offer;
 use crate::request_body::Broken;
 
 /// A body as the way of a request reads it. One that is longer or shorter than its head says is
@@ -19,6 +20,7 @@ pub struct Received<R> {
     /// What came along with the head.
     first: Option<Result<Frame<Bytes>, Broken>>,
     state: State,
+    offer: Offer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +33,11 @@ enum State {
 impl<R: Receive> Received<R> {
     /// A body of `declared` bytes, with a look at what came along with the head: mostly that there
     /// is none.
-    pub async fn new(receive: R, declared: Option<u64>) -> Self {
-        let mut received = Self { receive, left: declared, first: None, state: State::Parts };
+    pub async fn new(receive: R, declared: Option<u64>, offer: Offer) -> Self {
+        let mut received = Self { receive, left: declared, first: None, state: State::Parts, offer };
         poll_fn(|cx| {
             if let Poll::Ready(first) = received.poll_next(cx) {
+                received.offer.withdraw();
                 received.first = first;
             }
             Poll::Ready(())
@@ -86,10 +89,16 @@ impl<R: Receive> Body for Received<R> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let received = self.get_mut();
-        match received.first.take() {
-            Some(first) => Poll::Ready(Some(first)),
-            None => received.poll_next(cx),
+        if let Some(first) = received.first.take() {
+            return Poll::Ready(Some(first));
         }
+        let next = received.poll_next(cx);
+        if next.is_pending() {
+            received.offer.accept();
+        } else {
+            received.offer.withdraw();
+        }
+        next
     }
 
     fn is_end_stream(&self) -> bool {

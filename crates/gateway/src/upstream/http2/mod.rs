@@ -260,7 +260,10 @@ async fn answer(
     let timeout = if series { EVENT_TIMEOUT } else { idle };
     let through = series || carried_on.is_some();
     let mut answer = Answer::new(stream, length, timer, carried_on, lease);
-    let body = match gather(&mut answer, through, deadline).await? {
+    let is_bodiless = matches!(parts.status.as_u16(), 204 | 304);
+    let body = match gather(&mut answer, through && !is_bodiless, deadline).await? {
+        // What comes nevertheless is no part of it (RFC 9110, sections 15.3.5 and 15.4.5).
+        _ if is_bodiless => Body::Whole(Bytes::new()),
         Gathered::Begun(read) => Body::Rest(Box::new(Rest::begun(read, answer, timeout))),
         Gathered::Whole { body, trailers: None } => Body::Whole(body),
         Gathered::Whole { body, trailers: Some(trailers) } => {
