@@ -18,8 +18,27 @@ lives = st.floats(600, 400 * DAY)
 def test_a_certificate_is_renewed_at_two_thirds_of_its_life_at_the_latest(
     begun: float, life: float, draw: float
 ) -> None:
-    at = schedule.by_lifetime(begun, begun + life, draw)
+    at = schedule.by_lifetime(begun, (begun, begun + life), draw)
     assert 0.6 * life < at - begun <= 0.667 * life
+
+
+@given(times, st.floats(0, 1), times, lives, draws)
+def test_a_directory_that_gives_what_is_nearly_over_is_not_asked_at_once_again(
+    issued: float, gone: float, start: float, life: float, draw: float
+) -> None:
+    lifetime = (issued - gone * life, issued + (1 - gone) * life)
+    for at in (
+        schedule.by_lifetime(issued, lifetime, draw),
+        schedule.by_window((start, start), issued, lifetime, draw),
+    ):
+        assert at - issued > min(3600, life / 3) - 1e-3
+
+
+def test_a_clock_that_was_set_back_does_not_end_what_may_be_ordered() -> None:
+    allowance = Allowance(burst=2, seconds=60.0)
+    assert allowance.wait(1e9) == 0
+    assert 0 < allowance.wait(0.0) <= 60
+    assert allowance.wait(60.0) == 0
 
 
 @given(times, times, times, lives, draws)

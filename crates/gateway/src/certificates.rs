@@ -50,7 +50,7 @@ impl Certificates {
     /// Use these of a directory from the next handshake on; `document` is a `Given`, in JSON.
     ///
     /// # Errors
-    /// Something in it can't be used; what was given before stays.
+    /// It isn't one; what was given before stays. A name of which something can't be used is left out.
     pub fn issue(&self, document: &str) -> Result<(), Error> {
         self.issued.store(Arc::new(Issued::read(document)?));
         Ok(())
@@ -224,19 +224,42 @@ impl Issued {
         let provider = ring::default_provider();
         let mut issued = Self { hosts: given.hosts, ..Self::default() };
         for pair in given.issued {
-            let certified = pair.certified(&provider)?;
-            issued.shown.push(Shown::of("acme", &certified).map_err(|error| wrong(&pair.host, &error))?);
-            issued.by_name.insert(pair.host, certified);
+            match pair.shown(&provider) {
+                Ok((certified, shown)) => {
+                    issued.shown.push(shown);
+                    issued.by_name.insert(pair.host, certified);
+                }
+                Err(error) => issued.leave_out(&pair.host, &error),
+            }
         }
         for pair in given.challenges {
-            let proof = pair.proof(&provider)?;
-            issued.challenges.insert(pair.host, proof);
+            match pair.proof(&provider) {
+                Ok(proof) => {
+                    issued.challenges.insert(pair.host, proof);
+                }
+                Err(error) => issued.leave_out(&pair.host, &error),
+            }
         }
         Ok(issued)
+    }
+
+    /// Tell operators why a name isn't shown. The others are, and can be renewed: each hand-over is of all of them.
+    fn leave_out(&mut self, name: &str, error: &Error) {
+        let told = json!({"level": "error", "event": "certificate_not_shown", "error": error.to_string()});
+        eprintln!("{told}");
+        if let Some(host) = self.hosts.iter_mut().find(|host| host.host == name) {
+            host.trouble = Some(error.to_string());
+        }
     }
 }
 
 impl Pair {
+    fn shown(&self, provider: &CryptoProvider) -> Result<(Arc<CertifiedKey>, Shown), Error> {
+        let certified = self.certified(provider)?;
+        let shown = Shown::of("acme", &certified).map_err(|error| wrong(&self.host, &error))?;
+        Ok((certified, shown))
+    }
+
     fn certified(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
         let (chain, private) = self.read()?;
         certified(chain, private, provider).map_err(|error| wrong(&self.host, &error))

@@ -214,8 +214,8 @@ class DataPlane:
         for, from the next handshake on, in place of what was told before.
 
         Raises:
-            GatewayError: a certificate or its key can't be used, or there is no TLS; what was shown
-                before still is.
+            GatewayError: there is no TLS. A name whose certificate or key can't be used is left
+                out, and says so in `state`.
         """
         try:
             self._native.certify_json(showing.document())

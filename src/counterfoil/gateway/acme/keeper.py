@@ -32,7 +32,6 @@ from counterfoil.gateway.acme.errors import (
     StoreUnavailable,
     Superseded,
 )
-from counterfoil.gateway.acme.pairs import Pair
 from counterfoil.gateway.acme.schedule import Allowance, Pace
 from counterfoil.gateway.acme.settings import Acme
 from counterfoil.gateway.acme.showing import Showing, Standing
@@ -75,6 +74,9 @@ class Keeper:
         self._settings: Acme | None = None
         self._rest_until = 0.0
         """When a directory that let us in for no name is asked again for any."""
+        self._unkept: Account | None = None
+        """An account that could not be written: one made anew at each try would soon be too many
+        (Let's Encrypt takes ten in three hours)."""
         self._view = View({}, {})
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -156,25 +158,29 @@ class Keeper:
 
     def _lead(self, term: Term) -> None:
         while not self._stop.is_set() and term.held():
+            self._wake.clear()  # before, so that other settings from now on are looked at next
             settings = self._settings
             if settings is None:
                 return
-            self._wake.clear()
             wait = self._work(settings, term)
             self._wake.wait(wait)
 
     def _work(self, settings: Acme, term: Term) -> float:
         """Do what is due; in how many seconds to look again."""
         now = self._clock()
-        if now < self._rest_until:
+        if now < self._rest_until and schedule.is_believed(self._rest_until, now):
             return min(self._rest_until - now, LOOK_SECONDS)
         held = self._store.load().held
-        due = [host for host in settings.hosts if _order_at(settings, held.get(host)) <= now]
-        asked = [host for host in settings.hosts if _question_at(settings, held.get(host)) <= now]
+        due = [host for host in settings.hosts if _order_at(settings, held.get(host), now) <= now]
+        asked = [
+            host for host in settings.hosts if _question_at(settings, held.get(host), now) <= now
+        ]
         if due or asked:
             try:
                 authority = self._authority(settings)
             except (DirectoryUnavailable, DirectoryRefused) as error:
+                # For as long as it can't be written down.
+                self._rest_until = now + self._pace.unavailable(1, self._draw())
                 waits = [self._failed(host, held.get(host), error) for host in due]
                 self._rest_until = now + min(waits, default=0.0)
                 for host in asked:
@@ -183,8 +189,8 @@ class Keeper:
             else:
                 self._do(settings, authority, term, due, asked)
             held = self._store.load().held
-        moments = [_order_at(settings, held.get(host)) for host in settings.hosts]
-        moments += [_question_at(settings, held.get(host)) for host in settings.hosts]
+        moments = [_order_at(settings, held.get(host), now) for host in settings.hosts]
+        moments += [_question_at(settings, held.get(host), now) for host in settings.hosts]
         return min(max(0.0, min(moments) - self._clock()), LOOK_SECONDS)
 
     def _do(
@@ -211,9 +217,12 @@ class Keeper:
         """
         account = self._store.account()
         if account is None or account.directory != settings.directory:
-            account = Account(settings.directory, Authority.register(settings))
+            account = self._unkept
+            if account is None or account.directory != settings.directory:
+                account = self._unkept = Account(settings.directory, Authority.register(settings))
+                log.info("acme_account_made", directory=settings.directory)
             self._store.keep_account(account)
-            log.info("acme_account_made", directory=settings.directory)
+        self._unkept = None
         return Authority(account.credentials, settings)
 
     def _obtain(self, settings: Acme, authority: Authority, host: str, held: Held | None) -> None:
@@ -236,20 +245,20 @@ class Keeper:
                     faults.point("acme.before-proof")
                     authority.prove(order)
             faults.point("acme.before-certificate")
-            pair = Pair(authority.certificate(order, pairs.request(host, key)), key)
-            not_before, not_after = pairs.lifetime(host, pair)
+            given = authority.certificate(order, pairs.request(host, key))
+            pair = pairs.issued(host, given, key, self._clock())
         except (DirectoryUnavailable, DirectoryRefused) as error:
             self._failed(host, held, error)
             return
-        now = self._clock()
+        now, lifetime = self._clock(), pairs.lifetime(pair)
         issued = Record(
             pair=pair,
             directory=settings.directory,
             issued_at=now,
-            renew_at=schedule.by_lifetime(not_before, not_after, self._draw()),
+            renew_at=schedule.by_lifetime(now, lifetime, self._draw()),
         )
         self._store.keep(host, issued, held)
-        log.info("acme_issued", host=host, until=_text(not_after))
+        log.info("acme_issued", host=host, until=_text(lifetime[1]))
 
     def _begin(self, host: str, held: Held | None) -> Held | None:
         """Write down that an order is made, as if it had failed already, for who is killed before
@@ -296,7 +305,7 @@ class Keeper:
                 self._store.keep_account(Account("", ""))
         else:
             wait = self._pace.unavailable(failures, self._draw())
-        until = pairs.ends(record.pair) if record.pair else None
+        until = pairs.lifetime(record.pair)[1] if record.pair else None
         log.warning(
             "acme_failed",
             host=host,
@@ -331,7 +340,7 @@ class Keeper:
             window, again = found
             asked = replace(record, ask_at=now + schedule.ask_again(again))
             if window != record.window:
-                lifetime = pairs.lifetime(host, record.pair)
+                lifetime = pairs.lifetime(record.pair)
                 at = schedule.by_window(window, record.issued_at, lifetime, self._draw())
                 asked = replace(asked, window=window, renew_at=at)
                 log.info("acme_renewal_suggested", host=host, at=_text(at))
@@ -348,21 +357,23 @@ def _goes_on(settings: Acme, record: Record) -> bool:
     return bool(record.order) and record.order_directory == settings.directory
 
 
-def _order_at(settings: Acme, held: Held | None) -> float:
+def _order_at(settings: Acme, held: Held | None, now: float) -> float:
     """When to order a certificate, or to go on with its order: 0 for at once."""
     if held is None:
         return 0.0
     record = held.record
+    try_at = record.try_at if schedule.is_believed(record.try_at, now) else 0.0
     if record.pair is None or record.directory != settings.directory:
-        return record.try_at
-    return max(record.try_at, record.renew_at)
+        return try_at
+    return max(try_at, record.renew_at)
 
 
-def _question_at(settings: Acme, held: Held | None) -> float:
+def _question_at(settings: Acme, held: Held | None, now: float) -> float:
     """When to ask a directory about the renewal of its certificate; never without one."""
     if held is None or held.record.pair is None or held.record.directory != settings.directory:
         return math.inf
-    return held.record.ask_at
+    ask_at = held.record.ask_at
+    return ask_at if schedule.is_believed(ask_at, now) else 0.0
 
 
 def _text(at: float) -> str:

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -63,32 +64,48 @@ def proof(host: str, digest: bytes, now: float) -> Pair:
     return Pair(made.public_bytes(serialization.Encoding.PEM).decode(), _pem(key))
 
 
-def lifetime(host: str, pair: Pair) -> tuple[float, float]:
-    """From when until when a certificate is good, in seconds since 1970.
+def issued(host: str, given: str, key: str, now: float) -> Pair:
+    """What a directory `given` (PEM) for a name and the key that was asked with, without what else
+    stands between its certificates.
 
     Raises:
-        DirectoryRefused: it isn't one for this name and key.
+        DirectoryRefused: it isn't a certificate for this name and key, or has ended at `now`.
     """
     try:
-        made = x509.load_pem_x509_certificate(pair.certificate.encode())
-        names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound) as error:
+        chain = x509.load_pem_x509_certificates(given.encode())
+        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        public_key = chain[0].public_key()
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise DirectoryRefused(
             f"what the directory gave for {host} is no certificate: {error}", kind=""
         ) from error
     if host not in names.get_values_for_type(x509.DNSName):
         raise DirectoryRefused(f"the directory gave a certificate that isn't for {host}", kind="")
-    if made.public_key() != _private(pair.key).public_key():
+    if public_key != _private(key).public_key():
         raise DirectoryRefused(
             f"the directory gave a certificate for {host} with another key", kind=""
         )
-    return made.not_valid_before_utc.timestamp(), made.not_valid_after_utc.timestamp()
+    if chain[0].not_valid_after_utc.timestamp() <= now:
+        raise DirectoryRefused(
+            f"the directory gave a certificate for {host} that has ended already: see that this "
+            "machine's clock is right",
+            kind="",
+        )
+    pem = serialization.Encoding.PEM
+    return Pair(b"".join(each.public_bytes(pem) for each in chain).decode(), key)
 
 
-def ends(pair: Pair) -> float:
-    """Until when a certificate is good, in seconds since 1970."""
+def lifetime(pair: Pair) -> tuple[float, float]:
+    """From when until when a certificate is good, in seconds since 1970."""
     made = x509.load_pem_x509_certificate(pair.certificate.encode())
-    return made.not_valid_after_utc.timestamp()
+    return made.not_valid_before_utc.timestamp(), made.not_valid_after_utc.timestamp()
 
 
 def _private(key: str) -> ec.EllipticCurvePrivateKey:

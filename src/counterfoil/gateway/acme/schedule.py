@@ -29,6 +29,8 @@ ASK_SECONDS: Final = (60.0, 86_400.0)
 """Between two questions about renewal, whatever the directory says (RFC 9773, section 4.3.2)."""
 ASK_AGAIN_SECONDS: Final = 6 * 3600.0
 """After a question that was not answered (RFC 9773, section 4.3.3)."""
+FURTHEST_SECONDS: Final = 2 * 86_400.0
+"""Longer than any wait: twice that for the next question about renewal, which is the longest."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +76,9 @@ class Allowance:
 
     def wait(self, now: float) -> float:
         """Seconds until one may be made; 0 takes it."""
-        full_at = max(self._full_at, now)
+        # Never further than when all were made just now: the clock may have been set back.
+        full_at = min(max(self._full_at, now), now + self._burst * self._seconds)
+        self._full_at = full_at
         wait = full_at + self._seconds - now - self._burst * self._seconds
         if wait > 0:
             return wait
@@ -82,9 +86,15 @@ class Allowance:
         return 0.0
 
 
-def by_lifetime(not_before: float, not_after: float, draw: float) -> float:
-    """When to renew a certificate whose directory says nothing of it."""
-    return not_before + (not_after - not_before) * (RENEWAL_SHARE - JITTER_SHARE * draw)
+def by_lifetime(issued_at: float, lifetime: tuple[float, float], draw: float) -> float:
+    """When to renew a certificate whose directory says nothing of it.
+
+    `lifetime` is from when until when it is good. Directories date it back, by an hour say, so
+    `issued_at` is when it came.
+    """
+    not_before, not_after = lifetime
+    chosen = not_before + (not_after - not_before) * (RENEWAL_SHARE - JITTER_SHARE * draw)
+    return max(chosen, _rested(issued_at, lifetime))
 
 
 def by_window(
@@ -92,15 +102,26 @@ def by_window(
 ) -> float:
     """When to renew a certificate whose directory suggests a `window` (RFC 9773, section 4.2).
 
-    `lifetime` is from when until when it is good. Directories date it back, by an hour say, so
-    `issued_at` is when it came.
+    `lifetime` and `issued_at` are as for `by_lifetime`.
     """
     start, end = window
     not_before, not_after = lifetime
-    life = not_after - not_before
     chosen = start + max(0.0, end - start) * draw
-    rested = issued_at + min(REST_SECONDS, life / 3)
-    return min(max(chosen, rested), not_after - life * LAST_SHARE)
+    last = not_after - (not_after - not_before) * LAST_SHARE
+    return max(min(chosen, last), _rested(issued_at, lifetime))
+
+
+def _rested(issued_at: float, lifetime: tuple[float, float]) -> float:
+    """When a certificate may be renewed at the earliest, however little of its life is left: a
+    directory that gives such ones would be asked without an end."""
+    not_before, not_after = lifetime
+    return issued_at + min(REST_SECONDS, (not_after - not_before) / 3)
+
+
+def is_believed(at: float, now: float) -> bool:
+    """Whether a moment that was written down to wait for can have been meant: no wait is as long as
+    `FURTHEST_SECONDS`, so one that is further away is a clock's that was wrong."""
+    return at <= now + FURTHEST_SECONDS
 
 
 def ask_again(said_seconds: float) -> float:
