@@ -1,4 +1,4 @@
-"""Early data (0-RTT): what a client sends before anybody knows that it isn't a recording."""
+"""Early data (0-RTT) over HTTP/3: what comes before anybody knows that it isn't a recording."""
 
 import socket
 import threading
@@ -255,8 +255,8 @@ def test_a_request_that_waits_is_served_through_a_reload_and_a_drain(tmp_path: P
 def test_without_the_setting_there_is_no_early_data(tmp_path: Path) -> None:
     with secure(tmp_path, answer) as gateway:
         assert session(gateway).max_early_data_size is None
-    with pytest.raises(ValueError, match="http3 = true"):
-        GatewayConfig(early_data=True)
+    with pytest.raises(ValueError, match="early_data needs TLS"):
+        GatewayConfig(early_data=True, tls="off")
 
 
 def test_what_a_proxy_before_took_early_is_marked_or_refused() -> None:

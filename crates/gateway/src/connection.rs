@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use crate::client::{Client, Ending};
 use crate::door::{Door, Place};
+use crate::early_data::Handshake;
 use crate::http2;
 use crate::io::{ClientIo, Keeping};
 use crate::request_body::RequestBody;
@@ -45,12 +46,20 @@ pub enum Spoken {
     Http2,
 }
 
+/// What TLS has settled about a connection; nothing without TLS.
+#[derive(Default)]
+pub struct Agreed {
+    pub spoken: Option<Spoken>,
+    /// Where requests are served before it is complete.
+    pub handshake: Option<Handshake>,
+}
+
 /// Serve a client until it goes, or has to go.
 pub async fn serve<I, S, F>(
     shared: Arc<Shared>,
     client: Arc<Client>,
     mut io: I,
-    agreed: Option<Spoken>,
+    agreed: Agreed,
     door: &Door,
     _place: Place,
     serve: S,
@@ -61,7 +70,7 @@ pub async fn serve<I, S, F>(
 {
     let _connected = shared.connected();
     let watching = tokio::spawn(Arc::clone(&client).watch(door.patience, shared.phase(), door.last));
-    let mut spoken = agreed;
+    let Agreed { mut spoken, handshake } = agreed;
     loop {
         let Some(read) = first_bytes(&mut io, &client, spoken.is_none()).await else {
             // The client hears that this is the end, unless it has gone first.
@@ -71,7 +80,7 @@ pub async fn serve<I, S, F>(
         let begins = if read.starts_with(PREFACE) { Spoken::Http2 } else { Spoken::Http1 };
         let client_io = ClientIo::new(io, read.freeze(), Arc::clone(&client));
         let spoken = *spoken.get_or_insert(begins);
-        let service = service(Arc::clone(&shared), &client, door, serve);
+        let service = service(Arc::clone(&shared), &client, door, handshake.clone(), serve);
         // On the heap, since connections are large while they are served, and who waits should not be.
         match spoken {
             Spoken::Http1 => {
@@ -126,6 +135,7 @@ fn service<S, F>(
     shared: Arc<Shared>,
     client: &Arc<Client>,
     door: &Door,
+    handshake: Option<Handshake>,
     serve: S,
 ) -> impl Service<
     Request<RequestBody>,
@@ -140,7 +150,11 @@ where
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let (client, alternative) = (Arc::clone(client), door.alternative.clone());
-    service_fn(move |request| {
+    service_fn(move |mut request: Request<RequestBody>| {
+        // What is here before the handshake is complete came in early data, and nothing later did.
+        if let Some(handshake) = handshake.as_ref().filter(|handshake| !handshake.is_complete()) {
+            request.extensions_mut().insert(handshake.clone());
+        }
         // On the heap: hyper moves what it is given three times before it asks for the first time, and an
         // `async` block once more, at some kilobytes for each.
         let answer = Box::pin(serve(Arc::clone(&shared), Arc::clone(&client), request));

@@ -19,11 +19,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::Client;
-use crate::connection::{self, Spoken};
+use crate::connection::{self, Agreed, Spoken};
 use crate::door::{Door, Patience, Place, Places};
+use crate::early_data::{self, Accepted};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
 use crate::shared::{Phase, Shared};
@@ -93,11 +95,17 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
         (Some(tls), true) => {
             let header = format!("h3=\":{}\"; ma={REMEMBERED}", address.port());
             alternative = HeaderValue::from_str(&header).ok();
-            let tls = if config.early_data { tls.speaking_early(&[b"h3"]) } else { tls.speaking(&[b"h3"]) };
+            let tls =
+                if config.early_data { tls.speaking_early_by_quic(&[b"h3"]) } else { tls.speaking(&[b"h3"]) };
             Some(http3::config(tls, &config.clients)?)
         }
     };
-    let tls = tls.map(|tls| tls.speaking(&[b"h2", b"http/1.1", certificates::PROOF]));
+    let spoken: [&[u8]; 3] = [b"h2", b"http/1.1", certificates::PROOF];
+    // Sessions that other gateways resume get no early data: who shares a secret wants to share them.
+    let tls = tls.map(|tls| match config.early_data && config.ticket_secret.is_none() {
+        true => tls.speaking_early_by_tcp(&spoken),
+        false => tls.speaking(&spoken),
+    });
     let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     let patience = Patience::new(&config.clients)?;
     let places = Arc::new(Places::new(&config.clients));
@@ -311,7 +319,9 @@ where
         async move {
             let Ok(client) = client else { return };
             match door.tls.clone() {
-                None => connection::serve(shared, client, stream, None, &door, place, serve).await,
+                None => {
+                    connection::serve(shared, client, stream, Agreed::default(), &door, place, serve).await
+                }
                 // On the heap, where plain connections don't take its room.
                 Some(tls) => Box::pin(secure(shared, client, stream, tls, door, place, serve)).await,
             }
@@ -403,21 +413,37 @@ async fn secure<S, F>(
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
+    let deadline = Instant::now() + door.patience.head;
     // On the heap both times, since each layer of what serves the connection would have room for it,
     // more than a KiB: a handshake that is over takes none, and a connection takes it once.
-    let handshake = Box::pin(tls.accept(stream));
-    if let Ok(Ok(stream)) = tokio::time::timeout(door.patience.head, handshake).await {
-        let mut stream = Box::new(stream);
-        // What was agreed on is spoken, and nothing that looks otherwise.
-        let agreed = match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Spoken::Http2,
-            Some(certificates::PROOF) => {
-                // The handshake was all that the directory wanted to see; it may be gone already.
-                let _ = stream.shutdown().await;
-                return;
+    match timeout_at(deadline, Box::pin(early_data::accept(tls, stream, &client, deadline))).await {
+        Ok(Ok(Accepted::Complete(mut stream))) => match agreed(stream.get_ref().1.alpn_protocol()) {
+            Some(spoken) => {
+                let agreed = Agreed { spoken: Some(spoken), handshake: None };
+                connection::serve(shared, client, stream, agreed, &door, place, serve).await;
             }
-            _ => Spoken::Http1,
-        };
-        connection::serve(shared, client, stream, Some(agreed), &door, place, serve).await;
+            // The directory may be gone already.
+            None => _ = stream.shutdown().await,
+        },
+        Ok(Ok(Accepted::Early { mut stream, protocol, handshake })) => match agreed(protocol.as_deref()) {
+            Some(spoken) => {
+                let agreed = Agreed { spoken: Some(spoken), handshake: Some(handshake) };
+                let serving = connection::serve(shared, client, stream, agreed, &door, place, serve);
+                // By itself, where connections without early data don't take its room.
+                Box::pin(serving).await;
+            }
+            None => _ = stream.shutdown().await,
+        },
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// What is spoken once ALPN has agreed on `protocol`: that, and nothing that looks otherwise. Nothing if the
+/// handshake is all that the client, an ACME directory, wants to see.
+fn agreed(protocol: Option<&[u8]>) -> Option<Spoken> {
+    match protocol {
+        Some(b"h2") => Some(Spoken::Http2),
+        Some(certificates::PROOF) => None,
+        _ => Some(Spoken::Http1),
     }
 }

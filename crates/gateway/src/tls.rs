@@ -1,8 +1,8 @@
 //! TLS 1.3 towards clients: what is spoken inside, and how sessions are resumed.
 //!
 //! Certificates are chosen by name (`certificates.rs`). Sessions are resumed by tickets that all
-//! gateways read (`tickets.rs`), or over QUIC, where early data (0-RTT) is configured, by those that this
-//! one remembers (`sessions.rs`). What may be done with a request in early data is in `early_data.rs`.
+//! gateways read (`tickets.rs`), or where early data (0-RTT) is configured, by those that this one
+//! remembers (`sessions.rs`). What may be done with a request in early data is in `early_data`.
 
 use std::sync::Arc;
 
@@ -14,6 +14,10 @@ use crate::certificates::{Certificates, Table};
 use crate::config::Config;
 use crate::sessions::Sessions;
 use crate::tickets::Tickets;
+
+/// Bytes of early data that a client of TCP may send: some requests without bodies, or one with the
+/// largest head that browsers send. They are held until they are read or the handshake ends.
+const EARLY_DATA: u32 = 16 * 1024;
 
 /// How TLS is spoken with clients.
 pub struct Tls {
@@ -47,13 +51,28 @@ impl Tls {
         tls
     }
 
-    /// The same for QUIC, with early data and sessions that only this gateway resumes, each once.
-    pub fn speaking_early(&self, protocols: &[&[u8]]) -> ServerConfig {
+    /// The same with early data, for QUIC.
+    pub fn speaking_early_by_quic(&self, protocols: &[&[u8]]) -> ServerConfig {
+        let mut tls = self.remembering(protocols);
+        // What QUIC wants said of early data (RFC 9001, section 4.6.1): its windows bound it.
+        tls.max_early_data_size = u32::MAX;
+        tls
+    }
+
+    /// The same with early data, for TCP.
+    pub fn speaking_early_by_tcp(&self, protocols: &[&[u8]]) -> ServerConfig {
+        let mut tls = self.remembering(protocols);
+        tls.max_early_data_size = EARLY_DATA;
+        // Answers to it don't wait for the handshake either.
+        tls.send_half_rtt_data = true;
+        tls
+    }
+
+    /// With sessions that only this gateway resumes, each once: to others rustls gives no early data.
+    fn remembering(&self, protocols: &[&[u8]]) -> ServerConfig {
         let mut tls = self.speaking(protocols);
         tls.ticketer = Arc::clone(&self.plain.ticketer);
         tls.session_storage = Arc::new(Sessions::default());
-        // What QUIC wants said of early data (RFC 9001, section 4.6.1): its windows bound it.
-        tls.max_early_data_size = u32::MAX;
         tls
     }
 }

@@ -335,9 +335,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """HTTP/3 (QUIC) as well, on the UDP port of the same number: clients learn of it by the Alt-Svc
     header of their answers. Needs TLS, and a firewall that lets UDP through."""
     early_data: bool = False
-    """Requests in the first datagrams of clients that come back (0-RTT), over HTTP/3: those of safe
+    """Requests that clients which come back send with their first flight (0-RTT): those of safe
     methods don't wait for the handshake, and what is recorded and sent again is let in by nobody.
-    Sessions of HTTP/3 are then resumed at this gateway alone, each once."""
+    Sessions are then resumed at this gateway alone, each once. Beside `ticket_secret`, by which
+    gateways share those of TCP, it is for HTTP/3."""
     clients: Clients = Clients()
     start_wait_seconds: float = 5.0
     """How long a gateway that starts leaves its port alone while the routes' services have no
@@ -390,8 +391,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         self._check_proxies()
         if self.http3 and self.tls == "off":
             raise ValueError('http3 needs TLS: set tls = "development", or leave http3 out')
-        if self.early_data and not self.http3:
-            raise ValueError("early_data is for HTTP/3: set http3 = true, or leave early_data out")
+        if self.early_data and self.tls == "off":
+            raise ValueError('early_data needs TLS: set tls = "development", or leave it out')
+        if self.early_data and self.ticket_secret and not self.http3:
+            raise ValueError(
+                "early_data needs sessions that this gateway alone resumes, and ticket_secret "
+                "shares those of TCP: leave one of them out, or set http3 = true to have it there"
+            )
         if self.tls == "off" and (self.certificates or self.ticket_secret or self.acme):
             raise ValueError(
                 'certificates, acme and ticket_secret need TLS: set tls = "development"'

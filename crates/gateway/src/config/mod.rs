@@ -39,7 +39,7 @@ pub struct Config {
     pub ticket_secret: Option<String>,
     /// HTTP/3 as well, on the same port of UDP.
     pub http3: bool,
-    /// Early data (0-RTT) over HTTP/3.
+    /// Early data (0-RTT): over HTTP/3, and without `ticket_secret` over TCP.
     pub early_data: bool,
     pub clients: Clients,
     pub threads: usize,

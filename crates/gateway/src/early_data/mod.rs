@@ -1,5 +1,7 @@
 //! Requests in early data (0-RTT), which might be somebody's recording of them, and 425 (RFC 8470).
 //!
+//! Early data comes over QUIC, and over TCP (`accept.rs`, `stream.rs`); what follows holds for both.
+//!
 //! What a client sends along with the first flight of a handshake is only known to be its own, and to be
 //! new, once the handshake is complete. This gateway takes early data once at most, since it forgets a
 //! session with its first resumption (`sessions.rs`); but a client may be made to send the same request
@@ -11,14 +13,19 @@
 //! may answer 425, which is passed on. A proxy before this gateway may have taken early data as well and
 //! marks what it did; to its handshake nobody here can wait, so there it is 425 for what isn't safe.
 
+mod accept;
+mod stream;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
-use hyper::header::HeaderName;
+use hyper::header::{self, HeaderName};
 use hyper::http::request::Parts;
 use tokio::sync::watch;
 
 use crate::respond::Problem;
+
+pub use accept::{Accepted, accept};
 
 /// Its only value is 1; any other means the same (RFC 8470, section 5.1).
 pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
@@ -34,7 +41,7 @@ impl Handshake {
         (complete, Self(handshake))
     }
 
-    fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         *self.0.borrow()
     }
 
@@ -66,7 +73,9 @@ pub enum Early<'a> {
 impl<'a> Early<'a> {
     pub fn of(parts: &'a Parts, allowed: bool) -> Self {
         let told = parts.headers.contains_key(EARLY_DATA);
-        let passes = allowed && parts.method.is_safe();
+        // A tunnel carries what nobody here can tell to be safe, in whichever protocol it is asked for.
+        let tunnel = parts.headers.contains_key(header::UPGRADE);
+        let passes = allowed && parts.method.is_safe() && !tunnel;
         let open = || parts.extensions.get::<Handshake>().filter(|handshake| !handshake.is_complete());
         match (told, passes) {
             (true, true) => Self::Marked,
@@ -166,6 +175,9 @@ mod tests {
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::CONNECT] {
             assert!(matches!(Early::of(&parts(method, None, Some(&handshake)), true), Early::Waits(_)));
         }
+        let mut tunnel = parts(Method::GET, None, Some(&handshake));
+        tunnel.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        assert!(matches!(Early::of(&tunnel, true), Early::Waits(_)));
         assert!(matches!(Early::of(&parts(Method::POST, None, None), false), Early::Settled));
     }
 
