@@ -98,7 +98,8 @@ class KafkaLog:
         declare_schemas(topics, self._registry)
         wanted = {topic.name: topic.partitions for topic in topics}
         for kept, compacted in {(topic.retention_seconds, topic.compacted) for topic in topics}:
-            settings = {} if kept is None else {"retention.ms": str(kept * 1_000)}
+            # For ever is said, too: brokers keep for a week what nothing is said of.
+            settings = {"retention.ms": "-1" if kept is None else str(kept * 1_000)}
             if compacted:
                 settings["cleanup.policy"] = "compact" if kept is None else "compact,delete"
             self._create(
