@@ -15,6 +15,8 @@ from upstream import OK, Asked, gateway, sized
 from counterfoil.gateway.compression import Compression
 
 READERS = 20
+ANSWERS = 10
+"""That each of them asks for at a time, where it can."""
 BODY = 64 * 1024 * 1024
 PER_READER = {
     "identity": 64 * 1024,
@@ -87,6 +89,39 @@ def test_slow_readers_of_large_answers_hold_little_memory(coding: str) -> None:
         received, whole = 0, BODY if coding == "identity" else BODY // 64
         while received < whole:
             received += len(slow[0].recv(1 << 20))
+
+
+def frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
+    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return len(content).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + content
+
+
+def test_slow_readers_of_many_answers_on_a_connection_hold_little_memory() -> None:
+    command = [sys.executable, "-c", SERVER, str(BODY)]
+    room = (2**30).to_bytes(4)  # nothing is held back by windows
+    ask = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"\0\4" + room)
+    ask += frame(8, 0, 0, room)
+    for stream in range(1, 2 * ANSWERS, 2):
+        ask += frame(1, 5, stream, b"\x82\x86\x04\x02/x\x01\x01h")  # GET http://h/x
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as server,
+        gateway(lambda _, __: None) as (_, _, plane),
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(server.terminate)
+        assert server.stdout is not None
+        plane.set_endpoints("s", [("s-1", f"127.0.0.1:{int(server.stdout.readline())}")])
+
+        def readers(number: int) -> None:
+            opened = [stack.enter_context(connect(plane.listen)) for _ in range(number)]
+            for each in opened:
+                each.sendall(ask)
+            wait_until_stalled(opened)
+
+        readers(1)
+        before = resident()
+        readers(READERS)
+        assert resident() - before < READERS * ANSWERS * PER_READER["identity"]
 
 
 def test_a_client_that_pauses_is_answered_wherever_it_paused() -> None:

@@ -7,6 +7,7 @@
 //! What a client makes the gateway do without asking for anything is bounded by h2, with the numbers
 //! below: heads, streams, windows, resets. It ends a connection that goes beyond them.
 
+mod beginnings;
 mod exchange;
 mod received;
 mod tunnelled;
@@ -20,7 +21,6 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::yield_now;
 
 use crate::client::{Client, Ending};
 use crate::door::Patience;
@@ -32,17 +32,14 @@ use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, STREAM_WINDOW, STREAMS};
 pub use received::Received;
 pub use tunnelled::{Handover, Tunnelled};
 
-/// What is kept of an answer beyond what the client has room for, for each stream.
-const SEND_BUFFER: usize = 64 * 1024;
+/// What is kept of an answer for a client that has room for it and takes it later, for each stream: two parts, so that
+/// one is there when the other has left. What a client never takes was read and is held for nothing.
+const SEND_BUFFER: usize = 16 * 1024;
 /// Requests that a client may give up before they were looked at (rapid reset, CVE-2023-44487): a
 /// browser that leaves a page gives up a few in one packet.
 const RESET_EARLY: usize = 20;
 /// Requests that may be reset for their client's errors before its connection ends.
 const RESET_FOR_ERRORS: usize = 100;
-/// Requests of one connection that begin in one pass over those who are ready: whoever asks for one
-/// thing doesn't wait for all that another asks for at once.
-const BEGUN: u32 = 16;
-
 /// Serve a client's requests until it goes or has to go.
 pub async fn serve<I, S>(client: &Arc<Client>, io: ClientIo<I>, service: S, patience: Patience)
 where
@@ -57,7 +54,6 @@ where
         _ = poll_fn(|cx| client.poll_ending(ending, cx)) => return,
     };
     let Ok(mut connection) = greeted else { return };
-    let mut begun = 0;
     loop {
         let next = tokio::select! {
             biased;
@@ -78,10 +74,7 @@ where
             continue;
         }
         tokio::spawn(exchange::serve(client, request, respond, &service, patience));
-        begun += 1;
-        if begun % BEGUN == 0 {
-            yield_now().await;
-        }
+        beginnings::pace().await;
     }
 }
 
