@@ -185,7 +185,7 @@ def test_kafka_is_told_how_long_to_keep(engine: Callable[[str], RunningEngine]) 
     servers = engine("kafka").address
     KafkaEvents(servers, "", None, application).log().declare([SHORT, Topic("other", Paid)])
     names = [f"{application}.{name}" for name in ("paid", "other")]
-    settings(servers, names, "retention.ms", ["10000", "604800000"])
+    settings(servers, names, "retention.ms", ["-1", "10000"])
 
 
 def settings(servers: str, topics: list[str], name: str, values: list[str]) -> list[dict[str, str]]:
