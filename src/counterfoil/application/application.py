@@ -116,8 +116,8 @@ class Application:
     ) -> Topic[Event]:
         """Declare a topic of typed events, ordered by key, that are kept for a time.
 
-        Without one they are kept for ever in the embedded log, and on Kafka as long as the brokers
-        keep what nothing was said of. The proof counts what is in the log: keep what it is to find.
+        Without one they are kept for ever. The proof counts what is in the log: keep what it is to
+        find.
 
         Of a `compacted` topic the newest event of each key is enough, as for a pipeline that keeps
         it as a table: Kafka forgets the older ones, and none of the newest.

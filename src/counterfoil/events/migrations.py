@@ -37,7 +37,7 @@ _TRANSACTIONAL: Final = re.compile(
 class Migration:
     """One change of a service's tables; `what` says in a few words what it does.
 
-    `scripts` are its statements, in SQL for [both databases](../../../docs/events.md). One that
+    `scripts` are its statements, in SQL for both databases (docs/events.md). One that
     `expands` leaves tables with which the version of the application before it works as well.
 
     Raises:
