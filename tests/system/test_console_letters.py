@@ -43,8 +43,8 @@ def page(tmp_path: Path) -> Page:
 def test_a_trace_tells_where_a_payment_was_given_up(page: Page) -> None:
     unit = page.host.state.service("payments")
     service = sqlite3.connect(unit)
-    service.execute("CREATE TABLE outbox (seq, event_id, key, headers, created_us)")
-    service.execute("INSERT INTO outbox VALUES (1, ?, 'c', '{}', 1)", [LARGE])
+    service.execute("CREATE TABLE outbox (seq, event_id, topic, key, headers, created_us)")
+    service.execute("INSERT INTO outbox VALUES (1, ?, 'payments', 'c', '{}', 1)", [LARGE])
     service.commit()
     service.close()
     (letter,) = [each for each in page.get(f"/api/trace/{LARGE}")["steps"] if each["letter"]]
