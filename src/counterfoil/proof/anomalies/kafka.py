@@ -53,6 +53,8 @@ BUGGY: Final = 0.5
 POLLED: Final = 20
 """Records of one poll, at most."""
 POLL_SECONDS: Final = 0.05
+PATIENCE: Final = 10
+"""Polls that a seeded bug makes until one brings something."""
 CALL_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 60.0
 """How long the cluster may take to answer after the last fault."""
@@ -150,7 +152,7 @@ class _Client:
                 if placed:
                     self._place()
                     if self._strikes("skip-placed"):
-                        self._took(self._consumer.consume(POLLED, POLL_SECONDS))
+                        self._pass_over()
                 transaction = self._transaction(placed=placed)
                 seen.append(transaction)
                 placed = transaction.outcome != "committed"
@@ -210,6 +212,12 @@ class _Client:
                 self._next[partition] = max(following - 5, 0)
             self._place()
         return self._took(self._consumer.consume(POLLED, POLL_SECONDS))
+
+    def _pass_over(self) -> None:
+        """Read something, if there is something, and say nothing of it."""
+        for _ in range(PATIENCE):  # a consumer that was just placed begins with nothing
+            if self._took(self._consumer.consume(POLLED, POLL_SECONDS)):
+                return
 
     def _took(self, messages: list[Message]) -> list[Place]:
         places: list[Place] = []
