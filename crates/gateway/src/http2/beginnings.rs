@@ -9,8 +9,8 @@ use std::cell::Cell;
 
 use tokio::task::yield_now;
 
-/// Requests that begin in one pass before connections wait for their turns: a page's.
-const BEGUN: u32 = 16;
+/// Requests that begin in one pass before connections wait for their turns: a few pages.
+const BEGUN: u32 = 64;
 
 thread_local! {
     /// Begun on this worker since the count was last set back.
