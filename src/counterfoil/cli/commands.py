@@ -270,19 +270,17 @@ def trace(
     identity
         The id that the service answered with, or the Idempotency-Key of the request.
     """
-    from counterfoil.application import StateFolder, load_application  # noqa: PLC0415
-    from counterfoil.cli.inspection import events_of  # noqa: PLC0415
+    from counterfoil.application import StateFolder  # noqa: PLC0415
+    from counterfoil.cli.inspection import application_and_events  # noqa: PLC0415
     from counterfoil.cli.verdict import print_trace  # noqa: PLC0415
     from counterfoil.proof.stores import open_stores  # noqa: PLC0415
     from counterfoil.proof.trace import trace as follow  # noqa: PLC0415
     from counterfoil.supervisor import last_configuration  # noqa: PLC0415
 
     files = StateFolder(state_folder(path, state))
-    configuration = last_configuration(path, files)
-    application = load_application(path.resolve(), configuration.application.module)
-    stores = open_stores(application.name, configuration, files)
-    log = events_of(path, files.root).log()
-    found = follow(application, stores, log, identity)
+    application, events = application_and_events(path, files.root)
+    stores = open_stores(application.name, last_configuration(path, files), files)
+    found = follow(application, stores, events.log(), identity)
     print_trace(identity, found, as_json=as_json)
     if application.counterfoils is None:
         sys.stderr.write(
