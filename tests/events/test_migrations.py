@@ -222,3 +222,8 @@ def test_a_script_is_divided_where_statements_end_and_nowhere_else() -> None:
         trigger,
         "/* ; */ SELECT 1 -- done",
     ]
+
+
+def test_a_schema_that_is_no_sql_is_refused_by_what_the_database_says(database: Database) -> None:
+    with pytest.raises(MigrationRefused, match=r"the schema can't be applied: .*CREAT"):
+        bring(database, schema=("CREAT TABLE orders (id INTEGER)",))

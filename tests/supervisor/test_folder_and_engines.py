@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from counterfoil.application import EnginesConfig, StateFolder, load, load_application
@@ -11,6 +12,7 @@ from counterfoil.application.state import write_json
 from counterfoil.cli import main
 from counterfoil.cli.engines import exported
 from counterfoil.supervisor import EngineRefused, hold_to, last_configuration, write_engines
+from counterfoil.supervisor.engines import check_clients
 from counterfoil.supervisor.plan import assign_addresses, configured_engines, plan
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
@@ -97,3 +99,25 @@ def test_the_line_that_exports_passwords_sets_both_in_a_new_shell(tmp_path: Path
         env={"PATH": "/usr/bin:/bin", "PGPASSWORD": "before"},
     )
     assert done.stdout == "open sesame,open sesame\n"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "module", "extra"),
+    [
+        (EnginesConfig(events="kafka"), "confluent_kafka", "kafka"),
+        (EnginesConfig(events="kafka"), "psycopg", "kafka"),
+        (EnginesConfig(reports="spark"), "pyspark", "spark"),
+        (EnginesConfig(schemas="registry"), "confluent_kafka", "registry"),
+    ],
+)
+def test_an_engine_whose_client_is_not_installed_is_refused_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, chosen: EnginesConfig, module: str, extra: str
+) -> None:
+    def find_spec(name: str) -> object | None:
+        return None if name == module else object()
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    configuration = msgspec.structs.replace(load(SHOP, engines=""), engines=chosen)
+    with pytest.raises(EngineRefused, match=rf"needs the package {module}\n.*\[{extra}\]"):
+        check_clients(configuration)
+    check_clients(msgspec.structs.replace(configuration, engines=EnginesConfig()))

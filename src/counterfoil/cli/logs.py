@@ -44,7 +44,7 @@ def logs(
     from counterfoil.application import StateFolder  # noqa: PLC0415
     from counterfoil.cli.output import write_json  # noqa: PLC0415
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415
-    from counterfoil.supervisor.log_tail import log_tail  # noqa: PLC0415
+    from counterfoil.supervisor import START, log_tail  # noqa: PLC0415
 
     files = StateFolder(state_folder(path, state))
     file = files.process_log(process)
@@ -52,7 +52,7 @@ def logs(
     if process not in known:
         raise CounterfoilError(
             f"no process {process!r} has written to {file.parent}",
-            hint=f"one of {', '.join(known)}" if known else "counterfoil up",
+            hint=f"one of {', '.join(known)}" if known else START,
         )
     found = log_tail(file, lines)
     if as_json and follow:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from counterfoil.application import StateFolder
 from counterfoil.errors import CounterfoilError
-from counterfoil.supervisor import Addresses, last_addresses
+from counterfoil.supervisor import START, Addresses, last_addresses
 
 T = TypeVar("T")
 
@@ -60,5 +60,5 @@ def addresses(files: StateFolder) -> Addresses:
         CounterfoilError: nothing runs.
     """
     if not is_running(files):
-        raise CounterfoilError(f"nothing runs in {files.root}", hint="start it: counterfoil up")
+        raise CounterfoilError(f"nothing runs in {files.root}", hint=START)
     return last_addresses(files)

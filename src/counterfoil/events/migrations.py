@@ -94,7 +94,7 @@ def migrate(
     planned = _planned(schema, migrations)
     found = applied(database)
     if not found and not migrations:
-        database.create(schema)
+        _create(database, schema)
         return []
     _check(found, planned)
     done: list[Applied] = []
@@ -103,6 +103,17 @@ def migrate(
             done.append(next_one)
         found = applied(database)
     return done
+
+
+def _create(database: Database, schema: Sequence[str]) -> None:
+    try:
+        database.create(schema)
+    except StoreUnavailable:
+        raise
+    except Exception as error:
+        raise MigrationRefused(
+            f"the schema can't be applied: {error}", hint="correct the SQL of its `schema`"
+        ) from error
 
 
 def applied(database: Database) -> list[Applied]:

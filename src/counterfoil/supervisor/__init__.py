@@ -15,7 +15,13 @@ from counterfoil.supervisor.engines import (
 from counterfoil.supervisor.folder_lock import AlreadyRunning
 from counterfoil.supervisor.host import LEASE_SECONDS
 from counterfoil.supervisor.log_tail import LogTail, log_tail
-from counterfoil.supervisor.plan import Addresses, AddressInUse, configured_engines, last_addresses
+from counterfoil.supervisor.plan import (
+    START,
+    Addresses,
+    AddressInUse,
+    configured_engines,
+    last_addresses,
+)
 from counterfoil.supervisor.supervisor import (
     Child,
     DidNotStart,
@@ -24,6 +30,7 @@ from counterfoil.supervisor.supervisor import (
 
 __all__ = [
     "LEASE_SECONDS",
+    "START",
     "AddressInUse",
     "Addresses",
     "AlreadyRunning",

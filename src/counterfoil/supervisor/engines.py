@@ -1,8 +1,10 @@
 """Opens and checks the engines that an application's configuration names."""
 
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -41,6 +43,31 @@ _PASSWORDS = {
     "etcd": "ETCD_PASSWORD",
     "registry": "REGISTRY_PASSWORD",
 }
+
+
+_EXTRAS: Final = (
+    ("events", "kafka", "kafka", ("confluent_kafka", "psycopg")),
+    ("reports", "spark", "spark", ("pyspark",)),
+    ("schemas", "registry", "registry", ("confluent_kafka",)),
+)
+"""Part, its engine, the extra that brings that engine's clients, and their modules."""
+
+
+def check_clients(configuration: Configuration) -> None:
+    """Refuse engines whose clients are missing, before any server is fetched or started.
+
+    Raises:
+        EngineRefused: names the package, and the extra that brings it.
+    """
+    for part, engine, extra, modules in _EXTRAS:
+        if getattr(configuration.engines, part) != engine:
+            continue
+        for module in modules:
+            if importlib.util.find_spec(module) is None:
+                raise EngineRefused(
+                    f'[engines] {part} = "{engine}" needs the package {module}',
+                    hint=f"install counterfoil[{extra}]",
+                )
 
 
 def secret(engine: str, configuration: Configuration, state: StateFolder) -> str | None:

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -15,6 +16,9 @@ from counterfoil.engines import ENGINES, free_port, server
 from counterfoil.engines.server import HOST
 from counterfoil.errors import CounterfoilError
 from counterfoil.events import EventsError, KafkaEvents
+
+START: Final = "start the application: counterfoil up PATH"
+"""What to do about a command that needs one that runs, or has run."""
 
 
 class AddressInUse(CounterfoilError):
@@ -68,7 +72,7 @@ def last_addresses(state: StateFolder) -> Addresses:
     try:
         return msgspec.json.decode(state.addresses.read_bytes(), type=Addresses)
     except FileNotFoundError:
-        raise CounterfoilError(f"nothing has run in {state.root}", hint="counterfoil up") from None
+        raise CounterfoilError(f"nothing has run in {state.root}", hint=START) from None
 
 
 def real_engines(configuration: Configuration) -> list[str]:

@@ -31,6 +31,7 @@ from counterfoil.events import Applied
 from counterfoil.supervisor import folder_lock, guard
 from counterfoil.supervisor.engines import (
     EngineRefused,
+    check_clients,
     check_data,
     check_engines,
     hold_to,
@@ -202,6 +203,7 @@ class Supervisor:
         application = load_application(self.folder, configuration.application.module)
         self.loaded = application, configuration
         _check_reports(application)
+        check_clients(configuration)
         processes = plan(application, configuration)
         with folder_lock.opened(self.state) as lock:
             await folder_lock.take(lock, self.state)
