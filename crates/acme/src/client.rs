@@ -11,6 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Error;
+use crate::transport::Transport;
 
 /// Between two looks at an order, at first; each wait is a half longer than the last, unless the directory
 /// says how long to wait.
@@ -247,11 +248,7 @@ fn not_offered() -> Error {
 }
 
 fn builder(ca_file: Option<&str>) -> Result<AccountBuilder, Error> {
-    match ca_file {
-        None => Ok(Account::builder()?),
-        Some(path) => Account::builder_with_root(path)
-            .map_err(|error| Error::refused(format!("{path} holds no authority: {error}"))),
-    }
+    Ok(Account::builder_with_http(Box::new(Transport::new(ca_file)?)))
 }
 
 fn leaf(certificate: &str) -> Result<CertificateDer<'static>, Error> {

@@ -8,6 +8,7 @@
 
 mod client;
 mod error;
+mod transport;
 
 pub use client::{Client, External, Window};
 pub use error::Error;
