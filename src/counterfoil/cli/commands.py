@@ -82,7 +82,7 @@ def up(
     Parameters
     ----------
     free_ports
-        Take free ports in place of the configured ones.
+        Take free ports in place of the configured ones; no certificates are ordered then.
     """
     from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
     from counterfoil.supervisor import Child, Supervisor, open_events  # noqa: PLC0415

@@ -87,7 +87,9 @@ def open_when_known(host: Host, plane: "DataPlane", look: Callable[[], None]) ->
 
 def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
     """The gateway's part of a configuration, with what this run settled in place of what the file
-    says: its addresses, and the development issuer if there is one."""
+    says: its addresses, and the development issuer if there is one. On free ports, as a proof runs,
+    no certificates are ordered: a directory looks for names elsewhere, and each try would count
+    against what it allows those names."""
     gateway = configuration.gateway
     issuers = gateway.issuers
     if issuers and configuration.issuer is not None:
@@ -100,6 +102,7 @@ def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
         # A change is told to the data plane, which refuses it.
         listen=host.addresses.gateway if said.listen == started.listen else said.listen,
         admin=host.addresses.admin if said.admin == started.admin else said.admin,
+        acme=None if host.addresses.free_ports else said.acme,
         identity=issuers,
     )
 
@@ -148,7 +151,9 @@ def _keeper(host: Host, plane: "DataPlane") -> "Keeper":
     shared = host.configuration.engines.coordination == "etcd"
     store = SharedStore(host.coordination()) if shared else FolderStore(host.state.acme)
     keeper = Keeper(plane.certify, store)
-    _keep(host, keeper, host.configuration.gateway)
+    if host.configuration.gateway.acme and host.addresses.free_ports:
+        log.info("acme_left_out", reason="a run on free ports orders nothing")
+    _keep(host, keeper, in_force(host, host.configuration))
     return keeper
 
 

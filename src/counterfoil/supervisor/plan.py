@@ -61,6 +61,8 @@ class Addresses(msgspec.Struct, frozen=True):
     """The address of each real engine in use, as clients are given it."""
     servers: dict[str, int] = field(default_factory=dict[str, int])
     """The port of each server of a real engine that runs here, by process."""
+    free_ports: bool = False
+    """Whether others were taken in place of the configured ones."""
 
 
 def last_addresses(state: StateFolder) -> Addresses:
@@ -244,6 +246,7 @@ def assign_addresses(
         own_servers=own_servers and bool(engines),
         engines=engines,
         servers=servers,
+        free_ports=free_ports,
     )
 
 
