@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from counterfoil.application.queries import Queries
 from counterfoil.application.service import Service
 from counterfoil.application.web import scoped_key, web_application
 from counterfoil.events import EmbeddedEvents, ServiceStore, Topic, Unit
+from counterfoil.events.errors import Contended
 
 
 class Order(msgspec.Struct):
@@ -89,6 +91,29 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
     queries.close()
     store.close()
+
+
+def test_a_command_that_is_done_again_gets_its_request_as_it_was_sent(
+    tmp_path: Path,
+) -> None:
+    service, amounts = Service("shop", ()), list[int]()
+
+    @service.post("/orders")
+    def order(request: Order, unit: Unit) -> Ordered:
+        request.amount += 5
+        amounts.append(request.amount)
+        if len(amounts) < 3:
+            raise Contended("another instance waits for this one")
+        return Ordered("1")
+
+    events = EmbeddedEvents(tmp_path)
+    store = ServiceStore(events.service("shop"), (), next_id=lambda: 1, clock_us=lambda: 1)
+    queries = Queries(events, "shop", {})
+    with TestClient(web_application(service, store, queries)) as client:
+        answer = client.post("/orders", json={"amount": 1}, headers={"idempotency-key": "1"})
+    queries.close()
+    store.close()
+    assert (answer.status_code, amounts) == (201, [6, 6, 6])
 
 
 def order(client: TestClient, tenant: str, key: str) -> str:

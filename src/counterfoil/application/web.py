@@ -105,7 +105,7 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
             )
         content = await request.body()
         try:
-            asked = read(request, content)
+            read(request, content)
         except msgspec.ValidationError as error:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except UNREADABLE as error:
@@ -119,6 +119,8 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
         headers = {**who_asks, "idempotency-key": key}
 
         def handle(unit: Unit) -> Reply:
+            # Read again each time: what was rolled back may have changed its request.
+            asked = read(request, content)
             return _reply(command, answered(command.handle, asked, unit, command.answer), unit)
 
         try:
