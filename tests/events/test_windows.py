@@ -112,6 +112,28 @@ def test_a_window_is_told_once_when_it_closes_and_leaves_nothing_behind(events: 
     assert left_over(events) == (1, 1), "what began at 900 s is open"
 
 
+@pytest.mark.parametrize(
+    ("after", "told_then"),
+    [
+        (windowed(Tumbling(60), lateness_seconds=40), {"a 0": "7", "a 60": "8"}),
+        (windowed(Tumbling(120)), {"a 0": "15"}),
+        (windowed(Tumbling(30)), {"a 0": "3", "a 30": "4", "a 60": "8"}),
+        (windowed(Session(300)), {"a 0": "15"}),
+    ],
+    ids=["open for longer", "longer", "shorter", "sessions"],
+)
+def test_open_windows_are_told_though_they_were_declared_otherwise_when_they_began(
+    events: Events, after: Windowed[Read, Sum], told_then: dict[str, str]
+) -> None:
+    fill(events, [Read("a", 10, 1), Read("a", 50, 2)])
+    with running(events, windowed(Tumbling(60)).pipeline()) as runner:
+        to_rest(runner, 2)
+    fill(events, [Read("a", 55, 4), Read("a", 70, 8), Read("a", 9_000, 0)], first=3)
+    with running(events, after.pipeline()) as runner:
+        until(runner, lambda: told(events.pipelines()) == told_then)
+    assert left_over(events) == (1, 1), "the last one is open"
+
+
 def test_hopping_windows_each_hold_an_event(events: Events) -> None:
     fill(events, [Read("a", 70, 1), Read("a", 100, 2), Read("a", 500)])
     with running(events, windowed(Hopping(60, 20)).pipeline()) as runner:

@@ -19,6 +19,7 @@ import msgspec
 from counterfoil.events.effects import Context
 from counterfoil.events.errors import EventsError
 from counterfoil.events.event_time import EventTime
+from counterfoil.events.handlers import check_handler
 from counterfoil.events.lateness import count_late
 from counterfoil.events.pipeline import BATCH, Pipeline
 from counterfoil.events.timers import Timer
@@ -57,6 +58,7 @@ class Windowed(Generic[T, S]):
     merged: Callable[[S, S], S] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        check_handler(self.name, self.fold)
         if self.lateness_seconds < 0:
             raise EventsError(f"{self.name}: lateness must not be negative")
         try:
@@ -77,6 +79,7 @@ class Windowed(Generic[T, S]):
         """Declare what is done with a window: exactly once when it closes."""
         if self.effects is not None:
             raise EventsError(f"{self.name} has two functions for its windows", hint="join them")
+        check_handler(self.name, effects)
         self.effects = effects
         return effects
 
@@ -86,6 +89,7 @@ class Windowed(Generic[T, S]):
         It is given the earlier one first. What it makes of them must not depend on the order in
         which events came, or neither do the results.
         """
+        check_handler(self.name, merged)
         self.merged = merged
         return merged
 
@@ -174,8 +178,13 @@ class Windowed(Generic[T, S]):
         windows = OpenWindows[S](self._decoder, context, timer.key)
         start_us = int(timer.name)
         found = windows.get(start_us)
-        if found is None or found[0] + self._lateness_us > timer.at_us:
-            return  # the dead letter of a timer came back, and the window is another one by now
+        if found is None:
+            return  # the dead letter of a timer came back, and the window has closed since
+        closes_us = found[0] + self._lateness_us
+        if closes_us > timer.at_us:
+            # It has grown since, or windows last longer, or stay open longer, than when it began.
+            windows.close_at(start_us, closes_us)
+            return
         window = windows.window(start_us, final=True)
         windows.take(start_us)
         windows.write()
