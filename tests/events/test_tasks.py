@@ -248,6 +248,11 @@ def test_a_worker_that_lives_keeps_what_it_works_on(events: Events) -> None:
         assert other._take() == 0
     place.now_us += int(place.queue.limit_seconds) * SECOND
     worker._extend()
+    assert other._take() == 0, "a clock that was set forward is no task that hangs"
+    for _ in range(int(place.queue.limit_seconds) // 12):
+        place.now_us += 12 * SECOND
+        worker._extend()
+    place.now_us += int(place.queue.visibility_seconds) * SECOND
     assert other._take() == 1, "what hangs for too long is given to another"
     release.set()
     until(other, lambda: place.left() == 0)

@@ -109,6 +109,24 @@ def test_timers_of_processing_time_fire_without_events(events: Events) -> None:
     assert [key for _, key, _ in order] == ["b", "a", "c"]
 
 
+def test_a_timer_that_another_has_set_fires_though_the_clock_was_set_back(
+    events: Events,
+) -> None:
+    order: list[tuple[int, str, str]] = []
+    clock = Clock()
+    made = pipeline(lambda event, context: None, remember(order))
+    with running(events, made, clock) as runner:
+        assert runner.step() == 0
+        clock.seconds -= 3_600
+        assert runner.step() == 0
+        database = events.pipelines().database
+        timer = ("timed", "a", "due", "processing", clock.now_us(), 1, b"", 0)
+        database.execute("INSERT INTO timers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", timer)
+        clock.seconds += 1
+        until(runner, lambda: bool(order))
+    assert timed(events) == {"a due": str(clock.seconds - 1)}
+
+
 def test_a_timer_is_moved_by_setting_it_again_and_does_not_fire_once_it_is_cancelled(
     events: Events,
 ) -> None:

@@ -89,7 +89,8 @@ class LogPipelineRunner:
             self._exchange.commit(batches, self._outgoing.take())
         else:
             self._exchange.settle()
-        if now_us - self._told_us >= TELL_US and (self._told is None or self._told.done()):
+        told_now = 0 <= now_us - self._told_us < TELL_US  # unless the clock was set back
+        if not told_now and (self._told is None or self._told.done()):
             if self._told is not None:
                 self._told.result()
             self._told = self._telling.submit(self._tell, dict(self._exchange.positions))

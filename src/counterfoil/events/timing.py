@@ -100,7 +100,7 @@ class Timing:
                 if batch.topic in self._first
             }
             self._watermark.look(heard, now_us, exhaustive=exhaustive)
-        if self._share.of > 1 and now_us - self._heard_us >= LOOK_US:
+        if self._share.of > 1 and _is_over(self._heard_us, now_us):
             self._hear(now_us)
         return (
             self._is_due("processing", now_us)
@@ -186,7 +186,7 @@ class Timing:
         if self._share.of == 1 or self._watermark is None:
             return False
         idle = self._watermark.idle
-        return idle != self._told or (bool(idle) and now_us - self._told_us >= LOOK_US)
+        return idle != self._told or (bool(idle) and _is_over(self._told_us, now_us))
 
     def _check_not_over(self) -> None:
         """See that the watermark is still behind what handlers were told it is behind.
@@ -202,7 +202,7 @@ class Timing:
             raise Contended(f"{self._name}: another process has moved the watermark")
 
     def _ask(self, now_us: int) -> None:
-        if self._effects.timers.changed or now_us - self._asked_us >= LOOK_US:
+        if self._effects.timers.changed or _is_over(self._asked_us, now_us):
             self._earliest = self._effects.timers.earliest()
             self._asked_us = now_us
 
@@ -225,3 +225,8 @@ class Timing:
 
     def _taker(self, timer: Timer) -> Callable[[], None]:
         return lambda: self._effects.timers.cancel(timer.key, timer.name)
+
+
+def _is_over(looked_us: int, now_us: int) -> bool:
+    """Whether it is time for another look; a clock that was set back says nothing, so it is."""
+    return not 0 <= now_us - looked_us < LOOK_US

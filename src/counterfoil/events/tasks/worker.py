@@ -51,9 +51,11 @@ class TaskWorker:
         self._changed = threading.Condition()
         """Guards what is worked on and what has ended."""
         self._at_work: dict[int, tuple[Item, Task, int]] = {}
-        """By the identity of an item: with its task, and since when."""
+        """By the identity of an item: with its task, and since when, as `_lived_us` counts."""
         self._ended: list[Item] = []
-        self._extended_us = now_us()
+        self._extended_us = self._looked_us = now_us()
+        self._lived_us = 0
+        """How long this worker has lived: a clock that is set forward is no task that hangs."""
         self._closing = False
         one_try: Parallel[Any, Any] = Parallel(
             queue.consumer,
@@ -121,7 +123,7 @@ class TaskWorker:
             tasks = self._taking.take(now_us, self._lease_us(now_us), room)
         for task in tasks:
             item = self._item(task)
-            self._at_work[id(item)] = (item, task, now_us)
+            self._at_work[id(item)] = (item, task, self._lived_us)
             if item.error is None:
                 self._crew.begin([item])
             else:
@@ -133,12 +135,15 @@ class TaskWorker:
 
     def _extend(self) -> None:
         """Keep what is worked on, but not for ever: what hangs is given to another in the end."""
-        now_us = self._now_us()
-        pause_us = int(self._queue.visibility_seconds * 1_000_000) // EXTENSIONS
+        now_us, visible_us = self._now_us(), int(self._queue.visibility_seconds * 1_000_000)
+        self._lived_us += min(max(now_us - self._looked_us, 0), visible_us)
+        self._looked_us = now_us
+        pause_us = visible_us // EXTENSIONS
         if not self._at_work or 0 <= now_us - self._extended_us < pause_us:
             return  # not while a clock that was set back comes to where it was
         limit_us = int(self._queue.limit_seconds * 1_000_000)
-        kept = [task for _, task, since in self._at_work.values() if now_us - since < limit_us]
+        lived_us = self._lived_us
+        kept = [task for _, task, since in self._at_work.values() if lived_us - since < limit_us]
         with self._store.database.transaction():
             self._taking.extend(kept, self._lease_us(now_us))
         self._extended_us = now_us
