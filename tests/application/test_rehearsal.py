@@ -11,6 +11,7 @@ import pytest
 from counterfoil import Application, Context, Unit, VersionConflict
 from counterfoil.application import load_application
 from counterfoil.cli import scaffold
+from counterfoil.events import EventsError, Topic
 from counterfoil.testing import Rehearsal, RehearsalError
 
 
@@ -44,6 +45,30 @@ def test_a_request_goes_all_the_way(rehearsal: Rehearsal, wallet: ModuleType) ->
     assert rehearsal.balance("ada", "EUR") == -500
     assert rehearsal.balance("bob", "EUR") == 500
     assert rehearsal.query("rehearsed", "SELECT payer, amount FROM transfers") == [("ada", 500)]
+
+
+class Tick(msgspec.Struct, frozen=True):
+    number: int
+
+
+def test_all_events_of_a_topic_are_there_and_what_is_no_topic_is_refused() -> None:
+    app = Application("clock")
+    started = app.topic("started", Tick, partitions=2)
+    ticks = app.topic("ticks", Tick, partitions=2)
+
+    @app.pipeline("tick", started)
+    def tick(event: Tick, context: Context) -> None:
+        for number in range(event.number):
+            context.emit(ticks, Tick(number), key="clock")
+
+    with Rehearsal(app) as rehearsal:
+        rehearsal.send(started, Tick(12_000), key="now")
+        rehearsal.run()
+        assert [event.number for event in rehearsal.events(ticks)] == list(range(12_000))
+        with pytest.raises(RehearsalError, match="by their topic, not by 'ticks'"):
+            rehearsal.events("ticks")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(EventsError, match="no topic 'elsewhere'"):
+            rehearsal.events(Topic("elsewhere", Tick))
 
 
 def test_bad_input_is_answered_as_in_production(rehearsal: Rehearsal, wallet: ModuleType) -> None:

@@ -12,6 +12,7 @@ committed is gone, and what takes its place begins from what is stored.
 import asyncio
 import contextlib
 import itertools
+import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -259,11 +260,20 @@ class Rehearsal:
             self._workers.clear()
 
     def events(self, topic: Topic[Event]) -> list[Event]:
-        """All events of a topic, in the order of each key."""
-        partitions = (
-            self._log.read(topic.name, number, 0, STEPS) for number in range(topic.partitions)
-        )
-        return [topic.decode(record.value) for records in partitions for record in records]
+        """All events of a topic, in the order of each key.
+
+        Raises:
+            RehearsalError: it is no topic, such as the name of one.
+            EventsError: nothing declares it.
+        """
+        if not isinstance(topic, Topic):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RehearsalError(
+                f"events are asked for by their topic, not by {topic!r}",
+                hint="hand in what app.topic(...) has returned",
+            )
+        partitions = range(self._log.partitions(topic.name))
+        found = (self._log.read(topic.name, number, 0, sys.maxsize) for number in partitions)
+        return [topic.decode(record.value) for records in found for record in records]
 
     def balance(self, account: str, currency: str) -> int:
         """Credits less debits of an account, in minor units, computed from its transfers."""
