@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from counterfoil.events import rows
 from counterfoil.events.database import Cursor
 from counterfoil.events.errors import EventsError
+from counterfoil.events.handlers import ENDINGS, ended
 from counterfoil.events.ledger import Book, Ledger
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.outgoing import Outgoing, StatelessContext
@@ -170,6 +171,9 @@ class Effects(Outgoing):
                 self.state.save()
             work(*arguments)
             self._accept()
+        except ENDINGS as error:
+            self._undo(error)
+            raise ended(error) from error
         except BaseException as error:
             self._undo(error)
             raise

@@ -71,6 +71,10 @@ class HandlerFailed(EventsError):
     """A handler has failed on a dead letter again; nothing of what it did stays."""
 
 
+class HandlerEnded(EventsError):
+    """A handler has let out what ends a process or a task, and failed by that."""
+
+
 class NoHandler(EventsError):
     """A dead letter's pipeline is not declared any more, or never was one."""
 

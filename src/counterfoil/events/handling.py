@@ -88,9 +88,9 @@ class Handling:
                 except Exception as error:
                     if self._give_up(record, error, 1, now_us):
                         continue
-                self._try(handler, record, now_us, event, context, failed=1)
+                self._try(self._anew, record, now_us, context, failed=1)
         if pairs:
-            self._handle_some(pairs, now_us)
+            self._handle_some([context for _, context in pairs], now_us, pairs)
 
     def fire(self, timer: Timer, now_us: int, before: Callable[[], None] | None = None) -> bool:
         """Hand a timer to its handler, or bury it; `before` is done with it. False if it failed.
@@ -125,18 +125,35 @@ class Handling:
             self._try(_keep_row, rows.buried(record), now_us, context, table, copies)
         return table is not None
 
-    def _handle_some(self, pairs: list[Pair], now_us: int) -> None:
-        if len(pairs) == 1:
-            self._try(self._handler, pairs[0][1].record, now_us, pairs)
+    def _handle_some(
+        self, contexts: list[StatelessContext], now_us: int, pairs: list[Pair] | None = None
+    ) -> None:
+        """Hand events over together; `pairs` are they, if no handler has had them yet."""
+        if len(contexts) == 1:
+            self._try(self._anew, contexts[0].record, now_us, *contexts)
             return
         try:
-            self._outgoing.handle(self._handler, pairs)
+            if pairs is None:
+                self._outgoing.handle(self._anew, *contexts)
+            else:
+                self._outgoing.handle(self._handler, pairs)
         except StoreUnavailable:
             raise
         except Exception:
-            half = len(pairs) // 2
-            self._handle_some(pairs[:half], now_us)
-            self._handle_some(pairs[half:], now_us)
+            half = len(contexts) // 2
+            self._handle_some(contexts[:half], now_us)
+            self._handle_some(contexts[half:], now_us)
+
+    def _anew(self, *contexts: StatelessContext) -> None:
+        """Hand events over as they were read: a handler that failed may have changed them."""
+        pairs = [
+            (self._pipeline.stream_of(each.record).codec.decode(each.record.value), each)
+            for each in contexts
+        ]
+        if self._pipeline.batch:
+            self._handler(pairs)
+        else:
+            self._handler(*pairs[0])
 
     def _try(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from counterfoil.events.errors import EventsError
+from counterfoil.events.handlers import ENDINGS, ended
 from counterfoil.events.identity import identity_of
 from counterfoil.events.messages import Message, Record
 from counterfoil.events.topics import Topic, check_sendable
@@ -30,6 +31,9 @@ class Outgoing:
         """Do the work of a handler; what it raises leaves nothing of it behind."""
         try:
             work(*arguments)
+        except ENDINGS as error:
+            self._forget_handler()
+            raise ended(error) from error
         except BaseException:
             self._forget_handler()
             raise

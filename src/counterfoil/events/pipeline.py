@@ -9,6 +9,7 @@ import msgspec
 from counterfoil.events.dead_letters import STREAM, dead_letter_topic, retry_topic
 from counterfoil.events.errors import EventsError
 from counterfoil.events.event_time import EventTime
+from counterfoil.events.handlers import check_handler
 from counterfoil.events.messages import Record
 from counterfoil.events.timers import Clock
 from counterfoil.events.topics import AnyTopic, Topic
@@ -43,6 +44,7 @@ class Pipeline(Generic[T]):
     """Raises EventsError if what was declared is not whole; asked before it runs."""
 
     def __post_init__(self) -> None:
+        check_handler(self.name, self.handler, self.timer)
         if self.stateless and (self.timer or self.event_time or self.tables):
             raise EventsError(
                 f"{self.name}: timers, event time and tables are state",

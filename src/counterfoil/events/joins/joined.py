@@ -20,6 +20,7 @@ import msgspec
 from counterfoil.events.effects import Context
 from counterfoil.events.errors import EventsError
 from counterfoil.events.event_time import EventTime
+from counterfoil.events.handlers import check_handler
 from counterfoil.events.joins.waiting import Entry, Waiting
 from counterfoil.events.lateness import count_late
 from counterfoil.events.pipeline import BATCH, Pipeline
@@ -63,6 +64,7 @@ class Joined(Generic[L, R]):
     commit_limit: int = field(default=BATCH, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_handler(self.name, self.handler)
         for name in ("within_seconds", "lateness_seconds"):
             if getattr(self, name) < 0:
                 raise EventsError(f"{self.name}: {name} must not be negative")

@@ -83,6 +83,7 @@ class Threads:
                     item.error = _failure(error)
                     return
                 time.sleep(parallel.backoff_seconds * 2 ** (item.tries - 1))
+                item.event = parallel.source.decode(item.record.value)  # as it was read
             else:
                 return
 
@@ -141,6 +142,7 @@ class Loop:
                     item.error = _failure(error)
                     return
                 await asyncio.sleep(parallel.backoff_seconds * 2 ** (item.tries - 1))
+                item.event = parallel.source.decode(item.record.value)
             else:
                 return
 

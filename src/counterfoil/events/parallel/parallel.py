@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
 from counterfoil.events.effects import Context
 from counterfoil.events.errors import EventsError
+from counterfoil.events.handlers import check_handler
 from counterfoil.events.topics import AnyTopic, Topic
 
 T = TypeVar("T")
@@ -63,6 +64,7 @@ class Parallel(Generic[T, R]):
         """Declare what is done with the result of the work: exactly once, in order as the work."""
         if self.effects is not None:
             raise EventsError(f"{self.name} has two functions for its results", hint="join them")
+        check_handler(self.name, effects)
         self.effects = effects
         return effects
 

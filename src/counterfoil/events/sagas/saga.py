@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from counterfoil.events.dead_letters import dead_letter_topic, retry_topic
 from counterfoil.events.errors import EventsError
+from counterfoil.events.handlers import check_handler
 from counterfoil.events.topics import AnyTopic, Topic
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Action:
     ask: Ask[Any, Any] | None = None
 
     def __post_init__(self) -> None:
+        check_handler("a saga's step", self.handler)
         if not 1 <= self.tries <= TRIES_LIMIT:
             raise EventsError(f"tries must be between 1 and {TRIES_LIMIT}, not {self.tries}")
 
@@ -118,6 +120,7 @@ class Step(Generic[T, R]):
         """Declare who looks at the answer; `StepFailed` says that nothing was done for us."""
         if self.do.ask is None:
             raise EventsError(f"step {self.name} asks nobody", hint="declare it with saga.ask")
+        check_handler(self.name, check)
         self.check = check
         return check
 

@@ -14,6 +14,7 @@ import msgspec
 
 from counterfoil.events.effects import Context
 from counterfoil.events.errors import EventsError
+from counterfoil.events.handlers import check_handler
 from counterfoil.events.pipeline import Pipeline
 from counterfoil.events.service_store import Unit
 from counterfoil.events.tasks.waiting import LEVELS, Waiting
@@ -76,6 +77,7 @@ class TaskQueue(Generic[T]):
         """Declare what is done with a task's result: once, in the commit that acknowledges it."""
         if self.effects is not None:
             raise EventsError(f"{self.name} has two functions for its results", hint="join them")
+        check_handler(self.name, effects)
         self.effects = effects
         return effects
 
