@@ -19,7 +19,7 @@ def verify_transactions(
     history: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Run random transactions on Kafka, and search what their clients saw for anomalies.
+    """Run random transactions on Kafka, and check what clients saw for anomalies.
 
     Looks for G0, G1a, G1c, lost writes, torn transactions, duplicates, polls
     that skip or go back. The exit code is 1 if something was found that Kafka
@@ -34,24 +34,23 @@ def verify_transactions(
     Parameters
     ----------
     servers
-        The cluster, as host:port with commas between; without it a broker is started here.
+        The cluster: host:port, comma-separated; by default a broker is started here.
     application
-        The folder of an application in place of `servers`: its cluster, and what opens it.
+        Instead of --servers: the folder of an application, for its cluster and credentials.
     clients
-        How many run transactions at once.
+        The number of concurrent clients.
     transactions
-        How many they run in all.
+        The number of transactions in all.
     seed
-        What the clients do follows from it.
+        Determines what the clients do.
     kill_every
-        Kill the broker that was started here after as many seconds, again and again.
+        Kill the broker that was started here every so many seconds.
     bug
-        A bug of the clients that must be found: read-uncommitted, send-twice, skip-polls, rewind
-        or claim-commit.
+        Seed a bug: read-uncommitted, send-twice, skip-polls, rewind or claim-commit.
     save
-        Keep the history in this file.
+        Save the history to this file.
     history
-        Check the history in this file, and run nothing.
+        Check the history in this file instead of running anything.
     """
     import msgspec  # noqa: PLC0415
 

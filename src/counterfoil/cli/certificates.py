@@ -27,7 +27,7 @@ class Host(msgspec.Struct, frozen=True):
 
 
 def certificates(path: Folder = Path(), *, state: State = None, as_json: Json = False) -> None:
-    """Show the certificates that clients are shown, and how names of an ACME directory stand.
+    """Show the certificates in use, and the state of those ordered by ACME.
 
     Example: counterfoil gateway certificates examples/shop
     """

@@ -47,9 +47,11 @@ app = cyclopts.App(
     default_parameter=Parameter(negative="", show_default=_shown_default),
 )
 app.register_install_completion_command(
-    help="Have this shell complete commands and options from its next start on."
+    help="Install completion of commands and options for this shell."
 )
-events = cyclopts.App(name="events", help="Look into the event log and act on dead letters.")
+events = cyclopts.App(
+    name="events", help="Inspect the event log and its consumers; handle dead letters."
+)
 app.command(events)
 app.command(engine_commands)
 app.command(gateway_commands)
@@ -74,7 +76,7 @@ events.command(verify_transactions, name="verify")
 def up(
     path: Folder = Path(), *, state: State = None, free_ports: bool = False, engines: Engines = ""
 ) -> None:
-    """Run the application in PATH with everything it needs, until Ctrl-C.
+    """Run the application in PATH, with everything that it needs, until Ctrl-C.
 
     Examples: counterfoil up examples/shop
               counterfoil up examples/shop --engines events=kafka,coordination=etcd
@@ -82,7 +84,7 @@ def up(
     Parameters
     ----------
     free_ports
-        Take free ports in place of the configured ones; no certificates are ordered then.
+        Listen on free ports instead of the configured ones; orders no certificates.
     """
     from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
     from counterfoil.supervisor import Child, Supervisor, open_events  # noqa: PLC0415
@@ -150,9 +152,9 @@ def status(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Show the processes of a running application, and dead letters that wait for a decision.
+    """Show the processes of a running application, and how many dead letters wait.
 
-    Exit 1 if a process is not ready, or gets no further, or nothing runs.
+    Exit 1 if nothing runs, or a process is not ready or makes no progress.
 
     Examples: counterfoil status examples/shop
               counterfoil status examples/shop --json
@@ -213,16 +215,16 @@ def move(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Carry the data of the application in PATH, which must not run, to the real engines.
+    """Copy the data of the application in PATH, which must be stopped, to the real engines.
 
-    What is embedded is read and stays; nothing is switched before the sums on both sides agree.
+    The embedded data is only read. Nothing is switched unless the sums on both sides agree.
 
     Example: counterfoil move examples/shop --engines events=kafka,coordination=etcd
 
     Parameters
     ----------
     engines
-        The new engines, as PART=ENGINE with commas between.
+        The new engines: PART=ENGINE, comma-separated.
     """
     import msgspec  # noqa: PLC0415
 
@@ -261,14 +263,14 @@ def trace(
 ) -> None:
     """Follow one payment from request to report, by its id or its Idempotency-Key.
 
-    Exit 1 if nothing is known under it.
+    Exit 1 if it is unknown.
 
     Example: counterfoil trace 1234567890123456789 examples/shop
 
     Parameters
     ----------
     identity
-        The id that the service answered with, or the Idempotency-Key of the request.
+        The id in the service's answer, or the request's Idempotency-Key.
     """
     from counterfoil.application import StateFolder  # noqa: PLC0415
     from counterfoil.cli.inspection import application_and_events  # noqa: PLC0415
@@ -292,14 +294,14 @@ def trace(
 
 @app.command
 def token(path: Folder = Path(), *, tenant: str, tier: str = "gold", state: State = None) -> None:
-    """Print a token of the development issuer of a running application.
+    """Print a token from the development issuer of a running application.
 
     Example: counterfoil token examples/shop --tenant aurora --tier bronze
 
     Parameters
     ----------
     tenant
-        Whose requests the gateway shall take it for.
+        The tenant that the token is for.
     tier
         The tenant's tier.
     """

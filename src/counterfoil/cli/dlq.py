@@ -1,4 +1,4 @@
-"""`counterfoil events dlq`: what can be done to dead letters, as commands."""
+"""`counterfoil events dlq`: the commands on dead letters; `dead_letters.py` carries them out."""
 
 import sys
 from dataclasses import dataclass
@@ -12,27 +12,29 @@ from counterfoil.cli.options import Folder, Identity, Json, Letter, Limit, Rate,
 
 app = cyclopts.App(name="dlq", help="Find, show, edit, try, replay and discard dead letters.")
 
-Which = Annotated[str, Parameter(help="The number of a letter, or `all` that the filters select.")]
+Which = Annotated[
+    str, Parameter(help="A letter's number, or `all` for every letter that the filters select.")
+]
 PER_SECOND = 100.0
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which letters are meant; all that is given must fit."""
+    """Selects letters: all filters that are given must match."""
 
     pipeline: str | None = None
-    "Of this pipeline."
+    "Only of this pipeline."
     topic: str | None = None
-    "From this topic: the pipeline's source, or its retries."
+    "Only from this topic: the pipeline's source, or its retries."
     key: str | None = None
-    "With this key."
+    "Only with this key."
     error: str | None = None
-    "With this text in the error's line, in upper or lower case."
+    "Only with this text in the error message; case is ignored."
     since: str | None = None
-    "Failed since then: 2026-03-01T12:30 (UTC), or an age such as 15m, 2h, 3d."
+    "Failed at or after: 2026-03-01T12:30 (UTC), or an age such as 15m, 2h, 3d."
     until: str | None = None
-    "Failed before then."
+    "Failed before: likewise."
 
 
 @app.command(name="list")
@@ -46,7 +48,7 @@ def list_letters(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """List dead letters, the newest first.
+    """List dead letters, newest first.
 
     Examples: counterfoil events dlq list examples/shop --status waiting --since 2h
               counterfoil events dlq list examples/shop --error "holds USD" --json
@@ -54,9 +56,9 @@ def list_letters(
     Parameters
     ----------
     status
-        What became of them.
+        Only in this status.
     before
-        Only letters with a smaller number: the last one of the page before.
+        Only letters with a smaller number (the last one of the previous page).
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 
@@ -73,7 +75,7 @@ def show(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Show one dead letter: its value, where it came from, why it failed, what was done to it.
+    """Show one dead letter: its value, origin, error and history.
 
     Examples: counterfoil events dlq show 12 examples/shop
               counterfoil events dlq show 12 examples/shop --value > event.json
@@ -81,8 +83,7 @@ def show(
     Parameters
     ----------
     value
-        Its value alone, as it was edited last, to be edited and given back: what rewrites JSON may
-        round ids of 64 bits (jq does before 1.7).
+        Print only its current value, to edit it (note: jq before 1.7 rounds 64-bit ids).
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 
@@ -102,9 +103,9 @@ def edit(
     file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     state: State = None,
 ) -> None:
-    """Replace the value of a dead letter, if the new one is an event of its topic.
+    """Replace the value of a dead letter with a valid event of its topic.
 
-    The original is kept; a replay hands over the newest replacement.
+    The original is kept; a replay uses the newest replacement.
 
     Examples: counterfoil events dlq edit 12 examples/shop --value '{"id": 7, "amount": 100}'
               counterfoil events dlq show 12 examples/shop --value > event.json
@@ -115,7 +116,7 @@ def edit(
     value
         The replacement, as JSON.
     file
-        Where to read it; `-` is standard input.
+        A file with the replacement; `-` is standard input.
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 
@@ -133,11 +134,11 @@ def try_letters(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Run the handler on dead letters, say what it would do or why it fails again, undo it all.
+    """Run the handler on dead letters, show its effects or its error, and roll back.
 
-    What it does outside of its context, such as a call to another service,
-    can't be undone. With --json there is a line for each letter. Exit 1 if some
-    would fail again.
+    Side effects outside of its context, such as a call to another service,
+    can't be rolled back. With --json there is a line for each letter. Exit 1 if
+    some would fail again.
 
     Examples: counterfoil events dlq try 12 examples/shop
               counterfoil events dlq try all examples/shop --pipeline ledger --json
@@ -159,9 +160,9 @@ def replay(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Hand dead letters to their pipelines again, each once, the oldest first.
+    """Hand dead letters to their pipelines again, each once, oldest first.
 
-    No other pipeline sees them a second time. With --json there is a line for
+    No other pipeline sees them again. With --json there is a line for
     each letter. Exit 1 if some could not be replayed.
 
     Examples: counterfoil events dlq replay 12 examples/shop
@@ -171,10 +172,9 @@ def replay(
     Parameters
     ----------
     via
-        By the retry topic of the pipeline, which handles them when it comes to them; or by its
-        handler in this very process: a letter that it fails on still waits.
+        `retries`: through the pipeline's retry topic. `handler`: at once, in this process.
     rate
-        How many a second at most; 0 is as fast as they go.
+        The largest number per second; 0 for no limit.
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 
@@ -192,7 +192,7 @@ def discard(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Decide that dead letters are not to be handled; they stay, with the reason.
+    """Mark dead letters as not to be handled; they are kept, with the reason.
 
     With --json there is a line for each letter. Exit 1 if some could not be discarded.
 
@@ -201,7 +201,7 @@ def discard(
     Parameters
     ----------
     reason
-        Why, for the audit.
+        The reason, for the audit.
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 
@@ -219,7 +219,7 @@ def audit(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Show who did what to which letter, the newest first.
+    """Show who did what to which letter, newest first.
 
     Examples: counterfoil events dlq audit examples/shop
               counterfoil events dlq audit examples/shop --letter 12
@@ -227,9 +227,9 @@ def audit(
     Parameters
     ----------
     letter
-        Of the letter with this number alone.
+        Only of the letter with this number.
     before
-        Only entries with a smaller id: the last one of the page before.
+        Only entries with a smaller id (the last one of the previous page).
     """
     from counterfoil.cli import dead_letters  # noqa: PLC0415
 

@@ -21,24 +21,26 @@ from counterfoil.cli.output import out, print_table, styled, write_json
 if TYPE_CHECKING:
     from counterfoil.engines import RunningEngine
 
-app = cyclopts.App(name="engines", help="Start, show and stop the real engines on this machine.")
+app = cyclopts.App(
+    name="engines", help="Run the real engines on this machine, and check their settings."
+)
 
-EnginesFolder = Annotated[Path, Parameter(help="Where their files are.")]
+EnginesFolder = Annotated[Path, Parameter(help="The folder with their files.")]
 HERE = Path(".counterfoil-engines")
 
 
 @app.command
 def up(*names: str, folder: EnginesFolder = HERE) -> None:
-    """Fetch what is missing, start the engines NAMES on free ports, run them until Ctrl-C.
+    """Download what is missing and run the engines NAMES on free ports, until Ctrl-C.
 
-    Of Kafka there is also `secured-kafka`, which asks for TLS and a password.
+    `secured-kafka` is Kafka with TLS and passwords.
 
     Example: counterfoil engines up redis etcd kafka postgres registry spark
 
     Parameters
     ----------
     names
-        Of the engines; a name that there is none of tells which there are.
+        redis, postgres, kafka, secured-kafka, etcd, registry, spark.
     """
     from counterfoil.application.state import write_json as write_state  # noqa: PLC0415
     from counterfoil.engines import ENGINES, RunningEngine, start  # noqa: PLC0415
@@ -98,7 +100,7 @@ def exported(secret: Path) -> str:
 
 @app.command
 def status(*, folder: EnginesFolder = HERE, as_json: Json = False) -> None:
-    """Show the engines that run in FOLDER. Exit 1 if a server of theirs has ended.
+    """Show the engines that run in FOLDER. Exit 1 if one of their servers has ended.
 
     Example: counterfoil engines status --json
     """
@@ -117,7 +119,7 @@ def status(*, folder: EnginesFolder = HERE, as_json: Json = False) -> None:
 
 @app.command
 def down(*, folder: EnginesFolder = HERE) -> None:
-    """Stop the engines that run in FOLDER, and wait until they have ended.
+    """Stop the engines that run in FOLDER, and wait for their end.
 
     Example: counterfoil engines down
     """
@@ -137,11 +139,11 @@ def check_application(
     engines: Engines = "",
     as_json: Json = False,
 ) -> None:
-    """Inspect the real engines of the application in PATH for settings that break a promise.
+    """Check the application's real engines for settings that break a guarantee.
 
-    Engines with an address in counterfoil.toml, and those of an application
-    that runs. Nothing is changed. Exit 1 if a promise is broken; what only
-    weakens one is shown.
+    These are the engines with an address in counterfoil.toml, and those of a
+    running application. Nothing is changed. Exit 1 if a guarantee is broken;
+    what only weakens one is shown as a warning.
 
     Example: counterfoil engines check examples/shop --engines events=kafka
     """

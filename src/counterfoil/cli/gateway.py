@@ -16,15 +16,13 @@ from counterfoil.errors import CounterfoilError
 if TYPE_CHECKING:
     from counterfoil.supervisor.gateway_control import GatewayControl
 
-app = cyclopts.App(
-    name="gateway", help="Check and reload the gateway's configuration, act on it, make keys."
-)
+app = cyclopts.App(name="gateway", help="Check, reload and operate the gateway; make API keys.")
 app.command(certificates)
 
 
 @app.command
 def check(path: Folder = Path()) -> None:
-    """Check the configuration in PATH as a start or a reload would. Exit 2 if it can't be used.
+    """Check the configuration in PATH as a start or a reload would. Exit 2 if it is invalid.
 
     Example: counterfoil gateway check examples/shop
     """
@@ -39,16 +37,17 @@ def check(path: Folder = Path()) -> None:
         if not error.setting:
             raise
         raise at_fault(path, f"gateway.{error.setting}", str(error)) from error
-    counted = f"{len(gateway.routes)} routes, {len(gateway.limits)} limits"
-    out.print(f"the gateway's configuration can be used: {counted}", highlight=False)
+    counted = f"routes: {len(gateway.routes)}, limits: {len(gateway.limits)}"
+    out.print(f"the gateway's configuration can be used ({counted})", highlight=False)
 
 
 @app.command
 def reload(path: Folder = Path(), *, state: State = None) -> None:
-    """Put the configuration in PATH into force in the running gateway, without losing a request.
+    """Apply the configuration in PATH to the running gateway without losing a request.
 
-    It is checked whole first; what is configured as before keeps its state.
-    Addresses, tls, threads and everything outside [gateway] take a new start.
+    It is checked first, and applied completely or not at all; what did not
+    change keeps its state. Addresses, TLS, threads and everything outside
+    [gateway] need a restart.
 
     Example: counterfoil gateway reload examples/shop
     """
@@ -58,7 +57,7 @@ def reload(path: Folder = Path(), *, state: State = None) -> None:
 
 @app.command
 def drain(path: Folder = Path(), *, end: bool = False, state: State = None) -> None:
-    """Let nobody new in; what is under way ends as it would.
+    """Accept no new clients; requests in flight are finished.
 
     Examples: counterfoil gateway drain examples/shop
               counterfoil gateway drain examples/shop --end
@@ -66,16 +65,17 @@ def drain(path: Folder = Path(), *, end: bool = False, state: State = None) -> N
     Parameters
     ----------
     end
-        Let clients in again. That takes a new start: what is under way has 5 s, and stored answers,
-        counts, held breakers and local limits are gone then.
+        Accept clients again by a restart, which loses cache, counts and held breakers.
     """
     control = _control(path, state)
     if end:
         control.restart()
-        out.print("the gateway ends and is started anew: see `counterfoil status`")
+        out.print("the gateway restarts: see `counterfoil status`")
     else:
         control.drain()
-        out.print("the gateway lets nobody new in: `counterfoil gateway drain --end` ends that")
+        out.print(
+            "the gateway accepts no new clients; `counterfoil gateway drain --end` ends the drain"
+        )
 
 
 @app.command
@@ -87,7 +87,7 @@ def breaker(
     service: str | None = None,
     state: State = None,
 ) -> None:
-    """Hold the breaker of an instance open or closed, or let go of it (auto).
+    """Force the breaker of an instance open or closed, or release it (auto).
 
     Example: counterfoil gateway breaker payments-1 open examples/shop
 
@@ -96,13 +96,13 @@ def breaker(
     instance
         Its name, as the console and `counterfoil status` show it.
     mode
-        Open: it gets no requests. Closed: it gets them, whatever it answers.
+        `open`: no requests. `closed`: requests, whatever it answers. `auto`: as it decides.
     service
-        Whose instance it is; default: the instance's name up to its last hyphen.
+        Its service; by default the instance's name up to the last hyphen.
     """
     control = _control(path, state)
     control.hold_breaker(service or instance.rpartition("-")[0], instance, mode)
-    said = "is let go of" if mode == "auto" else f"is held {mode}"
+    said = "is released" if mode == "auto" else f"is held {mode}"
     out.print(f"the breaker of {instance} {said}", highlight=False, markup=False)
 
 
@@ -115,25 +115,25 @@ def split(
     reset: bool = False,
     state: State = None,
 ) -> None:
-    """Change the weights of a route's split in the running gateway, or see them.
+    """Show or change the weights of a route's split in the running gateway.
 
-    They hold until the gateway ends, or a reload changes the split: write into
-    counterfoil.toml what is to stay. Clients that are told apart by a key move
-    to a service whose weight was raised, and nowhere else.
+    A change lasts until the gateway ends or a reload changes the split; write
+    what is to stay into counterfoil.toml. Clients that are assigned by a key
+    move only to a service whose weight was raised.
 
     Example: counterfoil gateway split "/checkout/*" examples/shop --weight checkout-next=10
 
     Parameters
     ----------
     route
-        The path of the route, as it is configured.
+        The route's path, as configured.
     weight
-        A service and its new weight; those of others stay. May be given several times.
+        SERVICE=WEIGHT; other weights stay. May be repeated.
     reset
-        Go back to the weights of the configuration.
+        Return to the configured weights.
     """
     if reset and weight:
-        raise CounterfoilError("--reset goes back to all weights of the configuration, so set none")
+        raise CounterfoilError("--reset returns to the configured weights: leave --weight out")
     control = _control(path, state)
     if reset or weight:
         splits = control.weigh(route, None if reset else dict(map(_weight, weight)))
@@ -157,7 +157,7 @@ def split(
 
 
 def _weight(given: str) -> tuple[str, int]:
-    """`service=weight` apart.
+    """Split `service=weight`.
 
     Raises:
         CounterfoilError: it is no such pair.
@@ -177,18 +177,18 @@ def purge(
     soft: bool = False,
     state: State = None,
 ) -> None:
-    """Take back stored answers, by address or by tag.
+    """Purge cached responses, by URL or by tag.
 
     Example: counterfoil gateway purge examples/shop --url "/items/1?page=2" --tag items
 
     Parameters
     ----------
     url
-        A path with its query, at every host; may be given several times.
+        A path with its query, on every host; may be repeated.
     tag
-        A tag of answers; may be given several times.
+        A tag of responses; may be repeated.
     soft
-        Make them stale: they are still used where they may be used stale.
+        Mark them stale instead: they are still served where stale ones may be.
     """
     _control(path, state).purge(urls=url, tags=tag, soft=soft)
     out.print(f"purged: addresses {len(url)}, tags {len(tag)}", highlight=False)
@@ -196,16 +196,16 @@ def purge(
 
 @app.command
 def key(name: str, *, tenant: str, tier: str = "bronze") -> None:
-    """Make an API key: it goes to standard output, its entry for counterfoil.toml beside it.
+    """Make an API key: the key to standard output, its entry for counterfoil.toml to stderr.
 
     Example: counterfoil gateway key billing --tenant aurora > billing.key
 
     Parameters
     ----------
     name
-        Of the key, in the configuration and in the gateway's log.
+        The key's name, in the configuration and in logs.
     tenant
-        Whose requests the gateway shall take it for.
+        The tenant that the key is for.
     tier
         The tenant's tier.
     """

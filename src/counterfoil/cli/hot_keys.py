@@ -6,7 +6,7 @@ from counterfoil.cli.options import Folder, Json, State, state_folder
 
 
 def hot_keys(path: Folder = Path(), *, state: State = None, as_json: Json = False) -> None:
-    """Show the hot keys of each parallel pipeline: share of the events, and how many wait.
+    """Show the hot keys of each parallel pipeline: share of events, and how many wait.
 
     Example: counterfoil events hot-keys examples/shop
     """

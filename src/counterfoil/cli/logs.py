@@ -23,7 +23,7 @@ def logs(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Show the last lines that a process of the application has written.
+    """Show the end of a process's log.
 
     They are kept from start to start, also of one that has ended.
 
@@ -35,9 +35,9 @@ def logs(
     process
         Its name, as `counterfoil status` shows it.
     lines
-        How many, of the last 256 KiB.
+        How many lines, from the last 256 KiB at most.
     follow
-        Show what is written from then on as well, until Ctrl-C.
+        Keep showing new lines, until Ctrl-C.
     """
     from contextlib import suppress  # noqa: PLC0415
 

@@ -12,27 +12,21 @@ from cyclopts.validators import Number
 
 Folder = Annotated[Path, Parameter(help="The application's folder.")]
 State = Annotated[Path | None, Parameter(help="The state folder; default PATH/.counterfoil.")]
-Json = Annotated[
-    bool, Parameter("--json", help="Write JSON, for programs, in place of text for people.")
-]
+Json = Annotated[bool, Parameter("--json", help="Print JSON instead of text.")]
 LARGEST_LIMIT: Final = 100_000
 """Rows that one command shows at most: all are in memory at once."""
 Limit = Annotated[
-    int, Parameter(help="How many at most.", validator=Number(gte=1, lte=LARGEST_LIMIT))
+    int, Parameter(help="The largest number of rows.", validator=Number(gte=1, lte=LARGEST_LIMIT))
 ]
 Identity = Annotated[int, Parameter(validator=Number(gte=0, lt=1 << 63))]
 """An id as databases hold them."""
-Letter = Annotated[
-    int, Parameter(help="The number of the letter.", validator=Number(gte=0, lt=1 << 63))
-]
+Letter = Annotated[int, Parameter(help="The letter's number.", validator=Number(gte=0, lt=1 << 63))]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Rate = Annotated[float, Parameter(validator=Number(gte=0))]
 Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
 Engines = Annotated[
     str,
-    Parameter(
-        help="Engines in place of those in counterfoil.toml, as PART=ENGINE with commas between."
-    ),
+    Parameter(help="Override engines of counterfoil.toml: PART=ENGINE, comma-separated."),
 ]
 
 

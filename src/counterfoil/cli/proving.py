@@ -1,4 +1,4 @@
-"""`counterfoil prove`: an application is broken on purpose, and every cent counted."""
+"""`counterfoil prove`: runs an application under faults and reconciles every cent."""
 
 import sys
 import tempfile
@@ -28,7 +28,7 @@ def prove(
     addresses: Annotated[bool, Parameter(negative="")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the application, break it on purpose, and check that every cent arrived once.
+    """Run the application under faults, and check that every cent arrived exactly once.
 
     Exit 0: nothing was lost, doubled or changed. Exit 1: something was. Exit 2: could not run.
 
@@ -41,25 +41,23 @@ def prove(
     purchases
         How many requests of the application's workload to send.
     faults
-        Kinds of fault, with commas between: `kill`, `pause`, and `outage`, which takes each real
-        engine that was started for the run away for a while; or `none`.
+        kill, pause, outage (of each real engine started for the run), or none; comma-separated.
     fault_number
-        How many faults, spread over the load.
+        The number of faults, spread over the load.
     seed
-        Which requests are sent, and when faults strike, follows from it.
+        Determines the requests and the times of the faults.
     outage_seconds
-        How long an engine is gone.
+        The length of an engine's outage.
     engines
-        They are started for the run, and struck by its faults as well.
+        Engines to use: PART=ENGINE, comma-separated; they are started, and struck by faults.
     addresses
-        Take the servers in `[addresses]` in place of some of the run's own; nothing of the
-        application may be there, and no fault strikes them.
+        Use the servers in `[addresses]`, without faults; they must hold none of its data.
     sabotage
-        Switch one seeded bug on; the verdict must then be a failing one.
+        Switch on one seeded bug; the verdict must then be a failure.
     list_sabotage
-        Show the bugs that can be switched on, and run nothing.
+        List the seeded bugs, and run nothing.
     state
-        Keep the run's files in this new folder; by default they go when the run ends.
+        Keep the run's files in this new folder; by default they are deleted.
     """
     if list_sabotage:
         for name in SABOTAGES:

@@ -16,7 +16,7 @@ DAYS = 7
 
 
 def reports(path: Folder = Path(), *, state: State = None, as_json: Json = False) -> None:
-    """List the reports: when each was published, from which version of its table, what it lacks.
+    """List the reports: publication time, table version, days, and events left out.
 
     Example: counterfoil reports examples/shop
     """
@@ -59,7 +59,7 @@ def report(
 ) -> None:
     """Show the newest days of a report, and which of them were corrected.
 
-    With --json amounts are integers in minor units. All rows are in the report's CSV files.
+    With --json amounts are integers in minor units. The CSV files have all rows.
 
     Examples: counterfoil report daily examples/shop
               counterfoil report daily examples/shop --section totals --days 31 --json
@@ -69,9 +69,9 @@ def report(
     name
         Its name, as `counterfoil reports` shows it.
     section
-        Of this section alone.
+        Only this section.
     days
-        How many days, the newest, of each section.
+        The number of days of each section.
     """
     from counterfoil.cli.output import out, print_table, styled, write_json  # noqa: PLC0415
     from counterfoil.errors import CounterfoilError  # noqa: PLC0415

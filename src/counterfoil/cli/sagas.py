@@ -15,16 +15,16 @@ def sagas(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """List sagas, the newest first: where each stands, and its last error.
+    """List sagas, newest first, with their status and last error.
 
     Example: counterfoil events sagas examples/shop --status stuck
 
     Parameters
     ----------
     name
-        Of this name only.
+        Only of this name.
     status
-        In this status only.
+        Only in this status.
     """
     from counterfoil.cli.inspection import events_of  # noqa: PLC0415
     from counterfoil.cli.timelines import print_sagas  # noqa: PLC0415

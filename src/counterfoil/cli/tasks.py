@@ -6,7 +6,7 @@ from counterfoil.cli.options import Folder, Json, State, state_folder
 
 
 def tasks(path: Folder = Path(), *, state: State = None, as_json: Json = False) -> None:
-    """Show what each task queue holds: waiting by priority, delayed, at work, given up.
+    """Show the tasks of each queue: waiting by priority, delayed, running, given up.
 
     Example: counterfoil events tasks examples/shop
     """

@@ -25,10 +25,9 @@ def lag(
     Parameters
     ----------
     watch
-        Look again and again, with rates and the time until nothing is left, until Ctrl-C; with
-        --json, a line for each look.
+        Refresh until Ctrl-C, with rates and the time until it has caught up.
     every
-        Seconds between two looks.
+        Seconds between two refreshes.
     """
     from counterfoil.cli.inspection import events_of, print_lag, watch_lag  # noqa: PLC0415
 
@@ -40,7 +39,7 @@ def lag(
 
 
 def topics(path: Folder = Path(), *, state: State = None, as_json: Json = False) -> None:
-    """Show the topics: partitions, their ends, and how evenly the keys fall on them.
+    """Show the topics: partitions, end offsets, and how evenly keys are spread.
 
     Example: counterfoil events topics examples/shop
     """
@@ -50,12 +49,12 @@ def topics(path: Folder = Path(), *, state: State = None, as_json: Json = False)
 
 
 def forget(consumer: str, path: Folder = Path(), *, state: State = None) -> None:
-    """Forget how far a consumer has come that was taken out of the application.
+    """Delete the offsets of a consumer that is no longer declared.
 
-    The embedded log keeps what a consumer has not read, however old. With its
-    positions go its state and its timers; transfers and dead letters stay. If
-    it is ever declared again under this name, it begins with the oldest events,
-    and with nothing.
+    The embedded log keeps what a consumer has not read, however old. State and
+    timers are deleted with the offsets; transfers and dead letters stay. A
+    consumer that is declared under this name again begins with the oldest
+    events and without state.
 
     Example: counterfoil events forget old-pipeline examples/shop
 
@@ -79,7 +78,7 @@ def read(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Read a topic from an offset or a moment on, without moving anybody's position.
+    """Read a topic from an offset or a time on, without moving any consumer.
 
     With --json there is a line for each record.
 
@@ -91,10 +90,9 @@ def read(
     topic
         Its name, as `counterfoil events topics` shows it.
     start
-        An offset of each partition; or a moment, 2026-03-01T12:30 (UTC) or an age such as 15m: on
-        Kafka of the records' arrival, on the embedded engine of the events themselves.
+        An offset, a time such as 2026-03-01T12:30 (UTC), or an age such as 15m.
     partition
-        Of this partition alone.
+        Only this partition.
     """
     from counterfoil.cli.inspection import application_and_events, print_records  # noqa: PLC0415
 

@@ -15,12 +15,12 @@ IDLE_SECONDS = 900.0
 
 @app.default
 def list_transactions(path: Folder = Path(), *, state: State = None, as_json: Json = False) -> None:
-    """Show the newest transaction of each source; find and end those that hang.
+    """Show the newest transaction of each source; find and end hanging ones.
 
-    On Kafka: its state, producer, age and partitions. `empty` is a term that
-    has begun and sent nothing yet; what the one before had left open is
-    aborted. On the embedded engine: which process holds the write lock of which
-    SQLite file.
+    On Kafka: its state, producer, age and partitions. `empty` is a producer
+    that has sent nothing yet; what its predecessor had left open is aborted.
+    On the embedded engine: which process holds the write lock of which SQLite
+    file.
 
     Example: counterfoil events transactions examples/shop
     """
@@ -40,9 +40,9 @@ def hanging(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Find transactions that are open in a partition and that no coordinator will ever end.
+    """Find transactions that are open in a partition but unknown to any coordinator.
 
-    Readers wait in front of them for good. Exit 1 if there are some and --abort is not given.
+    They block readers for good. Exit 1 if there are some and --abort is not given.
 
     Examples: counterfoil events transactions hanging examples/shop
               counterfoil events transactions hanging examples/shop --idle 60 --abort
@@ -50,9 +50,9 @@ def hanging(
     Parameters
     ----------
     idle
-        Only those whose producer has written nothing for so many seconds.
+        Only those whose producer has been silent for this many seconds.
     abort
-        Have the partitions' leaders write the markers that are missing.
+        Abort them: the partitions' leaders write the missing markers.
     """
     from counterfoil.cli.inspection import events_of, print_hanging  # noqa: PLC0415
     from counterfoil.supervisor.host import now_us  # noqa: PLC0415
@@ -69,9 +69,9 @@ def hanging(
 
 @app.command
 def abort(identity: str, path: Folder = Path(), *, state: State = None) -> None:
-    """Abort the open transaction of an id, and fence the producer that holds it.
+    """Abort the open transaction of a transactional id, and fence its producer.
 
-    A relay that is fenced begins a new term by itself, and sends again what was aborted.
+    A fenced relay begins a new term by itself, and sends again what was aborted.
 
     Example: counterfoil events transactions abort shop.payments examples/shop
 
