@@ -3,11 +3,13 @@
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar, cast
 
 import msgspec
 
+from counterfoil.application.gateway_references import faults
 from counterfoil.application.settings import hint_for, said_of
 from counterfoil.errors import CounterfoilError
 from counterfoil.gateway.config import GatewayConfig
@@ -17,6 +19,8 @@ FILE_NAME = "counterfoil.toml"
 ENGINES_VARIABLE = "COUNTERFOIL_ENGINES"
 OWN_SERVERS_VARIABLE = "COUNTERFOIL_OWN_SERVERS"
 PORTS: Final = 65_536
+INTEGERS: Final = 2**63
+"""TOML's are of 64 bits, and so are those of what is told of them."""
 _FILES: Final = ("ca", "certificate", "key")
 
 
@@ -182,6 +186,10 @@ def load(
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+    for location, number in _integers(document):
+        if not -INTEGERS <= number < INTEGERS:
+            where = f"{path}, line {_line_of(text, location)}"
+            raise ConfigurationError(f"{where}: {number} is too large", hint="write a smaller one")
     chosen = os.environ.get(ENGINES_VARIABLE, "") if engines is None else engines
     if chosen:
         document["engines"] = document.get("engines", {}) | _chosen(chosen)
@@ -199,6 +207,9 @@ def load(
         raise ConfigurationError(said, hint=hint) from error
     _check_listening(path, text, configuration)
     _check_references(path, text, configuration)
+    for fault in faults(configuration.gateway):
+        where = f"{path}, line {_line_of(text, f'$.{fault.setting}')}"
+        raise ConfigurationError(f"{where}: {fault.said}", hint=fault.hint)
     _check_kafka(path, text, configuration.kafka)
     _check_registry(path, text, configuration)
     if own_servers is None:
@@ -223,6 +234,18 @@ def at_fault(folder: Path, setting: str, said: str) -> ConfigurationError:
     path = folder / FILE_NAME
     line = _line_of(path.read_text(encoding="utf-8"), f"$.{setting}")
     return ConfigurationError(f"{path}, line {line}: {said}")
+
+
+def _integers(value: object, location: str = "$") -> Iterator[tuple[str, int]]:
+    """The whole numbers of a document, and where each is."""
+    if isinstance(value, dict):
+        for name, inner in cast("dict[str, object]", value).items():
+            yield from _integers(inner, f"{location}.{name}")
+    elif isinstance(value, list):
+        for place, inner in enumerate(cast("list[object]", value)):
+            yield from _integers(inner, f"{location}[{place}]")
+    elif isinstance(value, int):
+        yield location, value
 
 
 def _chosen(engines: str) -> dict[str, str]:

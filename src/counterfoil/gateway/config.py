@@ -10,6 +10,13 @@ from counterfoil.gateway.acme.settings import Acme
 from counterfoil.gateway.compression import Compression
 from counterfoil.gateway.cors import Cors
 from counterfoil.gateway.credentials import ApiKey, Identity, SigningKey, check_url
+from counterfoil.gateway.matching import (
+    TOKEN,
+    check_headers,
+    check_hosts,
+    check_methods,
+    check_path,
+)
 from counterfoil.gateway.mirroring import Mirror
 from counterfoil.gateway.rewriting import HeaderEdits, Redirect, Rewrite, begins_all
 from counterfoil.gateway.services import Upstream
@@ -21,8 +28,6 @@ HIDING_PROTOCOLS: Final = frozenset({"h2c", "h2", "http/1.1", "http/2.0"})
 _LOG_LIMIT = 100_000
 """Times that a sliding log may keep for one key, at 8 bytes each: larger limits need no log."""
 _SECONDS_LIMIT: Final = 31_536_000
-_TOKEN: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
-"""The name of a header (RFC 9110, section 5.6.2)."""
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,7 +67,8 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             if not 0 < self.rate <= 1e9 or not 1 <= self.burst <= 2**32 - 1:
                 raise ValueError("rate must be above 0 and burst at least 1")
             return
-        if self.requests is None or self.window_seconds is None or self.rate or self.burst:
+        rated = (self.rate, self.burst) != (None, None)
+        if self.requests is None or self.window_seconds is None or rated:
             raise ValueError(f"{self.algorithm} takes requests and window_seconds, and no rate")
         most = _LOG_LIMIT if self.algorithm == "sliding_log" else 2**32 - 1
         if not 1 <= self.requests <= most or not 0.001 <= self.window_seconds <= 31 * 86_400:
@@ -128,7 +134,7 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError("collapse_wait_seconds is 0 to 60")
         if not 0 < self.max_object_bytes <= 2**30:
             raise ValueError("max_object_bytes is 1 to 1,073,741,824")
-        if not _TOKEN.fullmatch(self.tags_header):
+        if not TOKEN.fullmatch(self.tags_header):
             raise ValueError("tags_header is the name of a header, such as surrogate-key")
 
 
@@ -185,21 +191,20 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Compress answers; without this table none are."""
 
     def __post_init__(self) -> None:
-        if not self.path.startswith("/") or "*" in self.path[:-1]:
-            raise ValueError(
-                f"path {self.path!r}: begin it with a slash; a star stands at the end alone, for "
-                "whatever follows"
-            )
+        check_path(self.path)
         if not self.methods:
             raise ValueError(f'route {self.path} lets nothing in: name its methods, as ["POST"]')
-        for method in self.methods:
-            if not _TOKEN.fullmatch(method) or method != method.upper():
-                raise ValueError(f'method {method!r}: use one in capitals, such as "POST"')
+        check_methods(self.path, self.methods)
+        check_hosts(self.hosts)
+        check_headers(self.headers)
         self._check_edge()
         for network in (*self.allow, *self.deny):
             ip_network(network)  # says itself what is wrong
         if self.request_body_limit is not None and self.request_body_limit < 0:
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
+        for protocol in self.upgrades:
+            if not TOKEN.fullmatch(protocol):
+                raise ValueError(f'upgrades: {protocol!r} is no protocol such as "websocket"')
         if hidden := {each.lower() for each in self.upgrades} & HIDING_PROTOCOLS:
             raise ValueError(
                 f"{', '.join(sorted(hidden))} in upgrades would hide requests: leave it out"
@@ -288,8 +293,8 @@ class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def __post_init__(self) -> None:
         times = (self.head_seconds, self.idle_seconds, self.stall_seconds)
-        if not all(0 < time < 3600 for time in times):
-            raise ValueError("clients: each of the times lies between 0 and an hour")
+        if not all(0.01 <= time < 3600 for time in times):
+            raise ValueError("clients: each of the times lies between 0.01 s and an hour")
         if self.connections < 0 or self.connections_per_address < 0:
             raise ValueError("clients: connections are numbers, or 0 for as many as come")
 
@@ -313,6 +318,8 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     def __post_init__(self) -> None:
         check_url("otlp_url", self.otlp_url)
+        if self.otlp_url.rstrip("/").endswith("/v1/traces"):
+            raise ValueError("otlp_url: leave /v1/traces out, which is added")
         if not 0 <= self.sample_ratio <= 1 or self.slow_ms < 1 or len(self.tenants) > 100:
             raise ValueError("sample_ratio is 0 to 1, slow_ms at least 1, tenants at most 100")
 
@@ -385,6 +392,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
         if not 1 <= len(set(self.tiers)) == len(self.tiers) <= 8:
             raise ValueError("tiers are 1 to 8 different names, the highest first")
+        for tier in self.tiers:
+            if not re.fullmatch(r"[!-~]{1,64}", tier):
+                raise ValueError(f"tiers: {tier!r} is no name: use 1 to 64 visible ASCII letters")
         if found := next((name for name in self.limits if ":" in name), None):
             # In the store that gateways share, a count is under NAME:KEY.
             raise ValueError(f"the name of a limit holds no colon: {found!r}")

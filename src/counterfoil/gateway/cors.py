@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from counterfoil.gateway.matching import TOKEN, has_port
+
 _ORIGIN: Final = re.compile(
     r"\*|[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::\d{1,5})?"
 )
@@ -13,7 +15,6 @@ _EVERYBODY_BELOW: Final = re.compile(
     r"[^/]*//\*\.(?!localhost\b)[^.]*|[^/]*//\*\.[^:]*\.\d+(?::\d+)?"
 )
 """Below a top-level domain, or an address."""
-_NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _DAY_SECONDS: Final = 86_400
 """Browsers keep what a preflight was told for no longer than that."""
 
@@ -40,7 +41,8 @@ class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         if not self.origins:
             raise ValueError("cors without origins lets nobody ask: name some, or leave it out")
         for origin in self.origins:
-            if not _ORIGIN.fullmatch(origin) or _EVERYBODY_BELOW.fullmatch(origin):
+            is_one = _ORIGIN.fullmatch(origin) and has_port(origin)
+            if not is_one or _EVERYBODY_BELOW.fullmatch(origin):
                 raise ValueError(
                     f"{origin!r} is no origin: use https://shop.example, https://*.shop.example "
                     "or *, in lower case and without a path"
@@ -53,7 +55,7 @@ class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 "origins and the exposed headers"
             )
         for name in (*self.methods, *self.headers, *self.exposed_headers):
-            if not _NAME.fullmatch(name):
+            if not TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of a method or a header")
         if not 0 <= self.max_age_seconds <= _DAY_SECONDS:
             raise ValueError(f"max_age_seconds is 0 to {_DAY_SECONDS:,}")

@@ -1,8 +1,13 @@
 """How clients say who they are: tokens of issuers, API keys, signed requests."""
 
 import re
+from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
+
+DEFAULT_TIER: Final = "bronze"
+"""Of keys that name none; where `tiers` doesn't have it, it is the lowest, as all others are."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -20,6 +25,8 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tier_claim: str = "tier"
 
     def __post_init__(self) -> None:
+        if not self.audience:
+            raise ValueError("audience is empty: set it to what tokens must be meant for")
         check_url("jwks_url", self.jwks_url)
         if not self.jwks_url:
             check_url("issuer", self.issuer or "?")
@@ -31,7 +38,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sha256: str
     """Of the whole key, in hex: the key itself is its holder's alone."""
     tenant: str
-    tier: str = "bronze"
+    tier: str = DEFAULT_TIER
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
@@ -46,7 +53,7 @@ class SigningKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Holds the secret, at least 32 bytes; relative to the configuration's folder. Read at the
     start and at each reload."""
     tenant: str
-    tier: str = "bronze"
+    tier: str = DEFAULT_TIER
 
     def __post_init__(self) -> None:
         _check_tenant(self.tenant)
@@ -58,6 +65,16 @@ def check_url(name: str, url: str) -> None:
         raise ValueError(f"{name} must begin with http:// or https://, not {url!r}")
     if "@" in url:
         raise ValueError(f"{name} must not hold credentials: they would be shown")
+    if url and not _is_address(url):
+        raise ValueError(f"{name} {url!r} is no address: use one such as https://host:4318")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        return False  # of the port, or of an address in brackets
 
 
 def _check_tenant(tenant: str) -> None:

@@ -5,13 +5,14 @@ from typing import Final, Literal
 
 import msgspec
 
+from counterfoil.gateway.matching import TOKEN, has_port
+
 _PATH: Final = re.compile(r"/(?!/)[\w!$&'()*+,./:;=@~\[\]-]*", re.ASCII)
 """Without what is encoded, and what ends a path."""
 _CLIMBS: Final = re.compile(r"/\.{1,2}(?:[;/]|$)")
 _HOST: Final = re.compile(
     r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)(?::\d{1,5})?"
 )
-_NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 _OF_THE_MESSAGE: Final = frozenset(
@@ -70,7 +71,7 @@ class HeaderEdits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __post_init__(self) -> None:
         for name in self.names():
-            if not _NAME.fullmatch(name):
+            if not TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of a header")
             if name in _OF_THE_MESSAGE or name.startswith("sec-websocket-"):
                 raise ValueError(
@@ -130,7 +131,7 @@ class Redirect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __post_init__(self) -> None:
         if not (self.scheme or self.host or self.path or self.prefix):
             raise ValueError("a redirect leads elsewhere: set scheme, host, path or prefix")
-        if self.host and not _HOST.fullmatch(self.host):
+        if self.host and not (_HOST.fullmatch(self.host) and has_port(self.host)):
             raise ValueError(f"host {self.host!r} is no name or address, with a port or without")
         if self.path and self.prefix:
             raise ValueError("a redirect has a path or a prefix, not both")

@@ -173,6 +173,11 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name} is {least:g} to {most:g}")
+        hedge = self.hedge_after_seconds
+        if hedge is not None and hedge >= self.attempt_timeout_seconds:
+            raise ValueError(
+                "hedge_after_seconds is less than attempt_timeout_seconds, or too late"
+            )
         if self.health and self.health.grpc is not None and self.protocol == "http/1.1":
             raise ValueError('health by grpc needs HTTP/2: set protocol = "h2c" or "h2", or a path')
         if self.least_concurrency > max(self.concurrency, 4):

@@ -5,10 +5,11 @@ from typing import Final
 
 import msgspec
 
+from counterfoil.gateway.matching import TOKEN
+
 WEIGHT_LIMIT: Final = 1_000_000
 SIDES_LIMIT: Final = 16
 """Each takes a logarithm of every request that is split."""
-_TOKEN: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,7 +38,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             r"tenant|address|claim:.+|header:[\w!#$%&'*+.^`|~-]+", self.by
         ):
             raise ValueError(f"by {self.by!r}: use tenant, address, claim:NAME or header:NAME")
-        if self.header is not None and not _TOKEN.fullmatch(self.header):
+        if self.header is not None and not TOKEN.fullmatch(self.header):
             raise ValueError(f"{self.header!r} is no name of a header")
 
     @property
