@@ -283,6 +283,21 @@ impl Pair {
     }
 }
 
+/// Look at the files of further certificates, whether or not there is a first one.
+///
+/// # Errors
+/// One can't be read, or a key isn't its certificate's.
+pub fn check(config: &Config) -> Result<(), Error> {
+    let provider = ring::default_provider();
+    for (place, each) in config.certificates.iter().enumerate() {
+        read(&each.certificate, &each.key, &provider).map_err(|error| Error::Setting {
+            setting: format!("certificates[{place}]"),
+            detail: error.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
 fn read(certificate: &str, key: &str, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
     let chain = CertificateDer::pem_file_iter(Path::new(certificate))
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -157,6 +157,9 @@ impl Gateway {
     /// As for `start`, but for what only shows when ports are bound and files are written.
     pub fn check(config_json: &str) -> Result<(), Error> {
         let config = Config { access_log: None, ..parse(config_json)? };
+        certificates::check(&config)?;
+        tickets::Tickets::load(config.ticket_secret.as_deref())
+            .map_err(|error| Error::Setting { setting: "ticket_secret".into(), detail: error.to_string() })?;
         Shared::new(config).map(drop)
     }
 

@@ -129,6 +129,8 @@ impl Page {
     }
 }
 
+/// In place of the path, which begins with a slash, where no route took a request.
+const NO_ROUTE: &str = "none";
 pub const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 fn load(counter: &AtomicU64) -> u64 {
@@ -136,13 +138,15 @@ fn load(counter: &AtomicU64) -> u64 {
 }
 
 fn requests(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
+    let routed = snapshot.counts.iter().map(|(path, counts)| (path.as_str(), &**counts));
+    let counted = || routed.clone().chain([(NO_ROUTE, &*snapshot.unrouted)]);
     page.head("requests", "_total", "counter", "Answers by route and class of status.");
-    for (path, counts) in &snapshot.counts {
+    for (path, counts) in counted() {
         page.answers("requests", &[("route", path)], counts);
     }
     let name = "request_duration_seconds";
     page.head(name, "", "histogram", "From the head of a request to the head of its answer.");
-    for (path, counts) in &snapshot.counts {
+    for (path, counts) in counted() {
         page.durations(name, &[("route", path)], counts);
     }
     if let Some(tenants) = &snapshot.tenants {

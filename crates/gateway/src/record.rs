@@ -49,8 +49,9 @@ impl<'a> Record<'a> {
     pub fn settle(&mut self, status: StatusCode, effect: &str, duration_us: u64) -> io::Result<()> {
         self.settled = true;
         let Self { snapshot, route, parts, seen, .. } = self;
-        if let Some(route) = route {
-            route.count(seen.side, status, duration_us, seen.cache);
+        match route {
+            Some(route) => route.count(seen.side, status, duration_us, seen.cache),
+            None => snapshot.unrouted.add(status, duration_us),
         }
         let Some(log) = &snapshot.access_log else { return Ok(()) };
         let (tenant, tier) = seen.bearer.as_ref().map_or(("", ""), |bearer| (&bearer.tenant, &bearer.tier));

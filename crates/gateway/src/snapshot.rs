@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// What became of requests, by the path of their route.
     pub counts: BTreeMap<String, Arc<Counts>>,
+    /// What became of requests that no route took.
+    pub unrouted: Arc<Counts>,
     /// What became of those that were split, by the path of their route and the service that they went to.
     pub split_counts: BTreeMap<(String, String), Arc<Counts>>,
     /// What became of copies, by the path of their route and the service that they went to.
@@ -101,6 +103,7 @@ impl Snapshot {
                 (route.path.clone(), known.cloned().unwrap_or_default())
             })
             .collect();
+        let unrouted = before.map(|before| Arc::clone(&before.unrouted)).unwrap_or_default();
         let cache = store(&config, before);
         let split_counts = split::counts(&config, before);
         let mirror_counts = mirror::counts(&config, before);
@@ -118,11 +121,13 @@ impl Snapshot {
         let known = before.and_then(|before| before.verifier.as_ref());
         let replays = before.map(|before| Arc::clone(&before.replays)).unwrap_or_default();
         let verifier = Verifier::new(&config, known, &replays)?;
-        if verifier.is_none() && config.routes.iter().any(|route| route.identity && route.redirect.is_none())
+        let asks = |route: &config::Route| route.identity && route.redirect.is_none();
+        if verifier.is_none()
+            && let Some(place) = config.routes.iter().position(asks)
         {
-            return Err(Error::Config(
-                "a route asks for an identity, but none is configured: set [gateway.identity]".into(),
-            ));
+            let detail = "a route asks for an identity, but none is configured: set [gateway.identity]";
+            let setting = format!("routes[{place}].identity");
+            return Err(Error::Setting { setting, detail: detail.into() });
         }
         let telemetry = &config.telemetry;
         let known = before.and_then(|before| before.tracing.as_ref());
@@ -141,6 +146,7 @@ impl Snapshot {
             version,
             routes,
             counts,
+            unrouted,
             split_counts,
             mirror_counts,
             limits,

@@ -1,5 +1,6 @@
 """The native data plane as Python sees it: start, tell it where instances are, read, drain."""
 
+import functools
 import re
 import threading
 import time
@@ -15,6 +16,7 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.gateway.acme.settings import Acme
 from counterfoil.gateway.acme.showing import Showing
 from counterfoil.gateway.config import GatewayConfig
+from counterfoil.gateway.credentials import SigningKey
 from counterfoil.gateway.services import ServiceTls, Upstream
 
 _OTHER_BUILD: Final = re.compile(r"unknown (field|variant) `|missing field `")
@@ -275,15 +277,21 @@ def _document(
     for name, service in services.items():
         if service.tls is not None:
             document["services"][name]["tls"] = _service_tls(service.tls, folder)
+    place = functools.partial(_placed, folder)
+    document["certificates"] = [
+        {name: place(f"certificates[{number}].{name}", file) for name, file in each.items()}
+        for number, each in enumerate(document["certificates"])
+    ]
+    document["ticket_secret"] = place("ticket_secret", config.ticket_secret)
     document["identity"] = [
-        msgspec.to_builtins(issuer) | {"ca_file": issuer.ca_file or None}
+        msgspec.to_builtins(issuer) | {"ca_file": place("identity.ca_file", issuer.ca_file)}
         for issuer in config.issuers
     ]
     if config.acme is not None:
         document["acme"] = msgspec.to_builtins(_acme(config.acme, folder))
-    document["telemetry"]["ca_file"] = config.telemetry.ca_file or None
+    document["telemetry"]["ca_file"] = place("telemetry.ca_file", config.telemetry.ca_file)
     document["signing_keys"] = {
-        name: {"secret": _secret(folder / key.secret_file), "tenant": key.tenant, "tier": key.tier}
+        name: {"secret": _secret(folder, name, key), "tenant": key.tenant, "tier": key.tier}
         for name, key in config.signing_keys.items()
     }
     return msgspec.json.encode(document | surroundings).decode()
@@ -295,14 +303,24 @@ def _acme(acme: Acme, folder: Path) -> Acme:
     Raises:
         GatewayError: one is missing.
     """
-    placed = acme.placed(folder)
-    files = {"acme.ca_file": placed.ca_file}
-    if placed.external_account is not None:
-        files["acme.external_account.key_file"] = placed.external_account.key_file
-    for setting, file in files.items():
-        if file and not Path(file).is_file():
-            raise GatewayError(f"{setting}: there is no file {file}", setting=setting)
-    return placed
+    _placed(folder, "acme.ca_file", acme.ca_file)
+    if acme.external_account is not None:
+        _placed(folder, "acme.external_account.key_file", acme.external_account.key_file)
+    return acme.placed(folder)
+
+
+def _placed(folder: Path, setting: str, file: str | None) -> str | None:
+    """The path of a file that is there, wherever a process stands; nothing for what isn't set.
+
+    Raises:
+        GatewayError: it is missing.
+    """
+    if not file:
+        return None
+    path = folder.resolve() / file
+    if not path.is_file():
+        raise GatewayError(f"{setting}: there is no file {path}", setting=setting)
+    return str(path)
 
 
 def _service_tls(tls: ServiceTls, folder: Path) -> dict[str, str | None]:
@@ -312,8 +330,11 @@ def _service_tls(tls: ServiceTls, folder: Path) -> dict[str, str | None]:
     return placed | {"server_name": tls.server_name or None}
 
 
-def _secret(file: Path) -> str:
+def _secret(folder: Path, name: str, key: SigningKey) -> str:
     try:
-        return file.read_text(encoding="ascii").strip()
+        return (folder / key.secret_file).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise GatewayError(f"a signing key's secret can't be read: {error}") from error
+        raise GatewayError(
+            f"a signing key's secret can't be read: {error}",
+            setting=f"signing_keys.{name}.secret_file",
+        ) from error

@@ -119,7 +119,8 @@ impl Verifier {
         let mut issuers: Vec<Arc<Issuer>> = Vec::new();
         for issuer in &config.identity {
             if issuers.iter().any(|each| each.config.issuer == issuer.issuer) {
-                return Err(Error::Config(format!("issuer {} is configured twice", issuer.issuer)));
+                let detail = format!("issuer {} is configured twice", issuer.issuer);
+                return Err(Error::Setting { setting: "identity".into(), detail });
             }
             issuers.push(Issuer::new(issuer, before.map_or(&[], |before| &before.issuers)));
         }
