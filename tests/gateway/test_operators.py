@@ -99,3 +99,45 @@ def test_a_drain_lets_nobody_new_in(plane: DataPlane) -> None:
     with pytest.raises(httpx2.TransportError):
         while True:  # the listener closes a moment later
             httpx2.get(f"http://{plane.listen}/a")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/state", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("PUT", "/config", "GET, HEAD"),
+        ("GET", "/drain", "POST"),
+        ("GET", "/breakers", "POST"),
+        ("DELETE", "/cache/purge", "POST"),
+        ("GET", "/splits", "POST"),
+    ],
+)
+def test_what_is_asked_by_the_wrong_method_says_by_which(
+    plane: DataPlane, method: str, path: str, allowed: str
+) -> None:
+    answered = ask(plane, method, path)
+    assert (answered.status_code, answered.headers["allow"]) == (405, allowed)
+    assert allowed in answered.json()["detail"]
+    assert not plane.state()["draining"]
+
+
+def test_a_drain_waits_for_no_operator(plane: DataPlane) -> None:
+    """A scraper keeps its connection; it is no client, and is not counted as one."""
+    headers = {"authorization": f"Bearer {CREDENTIAL}"}
+    with httpx2.Client(base_url=f"http://{plane.admin}", headers=headers) as scraper:
+        assert "counterfoil_gateway_connections 0" in scraper.get("/metrics").text.splitlines()
+        drained = threading.Thread(target=plane.drain, args=(300.0,))
+        drained.start()
+        drained.join(60.0)
+        assert not drained.is_alive()
+        assert scraper.get("/state").json()["draining"]
+
+
+def test_requests_that_no_route_takes_are_counted(plane: DataPlane) -> None:
+    assert httpx2.post(f"http://{plane.listen}/a").status_code == 405
+    assert httpx2.get(f"http://{plane.listen}/nowhere").status_code == 404
+    lines = ask(plane, "GET", "/metrics").text.splitlines()
+    name = "counterfoil_gateway_request"
+    assert f'{name}s_total{{route="none",status="4xx"}} 2' in lines
+    assert f'{name}_duration_seconds_count{{route="none"}} 2' in lines

@@ -35,30 +35,41 @@ pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<B
     if !shared.snapshot().config.admin_credential.matches(given) {
         return Problem::new(StatusCode::UNAUTHORIZED, "the operators' credential is needed").into_response();
     }
-    let (kind, content) = match request.uri().path() {
-        "/metrics" => metrics::answer(shared, request.headers()),
-        "/state" => ("application/json", state(shared).to_string()),
-        "/config" => ("application/json", shared.snapshot().config.shown.to_string()),
-        "/drain" if request.method() == Method::POST => {
-            shared.drain();
-            ("application/json", json!({"draining": true}).to_string())
-        }
-        "/breakers" if request.method() == Method::POST => match hold_breaker(shared, request).await {
-            Ok(held) => ("application/json", held),
-            Err(problem) => return problem.into_response(),
-        },
-        "/cache/purge" if request.method() == Method::POST => match purge(shared, request).await {
-            Ok(purged) => ("application/json", purged),
-            Err(problem) => return problem.into_response(),
-        },
-        "/splits" if request.method() == Method::POST => match weigh(shared, request).await {
-            Ok(weighed) => ("application/json", weighed),
-            Err(problem) => return problem.into_response(),
-        },
-        path => {
+    let path = request.uri().path();
+    let methods: &[Method] = match path {
+        "/metrics" | "/state" | "/config" => &[Method::GET, Method::HEAD],
+        "/drain" | "/breakers" | "/cache/purge" | "/splits" => &[Method::POST],
+        _ => {
             return Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
                 .into_response();
         }
+    };
+    if !methods.contains(request.method()) {
+        let allowed = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        let detail = format!("{path} is asked by {allowed}");
+        return Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).allow(allowed).into_response();
+    }
+    let (kind, content) = match path {
+        "/metrics" => metrics::answer(shared, request.headers()),
+        "/state" => ("application/json", state(shared).to_string()),
+        "/config" => ("application/json", shared.snapshot().config.shown.to_string()),
+        "/drain" => {
+            shared.drain();
+            ("application/json", json!({"draining": true}).to_string())
+        }
+        "/breakers" => match hold_breaker(shared, request).await {
+            Ok(held) => ("application/json", held),
+            Err(problem) => return problem.into_response(),
+        },
+        "/cache/purge" => match purge(shared, request).await {
+            Ok(purged) => ("application/json", purged),
+            Err(problem) => return problem.into_response(),
+        },
+        // The one that is left.
+        _ => match weigh(shared, request).await {
+            Ok(weighed) => ("application/json", weighed),
+            Err(problem) => return problem.into_response(),
+        },
     };
     let mut response = Response::new(Body::Whole(content.into()));
     response.headers_mut().insert("content-type", HeaderValue::from_static(kind));

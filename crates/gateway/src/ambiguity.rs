@@ -25,8 +25,12 @@ pub fn checked_path(parts: &Parts) -> Result<Cow<'_, str>, Problem> {
         }
         let mut hosts = parts.headers.get_all(header::HOST).iter();
         // RFC 9112, section 3.2.
-        if hosts.next().is_none() && parts.version == Version::HTTP_11 || hosts.next().is_some() {
+        let host = hosts.next();
+        if host.is_none() && parts.version == Version::HTTP_11 || hosts.next().is_some() {
             return Err(bad("a request has one Host").close());
+        }
+        if !host.is_none_or(|host| host.as_bytes().iter().all(is_of_host)) {
+            return Err(bad("Host is no name or address, with a port or without").close());
         }
     }
     let path = parts.uri.path();
@@ -38,6 +42,12 @@ pub fn checked_path(parts: &Parts) -> Result<Cow<'_, str>, Problem> {
         return Err(bad("the path has a segment . or .. or a zero byte: ask for the path that is meant"));
     }
     Ok(normal(path))
+}
+
+/// Whether a byte may stand in a host and its port (RFC 3986, section 3.2.2): services make links of what
+/// they are told that a client asked for.
+fn is_of_host(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte)
 }
 
 /// Chunks are all that is understood, and once is all they can be meant.
@@ -164,6 +174,22 @@ mod tests {
             assert_eq!(path(plain).as_deref(), Some(plain));
         }
         assert_eq!(path("/%61d%6Din/%7e").as_deref(), Some("/admin/~"));
+    }
+
+    #[test]
+    fn a_host_that_is_none_is_refused() {
+        let asked = |host: &str| {
+            let request = Request::builder().uri("/").header("host", host).body(()).unwrap();
+            checked_path(&request.into_parts().0).is_ok()
+        };
+        for host in ["", "h", "shop.example:8443", "[::1]:8443", "a_b", "xn--bcher-kva.example", "%C3%BC"] {
+            assert!(asked(host), "{host}");
+        }
+        for host in
+            ["a b", "shop.example/evil", "me@shop.example", "a\\b", "a?b", "a#b", "a\"b", "a<b", "\u{e4}"]
+        {
+            assert!(!asked(host), "{host}");
+        }
     }
 
     #[test]

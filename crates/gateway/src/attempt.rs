@@ -207,7 +207,9 @@ impl Asking<'_> {
             }
             Err(failure) => {
                 let reached = failure == Failure::Unknown;
-                Missed::new(StatusCode::BAD_GATEWAY, "the service can't be reached", reached)
+                let detail =
+                    if reached { "the service broke its answer off" } else { "the service can't be reached" };
+                Missed::new(StatusCode::BAD_GATEWAY, detail, reached)
             }
         };
         under_way.failed(shared.nanoseconds(Instant::now()));

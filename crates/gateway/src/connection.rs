@@ -68,7 +68,7 @@ pub async fn serve<I, S, F>(
     S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let _connected = shared.connected();
+    let _connected = door.for_clients.then(|| shared.connected());
     let watching = tokio::spawn(Arc::clone(&client).watch(door.patience, shared.phase(), door.last));
     let Agreed { mut spoken, handshake } = agreed;
     loop {

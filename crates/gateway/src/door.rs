@@ -26,6 +26,8 @@ pub struct Door {
     pub early_data: bool,
     /// Where else the same is served (RFC 7838), for the answers.
     pub alternative: Option<HeaderValue>,
+    /// Whether it is for clients, who are counted, and whom a drain waits for.
+    pub for_clients: bool,
     /// The phase in which nobody new is let in.
     pub last: Phase,
     pub patience: Patience,
