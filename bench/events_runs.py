@@ -31,6 +31,7 @@ from counterfoil.events import (
     rebuilt_balances,
 )
 from counterfoil.events.effects import Effects
+from counterfoil.events.retention import GIVE_WAY_SECONDS
 from counterfoil.kafka_access import KafkaAccess
 
 ACCOUNTS: Final = 1_000
@@ -165,7 +166,7 @@ def retention(number: int, *, deleting: bool) -> dict[str, float]:
         over = threading.Event()
 
         def forget() -> None:
-            while deleting and forgetting.step(now_us()) and not over.is_set():
+            while deleting and forgetting.step(now_us()) and not over.wait(GIVE_WAY_SECONDS):
                 continue
 
         beside = threading.Thread(target=forget)

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -151,22 +152,53 @@ def test_no_step_forgets_more_than_a_chunk(
     embedded: EmbeddedEvents, append: Callable[..., None]
 ) -> None:
     for number in range(CHUNK + 10):
-        append(range(number * 5, number * 5 + 1), SECOND_US)
+        append(range(number * 5, number * 5 + 1), SECOND_US)  # one key, and so one partition
     retention = embedded.retention([SHORT])
-    steps = [(retention.step(1_000 * SECOND_US), retention.behind) for _ in range(3)]
-    assert steps == [(CHUNK, True), (10, False), (0, False)]
+    steps = [retention.step(1_000 * SECOND_US), retention.step(1_000 * SECOND_US)]
+    assert steps == [CHUNK, 10]
+    assert retention.step(1_000 * SECOND_US) == 0
+    assert not retention.behind
 
 
 def test_many_records_are_a_chunk_though_they_are_few_batches(
     embedded: EmbeddedEvents, append: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("counterfoil.events.retention.CHUNK_RECORDS", 25)
+    monkeypatch.setattr("counterfoil.events.retention.CHUNK_RECORDS", 5)
     append(range(20), SECOND_US)
     append(range(20, 40), SECOND_US)
     retention = embedded.retention([SHORT])
-    steps = [(retention.step(1_000 * SECOND_US), retention.behind) for _ in range(2)]
-    assert steps == [(3, True), (1, False)]
+    steps = [(retention.step(1_000 * SECOND_US), retention.behind) for _ in range(4)]
+    assert sum(forgotten for forgotten, _ in steps) == 4
+    assert steps[0] == (1, True)
+    assert forget(retention, 1_000 * SECOND_US) == 0
+    assert not retention.behind
     assert left(embedded) == []
+
+
+def test_each_step_forgets_of_one_partition_alone(
+    embedded: EmbeddedEvents, append: Callable[..., None]
+) -> None:
+    append(range(10), SECOND_US)
+    ends = embedded.log().ends("paid")
+    retention = embedded.retention([SHORT])
+    assert retention.step(1_000 * SECOND_US) == 1
+    assert retention.behind
+    assert embedded.log().begins(SHORT) == {0: ends[0], 1: 0}
+
+
+def test_forgetting_writes_little_of_what_it_forgets(
+    embedded: EmbeddedEvents, append: Callable[..., None], tmp_path: Path
+) -> None:
+    for number in range(20):
+        append(range(number * 1_000, (number + 1) * 1_000), SECOND_US)
+    database = embedded.pipelines().database
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (log_ahead,) = tmp_path.rglob("events.db-wal")
+    assert log_ahead.stat().st_size == 0
+    size = database.execute("SELECT sum(length(records)) FROM record_batches").fetchone()[0]
+    forget(embedded.retention([SHORT]), 1_000 * SECOND_US)
+    assert left(embedded) == []
+    assert log_ahead.stat().st_size < size / 4
 
 
 def test_what_a_term_reads_at_first_does_not_grow_with_the_commits_before_it(

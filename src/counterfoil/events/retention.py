@@ -16,8 +16,11 @@ from counterfoil.events.database import Database
 from counterfoil.events.topics import AnyTopic
 
 CHUNK: Final = 256
-CHUNK_RECORDS: Final = 64_000
+CHUNK_RECORDS: Final = 16_000
 """What one transaction forgets of a partition: some megabytes, which takes some milliseconds."""
+GIVE_WAY_SECONDS: Final = 0.02
+"""For how long to let others write between two steps. SQLite hands its lock to whoever asks while
+it is free, and who waits asks again after 1, 2, 5 and 10 ms: without a pause, hardly ever then."""
 
 
 class Retention:
@@ -25,33 +28,45 @@ class Retention:
 
     def __init__(self, database: Database, topics: Iterable[AnyTopic]) -> None:
         self._database = database
-        self._topics = [topic for topic in topics if topic.retention_seconds is not None]
-        self.behind = False
-        """Whether the last step has left something that is old: it had a whole chunk to forget."""
+        self._places = [
+            (topic, partition)
+            for topic in topics
+            if topic.retention_seconds is not None
+            for partition in range(topic.partitions)
+        ]
+        self._left: list[tuple[AnyTopic, int]] = []
+        """Where this round has not come to the end of what is old."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether the last step may have left something that is old."""
+        return bool(self._left)
 
     def step(self, now_us: int) -> int:
-        """Forget a chunk of each partition at most; returns the number of batches.
+        """Forget a chunk of one partition at most; returns the number of batches.
 
         Raises:
             StoreUnavailable: the file can't be written at the moment.
         """
-        self.behind = False
-        return sum(
-            self._forget(topic, partition, now_us)
-            for topic in self._topics
-            for partition in range(topic.partitions)
-        )
+        self._left = self._left or self._places[::-1]
+        forgotten = 0
+        while self._left and not forgotten:
+            forgotten, more = self._forget(*self._left[-1], now_us)
+            if not more:
+                self._left.pop()
+        return forgotten
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
 
-    def _forget(self, topic: AnyTopic, partition: int, now_us: int) -> int:
+    def _forget(self, topic: AnyTopic, partition: int, now_us: int) -> tuple[int, bool]:
+        """Forget a chunk of a partition; how many batches, and whether there may be more."""
         oldest_us = now_us - (topic.retention_seconds or 0) * 1_000_000
-        if not self._old(topic.name, partition, oldest_us):
-            return 0  # without the write lock, as most of the time
+        if not self._old(topic.name, partition, oldest_us)[0]:
+            return 0, False  # without the write lock, as most of the time
         with self._database.transaction():
-            old = self._old(topic.name, partition, oldest_us)
+            old, more = self._old(topic.name, partition, oldest_us)
             if old:
                 place = (topic.name, partition)
                 self._database.execute(
@@ -63,10 +78,11 @@ class Retention:
                     "UPDATE ends SET next = ? WHERE topic = ? AND partition = ?",
                     (old[-1] + 1, *place),
                 )
-        return len(old)
+        return len(old), more
 
-    def _old(self, topic: str, partition: int, oldest_us: int) -> list[int]:
-        """The last offsets of the batches at the beginning that are old and were read by all."""
+    def _old(self, topic: str, partition: int, oldest_us: int) -> tuple[list[int], bool]:
+        """The last offsets of the batches at the beginning that are old and were read by all, a
+        chunk of them, and whether that leaves some."""
         read_until = self._read_until(topic, partition)
         old: list[int] = []
         records = 0
@@ -76,14 +92,12 @@ class Retention:
             (topic, partition, CHUNK),
         ).fetchall():
             if newest_us >= oldest_us or (read_until is not None and last >= read_until):
-                break
+                return old, False
             records += number
-            if records > CHUNK_RECORDS:
-                self.behind = True
-                break
+            if old and records > CHUNK_RECORDS:
+                return old, True
             old.append(last)
-        self.behind |= len(old) == CHUNK
-        return old
+        return old, len(old) == CHUNK
 
     def _read_until(self, topic: str, partition: int) -> int | None:
         """The earliest position of all consumers of a topic; None if it has none.

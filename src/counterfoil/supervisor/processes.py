@@ -39,6 +39,7 @@ from counterfoil.events import (
     TermOver,
     declare_schemas,
 )
+from counterfoil.events.retention import GIVE_WAY_SECONDS
 from counterfoil.supervisor import hot_keys
 from counterfoil.supervisor.gateway_process import gateway
 from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
@@ -274,8 +275,7 @@ def retention(host: Host) -> None:
 
     def step() -> int:
         moved = forgetting.step(now_us())
-        if not forgetting.behind:
-            host.stop.wait(RETENTION_SECONDS)
+        host.stop.wait(GIVE_WAY_SECONDS if forgetting.behind else RETENTION_SECONDS)
         return moved
 
     _repeat(host, step)
