@@ -1,17 +1,19 @@
-"""What a user writes, and how it is read: the declaration, its configuration, its web side."""
+"""What a user writes (declarations, configuration) and how services answer HTTP."""
 
 from counterfoil.application.application import Application
 from counterfoil.application.configuration import (
-    ENGINES_VARIABLE,
-    OWN_SERVERS_VARIABLE,
     Configuration,
     ConfigurationError,
     EnginesConfig,
-    at_fault,
-    load,
 )
 from counterfoil.application.counterfoils import Counterfoils, Request, Workload
 from counterfoil.application.loading import load_application
+from counterfoil.application.reading import (
+    ENGINES_VARIABLE,
+    OWN_SERVERS_VARIABLE,
+    at_fault,
+    load,
+)
 from counterfoil.application.service import Service
 from counterfoil.application.state import StateFolder
 
