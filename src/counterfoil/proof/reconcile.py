@@ -1,7 +1,7 @@
-"""Matches the stubs: client, gateway log, service table, event log, ledger, lake and report.
+"""Reconciles client, gateway log, service table, event log, ledger, lake and report.
 
-Reads every store by itself (`stores`), without the code that wrote it: a bug there must not be able
-to hide here.
+Every store is read by its plain client (`stores`), without the code that wrote it: a bug there must
+not be able to hide here.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from counterfoil.application import Counterfoils, StateFolder
-from counterfoil.proof.client import DONE, ClientRecord
+from counterfoil.proof.client import DONE, Acknowledged, ClientRecord
 from counterfoil.proof.stores import Stores
 from counterfoil.reports.delta import open_table
 
@@ -27,7 +27,7 @@ class Sum(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One thing that does not match: what, where, and the two sides."""
+    """One mismatch: its kind, its place, and both sides."""
 
     what: str
     where: str
@@ -37,7 +37,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """Sums at every step of the way, and all that differs (the first of each, and the total)."""
+    """The sums at every step, the first differences, and how many there are in all."""
 
     sums: dict[str, Sum]
     differences: list[Difference]
@@ -57,7 +57,7 @@ class _Differences:
     def compare(
         self, where: str, expected: Mapping[int, int], found: Iterable[tuple[int, int]]
     ) -> Sum:
-        """Hold the pairs (id, amount) that were found against what must be there, once each."""
+        """Compare the pairs (id, amount) that were found with the expected ones, each once."""
         pairs = list(found)
         times = Counter(identity for identity, _ in pairs)
         amounts = dict(pairs)
@@ -76,14 +76,35 @@ class _Differences:
 def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) -> Reconciliation:
     """Compare every step with the service's table, and that with what the client was promised."""
     differences = _Differences()
-    sums: dict[str, Sum] = {}
-    state = stores.state
     rows, keys = service_rows(counterfoils, stores)
     amounts = dict(rows)
     promised = client.acknowledged
-    sums["acknowledged"] = Sum(len(promised), sum(each.amount for each in promised.values()))
-    sums["accepted"] = Sum(len(rows), sum(amount for _, amount in rows))
-    for asked, stub in promised.items():
+    _compare_client(client, amounts, keys, differences)
+    _compare_rows(rows, keys, differences)
+    gateway = _compare_gateway(stores.state.access_log, promised.values(), amounts, differences)
+    documents = log_documents(counterfoils, stores)
+    logged = differences.compare("event log", amounts, _worths(counterfoils, documents))
+    _compare_order(counterfoils, stores, [event_id for event_id, _ in documents], differences)
+    sums = {
+        "acknowledged": Sum(len(promised), sum(each.amount for each in promised.values())),
+        "accepted": Sum(len(rows), sum(amount for _, amount in rows)),
+        "gateway": gateway,
+        "log": logged,
+        "ledger": _compare_ledger(counterfoils, stores, amounts, documents, differences),
+        "lake": differences.compare("lake", amounts, lake_rows(counterfoils, stores.state)),
+        "report": _compare_report(counterfoils, stores, differences),
+    }
+    return Reconciliation(sums, differences.shown, differences.count)
+
+
+def _compare_client(
+    client: ClientRecord,
+    amounts: Mapping[int, int],
+    keys: Mapping[tuple[str, str], set[int]],
+    differences: _Differences,
+) -> None:
+    """Check that each acknowledged effect has its row, caused by its own key."""
+    for asked, stub in client.acknowledged.items():
         if stub.id not in amounts:
             differences.add("lost", "service", stub.id, stub.amount, "nothing")
         elif stub.id not in keys.get(asked, ()):
@@ -92,38 +113,46 @@ def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) 
             differences.add("changed", "service", stub.id, stub.amount, amounts[stub.id])
     for key in client.changed_answers:
         differences.add("changed answer", "client", key, "the same id for a key", "another id")
+
+
+def _compare_rows(
+    rows: Iterable[tuple[int, int]],
+    keys: Mapping[tuple[str, str], set[int]],
+    differences: _Differences,
+) -> None:
+    """Check that no id has two rows and no key two effects; a key without one was given up."""
     for identity, number in Counter(identity for identity, _ in rows).items():
         if number > 1:
             differences.add("doubled", "service", identity, "1 row", number)
     for (_, key), ids in keys.items():
-        # Once or not at all, where the client gave up; once, where it was promised something.
         if len(ids) > 1:
             differences.add("doubled", "service", key, "1 effect for a key", len(ids))
-    logged = gateway_effects(state.access_log)
-    for stub in promised.values():
+
+
+def _compare_gateway(
+    access_log: Path,
+    promised: Iterable[Acknowledged],
+    amounts: Mapping[int, int],
+    differences: _Differences,
+) -> Sum:
+    """Check that the gateway logged each acknowledged effect, and none that has no row."""
+    logged = gateway_effects(access_log)
+    for stub in promised:
         if stub.id not in logged:
             differences.add(
                 "lost", "gateway log", stub.id, stub.key, "no line with a status of 2xx"
             )
-    sums["gateway"] = Sum(len(logged), sum(amounts.get(identity, 0) for identity in logged))
     for identity in logged - amounts.keys():
         differences.add("lost", "service", identity, "a row, for the gateway's 2xx", "nothing")
-    documents = log_documents(counterfoils, stores)
-    pairs = _worths(counterfoils, documents)
-    sums["log"] = differences.compare("event log", amounts, pairs)
-    _compare_order(counterfoils, stores, [event_id for event_id, _ in documents], differences)
-    sums["ledger"] = _compare_ledger(counterfoils, stores, amounts, documents, differences)
-    sums["lake"] = differences.compare("lake", amounts, lake_rows(counterfoils, state))
-    sums["report"] = _compare_report(counterfoils, stores, differences)
-    return Reconciliation(sums, differences.shown, differences.count)
+    return Sum(len(logged), sum(amounts.get(identity, 0) for identity in logged))
 
 
 def _compare_order(
     counterfoils: Counterfoils, stores: Stores, logged: Iterable[int], differences: _Differences
 ) -> None:
-    """See that events of one key are in the log in the order in which they were committed.
+    """Check that events of one key are in the log in the order of their commits.
 
-    What is there twice, or not at all, is told of elsewhere.
+    Duplicate and lost events are reported elsewhere.
     """
     if not stores.commits_in_order:
         return
@@ -154,7 +183,7 @@ def _compare_ledger(
     documents: Iterable[tuple[int, dict[str, Any]]],
     differences: _Differences,
 ) -> Sum:
-    """See that each was posted, to where it should, and that balances are what transfers say."""
+    """Check that each event was posted between the right accounts, and that balances add up."""
     transfers = stores.pipelines(
         "SELECT id, debit, credit, amount, currency, code FROM ledger_transfers"
     )
