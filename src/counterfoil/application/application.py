@@ -85,15 +85,15 @@ class Application:
     ) -> Service:
         """Declare a service; `schema` is SQL that creates its tables if they don't exist.
 
-        `migrations` change them afterwards, each once, in their order: add to the end, and change
-        nothing that was ever applied. With them `schema` stays as it was when they began.
+        `migrations` change the tables afterwards, each once and in order: append new ones, and
+        never change an applied one. From the first migration on `schema` must stay as it is.
 
-        The answer to an Idempotency-Key is kept for `keep_seconds`, 30 days without a word: whoever
-        repeats it later has the command run again. Events that were sent stay in the outbox for as
-        long, for `counterfoil trace` and the proof.
+        Answers to Idempotency-Keys are kept for `keep_seconds` (30 days by default); a key that is
+        repeated later runs its command again. Sent events stay in the outbox for as long, for
+        `counterfoil trace` and the proof.
 
         Raises:
-            ConfigurationError: the name is taken, or `keep_seconds` is not a day at least.
+            ConfigurationError: the name is taken, or `keep_seconds` is less than a day.
         """
         if not keep_seconds >= LEAST_KEEP_SECONDS:
             raise ConfigurationError(
@@ -114,19 +114,19 @@ class Application:
         format: Format = "json",
         compatibility: Compatibility = "BACKWARD",
     ) -> Topic[Event]:
-        """Declare a topic of typed events, ordered by key, that are kept for a time.
+        """Declare a topic of typed events, ordered by key.
 
-        Without one they are kept for ever. The proof counts what is in the log: keep what it is to
-        find.
+        Events are kept for `retention_seconds`, or for ever without it. The proof counts what is in
+        the log, so keep events for longer than a proof takes.
 
-        Of a `compacted` topic the newest event of each key is enough, as for a pipeline that keeps
-        it as a table: Kafka forgets the older ones, and none of the newest.
+        Of a `compacted` topic only the newest event of each key is needed, as for a pipeline that
+        keeps it as a table: Kafka deletes the older ones.
 
-        In the formats `avro` and `protobuf` the type's schema is registered when the application
-        starts, which a schema that breaks with the last one keeps it from doing.
+        With the formats `avro` and `protobuf` the type's schema is registered when the application
+        starts; one that is incompatible with the last version prevents the start.
 
         Raises:
-            UnmappableType: the format can't hold the type; says the field.
+            UnmappableType: the format can't represent the type; names the field.
         """
         topic = Topic(
             name,
@@ -203,16 +203,16 @@ class Application:
         event_time: EventTime[Event] | None = None,
         tables: Sequence[Topic[Any]] = (),
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Declare the handler of a pipeline; what it does happens once for each event.
+        """Declare the handler of a pipeline; it takes effect exactly once for each event.
 
-        It gets an event and its context; with `batch`, a list of such pairs. A `stateless` one only
-        emits: it keeps no state, posts nothing to the ledger and runs no SQL, so that on Kafka it
-        works within the log's transactions alone. At most `commit_limit` events of each partition
-        share a commit: fewer are sooner durable, more are cheaper.
+        The handler gets an event and its context or, with `batch`, a list of such pairs. A
+        `stateless` one may only emit: no state, no ledger, no SQL; on Kafka it then runs within the
+        log's transactions, without a database. At most `commit_limit` events of each partition
+        share a commit: fewer lower the latency, more the cost.
 
-        With `event_time` it has a watermark, and timers of event time beside those of processing
-        time (`timer`). Of each topic in `tables` it keeps the newest event of every key, which
-        handlers get by `context.row(topic, key)`.
+        `event_time` gives the pipeline a watermark, and timers of event time beside those of
+        processing time (`timer`). `tables` are topics of which the newest event of every key is
+        kept; handlers read it with `context.row(topic, key)`.
         """
 
         def declare(handler: Callable[..., None]) -> Callable[..., None]:
@@ -234,12 +234,12 @@ class Application:
         return declare
 
     def timer(self, pipeline: str) -> Callable[[TimerHandler], TimerHandler]:
-        """Declare what a pipeline does when a timer fires that its handler has set.
+        """Declare the handler of a pipeline's timers, which `context.timers` sets.
 
-        It happens once for each timer, in a commit of the pipeline; `context.timers` sets them.
+        It takes effect exactly once for each timer, in a commit of the pipeline.
 
         Raises:
-            ConfigurationError: there is no such pipeline yet, or it has a handler of timers.
+            ConfigurationError: there is no such pipeline yet, or it has a timer handler already.
         """
 
         def declare(handler: TimerHandler) -> TimerHandler:
@@ -275,11 +275,11 @@ class Application:
     ) -> Callable[[Callable[[State, Event], State]], Windowed[Event, State]]:
         """Declare a pipeline that folds events into windows of event time, by key.
 
-        The handler adds an event to what a window holds, a `state()` at first, and returns it. What
-        is done with a window once it has closed, exactly once, is declared on it with `then`; what
-        two sessions are together with `merge`. A window closes when the watermark is
-        `lateness_seconds` after its end. Events that are later still go to the topic `late`, and
-        are counted without one.
+        The handler takes a window's value, initially `state()`, and an event, and returns the new
+        value. On the result, `then` declares what happens exactly once when a window closes, and
+        `merge` how two sessions become one. A window closes when the watermark is
+        `lateness_seconds` past its end. Events that come later are counted, and go to the topic
+        `late` if it is given.
         """
 
         def declare(fold: Callable[[State, Event], State]) -> Windowed[Event, State]:
@@ -373,16 +373,16 @@ class Application:
         tries: int = 3,
         commit_limit: int = 1_000,
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Declare a pipeline that pairs events of two topics by key.
+        """Declare a pipeline that joins two topics by key and event time.
 
-        The handler gets each two that happened at most `within_seconds` apart, once. With `left`,
-        an event of the left topic that had no partner comes alone, with None for the other, once
-        the watermark is `within_seconds` and `lateness_seconds` past it; with `outer`, those of the
-        right topic do as well. Events that come still later are counted, and go to the topics
-        `late_left` and `late_right` if these are given.
+        The handler gets every pair of events at most `within_seconds` apart, exactly once. A `left`
+        join also hands over events of the left topic without a partner, with None for the other,
+        once the watermark is `within_seconds` plus `lateness_seconds` past them; an `outer` join
+        those of both topics. Events that come later are counted, and go to the topics `late_left`
+        and `late_right` if these are given.
 
         Raises:
-            EventsError: the topics are one and the same, or a span is negative.
+            EventsError: both topics are the same, or a duration is negative.
         """
 
         def declare(handler: Callable[..., None]) -> Callable[..., None]:
@@ -417,10 +417,10 @@ class Application:
         concurrency: int = CONCURRENCY,
         tries: int = 3,
     ) -> Callable[[Callable[[Event], Any]], Parallel[Event, Any]]:
-        """Declare work that waits, done for many events at a time, in order by key.
+        """Declare a pipeline for slow work: many events at a time, in order by key.
 
-        The handler is a function, which gets a thread, or a coroutine function; what is done with
-        its result exactly once is declared on it with `then`.
+        The handler is a function, which runs in a thread, or a coroutine function. It may run more
+        than once for an event; `then`, on the result, declares what happens exactly once.
         """
 
         def declare(work: Callable[[Event], Any]) -> Parallel[Event, Any]:
@@ -447,10 +447,10 @@ class Application:
         tries: int = TASK_TRIES,
         visibility_seconds: float = VISIBILITY_SECONDS,
     ) -> Callable[[Callable[[Event], Any]], TaskQueue[Event]]:
-        """Declare a task queue and what does one of its tasks: a function or a coroutine function.
+        """Declare a task queue and its handler, a function or a coroutine function.
 
-        Tasks are sent with `queue.send(unit, task)`; what is done with a result, once, is declared
-        on the queue with `then`.
+        Send tasks with `queue.send(unit, task)`; `then`, on the queue, declares what happens
+        exactly once with a result.
         """
 
         def declare(work: Callable[[Event], Any]) -> TaskQueue[Event]:
@@ -469,9 +469,9 @@ class Application:
     def saga(
         self, name: str, source: Topic[Event], *, timeout_seconds: float | None = None
     ) -> Saga[Event]:
-        """Declare a saga that each event of `source` begins; its steps are declared on it.
+        """Declare a saga that starts for each event of `source`; declare its steps on the result.
 
-        After `timeout_seconds` an instance that is not through takes back what it has done.
+        An instance that has not completed after `timeout_seconds` is compensated.
         """
         self._name_saga(name)
         self.sagas[name] = Saga(name, source, timeout_seconds=timeout_seconds)
@@ -480,7 +480,7 @@ class Application:
     def choreography(
         self, name: str, source: Topic[Any], *, timeout_seconds: float
     ) -> Choreography:
-        """Declare a saga that pipelines dance by their events, so that it can be followed.
+        """Declare a choreographed saga, which pipelines carry out by events, to trace it.
 
         An instance that has not ended after `timeout_seconds` is shown as stuck.
         """
@@ -510,11 +510,11 @@ class Application:
         return [*self.topics.values(), *own]
 
     def consumers(self) -> set[str]:
-        """Under what names positions are kept for what is declared."""
+        """The names of the declared consumers, under which offsets are kept."""
         return set(self.consumer_names())
 
     def consumer_names(self) -> list[str]:
-        """The same, each as often as it is declared."""
+        """The same, with duplicates."""
         return [
             *self.pipelines,
             *self.parallels,
@@ -526,7 +526,7 @@ class Application:
         ]
 
     def state_keepers(self) -> list[str]:
-        """Under what names handlers keep state (`context.state`, `step.state`)."""
+        """The names under which handlers keep state (`context.state`, `step.state`)."""
         return [
             *self.pipelines,
             *self.parallels,
@@ -535,15 +535,15 @@ class Application:
         ]
 
     def position_holders(self) -> list[str]:
-        """Whatever keeps positions in Kafka: sources, and pipelines that need no database."""
+        """What keeps its position in Kafka: outbox sources and stateless pipelines."""
         stateless = [name for name, each in self.pipelines.items() if each.stateless]
         return [*self.services, KafkaEvents.PIPELINES, *stateless]
 
     def store(self, source: Topic[Event], *, day: str = "day") -> Table[Event]:
-        """Keep every event of `source` in a lake table of the same name, a partition a day.
+        """Store every event of `source` in a lake table of the same name, partitioned by `day`.
 
         Raises:
-            ReportsError: a field's type has no column type, or `day` is no field of text.
+            ReportsError: a field's type has no column type, or `day` is not a text field.
         """
         table = Table(source.name, source.type, day=day)
         table.columns()
@@ -551,18 +551,18 @@ class Application:
         return table
 
     def lake_name(self, table: str) -> str:
-        """Under what name a table has its dead letters, as a pipeline has under its own."""
+        """The consumer name of a table, under which it has its dead letters."""
         return f"{LAKE}.{table}"
 
     def lake_topics(self, table: str) -> tuple[Topic[Any], Topic[Any]]:
-        """What a table reads beside its source, and where its dead letters are told of."""
+        """The retry topic and the dead-letter topic of a table."""
         (source, _), name = self.stores[table], self.lake_name(table)
         return source.beside(retry_topic(name)), source.beside(dead_letter_topic(name))
 
     def hook(self, name: str) -> Callable[[Hook], Hook]:
-        """Declare a hook: what it says of a request counts before a service gets it.
+        """Declare a hook, which may refuse or annotate requests before a service gets them.
 
-        It is asked on the routes that name it, and set up as `[gateway.hooks.NAME]`.
+        Configure it as `[gateway.hooks.NAME]`, and name it in the `hooks` of routes.
         """
 
         def declare(hook: Hook) -> Hook:
@@ -584,10 +584,10 @@ class Application:
         return _declare(self.reports, name, report, "report")
 
     def matches(self, counterfoils: Counterfoils) -> None:
-        """Declare what must be equal from request to report; the topic is one of JSON.
+        """Declare what the proof reconciles, from request to report.
 
         Raises:
-            ConfigurationError: it is in another format, which the proof can't read by itself.
+            ConfigurationError: the topic is not in JSON, the only format that the proof can read.
         """
         if counterfoils.topic.format != "json":
             raise ConfigurationError(
