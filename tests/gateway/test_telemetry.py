@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from sharing import until
 from upstream import Asked, Server, sized
 
 from counterfoil.gateway.config import GatewayConfig, Route, Telemetry
@@ -29,11 +30,11 @@ PARENT = "00f067aa0ba902b7"
 
 @dataclass
 class Collector:
-    """Takes OTLP over HTTP in JSON; answers 503 while it is away."""
+    """Takes OTLP over HTTP in JSON, unless it answers with a `refusal`: 503 while it is away."""
 
     spans: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     services: set[str] = field(default_factory=set[str])
-    away: bool = False
+    refusal: int | None = None
     server: http.server.ThreadingHTTPServer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class Collector:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                status = 503 if collector.away else 200
+                status = collector.refusal or 200
                 if self.path == "/v1/traces" and status == 200:
                     for each in json.loads(body)["resourceSpans"]:
                         (service,) = each["resource"]["attributes"]
@@ -189,16 +190,30 @@ def test_every_error_and_every_slow_request_is_told_of_at_one_percent(
 def test_a_collector_that_is_away_costs_no_request_and_gets_what_waited(
     server: Server, collector: Collector
 ) -> None:
-    collector.away = True
+    collector.refusal = 503
     with gateway(server, Telemetry(otlp_url=collector.url, sample_ratio=1.0)) as (client, plane):
         assert client.get("/a").status_code == 200
         while not (state := plane.state()["traces"])["failures"]:
             time.sleep(0.02)
         assert "503" in state["trouble"]
         assert client.get("/b").status_code == 200
-        collector.away = False
+        collector.refusal = None
         spans = collector.until(2)
         assert {attributes(span)["url.path"] for span in spans} == {"/a", "/b"}
+
+
+def test_a_batch_that_the_collector_refuses_keeps_no_other_from_it(
+    server: Server, collector: Collector
+) -> None:
+    collector.refusal = 400
+    with gateway(server, Telemetry(otlp_url=collector.url, sample_ratio=1.0)) as (client, plane):
+        client.get("/poison")
+        until(lambda: plane.state()["traces"]["dropped"] == 1)
+        assert "400" in plane.state()["traces"]["trouble"]
+        collector.refusal = None
+        client.get("/good")
+        assert {attributes(span)["url.path"] for span in collector.until(1)} == {"/good"}
+        until(lambda: plane.state()["traces"]["trouble"] is None)
 
 
 def test_what_is_not_exported_yet_is_at_the_end(server: Server, collector: Collector) -> None:

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue};
-use hyper::{Request, Response, Uri};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -24,6 +24,11 @@ use crate::authorities;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// An answer that is no success.
+#[derive(Debug, thiserror::Error)]
+#[error("answered {0}")]
+pub struct Refused(pub StatusCode);
 
 /// Send `request` to where its address says, and read an answer of at most `limit` bytes. Anything
 /// but a success is an error. Who answers `https` must have a certificate of an authority that this
@@ -75,7 +80,7 @@ where
     let read = async {
         let response: Response<Incoming> = sender.send_request(request).await?;
         if !response.status().is_success() {
-            return Err(format!("answered {}", response.status()).into());
+            return Err(Refused(response.status()).into());
         }
         Ok(Limited::new(response.into_body(), limit).collect().await?.to_bytes())
     };

@@ -76,7 +76,7 @@ impl Exporter {
                 if batch.is_empty() {
                     return;
                 }
-                self.until_exported(&batch).await;
+                self.until_settled(&batch).await;
                 batch.clear();
             }
         };
@@ -94,13 +94,17 @@ impl Exporter {
         }
     }
 
-    /// Try again for as long as it takes: what comes meanwhile waits, and is dropped where there is
-    /// no more room.
-    async fn until_exported(&self, batch: &[Span]) {
+    /// Try again for as long as the collector is away: what comes meanwhile waits, and is dropped where
+    /// there is no more room. What it refuses is dropped at once, or nothing else would ever go out.
+    async fn until_settled(&self, batch: &[Span]) {
         let mut failed = 0;
         while let Err(error) = self.post(batch).await {
             self.counts.failures.fetch_add(1, Ordering::Relaxed);
             self.say(Some(error.to_string()));
+            if is_final(&error) {
+                self.counts.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                return;
+            }
             sleep(PAUSE.saturating_mul(1 << failed.min(10)).min(PAUSE_LIMIT)).await;
             failed += 1;
         }
@@ -133,6 +137,12 @@ impl Exporter {
         eprintln!("{line}");
         *said = trouble;
     }
+}
+
+/// Whether the collector would say the same again (OTLP/HTTP, "Retryable Response Codes").
+fn is_final(error: &own_request::Error) -> bool {
+    let refused = error.downcast_ref::<own_request::Refused>();
+    refused.is_some_and(|refused| !matches!(refused.0.as_u16(), 429 | 502 | 503 | 504))
 }
 
 impl Waiting {
