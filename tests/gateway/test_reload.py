@@ -325,3 +325,25 @@ def test_a_reload_lets_go_of_a_rotated_access_log(server: Server, tmp_path: Path
     httpx2.get(f"http://{plane.listen}/a")
     assert len(log.read_text().splitlines()) == 1
     plane.drain(5.0)
+
+
+def test_a_service_that_no_route_led_to_is_asked_from_the_first_request_on(server: Server) -> None:
+    other = Route(path="/a", methods=("GET",), service="other", identity=False)
+    known = {"other": [("o-1", server.address)], "nobody": [("n-1", "127.0.0.1:1")]}
+    with (
+        serving(config(), server) as plane,
+        httpx2.Client(base_url=f"http://{plane.listen}", timeout=20) as client,
+    ):
+        plane.reload(config(routes=(other,)), instances=known)
+        assert client.get("/a").status_code == 200
+        # Those of a service that stays are known already.
+        plane.reload(config(routes=(other,)), instances={"other": []})
+        assert client.get("/a").status_code == 200
+
+
+def test_a_reload_with_an_instance_that_is_nowhere_changes_nothing(server: Server) -> None:
+    other = Route(path="/a", methods=("GET",), service="other", identity=False)
+    with serving(config(), server) as plane:
+        with pytest.raises(GatewayError):
+            plane.reload(config(routes=(other,)), instances={"other": [("o-1", "no\naddress")]})
+        assert httpx2.get(f"http://{plane.listen}/a").status_code == 200

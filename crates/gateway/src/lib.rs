@@ -73,6 +73,7 @@ mod turns;
 mod upload;
 mod upstream;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -164,17 +165,22 @@ impl Gateway {
     }
 
     /// Put another configuration into force, all of it or nothing; its version. What is under way
-    /// ends as it began. Limits, breakers, keys and counts that are configured as before go on.
+    /// ends as it began. Limits, breakers, keys and counts that are configured as before go on, and so do
+    /// instances; services that are new begin with these `instances` (each with its `host:port`).
     /// Certificates are read anew, and so is whom to trust.
     ///
     /// # Errors
     /// `Error::Config` and `Error::Setting` for a configuration that can't be used, or that changes what is settled at
     /// the start (addresses, whether there is TLS, threads, the store of shared limits); `Error::Io` for the
     /// access log.
-    pub fn reload(&self, config_json: &str) -> Result<u64, Error> {
+    pub fn reload(
+        &self,
+        config_json: &str,
+        instances: &HashMap<String, Vec<(String, String)>>,
+    ) -> Result<u64, Error> {
         let config = parse(config_json)?;
         let table = certificates::Table::load(&config)?;
-        let version = self.shared.reload(config)?;
+        let version = self.shared.reload(config, instances)?;
         if let (Some(certificates), Some(table)) = (self.shared.certificates(), table) {
             certificates.replace(table);
         }

@@ -1,6 +1,7 @@
 //! What lives as long as the gateway: who is connected, where it stands between its start and its
 //! end, its way to the shared store, and which snapshot of its configuration is in force.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -104,12 +105,16 @@ impl Shared {
         self.snapshot.load_full()
     }
 
-    /// Put `config` into force, all of it or nothing; its version.
+    /// Put `config` into force, all of it or nothing; its version. Services that are new begin with `instances`.
     ///
     /// # Errors
     /// As for `Snapshot::new` and `Snapshot::ready`, and `Error::Config` for a change that takes a new start.
-    pub fn reload(&self, config: Config) -> Result<u64, Error> {
-        let outcome = self.replace(config);
+    pub fn reload(
+        &self,
+        config: Config,
+        instances: &HashMap<String, Vec<(String, String)>>,
+    ) -> Result<u64, Error> {
+        let outcome = self.replace(config, instances);
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match &outcome {
             Ok(_) => self.loaded_us.store(now_us(), Ordering::Relaxed),
@@ -135,7 +140,11 @@ impl Shared {
         (self.refusals.load(Ordering::Relaxed), self.loaded_us.load(Ordering::Relaxed))
     }
 
-    fn replace(&self, config: Config) -> Result<u64, Error> {
+    fn replace(
+        &self,
+        config: Config,
+        instances: &HashMap<String, Vec<(String, String)>>,
+    ) -> Result<u64, Error> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot();
         if let Some(setting) = before.config.fixed_at_start(&config) {
@@ -145,6 +154,11 @@ impl Shared {
         let now_ns = self.nanoseconds(Instant::now());
         let next = Snapshot::new(config, self.link.as_ref(), Some(&before), now_ns)?;
         runtime().and_then(|runtime| runtime.block_on(next.ready()))?;
+        for (name, upstream) in &next.upstreams {
+            if let (None, Some(known)) = (before.upstreams.get(name), instances.get(name)) {
+                upstream.set_endpoints(known.clone(), now_ns)?;
+            }
+        }
         let version = next.version;
         let next = Arc::new(next);
         self.snapshot.store(Arc::clone(&next));

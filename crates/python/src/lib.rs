@@ -4,6 +4,7 @@
 mod acme;
 mod etcd;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use counterfoil_gateway::{Error, Gateway};
@@ -42,8 +43,13 @@ impl DataPlane {
         py.detach(|| Gateway::check(config_json)).map_err(raised)
     }
 
-    fn reload(&self, py: Python<'_>, config_json: &str) -> PyResult<u64> {
-        py.detach(|| self.0.reload(config_json)).map_err(raised)
+    fn reload(
+        &self,
+        py: Python<'_>,
+        config_json: &str,
+        instances: HashMap<String, Vec<(String, String)>>,
+    ) -> PyResult<u64> {
+        py.detach(|| self.0.reload(config_json, &instances)).map_err(raised)
     }
 
     fn set_endpoints(&self, py: Python<'_>, service: &str, endpoints: Vec<(String, String)>) -> PyResult<()> {

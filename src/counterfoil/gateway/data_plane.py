@@ -136,14 +136,20 @@ class DataPlane:
                 break
         return unknown
 
-    def reload(self, config: GatewayConfig) -> int:
+    def reload(
+        self,
+        config: GatewayConfig,
+        *,
+        instances: Mapping[str, Iterable[tuple[str, str]]] | None = None,
+    ) -> int:
         """Put another configuration into force without losing a request; its version.
 
         It is checked whole before anything changes. Limits, breakers, instances and counts that
         are configured as before keep their state; requests under way end as they began.
         Certificates are read anew, and serve the connections that begin from then on; so are the
         files of services' `tls`, and connections that rest on what they said before take no more
-        requests.
+        requests. Services that no route led to before begin with `instances`, as `set_endpoints`
+        takes them: who is sent there at once is served.
 
         Raises:
             GatewayError: the configuration can't be used, or changes what is settled at the start
@@ -153,7 +159,8 @@ class DataPlane:
             raise GatewayError("tls can't change while the gateway runs: start it again")
         try:
             return self._native.reload(
-                _document(config, self._surroundings, self._folder, self._hooks)
+                _document(config, self._surroundings, self._folder, self._hooks),
+                {name: list(found) for name, found in (instances or {}).items()},
             )
         except (ValueError, RuntimeError) as error:
             raise _refused(error) from error

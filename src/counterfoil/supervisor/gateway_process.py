@@ -164,7 +164,7 @@ def _keep(host: Host, keeper: "Keeper", gateway: "GatewayConfig") -> None:
 def _reload(host: Host, plane: "DataPlane", directory: "_Directory", keeper: "Keeper") -> None:
     try:
         wanted = in_force(host, load(host.folder))
-        version = plane.reload(wanted)
+        version = plane.reload(wanted, instances=directory.known())
     except CounterfoilError as error:
         log.warning("reload_refused", error=str(error))
         return
@@ -189,13 +189,21 @@ class _Directory:
                 self._known = known
             self.tell()
 
+    def known(self) -> dict[str, list[tuple[str, str]]]:
+        """The instances of each service, as the data plane takes them."""
+        with self._lock:
+            return {name: _addresses(found) for name, found in self._known.items()}
+
     def tell(self) -> None:
         """Tell the data plane of the instances of each service that it has routes to."""
         with self._lock:
             for name in self._plane.state()["services"]:
-                found = [(each.instance, each.address) for each in self._known.get(name, [])]
                 try:
-                    self._plane.set_endpoints(name, found)
+                    self._plane.set_endpoints(name, _addresses(self._known.get(name, [])))
                 except CounterfoilError as error:
                     # A reload has just taken its routes out, and tells of the others once more.
                     log.info("service_without_routes", service=name, error=str(error))
+
+
+def _addresses(instances: list[Instance]) -> list[tuple[str, str]]:
+    return [(each.instance, each.address) for each in instances]
