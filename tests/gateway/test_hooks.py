@@ -206,6 +206,11 @@ def test_what_is_no_answer_is_not_taken_for_one() -> None:
         for number in range(1, 5):
             assert client.get("/hooked").status_code == 503
             assert counts(plane)["failed"] == number
+        metrics = f"http://{plane.admin}/metrics"
+        told = httpx2.get(metrics, headers={"authorization": "Bearer c"}).text.splitlines()
+        name = "counterfoil_gateway_hook_answers_total"
+        assert f'{name}{{hook="mark",outcome="failed"}} 4' in told
+        assert f'{name}{{hook="mark",outcome="passed"}} 0' in told
 
 
 def test_what_is_no_question_ends_its_connection_alone() -> None:

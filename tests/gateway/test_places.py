@@ -100,6 +100,13 @@ def service(plane: DataPlane) -> dict[str, Any]:
     return plane.state()["services"]["s"]
 
 
+def metrics(plane: DataPlane) -> set[str]:
+    """What is told of it, without the beginning that all names have."""
+    headers = {"authorization": "Bearer c"}
+    lines = httpx2.get(f"http://{plane.admin}/metrics", headers=headers).text.splitlines()
+    return {line.removeprefix("counterfoil_gateway_") for line in lines}
+
+
 def test_what_is_too_much_for_a_slow_service_is_refused_and_no_more_than_its_limit_is_in_it() -> (
     None
 ):
@@ -112,6 +119,9 @@ def test_what_is_too_much_for_a_slow_service_is_refused_and_no_more_than_its_lim
         refused = httpx2.get(f"http://{plane.listen}/x")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert service(plane)["shed"] == {"all": 1}
+        told = metrics(plane)
+        assert 'shed_requests_total{service="s",tier="all"} 1' in told
+        assert {'in_flight_limit{service="s"} 3', 'waiting{service="s"} 2'} <= told
         slow.go_on.release(5)
         for client in inside:
             client.join(20)
@@ -149,6 +159,8 @@ def test_a_place_goes_to_the_highest_tier_and_the_lowest_is_refused_at_once() ->
             assert client.answer is not None
             assert client.answer.is_success
         assert service(plane)["shed"] == {"gold": 0, "silver": 1, "bronze": 2}
+        name = 'shed_requests_total{service="s",tier='
+        assert {f'{name}"gold"}} 0', f'{name}"silver"}} 1', f'{name}"bronze"}} 2'} <= metrics(plane)
 
 
 def test_under_overload_gold_is_served_and_when_it_is_over_everybody_is() -> None:

@@ -17,7 +17,6 @@ use crate::mirror;
 use crate::request_body::RequestBody;
 use crate::respond::{Body, Problem};
 use crate::route::BUCKETS;
-use crate::service::Upstream;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, waiting};
 use crate::split;
@@ -155,8 +154,9 @@ pub fn state(shared: &Shared) -> Value {
                 "in_flight": upstream.places.in_flight(),
                 "limit": upstream.places.limit(),
                 "waiting": upstream.places.waiting(),
-                "shed": shed(&snapshot, upstream),
+                "shed": Value::from_iter(snapshot.shed(upstream)),
                 "unloaded_us": upstream.gradient.as_ref().map(|gradient| gradient.baseline_ns() / 1_000),
+                "retries": load(&upstream.repeated),
                 "retries_saved": upstream.retries.saved(),
                 "retries_refused": load(&upstream.unpaid),
                 "hedges": load(&upstream.hedges),
@@ -209,15 +209,6 @@ pub fn state(shared: &Shared) -> Value {
         "configuration": shared.configuration_state(),
         "draining": shared.draining(),
     })
-}
-
-/// How many requests found no place, by tier.
-fn shed(snapshot: &Snapshot, upstream: &Upstream) -> Value {
-    let counts = upstream.places.shed.iter().map(|count| count.load(Ordering::Relaxed));
-    if snapshot.verifier.is_none() {
-        return json!({"all": counts.sum::<u64>()});
-    }
-    snapshot.config.tiers.iter().zip(counts).map(|(tier, count)| (tier.clone(), count)).collect()
 }
 
 /// What became of the requests of each path.

@@ -105,6 +105,7 @@ pub async fn attempt(
         }
         // Before it is asked: if the client hangs up meanwhile, the stub tells who may have carried it out.
         seen.attempts += 1;
+        upstream.repeated.fetch_add(u64::from(number > 1), Ordering::Relaxed);
         seen.endpoint = Some(Arc::clone(&under_way.endpoint));
         let asking = Asking { shared, upstream, parts, seen, repeatable, until };
         let (endpoint, hedges, outcome) = match upstream.hedge_after {

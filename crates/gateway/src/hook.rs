@@ -21,7 +21,7 @@ use hyper::http::request::Parts;
 use hyper::{StatusCode, header};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -245,13 +245,17 @@ impl Hook {
 
     /// Counts, for people.
     pub fn state(&self) -> Value {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut state = Value::from_iter(self.outcomes());
+        state["name"] = self.name.as_str().into();
+        state["waiting"] = self.waiting.load(Ordering::Relaxed).into();
+        state
+    }
+
+    /// What became of the requests that it had to be asked about.
+    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
         let Counts { passed, refused, full, late, failed } = &self.counts;
-        json!({
-            "name": self.name, "waiting": self.waiting.load(Ordering::Relaxed),
-            "passed": load(passed), "refused": load(refused), "full": load(full), "late": load(late),
-            "failed": load(failed),
-        })
+        [("passed", passed), ("refused", refused), ("full", full), ("late", late), ("failed", failed)]
+            .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
     }
 }
 

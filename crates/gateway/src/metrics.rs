@@ -5,6 +5,7 @@
 //! request, whatever clients send. Who else asks is `other`; who it was in particular is a matter
 //! for traces and the access log.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,7 @@ pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     let snapshot = shared.snapshot();
     requests(&mut page, shared, &snapshot);
     policies(&mut page, &snapshot);
+    protection(&mut page, &snapshot);
     instance_tls(&mut page, &snapshot);
     health::metrics(&mut page, &snapshot);
     own(&mut page, shared, &snapshot);
@@ -201,6 +203,47 @@ fn policies(page: &mut Page, snapshot: &Snapshot) {
         for state in ["closed", "half-open", "open"] {
             let count = endpoints.iter().filter(|each| each.breaker.view().name() == state).count();
             page.sample("instances", "", &[("service", name), ("breaker", state)], count);
+        }
+    }
+}
+
+/// How services are asked beyond once for each request, and who found no place.
+fn protection(page: &mut Page, snapshot: &Snapshot) {
+    let services: BTreeMap<_, _> = snapshot.upstreams.iter().collect();
+    let mut counters = |name: &str, help: &str, count: fn(&Upstream) -> &AtomicU64| {
+        page.head(name, "_total", "counter", help);
+        for (service, upstream) in &services {
+            page.sample(name, "_total", &[("service", service)], load(count(upstream)));
+        }
+    };
+    counters("retries", "Times that an instance was asked because one before it had failed.", |each| {
+        &each.repeated
+    });
+    counters("retries_refused", "Retries that the retry budget did not pay for.", |each| &each.unpaid);
+    counters("hedges", "Times that a second instance was asked since the first took long.", |each| {
+        &each.hedges
+    });
+    let mut gauges = |name: &str, help: &str, value: fn(&Upstream) -> usize| {
+        page.head(name, "", "gauge", help);
+        for (service, upstream) in &services {
+            page.sample(name, "", &[("service", service)], value(upstream));
+        }
+    };
+    gauges("in_flight_limit", "Requests that a service may have at once.", |each| each.places.limit());
+    gauges("waiting", "Requests that wait for a place at a service.", |each| each.places.waiting());
+    gauges("tunnels", "Connections to a service that left HTTP behind.", |each| {
+        each.tunnels.load(Ordering::Relaxed)
+    });
+    page.head("shed_requests", "_total", "counter", "Requests that found no place at a service, by tier.");
+    for (service, upstream) in &services {
+        for (tier, count) in snapshot.shed(upstream) {
+            page.sample("shed_requests", "_total", &[("service", service), ("tier", tier)], count);
+        }
+    }
+    page.head("hook_answers", "_total", "counter", "Requests that a hook had to be asked about, by outcome.");
+    for (name, hook) in &snapshot.hooks {
+        for (outcome, count) in hook.outcomes() {
+            page.sample("hook_answers", "_total", &[("hook", name), ("outcome", outcome)], count);
         }
     }
 }

@@ -84,6 +84,8 @@ pub struct Upstream {
     pub probe: Option<Arc<Probe>>,
     pub probes: Arc<Counts>,
     pub retries: Arc<RetryBudget>,
+    /// Times that an instance was asked because one before it had failed.
+    pub repeated: AtomicU64,
     /// Retries that the budget didn't pay for.
     pub unpaid: AtomicU64,
     pub hedges: AtomicU64,
@@ -172,6 +174,7 @@ impl Upstream {
                 || Arc::new(RetryBudget::new(config.retry_budget)),
                 |before| Arc::clone(&before.retries),
             ),
+            repeated: carried(|before| &before.repeated),
             unpaid: carried(|before| &before.unpaid),
             hedges: carried(|before| &before.hedges),
             learns: config.adaptive_concurrency || config.balance == Balance::PeakEwma,

@@ -190,6 +190,15 @@ impl Snapshot {
         let tier = bearer.and_then(|bearer| self.config.tiers.iter().position(|tier| *tier == bearer.tier));
         Rank { tier: tier.unwrap_or(tiers - 1), tiers }
     }
+
+    /// How many requests found no place at a service, by tier; `all` where everybody is of the same.
+    pub fn shed(&self, upstream: &Upstream) -> Vec<(&str, u64)> {
+        let counts = upstream.places.shed.iter().map(|count| count.load(Ordering::Relaxed));
+        if self.verifier.is_none() {
+            return vec![("all", counts.sum())];
+        }
+        self.config.tiers.iter().map(String::as_str).zip(counts).collect()
+    }
 }
 
 /// How many keys the shared store is still to be told of.
