@@ -212,6 +212,34 @@ def test_a_compensation_that_fails_waits_for_a_person_and_then_goes_on(events: E
     assert desk.outcomes()[-2:] == ["undo hotel: resumed", "undo hotel: done"]
 
 
+def test_a_compensation_is_given_what_its_dead_letter_was_edited_to(events: Events) -> None:
+    saga, given = Saga("trip", TRIPS), list[int]()
+
+    @saga.step()
+    def hotel(event: Trip, step: StepContext) -> None:
+        """Booked."""
+
+    @hotel.compensate(tries=1)
+    def cancel(event: Trip, step: StepContext) -> None:
+        given.append(event.id)
+        if event.id == 1:
+            raise ArithmeticError("nobody knows this one")
+
+    @saga.step()
+    def flight(event: Trip, step: StepContext) -> None:
+        raise StepFailed("full")
+
+    desk = Desk(events, saga, trip(1))
+    desk.stands("stuck")
+    letters = DeadLetters(desk.events.pipelines())
+    (letter,) = letters.list(Selection(pipeline="saga.trip"))
+    letters.edit(letter.id, TRIPS.encode(Trip(7)), TRIPS, desk.now_us)
+    letters.replay(letter.id, desk.now_us)
+    relay(events, desk)
+    desk.stands("compensated")
+    assert given == [1, 7]
+
+
 def relay(events: Events, desk: Desk) -> None:
     """Move what was sent into the log, where that is a relay's work."""
     if isinstance(events, EmbeddedEvents):

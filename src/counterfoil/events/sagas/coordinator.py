@@ -267,7 +267,10 @@ class SagaCoordinator:
         return None if number is None else self._instances.find(self._saga.name, number)
 
     def _resume(self, record: Record, now_us: int) -> None:
-        """A dead letter was replayed: go on with the compensation that it tells of."""
+        """A dead letter was replayed: go on with the compensation that it tells of.
+
+        Its value may have been edited, and is what all that follows is given.
+        """
         instance = self._named(record)
         if instance is None or instance.status != "stuck":
             return
@@ -276,6 +279,8 @@ class SagaCoordinator:
         instance.status = "running" if direction == "do" else "compensating"
         instance.tries, instance.wake_us = 0, now_us
         self._instances.save(instance)
+        if record.value != instance.value:
+            self._instances.replace_event(instance, record.value)
 
     def _lead(self, instance: Instance, now_us: int) -> None:
         """Do what is due."""

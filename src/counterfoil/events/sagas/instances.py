@@ -190,6 +190,14 @@ class Instances:
             ),
         )
 
+    def replace_event(self, instance: Instance, value: bytes) -> None:
+        """Give an instance another event than the one that began it."""
+        instance.value = value
+        self._database.execute(
+            "UPDATE saga_instances SET value = ? WHERE saga = ? AND id = ?",
+            (value, instance.saga, instance.id),
+        )
+
     def note(
         self,
         instance: Instance,
