@@ -315,7 +315,7 @@ def test_a_failed_task_is_tried_again_later_and_then_a_dead_letter_that_can_be_r
 
     queue = TaskQueue("images", Image, work, tries=3)
     place = Place(events, queue)
-    place.put("a")
+    place.put("a", level="low", unique="one")
     worker = place.worker()
     for waits, number in ((0, 1), (1, 2), (2, 3)):
         for _ in range(3):
@@ -336,7 +336,12 @@ def test_a_failed_task_is_tried_again_later_and_then_a_dead_letter_that_can_be_r
     letters.replay(letter.id, 1)
     relay(events, log)
     taking_over = PipelineRunner(log, events.pipelines(), queue.pipeline(), lambda: 1)
-    until(worker, lambda: taking_over.step() == 0 and len(tries) == 4 and place.left() == 0)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not taking_over.step():
+        assert time.monotonic() < deadline
+    again = place.database.execute("SELECT level, is_unique FROM tasks").fetchall()
+    assert again == [(LEVELS["low"], "one")], "as it was sent at first"
+    until(worker, lambda: len(tries) == 4 and place.left() == 0)
     worker.close()
 
 

@@ -8,7 +8,7 @@ there workers take it: a slow task holds back nobody.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
@@ -22,6 +22,10 @@ from counterfoil.events.topics import Topic
 
 T = TypeVar("T")
 Priority = Literal["high", "normal", "low"]
+PRIORITIES: Final[dict[int, Priority]] = {
+    level: cast("Priority", name) for name, level in LEVELS.items()
+}
+"""By their levels."""
 
 PREFIX: Final = "tasks."
 """Of a queue's topic, by which its dead letters are told from those of pipelines."""

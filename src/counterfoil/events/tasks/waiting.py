@@ -46,6 +46,8 @@ class Task(msgspec.Struct, frozen=True):
     sent_us: int
     visible_us: int
     """When it could be taken."""
+    level: int
+    unique: str | None
 
 
 class _Session(Protocol):
@@ -162,7 +164,7 @@ class Taking:
         return [
             Task(*row)
             for row in read(
-                "SELECT id, attempt, content, sent_us, visible_us FROM tasks "
+                "SELECT id, attempt, content, sent_us, visible_us, level, is_unique FROM tasks "
                 "WHERE queue = ? AND level = ? AND visible_us <= ? ORDER BY visible_us, id LIMIT ?",
                 (self._queue, level, now_us, limit),
             ).fetchall()

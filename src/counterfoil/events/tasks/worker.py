@@ -23,7 +23,7 @@ from counterfoil.events.parallel.crews import Crew, Loop, Threads
 from counterfoil.events.parallel.parallel import Parallel
 from counterfoil.events.parallel.schedule import ALONE, Item
 from counterfoil.events.pipeline_store import PipelineStore
-from counterfoil.events.tasks.queue import Sent, TaskQueue
+from counterfoil.events.tasks.queue import PRIORITIES, Sent, TaskQueue
 from counterfoil.events.tasks.waiting import Taking, Task
 from counterfoil.events.topics import Topic
 
@@ -213,16 +213,16 @@ class TaskWorker:
             except StoreUnavailable:
                 raise  # not this task's fault
             except Exception as failure:
-                self._bury(item, failure, task.attempt, now_us)
+                self._bury(item, failure, task, now_us)
         elif task.attempt < self._queue.tries:
             self._taking.give_back(task, now_us + self._queue.wait_us(task.attempt))
         elif self._taking.finish(task):
-            self._bury(item, error, task.attempt, now_us)
+            self._bury(item, error, task, now_us)
 
-    def _bury(self, item: Item, error: Exception, tries: int, now_us: int) -> None:
-        """A dead letter whose replay sends the task again."""
-        sent = Sent(msgspec.Raw(item.record.value), 0, "normal", None)
+    def _bury(self, item: Item, error: Exception, task: Task, now_us: int) -> None:
+        """A dead letter whose replay sends the task again, as urgent and as unique as it was."""
+        sent = Sent(msgspec.Raw(task.content), 0, PRIORITIES[task.level], task.unique)
         record = msgspec.structs.replace(item.record, value=msgspec.json.encode(sent))
         name = self._queue.consumer
-        letter = bury(self._store, name, record, error, tries=tries, now_us=now_us)
+        letter = bury(self._store, name, record, error, tries=task.attempt, now_us=now_us)
         self._effects.bury(letter)
