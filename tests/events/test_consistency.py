@@ -1,5 +1,6 @@
 """Read your writes: a read with the token of a write sees it, or says how far behind it is."""
 
+import base64
 import itertools
 import threading
 import time
@@ -176,6 +177,35 @@ def test_what_is_no_token_is_refused(embedded: EmbeddedEvents, token: str) -> No
     log.declare([PUTS])
     with pytest.raises(BadToken):
         ReadModel(log, embedded.pipelines(), SHOWN).await_caught_up(token, 0)
+
+
+def test_a_token_that_was_made_up_is_refused_where_it_can_be_none(embedded: EmbeddedEvents) -> None:
+    log = embedded.log()
+    log.declare([PUTS])
+    model = ReadModel(log, embedded.pipelines(), SHOWN)
+    for writes in (
+        [["puts", "a", 1, 1]] * (WRITES_LIMIT + 1),
+        [["puts", "a", -1, 1]],
+        [["puts", "a", 1, -1]],
+        [["puts", "a", 1, 1 << 63]],
+    ):
+        token = base64.urlsafe_b64encode(msgspec.json.encode(writes)).decode()
+        with pytest.raises(BadToken):
+            model.await_caught_up(token, 0)
+
+
+def test_a_look_for_an_event_that_never_was_has_an_end(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = Bank(events)
+    bank.write(Put("a", 1))
+    bank.relay.step()
+    token = bank.write(Put("a", 2))
+    assert bank.model().await_caught_up(token, 30).events == 1
+    monkeypatch.setattr("counterfoil.events.read_model.LOOK_SECONDS", -1.0)
+    with pytest.raises(NotCaughtUp):
+        bank.model(moving=False).await_caught_up(token, 0)
+    bank.close()
 
 
 def test_a_reader_waits_beside_those_that_work(embedded: EmbeddedEvents) -> None:

@@ -7,7 +7,7 @@ the token can wait until a read model has them (`read_model.py`).
 import base64
 import binascii
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -19,6 +19,8 @@ WRITES_LIMIT: Final = 16
 """Events of one token: more would make a header that proxies refuse."""
 TOKEN_LIMIT: Final = 8_192
 """Characters of a token that are looked at: it comes from outside."""
+LATEST_US: Final = 1 << 62
+"""Later than any event's time; what is reckoned from it stays within 64 bits."""
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True):
@@ -26,8 +28,13 @@ class Write(msgspec.Struct, frozen=True, array_like=True):
 
     topic: str
     key: str
-    event_id: int
-    at_us: int
+    event_id: Annotated[int, msgspec.Meta(ge=0)]
+    at_us: Annotated[int, msgspec.Meta(ge=0, le=LATEST_US)]
+
+
+_DECODER: Final = msgspec.json.Decoder(
+    Annotated[list[Write], msgspec.Meta(max_length=WRITES_LIMIT)]
+)
 
 
 def token_of(published: Iterable[Message]) -> str:
@@ -54,7 +61,7 @@ def writes_of(token: str) -> list[Write]:
         if len(token) > TOKEN_LIMIT:
             raise BadToken(f"a token has {TOKEN_LIMIT} characters at most")
         content = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
-        return msgspec.json.decode(content, type=list[Write])
+        return _DECODER.decode(content)
     except (binascii.Error, UnicodeError, msgspec.DecodeError) as error:
         raise BadToken(
             "not a consistency token", hint=f"hand in the header {HEADER} of a write's answer"

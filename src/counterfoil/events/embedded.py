@@ -11,6 +11,7 @@ all of its batches are forgotten.
 """
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -153,8 +154,17 @@ class EmbeddedLog:
                 break
         return found
 
-    def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
+    def find(
+        self,
+        topic: AnyTopic,
+        event_id: int,
+        key: str,
+        since_us: int,
+        *,
+        within_seconds: float = math.inf,
+    ) -> Record | None:
         """The first record of an event: its key tells the partition, its time where to begin."""
+        deadline = time.monotonic() + within_seconds
         partition = partition_of(key, topic.partitions)
         for last, batch in self._database.execute(
             "SELECT last, records FROM record_batches "
@@ -164,6 +174,8 @@ class EmbeddedLog:
             for record in record_batches.decode(topic.name, partition, last, batch):
                 if record.event_id == event_id:
                     return record
+            if time.monotonic() > deadline:
+                break
         return None
 
     def sources(self) -> dict[str, int]:

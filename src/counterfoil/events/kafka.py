@@ -10,6 +10,8 @@ Topics are named `APPLICATION.TOPIC`, so that applications can share a cluster.
 """
 
 import json
+import math
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -169,7 +171,15 @@ class KafkaLog:
             share=share,
         )
 
-    def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
+    def find(
+        self,
+        topic: AnyTopic,
+        event_id: int,
+        key: str,
+        since_us: int,
+        *,
+        within_seconds: float = math.inf,
+    ) -> Record | None:
         """The first record of an event: its key tells the partition, its time where to begin."""
         from confluent_kafka import TopicPartition  # noqa: PLC0415 - an extra
 
@@ -177,10 +187,13 @@ class KafkaLog:
         with closing(looker(self._connection)) as consumer, Reported():
             since = TopicPartition(name, partition, max(since_us // 1_000 - EARLY_MS, 0))
             consumer.assign(consumer.offsets_for_times([since], timeout=CALL_SECONDS))
+            deadline = time.monotonic() + within_seconds
             for message in until_end(consumer):
                 record = record_of(message, topic.name)
                 if record.event_id == event_id:
                     return record
+                if time.monotonic() > deadline:
+                    break
         return None
 
     def begins(self, topic: AnyTopic) -> dict[int, int]:

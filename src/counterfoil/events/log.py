@@ -4,6 +4,7 @@ A position is kept by its reader, in the same commit as the effects of what was 
 database of a pipeline, in a Delta table. The log itself is never asked how far somebody has come.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
@@ -142,8 +143,19 @@ class EventLog(Protocol):
         """Read a share of `topics`, and all of those that are `whole`, from their positions on."""
         ...
 
-    def find(self, topic: AnyTopic, event_id: int, key: str, since_us: int) -> Record | None:
-        """The first record of an event, made not long before `since_us`."""
+    def find(
+        self,
+        topic: AnyTopic,
+        event_id: int,
+        key: str,
+        since_us: int,
+        *,
+        within_seconds: float = math.inf,
+    ) -> Record | None:
+        """The first record of an event, made not long before `since_us`.
+
+        None if there is none, or none was found in the time that a look may take.
+        """
         ...
 
     def begins(self, topic: AnyTopic) -> dict[int, int]:

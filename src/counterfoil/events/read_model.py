@@ -23,6 +23,8 @@ from counterfoil.events.topics import AnyTopic
 POLL_SECONDS: Final = 0.005
 FIND_SECONDS: Final = 0.05
 """Between two looks into the log, which cost more than one at a position."""
+LOOK_SECONDS: Final = 2.0
+"""For one of them: a token comes from outside, and may name what never was, long ago."""
 
 
 class CaughtUp(msgspec.Struct, frozen=True):
@@ -94,7 +96,9 @@ class ReadModel:
     def _handled(self, write: Write, deadline: float) -> bool:
         """Whether an event was handled by the deadline; False at once if it isn't in the log."""
         topic = self._read[write.topic]
-        record = self._log.find(topic, write.event_id, write.key, write.at_us)
+        record = self._log.find(
+            topic, write.event_id, write.key, write.at_us, within_seconds=LOOK_SECONDS
+        )
         if record is None:
             return False
         while True:
