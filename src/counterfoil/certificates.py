@@ -1,4 +1,4 @@
-"""An authority for servers on this machine, and the certificates that it signs.
+"""A certificate authority for servers on this machine.
 
 Its key is forgotten when it has signed: what was made together is trusted together, and nothing
 can be added later. The gateway's development authority and that of the engines are made here, each

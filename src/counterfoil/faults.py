@@ -1,4 +1,4 @@
-"""Faults on purpose: points at which a process can be made to die or stop, and seeded bugs.
+"""Fault injection: points at which a process can be killed or stopped, and seeded bugs.
 
 A *fault point* marks the worst possible moment in a piece of code (between two effects that must
 be one). It does nothing unless the process was started with ``COUNTERFOIL_FAULTS`` naming a

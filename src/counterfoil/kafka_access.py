@@ -1,4 +1,4 @@
-"""How brokers are reached, and who is let in: the one place that makes settings of Kafka's clients.
+"""Connection and authentication settings of Kafka clients, made in this one place.
 
 Three clients speak with Kafka (librdkafka for events, kafka-python for what librdkafka can't ask,
 sockets of our own for what a listener says to strangers), and all are given the same: this. The

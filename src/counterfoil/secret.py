@@ -1,4 +1,4 @@
-"""The one way to compare what somebody shows with a secret.
+"""Constant-time comparison of secrets, in this one place.
 
 `==` ends at the first byte that differs, and so tells by its duration how much of a guess was
 right. A test keeps every other comparison out (`tests/application/test_tidy.py`); the gateway's own

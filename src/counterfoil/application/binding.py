@@ -1,4 +1,4 @@
-"""Makes the Struct that a handler takes of what a client has sent: path, query string and body.
+"""Decodes the Struct that a handler takes from path, query string and body.
 
 Each part of the path in braces is a field of the Struct. The other fields come from the query
 string where a request has no body (GET, and DELETE, whose body has no meaning that anybody has

@@ -1,4 +1,4 @@
-"""What `counterfoil prove` sends, and what must match what afterwards."""
+"""The workload that `counterfoil prove` sends, and what it reconciles afterwards."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass

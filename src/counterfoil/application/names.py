@@ -1,4 +1,4 @@
-"""Names that must not meet: each topic, and each place where positions are kept, has one owner.
+"""Checks that names are unique: each topic, and each set of offsets, has one owner.
 
 What belongs to a pipeline, a saga or a service has a name that is made of its own, such as
 `payments.retries`. Kafka joins such names to the application's with a dot. So a name may be right

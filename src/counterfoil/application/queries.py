@@ -1,4 +1,4 @@
-"""A service's reads: what has been committed, seen by many at once, and changed by none.
+"""Queries of a service: committed data, read concurrently, never written.
 
 A query runs in a thread with connections of its own, each in a transaction that only reads: it sees
 one moment of its service's tables and one of what pipelines keep, waits for no writer, and no

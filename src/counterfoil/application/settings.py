@@ -1,4 +1,4 @@
-"""What `counterfoil.toml` may say at a place: asked for when it says something else.
+"""Hints for a wrong setting, from the types of the configuration's Structs.
 
 The settings are msgspec Structs, and what they are made of is known: names, choices, types. So an
 error can end in what to write, where a library's own ends in what was wrong.

@@ -1,4 +1,4 @@
-"""The one folder that holds everything an application keeps on this machine."""
+"""The state folder, which holds everything that an application keeps on this machine."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""`counterfoil events verify`: what Kafka promises of transactions, searched for exceptions."""
+"""`counterfoil events verify`: the command; `verify.py` carries it out."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`counterfoil gateway certificates`: until when they are good, and how renewals stand."""
+"""`counterfoil gateway certificates`: expiry of certificates, and the state of renewals."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the commands on dead letters do, and how they tell of it."""
+"""Carries out the commands on dead letters, and prints what came of them."""
 
 import getpass
 import sys

@@ -1,4 +1,4 @@
-"""`counterfoil engines`: the real engines on this machine, for trying out and for tests."""
+"""`counterfoil engines`: runs the real engines on this machine, for trials and tests."""
 
 import contextlib
 import fcntl

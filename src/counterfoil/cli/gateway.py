@@ -1,4 +1,4 @@
-"""`counterfoil gateway`: its configuration, its switches, and its keys."""
+"""`counterfoil gateway`: checks, reloads and operates the gateway; makes API keys."""
 
 import json
 import sys

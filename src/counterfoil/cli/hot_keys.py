@@ -1,4 +1,4 @@
-"""`counterfoil events hot-keys`: which keys hold back a parallel pipeline."""
+"""`counterfoil events hot-keys`: the keys that slow a parallel pipeline down."""
 
 from pathlib import Path
 

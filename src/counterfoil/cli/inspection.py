@@ -1,4 +1,4 @@
-"""Looks into the event log for the `events` commands."""
+"""Reads and prints what the `events` commands show of the event log."""
 
 import sys
 import time

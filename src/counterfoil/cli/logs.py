@@ -1,4 +1,4 @@
-"""`counterfoil logs`: what a process has written, without a search for its file."""
+"""`counterfoil logs`: shows a process's log."""
 
 import sys
 import time

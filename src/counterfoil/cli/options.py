@@ -1,4 +1,4 @@
-"""Options that commands have in common, so that each has one name, one meaning and one check.
+"""Options that commands share, so that each has one name, one meaning and one check.
 
 A number that nothing can have (an id beyond 64 bits, a limit below one) is refused here, by the
 name of its option, before anything is opened.

@@ -1,4 +1,4 @@
-"""How commands write.
+"""Output of commands: tables for people, JSON for programs.
 
 A table is for people: its cells are text as it came, whatever signs stand in a key or an error, and
 never markup. Where no terminal reads it, it is as wide as its rows: a name that is cut or folded at

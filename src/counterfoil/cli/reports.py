@@ -1,4 +1,4 @@
-"""`counterfoil reports` and `report`: what was published, and why a day was published again."""
+"""`counterfoil reports` and `report`: what was published, and which days were corrected."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,4 +1,4 @@
-"""Runs something to its end, and finds out whether an application runs, and where."""
+"""Runs a coroutine with signal handling, and finds a running application's addresses."""
 
 import asyncio
 import fcntl

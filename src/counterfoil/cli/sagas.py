@@ -1,4 +1,4 @@
-"""`counterfoil events sagas` and `saga`: where sagas stand, as commands."""
+"""`counterfoil events sagas` and `saga`: the commands; `timelines.py` prints."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Writes a new application: the wallet of `template`, under the user's own name."""
+"""Writes a new application from `template`, renamed."""
 
 import keyword
 import sys

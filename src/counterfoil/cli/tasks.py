@@ -1,4 +1,4 @@
-"""`counterfoil events tasks`: what task queues hold."""
+"""`counterfoil events tasks`: shows what task queues hold."""
 
 from pathlib import Path
 

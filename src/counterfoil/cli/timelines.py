@@ -1,4 +1,4 @@
-"""How sagas and their timelines are told."""
+"""Prints sagas and their timelines."""
 
 from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""Times as people type and read them; inside they are microseconds since 1970."""
+"""Parses and prints times; internally they are microseconds since 1970."""
 
 import re
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""`counterfoil events lag | topics | read`: the log and its consumers, looked at from outside."""
+"""`counterfoil events lag`, `topics`, `forget` and `read`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`counterfoil events transactions`: what is open, what hangs, and its end."""
+"""`counterfoil events transactions`: shows, finds and aborts transactions."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lets random transactions run on a Kafka cluster and searches what they saw for anomalies."""
+"""Runs random transactions on a Kafka cluster and checks their history for anomalies."""
 
 import tempfile
 import threading

@@ -1,1 +1,1 @@
-"""A page to see the way of every payment, and to act on what is stuck."""
+"""The console: shows the path of every payment, and lets operators act on what is stuck."""

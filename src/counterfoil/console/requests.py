@@ -1,4 +1,4 @@
-"""What all acts of the console's page have in common: who acts, and how large a request may be."""
+"""What all state-changing console requests share: the actor, and the size limit."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final

@@ -1,4 +1,4 @@
-"""The console's look at topics: partitions, consumers with their rates, hot keys, transactions."""
+"""Console API of topics: partitions, consumers with rates, hot keys, transactions."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Accepted = posted = stored = reported, at any moment, and what is under way told from lost.
+"""Live reconciliation for the console: accepted = posted = stored = reported.
 
 What was seen last says nothing of now: while a store can't be read, the state is `unknown`, with
 why and how old the numbers are. A page that went on saying `equal` would be wrong when it matters.

@@ -1,4 +1,4 @@
-"""The console's look at work that takes its time: sagas with their timelines, and task queues.
+"""Console API of sagas with their timelines, and of task queues.
 
 Nothing is changed from here: a saga that is stuck, and a task that was given up, are dead letters,
 which are decided on where all of them are. Sagas come in pages, the newest first; a page names the

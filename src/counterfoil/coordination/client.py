@@ -1,4 +1,4 @@
-"""The port: the verbs that every engine of coordination offers, and nothing of how.
+"""The coordination port: the operations that every engine offers.
 
 They are etcd's verbs (revisions, leases, transactions on one key, watches), cut down to what
 discovery, leadership and ids need. What a lease means to its holder is in `lease`; the engines are

@@ -1,4 +1,4 @@
-"""The embedded engine's client: a POST to the node for each verb, JSON both ways."""
+"""Client of the embedded coordination node: a JSON POST for each operation."""
 
 import http.client
 import random

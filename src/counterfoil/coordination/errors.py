@@ -1,4 +1,4 @@
-"""What can go wrong with coordination."""
+"""Errors of coordination."""
 
 from counterfoil.errors import CounterfoilError
 

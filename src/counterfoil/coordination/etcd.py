@@ -1,4 +1,4 @@
-"""The etcd engine's client: the native one with Python's types and errors.
+"""Client of etcd: the native client with Python's types and errors.
 
 All keys of an application lie below `/counterfoil/<application>`, which callers never see, so that
 several applications share a cluster and a role in etcd can be cut to one of them.

@@ -1,4 +1,4 @@
-"""Who leads: one lease holder at a time, each with a higher fencing token than the last.
+"""Leader election: one lease holder at a time, each with a higher fencing token.
 
 A lease alone can't protect what it guards, because a paused holder doesn't notice its end
 (Kleppmann, "How to do distributed locking", 2016). So the token goes along with every write, and

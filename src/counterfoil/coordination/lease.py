@@ -1,4 +1,4 @@
-"""A lease as its holder sees it, on any engine."""
+"""A lease as its holder sees it, on either engine."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Who is where: instances register on a lease, and are watched."""
+"""Service discovery: instances register with a lease, and are watched."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The embedded node behind HTTP on loopback, for whoever holds the credential."""
+"""HTTP server of the embedded node, on loopback, for holders of the credential."""
 
 import asyncio
 import contextlib

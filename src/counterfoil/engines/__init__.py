@@ -1,4 +1,4 @@
-"""The servers of the real engines, on this machine: fetched, started, watched and stopped.
+"""Servers of the real engines on this machine: downloaded, started, watched, stopped.
 
 For trying things out, for tests and for proofs. In production these servers belong to whoever runs
 them: give Counterfoil their addresses, and nothing of this package is used.

@@ -1,4 +1,4 @@
-"""What can go wrong with the servers of the real engines."""
+"""Errors of the servers of real engines."""
 
 from counterfoil.errors import CounterfoilError
 

@@ -1,4 +1,4 @@
-"""Gets programs through the ordinary package managers; what can't be had is one clear line."""
+"""Downloads programs through the ordinary package managers."""
 
 import fcntl
 import os

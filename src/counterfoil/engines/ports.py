@@ -1,4 +1,4 @@
-"""Ports for servers that are started: free, and kept from others until the server has its own."""
+"""Free ports for servers, reserved until the server has bound its own."""
 
 import secrets
 import socket

@@ -1,4 +1,4 @@
-"""What is known of each kind of server: how to get it, how to start it, when it answers."""
+"""What a kind of server needs: installation, command line, readiness check."""
 
 import signal
 import socket

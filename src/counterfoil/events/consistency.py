@@ -1,4 +1,4 @@
-"""Consistency tokens: the name of what a write has left, for whoever wants to read it.
+"""Consistency tokens: name the events of a write, so that a later read can wait for them.
 
 The answer to a write carries a token that names the events it has published; a read that is given
 the token can wait until a read model has them (`read_model.py`).

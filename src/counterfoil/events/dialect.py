@@ -1,4 +1,4 @@
-"""Translates a statement from the SQL that services are written in to PostgreSQL's.
+"""Translates a service's SQL to PostgreSQL's dialect.
 
 What can't be translated faithfully is refused, with what to write in its place.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong with events."""
+"""Errors of events."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Event time: how far a pipeline knows that the events are all there.
+"""Event time: watermarks, without I/O.
 
 Each partition's newest event, less the disorder that is allowed, says that nothing older comes from
 there. The watermark is the minimum over the partitions (Akidau et al., "The Dataflow Model", 2015).

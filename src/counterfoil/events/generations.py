@@ -1,4 +1,4 @@
-"""A bounded memory of what was read, in two generations.
+"""A bounded cache in two generations.
 
 What is used stays: it moves to the young generation. When that is full the old one is forgotten
 whole, and the young one becomes the old. So an entry costs one dictionary and no list of uses, and

@@ -1,4 +1,4 @@
-"""Hands events to a pipeline's handler: its tries, halved batches, and what no try can take.
+"""Calls a pipeline's handler: retries, halved batches, and dead letters.
 
 Timers go to a handler of their own in the same way, and so does the dead letter of one that comes
 back by the pipeline's retry topic.

@@ -1,4 +1,4 @@
-"""Ids that follow from what they name, so that a repetition has the same."""
+"""Deterministic ids, so that a repetition gets the same one."""
 
 import hashlib
 from typing import Final

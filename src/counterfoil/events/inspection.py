@@ -1,4 +1,4 @@
-"""What can be seen of topics and their consumers from outside."""
+"""Read-only view of topics and their consumers."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What all that speaks with Kafka needs: settings, messages, and our words for its errors."""
+"""Shared Kafka code: settings, messages, and translation of errors."""
 
 import time
 import warnings

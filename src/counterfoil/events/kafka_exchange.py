@@ -1,4 +1,4 @@
-"""From topics to topics on Kafka: what is read and what follows from it, in one transaction.
+"""Consume-transform-produce on Kafka, in one transaction.
 
 The positions are records of a topic of the pipeline's own, one key for each partition, compacted.
 `send_offsets_to_transaction` would do as well, but it needs a consumer group, two more requests in

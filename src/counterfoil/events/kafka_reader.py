@@ -1,4 +1,4 @@
-"""Reading Kafka from positions that others keep."""
+"""Reads Kafka from offsets that are stored elsewhere."""
 
 import time
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a user of Kafka must be allowed, and whether it is, asked before anything relies on it.
+"""The ACLs that a Kafka user needs, checked before anything relies on them.
 
 Without this a relay would find out in its first term, when payments are already taken. Topics and
 groups are asked what they allow. A transactional id can't be asked: one is taken that nothing else

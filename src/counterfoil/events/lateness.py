@@ -1,4 +1,4 @@
-"""Events that came too late, counted in the state of their pipeline: of windows and of joins."""
+"""Counts late events of windows and joins, in their pipeline's state."""
 
 from typing import Final
 

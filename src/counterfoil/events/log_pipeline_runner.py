@@ -1,4 +1,4 @@
-"""Runs a stateless pipeline within the log alone: no database on the way from event to event.
+"""Runs a stateless pipeline in the log's own transactions, without a database.
 
 For a log with transactions of its own, which commits positions and what was emitted together. What
 its handlers emit needs no outbox, and the pipeline goes on while the database is away. The database

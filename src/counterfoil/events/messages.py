@@ -1,4 +1,4 @@
-"""What goes into a log and what comes out of it.
+"""Messages that go into a log, and records that come out.
 
 Messages and records are many and hold no cycles, so the garbage collector needn't look at them.
 """

@@ -1,4 +1,4 @@
-"""Changes of a service's tables: in order, each made once, all of it or nothing.
+"""Schema migrations of a service: in order, each once, atomically.
 
 A migration's number is its place in the list that the application declares; the service's first
 tables, its `schema`, are number 0. Each is applied in a transaction of its own, together with the

@@ -1,4 +1,4 @@
-"""What a stateless pipeline's handlers do: they emit, and nothing else."""
+"""The effects of a stateless pipeline's handlers: emitted events only."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,4 +1,4 @@
-"""How the embedded log keeps records: many in one row, as Kafka keeps them in record batches.
+"""Record batches of the embedded log: many records in one row.
 
 A row for each record would cost more than all the rest of a pipeline's step: a key of three
 columns and an index entry each. A batch is MessagePack, an array for each record: `[event id, key,

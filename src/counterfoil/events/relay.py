@@ -1,4 +1,4 @@
-"""Moves an outbox into the log, in commit order, each row once.
+"""The outbox relay: moves rows into the log, in commit order, each once.
 
 The position in the outbox is stored in the log together with the records, and the log knows when
 a term is over: a leader that was paused for longer than its lease wakes up to `Fenced` in place of

@@ -1,4 +1,4 @@
-"""Forgets old records of the embedded log, as far as everybody has read them.
+"""Deletes old records of the embedded log that every consumer has read.
 
 Whole batches go, from the beginning of a partition on, a bounded number in a transaction: writers
 wait for some milliseconds, and never for the whole of what is old. A batch is old when its newest

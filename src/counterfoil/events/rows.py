@@ -1,4 +1,4 @@
-"""Rows of tables that a pipeline looks things up in: the newest event of each key of a topic.
+"""Lookup tables of a pipeline: the newest event of each key of a topic.
 
 They are part of the pipeline's keyed state, its own copy, and are committed with the positions of
 their topics and of the events that look them up. An event without content, or `null`, takes a row

@@ -1,4 +1,4 @@
-"""Divides a script of SQL into its statements, for drivers that take them one by one."""
+"""Splits an SQL script into statements."""
 
 import re
 import sqlite3

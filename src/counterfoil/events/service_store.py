@@ -1,4 +1,4 @@
-"""A service's database: commands with their events and answers, many to a commit.
+"""A service's database: group commit of commands with their events and answers.
 
 One thread writes. It takes whatever commands wait, runs each in a savepoint of one transaction,
 commits once, and only then lets the answers go: at some 600 syncs a second, a sync for each request

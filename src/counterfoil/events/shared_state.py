@@ -1,4 +1,4 @@
-"""Keyed state of a pipeline that several processes write: nothing is lost, whoever uses which key.
+"""Keyed state of a pipeline that several processes write.
 
 Handlers may read and write any key, and mostly it is one of their event's own, which no other
 process touches. So nothing is locked beforehand. A commit remembers what it has read, and writes

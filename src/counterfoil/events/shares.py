@@ -1,4 +1,4 @@
-"""Which partitions a process of a pipeline works on: fixed by its number, not dealt out.
+"""Static assignment of partitions to a pipeline's processes.
 
 A consumer group deals partitions out anew whenever a member comes or goes, and stops all of them
 for it; static members are spared that for as long as a restart takes less than a session. Here a

@@ -1,4 +1,4 @@
-"""Forgets what a source of events has answered and sent a long time ago.
+"""Deletes old answers and sent events of a service.
 
 A service keeps the answer to each Idempotency-Key for whoever repeats it, and each event in its
 outbox for whoever looks up where it came from. Neither is of use for ever, and both would grow for

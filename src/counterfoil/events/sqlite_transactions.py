@@ -1,4 +1,4 @@
-"""Transactions of the embedded engine: who holds the write lock of a SQLite file.
+"""Transactions of the embedded engine: the holder of a SQLite file's write lock.
 
 A writer in WAL mode locks a byte of the file's `-shm` companion for as long as its transaction
 lasts, and the kernel tells who holds which byte (`/proc/locks`). The companion is never opened for

@@ -1,4 +1,4 @@
-"""A pipeline's keyed state: in memory within a commit, in the database with it.
+"""A pipeline's keyed state: cached within a commit, written with it.
 
 Three layers, looked through from the top: what the handler at work has changed (dropped if it
 fails), what the commit has changed so far (written at its end), and what was read or written

@@ -1,4 +1,4 @@
-"""Text from outside, as both databases keep it: whatever it says must stop nobody who notes it."""
+"""Text from outside, made acceptable to both databases."""
 
 
 def storable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""All tables of the pipelines' database, for whoever fills a new one."""
+"""All tables of the pipelines' database, for copying them elsewhere."""
 
 from counterfoil.events.database import Database
 from counterfoil.events.sagas.instances import SCHEMA as SAGAS

@@ -1,4 +1,4 @@
-"""Who may commit for a pipeline: one process, or several that have a share of its partitions each.
+"""Terms: which process, or which set of processes, may commit for a pipeline.
 
 The number of processes is a pipeline's layout. Whoever begins in another one than is stored begins
 a new term: it waits for the commits that are under way, and from then on every commit of a process

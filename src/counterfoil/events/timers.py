@@ -1,4 +1,4 @@
-"""Timers of a pipeline: set with an event's commit, fired with another one, each once.
+"""Timers of a pipeline: set in one commit, fired in another, each once.
 
 A timer is a row, named by its key and name; setting it again moves it. It is taken away in the
 commit of what its handler did, so that a crash leaves both or neither. There are two clocks. Event

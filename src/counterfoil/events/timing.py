@@ -1,4 +1,4 @@
-"""What timers add to a pipeline's commits: a watermark that moves, and what is due by then.
+"""Watermarks and due timers within a pipeline's commits.
 
 A commit handles its events, moves the watermark over them, and fires what is due, at most
 `FIRED` timers of each clock. While more of event time are due, the next commits take no events: all

@@ -1,4 +1,4 @@
-"""What can be seen of transactions from outside, on either engine.
+"""Transactions as operators see them, on either engine.
 
 On Kafka a transaction spans the partitions that a producer writes to, and its coordinator knows
 its state. In SQLite there is nothing between committed and not: all that can be seen is who holds

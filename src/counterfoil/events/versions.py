@@ -1,4 +1,4 @@
-"""Versioned rows: events that come twice, late or in another order lead to the same rows.
+"""Versioned rows: duplicates, late and reordered events lead to the same rows.
 
 Each event carries the whole row and the row's version, growing by one with each change. A row is
 replaced by a newer version only; what is older or the same is counted and dropped. A version that

@@ -1,1 +1,1 @@
-"""The edge: a native data plane, configured from Python."""
+"""The gateway: a native data plane, configured from Python."""

@@ -1,4 +1,4 @@
-"""API keys, for programs that can't fetch tokens: made here, checked by the data plane."""
+"""Makes API keys, which the data plane checks."""
 
 import hashlib
 import re

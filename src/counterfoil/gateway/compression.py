@@ -1,4 +1,4 @@
-"""Which answers of a route are compressed (`[gateway.routes.compression]`), and how."""
+"""Settings of response compression (`[gateway.routes.compression]`)."""
 
 import re
 from typing import Final, Literal

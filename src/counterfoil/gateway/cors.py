@@ -1,4 +1,4 @@
-"""Which pages of other origins may ask a route, and read its answers (CORS; the Fetch standard)."""
+"""Settings of CORS (`[gateway.routes.cors]`)."""
 
 import re
 from typing import Final

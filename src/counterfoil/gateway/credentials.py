@@ -1,4 +1,4 @@
-"""How clients say who they are: tokens of issuers, API keys, signed requests."""
+"""Settings of clients' credentials: token issuers, API keys, signing keys."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""The native data plane as Python sees it: start, tell it where instances are, read, drain."""
+"""Python's interface to the native data plane: start, update instances, inspect, drain."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""Copies of a route's requests for another service, whose answers nobody gets."""
+"""Settings of mirroring: copies of requests for another service."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""What a route changes of requests and answers on their way, and where it sends clients instead."""
+"""Settings of rewrites and redirects."""
 
 import re
 from typing import Final, Literal

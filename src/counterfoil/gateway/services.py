@@ -1,4 +1,4 @@
-"""How services are asked: over what, how many requests at once, and when an instance is let be."""
+"""Settings of services: protocol, concurrency, timeouts, retries, breakers."""
 
 import re
 from typing import Literal

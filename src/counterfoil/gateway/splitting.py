@@ -1,4 +1,4 @@
-"""A route's requests divided between services: canaries, and going over to a version by steps."""
+"""Settings of splits: canaries and gradual rollouts."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""A certificate for the gateway of one machine: made once, kept in the state folder."""
+"""The development certificate of a gateway, made once and kept in the state folder."""
 
 import datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Carries over what must outlive a coordination store: up to when machine numbers were used.
+"""Moves what must outlive a coordination store: until when each machine number was used.
 
 Registrations, leases and leaderships are made anew by whoever starts.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong with a move."""
+"""Errors of a move."""
 
 from counterfoil.errors import CounterfoilError
 

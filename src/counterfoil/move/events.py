@@ -1,4 +1,4 @@
-"""Copies what services, pipelines and the log keep, from SQLite to PostgreSQL and Kafka."""
+"""Copies services, pipelines and the log from SQLite to PostgreSQL and Kafka."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Copies the tables of a SQLite file into a schema of PostgreSQL, and counts them there.
+"""Copies tables from SQLite into a PostgreSQL schema, and counts them.
 
 Most are made by whoever opens the schema. Others are the application's own: handlers make tables
 beside those of the pipelines, and people beside those of a service. They are made as they are.

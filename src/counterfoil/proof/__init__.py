@@ -1,1 +1,1 @@
-"""Breaks an application on purpose and reconciles every cent of what it promised."""
+"""Runs an application under faults and reconciles every cent."""

@@ -1,4 +1,4 @@
-"""A client that retries like a real one, and remembers what it was promised."""
+"""A retrying client that remembers every acknowledged request."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Reconciles until nothing is under way any more: what matches or differs then does so for good.
+"""Reconciles repeatedly until nothing is in flight, so that the result is final.
 
 Where positions tell whether something is under way (`rest`), a rest that lasts is enough. Elsewhere
 time has to tell: a match that lasts is one, and what differs has had time enough to arrive. Time is

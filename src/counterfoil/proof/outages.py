@@ -1,4 +1,4 @@
-"""Takes each real engine down for a while, under load, and times how everything comes back."""
+"""Stops each real engine for a while under load, and times the recovery."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Tells whether anything is still under way: what differs at rest differs for good.
+"""Decides whether anything is still in flight: a difference at rest is final.
 
 The way is at rest when every step of it stands at the end of the one before: each event that was
 left in an outbox is in the log, each pipeline and the lake have taken what is in their topics, and

@@ -1,4 +1,4 @@
-"""Opens what an application keeps, for reading alone, without the code that wrote it.
+"""Opens an application's stores read-only, without the code that wrote them.
 
 A bug in the code that writes must not be able to hide in the code that checks. So this speaks with
 SQLite, PostgreSQL and Kafka by their plain clients, and knows the tables by name.

@@ -1,4 +1,4 @@
-"""Where did my payment go: one id followed from the request to its line in the report.
+"""Follows one payment by its id, from the request to its line in the report.
 
 A payment that goes no further has often been given up: its dead letters are told of as well.
 """

@@ -1,4 +1,4 @@
-"""What a section answered, in one form whatever engine it came from.
+"""The result of a section, in one form for every engine.
 
 Engines have types of their own for the same number (Spark's ranks have 32 bits, DuckDB's sums
 128) and give rows in any order. What is published is neither's: four types, as in the tables of

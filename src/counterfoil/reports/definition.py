@@ -1,4 +1,4 @@
-"""What a user declares: tables of events and reports over them. Light: imports no engine."""
+"""Declarations of tables and reports; imports no engine."""
 
 import datetime
 import typing

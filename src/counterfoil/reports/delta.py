@@ -1,4 +1,4 @@
-"""The way into a Delta table, whatever the engine: made plain, opened once its protocol is known.
+"""Opens and creates Delta tables, whatever the engine, after a protocol check.
 
 Tables stay at what both engines write and what a plain list of their files answers rightly; so a
 table begun by one engine can be continued by the other, and read by neither. A reader that ignores

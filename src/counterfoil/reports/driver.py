@@ -1,4 +1,4 @@
-"""A Spark driver in this process: its settings, its only owner, its end.
+"""A Spark driver in this process: settings, exclusive ownership, shutdown.
 
 A driver is two processes: this one, and a JVM that it starts and speaks with. They don't die as
 one. A JVM whose Python was killed may live for another second and commit what it was about, when

@@ -1,4 +1,4 @@
-"""What reports ask of an engine: three things that it does with Delta tables.
+"""The port of report engines: three operations on Delta tables.
 
 Everything else is the same whatever the engine, because it is in the tables themselves: how far a
 source was read, which days a commit touched, which files are part of a version.

@@ -1,4 +1,4 @@
-"""What can go wrong with the lake and its reports."""
+"""Errors of the lake and its reports."""
 
 from counterfoil.errors import CounterfoilError
 

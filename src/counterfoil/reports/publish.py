@@ -1,4 +1,4 @@
-"""Turns a computed report into what people open: CSV files and one HTML page.
+"""Publishes a computed report as CSV files and one HTML page.
 
 A text in a CSV file that a spreadsheet would take for a formula gets an apostrophe before it: texts
 are what clients have sent, and a formula could send a reader's other cells away (OWASP, "CSV

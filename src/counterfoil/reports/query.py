@@ -1,4 +1,4 @@
-"""The SQL of a report's sections: one definition, and its text for each engine.
+"""The SQL of a report's sections, checked and translated for each engine.
 
 A section is written once, in DuckDB's SQL. It is parsed into a tree, and every node of the tree
 must be on a list: what is there gave equal results on DuckDB and on Spark over hand-picked and

@@ -1,4 +1,4 @@
-"""Who may use a state folder: one supervisor at a time, then its guard until all has ended."""
+"""The lock of a state folder: held by one supervisor, then by its guard."""
 
 import asyncio
 import fcntl

@@ -1,4 +1,4 @@
-"""Starts the processes of a run at once: it has imported what they need, and forks.
+"""The fork server: imports the processes' modules once, then forks them.
 
 `python -m counterfoil.supervisor.fork_server DESCRIPTOR MODULE …`, the far end of `forking.py`.
 

@@ -1,4 +1,4 @@
-"""Processes by way of a fork server (`fork_server.py`), for the supervisor's event loop.
+"""Client of the fork server (`fork_server.py`), for the supervisor's event loop.
 
 The server can end, or be killed, as anybody can. Its processes go on, and are watched by their
 descriptors; the next one that is needed starts another server.

@@ -1,4 +1,4 @@
-"""What an operator does to the running gateway: by its port for operators, and by signals.
+"""Operates the running gateway, through its operators' port and by signals.
 
 Both the command line and the console act through this, so that what one of them refuses the other
 refuses in the same words. The credential goes from here to the gateway's port, and nowhere else.

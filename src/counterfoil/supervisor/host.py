@@ -1,4 +1,4 @@
-"""What every supervised process shares: its state folder, its clock, its end, its readiness."""
+"""What every supervised process has: state folder, clock, stop signal, readiness."""
 
 import os
 import signal

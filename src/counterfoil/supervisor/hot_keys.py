@@ -1,4 +1,4 @@
-"""Which keys of a parallel pipeline are hot: told by its process, read by whoever looks.
+"""Hot keys of a parallel pipeline: written by its process, read by console and CLI.
 
 The counts live in the runner's memory. Its process leaves the largest in a file of the state folder
 every few seconds, as the supervisor does with what it knows of processes: that costs no commit, and

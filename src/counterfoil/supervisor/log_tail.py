@@ -1,4 +1,4 @@
-"""The end of a process's log, for whoever has to know at once why it ends again and again.
+"""Reads the end of a process's log.
 
 A log may be of any size and is written to meanwhile: only its end is read, and only whole lines.
 """

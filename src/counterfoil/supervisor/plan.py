@@ -1,4 +1,4 @@
-"""Which processes an application needs, in the order in which they start."""
+"""The processes that an application needs, in the order of their start."""
 
 import socket
 from dataclasses import dataclass, field

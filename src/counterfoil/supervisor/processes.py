@@ -1,4 +1,4 @@
-"""What each kind of process does. Parts meet only here: each knows nothing of the others."""
+"""The main functions of all kinds of process; only here do the parts meet."""
 
 import threading
 from collections.abc import Callable, Mapping

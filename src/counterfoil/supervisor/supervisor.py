@@ -1,4 +1,4 @@
-"""One process tree with its state in one folder: starts, watches, restarts and stops it."""
+"""The supervisor: starts, watches, restarts and stops one application's processes."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A task queue that is rehearsed: its tasks are done when they are due, and waited for.
+"""A task queue in a rehearsal: due tasks are run, and waited for.
 
 In production tasks are worked on beside everything else. Here a step ends when all that was due has
 ended, so that a rehearsal comes to rest, with the clock standing still. The function of a task runs

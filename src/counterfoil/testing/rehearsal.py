@@ -1,4 +1,4 @@
-"""An application rehearsed in one process: no server, no broker, a clock that a test moves.
+"""Runs an application in one process, with a clock that the test controls.
 
 What runs is what runs in production: the service's own code behind its own web application, group
 commit, outbox, relay, pipelines, sagas, ledger, on the embedded engine in a folder that is thrown

@@ -1,4 +1,4 @@
-"""Inspects running engines for what would break a promise, and says what to change.
+"""Inspects running engines for settings that break a guarantee, with remedies.
 
 What is inspected is what the server itself tells; nothing is written to it.
 """

@@ -1,4 +1,4 @@
-"""What a check says: the setting, what it is, what it should be, and what to do."""
+"""A finding: the setting, its value, the needed value, and the remedy."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""Dead letters: what no handler could take, kept whole until somebody decides.
+"""Dead letters: events that no handler could process, kept until somebody decides.
 
 A letter waits until it is replayed or discarded, once. What came in never changes: a letter that is
 edited keeps its original, and goes on with its newest replacement. Whatever is done to a letter is

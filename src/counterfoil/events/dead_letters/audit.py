@@ -1,4 +1,4 @@
-"""The audit: who did what to which letter, and when; written with what it tells of."""
+"""The audit log of dead letters, written in the transaction that it records."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""How an event becomes a dead letter, and the topics that belong to a pipeline's letters."""
+"""Turns an event into a dead letter; the topics that belong to a pipeline's letters."""
 
 import json
 import traceback

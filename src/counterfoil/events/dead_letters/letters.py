@@ -1,4 +1,4 @@
-"""The dead letters of a store: found, looked at, edited, replayed, discarded."""
+"""The dead letters of a store: queries, edits, replays, discards."""
 
 from builtins import list as List
 from typing import Final

@@ -1,4 +1,4 @@
-"""Which dead letters are meant: filters that are joined by AND, as SQL for both engines."""
+"""Filters of dead letters, joined by AND, as SQL for both databases."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The events of one key that wait for partners, of both sides of a join: pure.
+"""The buffered events of one key, on both sides of a join, without I/O.
 
 An event waits from its commit until the watermark has passed the last moment at which a partner can
 have happened, and the lateness after it: it is over then. Whoever comes is paired with those of the

@@ -1,4 +1,4 @@
-"""A double-entry ledger: transfers and holds that never change, and what follows from them."""
+"""A double-entry ledger: immutable transfers and holds, and what is derived from them."""
 
 from counterfoil.events.ledger.balances import (
     Balance,

@@ -1,4 +1,4 @@
-"""What follows from the ledger's entries: balances, statements, and whether they add up.
+"""Balances, statements and consistency checks, derived from the ledger's entries.
 
 Every transfer debits one account and credits another by the same amount, so each currency sums to
 zero by construction; `trial_balance` checks that all the same. Debits count as positive.

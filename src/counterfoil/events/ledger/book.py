@@ -1,4 +1,4 @@
-"""The transfers of one commit: held in memory, then posted together.
+"""The transfers of one commit, buffered and posted together.
 
 A transfer's id decides whether it was posted before. Asking for each would be a look-up each; so a
 commit first trusts that none was, posts all with one statement, and counts. A count that is too

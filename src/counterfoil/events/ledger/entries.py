@@ -1,4 +1,4 @@
-"""What is entered into a ledger."""
+"""Entries of the ledger."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Holds: amounts that are set aside for a transfer which may follow.
+"""Holds: amounts reserved for a transfer that may follow.
 
 A hold is placed, and ends once: by a transfer of all or a part of it, voided, or because its time
 has come. Both are rows that never change. Until its end it counts against what a guarded account

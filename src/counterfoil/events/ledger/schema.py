@@ -1,4 +1,4 @@
-"""The ledger's tables: what happened, which never changes, and sums, which follow from it.
+"""The ledger's tables: immutable entries, and sums derived from them.
 
 Transfers, holds and their ends are only ever inserted. Sums of accounts, sums of holds and the list
 of open holds could be made anew from them (`rebuilt_balances`, `rebuilt_held`).

@@ -1,4 +1,4 @@
-"""Many events of a partition at once, in order where order counts, each effect once."""
+"""Parallel pipelines: many events of a partition at once, in order by key, effects once."""
 
 from counterfoil.events.parallel.hitters import HeavyHitters, HotKey, KeyLoad
 from counterfoil.events.parallel.parallel import Order, Parallel

@@ -1,4 +1,4 @@
-"""Who does the work: threads for functions, an event loop for coroutine functions.
+"""Executors of parallel pipelines: threads for functions, an event loop for coroutines.
 
 Whoever ends a piece of work begins the next of its lane itself, so that no lane waits for a commit.
 Work has ended whatever it raises, `SystemExit` and `CancelledError` as well: its lane goes on.

@@ -1,4 +1,4 @@
-"""Which keys have most of the events, in bounded memory.
+"""Heavy hitters: the most frequent keys, in bounded memory.
 
 Space-Saving (Metwally, Agrawal and El Abbadi, 2005): a fixed number of counters; a key without one
 takes that with the smallest count, and its count with it. So a count is never too small, is too

@@ -1,4 +1,4 @@
-"""What a parallel pipeline is: work that takes its time, and what is done with its result.
+"""The declaration of a parallel pipeline.
 
 A pipeline handles one event after the other in its commit, which is right for what takes
 microseconds. Work that waits (for a bank, a model, another service) is done here beside other work,

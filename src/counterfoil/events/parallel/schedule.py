@@ -1,4 +1,4 @@
-"""Which event may be worked on when: order within a lane, and no end of order beyond it.
+"""Scheduling of a parallel pipeline, without I/O: in order within a lane, free across lanes.
 
 Events stand in lanes, by key, by partition, or each alone. Of a lane, one is worked on at a time;
 the next may begin when the work of the one before is done. Results are handed out in the order in

@@ -1,4 +1,4 @@
-"""The outbox from PostgreSQL's log: a slot, its stream, what it says, and what reads it."""
+"""The outbox by logical replication: slot, stream, decoder and reader."""
 
 from counterfoil.events.replication.outbox import LogOutbox, ReturnedOutbox
 from counterfoil.events.replication.slot import Slot

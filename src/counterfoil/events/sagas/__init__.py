@@ -1,4 +1,4 @@
-"""Sagas in both styles: led by a coordinator, or by events alone and traced."""
+"""Sagas: orchestrated by a coordinator, or choreographed by events and traced."""
 
 from counterfoil.events.sagas.choreography import Choreography, ChoreographyTracer
 from counterfoil.events.sagas.context import StepContext

@@ -1,4 +1,4 @@
-"""What a step may use; all of it takes effect with the step's outcome, or not at all."""
+"""The context of a saga step; its effects commit with the step's outcome."""
 
 from typing import Any, TypeVar
 

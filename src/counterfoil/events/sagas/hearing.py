@@ -1,4 +1,4 @@
-"""Up to when a coordinator has heard the answers: no step is unanswered before that.
+"""How far a coordinator has read the answers: before that no step counts as unanswered.
 
 A deadline passes while nobody reads, too: a coordinator that was away for longer than a step waits
 finds the answer in the log, perhaps behind thousands of others, and must not take the step back

@@ -1,4 +1,4 @@
-"""Where sagas are kept: an instance with its progress, and a line for each thing that happened.
+"""Storage of sagas: instances with their progress, and their timelines.
 
 The lines are what steps look their predecessors' results up in, and what people read as the
 timeline; both styles of saga write the same lines.

@@ -1,4 +1,4 @@
-"""How a saga goes on: a state machine without I/O; outcomes in, progress out, time passed in.
+"""The state machine of a saga, without I/O or clock.
 
 Forward, a step that is done leads to the next. Backward, a compensation that is done leads to that
 of the step before. There are three ends: completed, compensated, and stuck, which waits for a

@@ -1,4 +1,4 @@
-"""What a saga is made of: steps in order, each with what takes it back.
+"""The declaration of a saga: steps in order, each with its compensation.
 
 A saga (Garcia-Molina and Salem, 1987) is a transaction over several owners that can't share one:
 each step commits by itself, and a step that fails is answered by the compensations of the steps

@@ -1,4 +1,4 @@
-"""What can be seen of sagas: where each stands, and what happened when."""
+"""Read-only view of sagas: status and timeline."""
 
 from collections.abc import Iterable
 from typing import Final

@@ -1,4 +1,4 @@
-"""Whether events of one Avro schema can be read with another, and if not, which field forbids it.
+"""Compatibility of two Avro schemas, with the offending field.
 
 These are the rules of Avro's schema resolution: a field is found by its name, one that the reader
 alone knows needs a default, one that the writer alone knows is passed over, and a type may be read

@@ -1,4 +1,4 @@
-"""The Avro schema of a struct, and of nothing that Avro can't hold exactly.
+"""Derives the Avro schema of a struct; refuses what Avro can't represent exactly.
 
 Names are the struct's own, without a namespace: a class that moves to another module stays the
 record that it was. Fields keep their order and their names as they are encoded (`rename=`).

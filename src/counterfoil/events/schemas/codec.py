@@ -1,4 +1,4 @@
-"""How events of a topic become bytes and come back: JSON, or a format with a registered schema.
+"""Codecs of topics: JSON, or a binary format with a registered schema.
 
 A codec belongs to one topic in one process. JSON needs nothing. A format with schemas learns from
 the registry, when the topic is declared, by which id its own schema goes, and later, the first time

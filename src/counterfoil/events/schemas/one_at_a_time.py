@@ -1,4 +1,4 @@
-"""Registering one schema at a time, where the registry itself can't be told what came before.
+"""Serialises registrations where the registry has no compare-and-set.
 
 Confluent's API registers under a subject whatever fits the registry's own compatibility level, so
 of two new schemas at the same instant neither would be held against the other by the topic's rule.

@@ -1,4 +1,4 @@
-"""Whether messages of one Protobuf file can be read with another, and if not, which field forbids.
+"""Compatibility of two Protobuf files, with the offending field.
 
 A field is found by its number, so a number stands for what it stood for: the same name, the same
 type. Protobuf itself would allow another name; but numbers that follow the order of the fields move

@@ -1,4 +1,4 @@
-"""Structs to messages and back, field by field, as their types say."""
+"""Converts structs to Protobuf messages and back."""
 
 import datetime as dt
 import enum

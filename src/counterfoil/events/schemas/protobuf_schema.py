@@ -1,4 +1,4 @@
-"""The Protobuf descriptor of a struct, and of nothing that Protobuf can't hold exactly.
+"""Derives the Protobuf descriptor of a struct; refuses what Protobuf can't represent exactly.
 
 Every field that isn't a list or a map is `optional`, with presence of its own: what is missing is
 known to be missing, and becomes the struct's default, never a zero that nobody has sent.

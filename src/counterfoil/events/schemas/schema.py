@@ -1,4 +1,4 @@
-"""A schema as a registry keeps it, and the rules that a new one must keep to."""
+"""A registered schema, and the rules for its successor."""
 
 from typing import Final, Literal
 

@@ -1,4 +1,4 @@
-"""What both binary formats ask of a type: what is in it, and what no format of theirs can hold.
+"""Inspection of struct types, shared by both binary formats.
 
 A type is looked at once, when its topic is declared, and whatever would lose something on its way
 is refused there, with the field: never in the middle of the night by an event.

@@ -1,4 +1,4 @@
-"""Aggregates: decide on what has happened, store what happens, and nothing else.
+"""Aggregates: state folded from events, commands that append new ones.
 
 The state of an aggregate is its events, applied in order. A snapshot saves applying them all again,
 so that loading takes as long for a history of millions as for one of hundreds; it is a cache and

@@ -1,4 +1,4 @@
-"""Where the events of aggregates are kept: a stream for each, its head, and its newest snapshot.
+"""Storage of aggregates: event streams, heads and snapshots.
 
 The head is the one row that is changed: whoever appends moves it from the version it has seen, and
 finds out that way whether somebody else was faster. In PostgreSQL the second waits there for the

@@ -1,4 +1,4 @@
-"""The events of an aggregate: their names and versions, and how old ones are read today.
+"""The event types of an aggregate: names, versions and upcasts.
 
 What is stored is never rewritten. An event keeps the version that it was written with, and is
 brought up to date each time it is read: by one function for each step from a version to the next.

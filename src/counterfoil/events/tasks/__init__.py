@@ -1,4 +1,4 @@
-"""Task queues: work for whoever is free, acknowledged one by one."""
+"""Task queues: unordered work, acknowledged task by task."""
 
 from counterfoil.events.tasks.counts import TaskCounts, task_counts
 from counterfoil.events.tasks.queue import Priority, TaskQueue

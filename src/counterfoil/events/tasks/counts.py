@@ -1,4 +1,4 @@
-"""What task queues hold, as it is looked at from outside: counts, and the age of the oldest."""
+"""Counts of task queues, for operators."""
 
 from collections.abc import Iterable
 

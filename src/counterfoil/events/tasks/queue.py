@@ -1,4 +1,4 @@
-"""What a task queue is: work without order, each piece acknowledged by itself.
+"""The declaration of a task queue.
 
 A log is right for what happened, in order; a queue for what is to be done, by whoever is free. A
 task is sent as an event of the queue's own topic, with the row or the event that it belongs to,

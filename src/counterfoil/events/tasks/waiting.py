@@ -1,4 +1,4 @@
-"""The table of tasks: those that wait, and those that somebody works on for a while.
+"""The table of tasks: waiting ones, and leased ones.
 
 A task that is worked on is one that is not visible until its lease ends. Each time it is taken its
 `attempt` grows, and whoever took it must name that attempt to extend, finish or fail it: a worker

@@ -1,4 +1,4 @@
-"""Works on a queue: takes tasks, keeps them while they are worked on, acknowledges them.
+"""The worker of a task queue: leases tasks, renews the leases, acknowledges.
 
 Whoever calls `step` does all that concerns the database; the crew works meanwhile. A task is
 acknowledged in one commit with its effects, its dead letter, or the time of its next try. That

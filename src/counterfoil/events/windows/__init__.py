@@ -1,4 +1,4 @@
-"""Windows: what events of a key add up to within a stretch of event time."""
+"""Windows: aggregation of a key's events over event time."""
 
 from counterfoil.events.windows.open_windows import Window
 from counterfoil.events.windows.shapes import Hopping, Session, Shape, Tumbling

@@ -1,4 +1,4 @@
-"""The open windows of one key: one entry of the pipeline's keyed state, and a timer for each.
+"""The open windows of one key: an entry of the keyed state, and a timer for each.
 
 Windows of a key are few, and a session has to be compared with its neighbours; so they are read and
 written together. An entry without windows is deleted.

@@ -1,4 +1,4 @@
-"""The shapes of windows: which stretches of event time an event belongs to.
+"""Shapes of windows: tumbling, hopping, sessions.
 
 A window begins with its first microsecond and ends before its last one: neighbours share nothing.
 Tumbling and hopping windows begin at multiples of their step since 1970 in UTC.

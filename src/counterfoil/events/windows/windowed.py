@@ -1,4 +1,4 @@
-"""A pipeline over windows: each event is folded into those it is in, each window ends once.
+"""A windowed pipeline: events are folded into windows, which close once.
 
 A window is kept in the pipeline's keyed state (`open_windows.py`) and has a timer of event time at
 which it closes. Both are committed with the position of the event. When the timer fires, the window

@@ -1,4 +1,4 @@
-"""A directory as its customer sees it: the native client with Python's types and errors."""
+"""Client of an ACME directory: the native client with Python's types and errors."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""What can go wrong on the way to a certificate."""
+"""Errors of certificate orders."""
 
 from types import MappingProxyType
 from typing import Final

@@ -1,4 +1,4 @@
-"""What one gateway knows of its certificates: files in its state folder, for its owner alone."""
+"""Certificate store of a single gateway: files in its state folder."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Keys and certificates: those that are ordered, and those that prove that a name leads here."""
+"""Keys and certificates: ordered ones, and those for TLS-ALPN-01 challenges."""
 
 import datetime
 from typing import Final

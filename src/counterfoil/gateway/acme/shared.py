@@ -1,4 +1,4 @@
-"""What several gateways know of their certificates together, in coordination.
+"""Certificate store of several gateways, in coordination.
 
 The one that leads orders (`coordination/leadership.py`); all of them follow the same keys, and
 show what is there. A directory looks at whichever gateway a name leads to, so a proof has to be at

@@ -1,4 +1,4 @@
-"""What may go wrong with transactions on a log, searched for in what clients saw."""
+"""Searches the history of a log's clients for transaction anomalies."""
 
 from counterfoil.proof.anomalies.checker import KINDS, Anomaly, Verdict, check
 from counterfoil.proof.anomalies.history import History, Place, Poll, Send, Transaction

@@ -1,4 +1,4 @@
-"""What clients of one topic saw: transactions of sends and polls, and the topic in the end.
+"""The history of one topic's clients: transactions of sends and polls, and the final topic.
 
 Every value is sent once in a history, so a value that is read names the transaction that wrote it.
 """

@@ -1,4 +1,4 @@
-"""Random transactions on a real Kafka, by several clients at once, and what each of them saw.
+"""Random transactions on a real Kafka by concurrent clients, recorded as a history.
 
 Only the plain client is used (confluent-kafka), the way that its documentation says: a consumer
 that reads what is committed, a transactional producer that is given up after an error whose outcome
