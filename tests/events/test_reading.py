@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from confluent_kafka import KafkaError
 
-from counterfoil.events import Events, Message, Topic
+from counterfoil.events import EmbeddedEvents, Events, Message, Topic
+from counterfoil.events.embedded import RETRIES
 from counterfoil.events.kafka_client import looker
 
 from .test_exactly_once import PATIENCE_SECONDS, append
@@ -105,3 +106,17 @@ def test_a_term_begins_where_the_last_one_ended_though_an_early_end_is_told(
     monkeypatch.setattr("counterfoil.events.kafka.looker", lambda its: Hasty(looker(its)))
     with closing(log.appender("test", 2)) as appender:
         assert appender.position == 1, "or it would all be appended once more"
+
+
+def test_what_is_to_be_tried_again_is_read_though_events_never_end(
+    embedded: EmbeddedEvents,
+) -> None:
+    log = embedded.log()
+    retries = PICTURES.beside("retries")
+    log.declare([PICTURES, retries])
+    append(log, [Message(number, "pictures", "k", b"x", {}, 1) for number in range(100)])
+    append(log, [Message(1_000, "retries", "k", b"x", {}, 1)])
+    reader = log.reader([PICTURES, retries], lambda _: {})
+    fetches = [{batch.topic for batch in reader.fetch(1)} for _ in range(2 * RETRIES)]
+    assert all("pictures" in found for found in fetches)
+    assert sum("retries" in found for found in fetches) == 1
