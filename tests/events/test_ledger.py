@@ -251,6 +251,41 @@ def test_an_account_that_is_no_text_is_refused_with_what_it_is(books: Books, nam
         Transfer(id=1, debit="a", credit=5, amount=1, currency="EUR", code="x").checked()  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("number", [1.5, 2.0, True, "1", 1 << 63])
+def test_what_a_database_would_round_or_refuse_is_refused_on_both(
+    books: Books, number: Any
+) -> None:
+    def hold(ledger: Ledger) -> bool:
+        return ledger.hold(
+            id=1, debit="a", credit="b", amount=1, currency="X", code="c", expires_us=number
+        )
+
+    def correct(ledger: Ledger) -> bool:
+        return ledger.transfer(
+            id=1, debit="a", credit="b", amount=1, currency="X", code="c", corrects=number
+        )
+
+    assert books.commit([hold, correct]) == [ValueError, ValueError]
+
+
+def test_an_account_is_guarded_on_a_side_that_there_is(books: Books) -> None:
+    wrong: Any = "kredit"
+    assert books.one(lambda ledger: ledger.guard("a", currency="X", side=wrong)) is ValueError
+    assert books.one(lambda ledger: ledger.guard("a", currency="X", side="credit")) is True
+
+
+def test_a_trial_balance_may_be_of_more_than_any_account_holds(books: Books) -> None:
+    amount = (1 << 63) - 1
+
+    def pay(number: int) -> Work:
+        return lambda ledger: ledger.transfer(
+            id=number, debit=f"a{number}", credit=f"b{number}", amount=amount, currency="X", code=""
+        )
+
+    books.commit([pay(number) for number in range(3)])
+    assert trial_balance(books.store.database) == {"X": (3 * amount, 3 * amount)}
+
+
 def test_linked_transfers_are_posted_all_or_none_in_their_currencies(books: Books) -> None:
     books.commit([guard_wallet, pay(1, "bank", "wallet", 100)])
 

@@ -15,6 +15,8 @@ LINES: Final = 1_000
 # PostgreSQL sums integers up to decimals.
 _SUMS: Final = "CAST(sum(debits) AS INTEGER), CAST(sum(credits) AS INTEGER)"
 
+_HALF: Final = 1 << 32
+
 
 class Balance(msgspec.Struct, frozen=True):
     """An account's sums in minor units; what is held was not posted yet."""
@@ -105,11 +107,19 @@ def _posted(database: Database, account: str, currency: str, last: tuple[int, in
 
 
 def trial_balance(database: Database) -> dict[str, tuple[int, int]]:
-    """Debits and credits of each currency over all accounts; they are equal or the file is bad."""
+    """Debits and credits of each currency over all accounts; they are equal or the file is bad.
+
+    Each account's fit into 63 bits, and those of all together may not.
+    """
+    halves = ", ".join(
+        f"CAST(sum({part}) AS INTEGER)"
+        for side in ("debits", "credits")
+        for part in (f"{side} / {_HALF}", f"{side} - {side} / {_HALF} * {_HALF}")
+    )
     return {
-        currency: (debits, credits)
-        for currency, debits, credits in database.execute(
-            f"SELECT currency, {_SUMS} FROM ledger_accounts GROUP BY currency"  # noqa: S608
+        currency: (debits * _HALF + more_debits, credits * _HALF + more_credits)
+        for currency, debits, more_debits, credits, more_credits in database.execute(
+            f"SELECT currency, {halves} FROM ledger_accounts GROUP BY currency"  # noqa: S608
         )
     }
 

@@ -32,6 +32,16 @@ def check_texts(*names: str) -> None:
         raise ValueError(f"accounts, currency and code have no NUL in them: {names}")
 
 
+def check_whole(what: str, number: int | None) -> None:
+    """See that a number, if there is one, is what both databases keep as it is.
+
+    Raises:
+        ValueError: PostgreSQL would round it, or neither takes it.
+    """
+    if number is not None and (type(number) is not int or not -LARGEST <= number <= LARGEST):
+        raise ValueError(f"{what} is a whole number of at most 63 bits, not {number!r}")
+
+
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """An amount of minor units from one account to another, in one currency."""
 

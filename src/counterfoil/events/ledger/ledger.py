@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from counterfoil.events.errors import LedgerConflict, NoSuchEntry, Overdrawn
 from counterfoil.events.ledger.book import Book
-from counterfoil.events.ledger.entries import Row, Side, Transfer, check_texts
+from counterfoil.events.ledger.entries import Row, Side, Transfer, check_texts, check_whole
 from counterfoil.events.ledger.holds import Holds
 from counterfoil.events.messages import Record
 
@@ -51,6 +51,7 @@ class Ledger:
         transfer = Transfer(
             id=id, debit=debit, credit=credit, amount=amount, currency=currency, code=code
         )
+        check_whole("corrects", corrects)
         return self._post([self._row(transfer.checked(), corrects=corrects)])
 
     def transfers(self, legs: Sequence[Transfer]) -> bool:
@@ -98,9 +99,11 @@ class Ledger:
         Raises:
             LedgerConflict: it is guarded on its other side.
             Overdrawn: it is overdrawn now.
-            ValueError: a name that is no text or has a NUL in it.
+            ValueError: a name that is no text or has a NUL in it, or another side.
         """
         check_texts(account, currency)
+        if side not in ("debit", "credit"):  # nothing would be guarded, and nobody could mend it
+            raise ValueError(f"an account grows on its debit or credit side, not on {side!r}")
         return self._book.guard((account, currency), side, self._now_us)
 
     def hold(
@@ -127,6 +130,7 @@ class Ledger:
         hold = Transfer(
             id=id, debit=debit, credit=credit, amount=amount, currency=currency, code=code
         )
+        check_whole("expires_us", expires_us)
         return Holds(self._book, self._now_us).place(self._row(hold.checked()), expires_us)
 
     def post_hold(
