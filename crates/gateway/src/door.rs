@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
-use tokio_rustls::TlsAcceptor;
+use rustls::ServerConfig;
 
 use crate::Error;
 use crate::config::Clients;
@@ -19,7 +19,7 @@ use crate::shared::Phase;
 
 /// What the connections of a port have in common.
 pub struct Door {
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<ServerConfig>>,
     /// Whether connections begin by saying whose they are (`proxy_protocol`).
     pub announced: bool,
     /// Whether connections of HTTP/3 are served from their first datagram on.

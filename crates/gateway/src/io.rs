@@ -10,7 +10,6 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use crate::client::Client;
 use crate::linger::Linger;
@@ -28,19 +27,6 @@ pub trait Keeping {
 impl Keeping for TcpStream {
     fn keeps(&self) -> bool {
         false
-    }
-}
-
-impl<I> Keeping for TlsStream<I> {
-    /// TLS takes up to 64 KiB more than the connection below does.
-    fn keeps(&self) -> bool {
-        self.get_ref().1.wants_write()
-    }
-}
-
-impl<K: Keeping> Keeping for Box<K> {
-    fn keeps(&self) -> bool {
-        (**self).keeps()
     }
 }
 

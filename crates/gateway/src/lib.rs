@@ -54,6 +54,7 @@ mod rewrite;
 mod route;
 mod routing;
 mod secret;
+mod secure;
 mod sent;
 mod server;
 mod service;

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 use crate::client::Client;
 use crate::connection::{self, Agreed, Spoken};
@@ -106,11 +106,10 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
         true => tls.speaking_early_by_tcp(&spoken),
         false => tls.speaking(&spoken),
     });
-    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     let patience = Patience::new(&config.clients)?;
     let places = Arc::new(Places::new(&config.clients));
     let door = Arc::new(Door {
-        tls,
+        tls: tls.map(Arc::new),
         announced: config.proxy_protocol,
         early_data: config.early_data,
         alternative,
@@ -407,7 +406,7 @@ async fn secure<S, F>(
     shared: Arc<Shared>,
     client: Arc<Client>,
     stream: TcpStream,
-    tls: TlsAcceptor,
+    tls: Arc<ServerConfig>,
     door: Arc<Door>,
     place: Place,
     serve: S,
@@ -419,7 +418,7 @@ async fn secure<S, F>(
     // On the heap both times, since each layer of what serves the connection would have room for it,
     // more than a KiB: a handshake that is over takes none, and a connection takes it once.
     match timeout_at(deadline, Box::pin(early_data::accept(tls, stream, &client, deadline))).await {
-        Ok(Ok(Accepted::Complete(mut stream))) => match agreed(stream.get_ref().1.alpn_protocol()) {
+        Ok(Ok(Accepted::Complete(mut stream, protocol))) => match agreed(protocol.as_deref()) {
             Some(spoken) => {
                 let agreed = Agreed { spoken: Some(spoken), handshake: None };
                 connection::serve(shared, client, stream, agreed, &door, place, serve).await;
@@ -427,7 +426,7 @@ async fn secure<S, F>(
             // The directory may be gone already.
             None => _ = stream.shutdown().await,
         },
-        Ok(Ok(Accepted::Early { mut stream, protocol, handshake })) => match agreed(protocol.as_deref()) {
+        Ok(Ok(Accepted::Early(mut stream, protocol, handshake))) => match agreed(protocol.as_deref()) {
             Some(spoken) => {
                 let agreed = Agreed { spoken: Some(spoken), handshake: Some(handshake) };
                 let serving = connection::serve(shared, client, stream, agreed, &door, place, serve);
