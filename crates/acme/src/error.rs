@@ -1,4 +1,4 @@
-//! What can go wrong, by what its caller can do about it.
+//! Errors, by what the caller can do about them.
 
 use instant_acme::{Error as Protocol, Problem};
 

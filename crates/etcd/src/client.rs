@@ -1,4 +1,4 @@
-//! The verbs, blocking: each returns within its timeout.
+//! The client: blocking operations, each within its timeout.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What can go wrong, by what its caller can do about it, and how etcd's answers map to that.
+//! Errors, by what the caller can do about them, and the mapping of etcd's statuses.
 
 use tonic::{Code, Status};
 

@@ -1,4 +1,4 @@
-//! Who may ask by where the request comes from: networks that are let in, and networks that aren't.
+//! Network allow and deny lists of routes.
 
 use std::net::IpAddr;
 

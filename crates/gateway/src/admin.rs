@@ -1,4 +1,4 @@
-//! The operators' port: metrics and state, for whoever holds the credential.
+//! The operators' port: metrics and state, for holders of the credential.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Requests that two readers might take differently: refused before anything is decided on them.
+//! Refuses requests that two parsers might read differently (request smuggling).
 //!
 //! The gateway decides by the path it reads and passes on a body that ends where it reads its end.
 //! An instance that reads either another way serves a request that nobody has checked. hyper refuses

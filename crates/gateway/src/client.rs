@@ -1,4 +1,4 @@
-//! A client's connection: who is at its other end, what is under way on it, and when it ends.
+//! A client connection: its peer, its requests in flight, and its end.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

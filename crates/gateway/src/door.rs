@@ -1,4 +1,4 @@
-//! Who is let in by a port, and how patient the gateway is with them.
+//! Admission of connections to a port, and the timeouts that apply to them.
 //!
 //! Descriptors and memory run out before anything else does where many connect and few ask: so
 //! connections are counted, in all and for each address, from before the first byte of TLS until

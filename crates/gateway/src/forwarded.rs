@@ -1,4 +1,4 @@
-//! Where a request comes from, when proxies of one's own stand before the gateway.
+//! The origin of a request behind trusted proxies (X-Forwarded-For).
 //!
 //! `X-Forwarded-For` says what each proxy saw, the nearest last; a client can write whatever it
 //! likes before that. So it is read from its end, and only as far as those who wrote it are trusted:

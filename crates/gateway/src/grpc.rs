@@ -1,4 +1,4 @@
-//! What the gateway itself answers, in the words of gRPC.
+//! The gateway's own answers to gRPC clients.
 //!
 //! A client of gRPC reads a status from trailers, and makes little of any other answer. One that has
 //! no body says it in its head ("Trailers-Only" in gRPC's PROTOCOL-HTTP2.md). What is logged and counted

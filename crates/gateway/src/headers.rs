@@ -1,4 +1,4 @@
-//! Headers on their way through: which are looked at, which go on, which are the gateway's own.
+//! Headers on their way through: hop-by-hop fields are removed, the gateway's own are added.
 //!
 //! Services that read headers as variables (CGI, RFC 3875; WSGI and all that stands on it) can't tell
 //! `x_counterfoil_tenant` from `x-counterfoil-tenant`. So a name is taken for the one that they take it

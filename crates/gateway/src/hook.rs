@@ -1,4 +1,4 @@
-//! Hooks: what a user's own Python says of a request, asked of processes that do nothing else.
+//! Hooks: asks the user's Python, in its own processes, about a request.
 //!
 //! Python must not be able to slow what doesn't ask for it, so it never runs in this process. A
 //! route with a hook asks one of the hook's processes, the one with the fewest questions before it,

@@ -1,4 +1,4 @@
-//! The answers of instances in HTTP/1.1 (RFC 9112): heads and the framing of bodies.
+//! Parses HTTP/1.1 responses of instances (RFC 9112): heads and body framing.
 //!
 //! A proxy reads one answer for each request it takes, into a buffer that outlives it, and passes
 //! on most of what it reads. Written for that alone, this costs a third of what a general client

@@ -1,4 +1,4 @@
-//! Writing to clients: what is small leaves in one piece, and what is last arrives (`linger.rs`).
+//! Buffered writes to clients; the last bytes of a connection are seen to by `linger.rs`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! A JSON object on a line of its own, put together where one is written for every request.
+//! Builds one-line JSON objects, for what is written once per request.
 //!
 //! The same bytes as serde_json's, which looks at each byte of a text by itself: here a block of them is
 //! looked at in a few instructions (the compiler makes vectors of it), and only a text in which something has to

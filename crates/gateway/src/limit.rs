@@ -1,4 +1,4 @@
-//! A limit of a route: what it counts by, what decides, and what clients are told of it.
+//! A route's limit: its key, its algorithm, and the RateLimit fields of answers.
 
 use std::borrow::Cow;
 use std::fmt::Write;

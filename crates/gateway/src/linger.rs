@@ -1,4 +1,4 @@
-//! The end of a client's connection, in a way that lets its last answer arrive.
+//! Lingering close: ends a connection so that its last answer arrives.
 //!
 //! A kernel that closes a socket with bytes in it that nobody has read resets the connection, and a
 //! reset makes the client's kernel throw away what had come and was not read yet: the 431, or the

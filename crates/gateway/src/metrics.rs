@@ -1,4 +1,4 @@
-//! Metrics, for Prometheus and for who speaks OpenMetrics.
+//! Metrics, as Prometheus and OpenMetrics text.
 //!
 //! Labels are what the configuration names (paths of routes, limits, services, tenants that are
 //! listed) and a few words of our own: how many series there are is settled before the first

@@ -1,4 +1,4 @@
-//! The way of one request: route, identity, limits, hooks, concurrency, attempts, stub, answer.
+//! One request from its head to its answer: route, identity, limits, hooks, concurrency, attempts, stub.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -67,6 +67,33 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Read a request's head; claims that only trusted proxies may make are removed from anyone else's.
+    fn new(started: Instant, under_way: UnderWay, snapshot: &Snapshot, parts: &mut Parts) -> Self {
+        let request_id = request_id(parts.headers.get(headers::REQUEST_ID));
+        let peer = under_way.client().address.to_str().unwrap_or_default();
+        let trust = snapshot.trust.as_ref();
+        let origin = trust.and_then(|trust| trust.origin(peer, &parts.headers).map(Box::new));
+        see_to_claims(trust, peer, parts, snapshot.config.certificate.is_some());
+        let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&mut parts.headers)));
+        Self {
+            started,
+            under_way,
+            request_id,
+            bearer: None,
+            origin,
+            early: false,
+            trace,
+            side: None,
+            endpoint: None,
+            attempts: 0,
+            rewrite: None,
+            mirror: None,
+            hooked: Vec::new(),
+            cache: Outcome::Off,
+            hinted: false,
+        }
+    }
+
     /// The address that the request comes from.
     pub fn address(&self) -> &str {
         let client = || self.under_way.client().address.to_str().unwrap_or_default();
@@ -115,44 +142,8 @@ pub async fn serve(
     shared.requests.fetch_add(1, Ordering::Relaxed);
     let snapshot = shared.snapshot();
     let (mut parts, mut body) = request.into_parts();
-    let request_id = request_id(parts.headers.get(headers::REQUEST_ID));
-    let under_way = client.begin();
-    let peer = under_way.client().address.to_str().unwrap_or_default();
-    let trust = snapshot.trust.as_ref();
-    let origin = trust.and_then(|trust| trust.origin(peer, &parts.headers).map(Box::new));
-    see_to_claims(trust, peer, &mut parts, snapshot.config.certificate.is_some());
-    let trace = snapshot.tracing.as_ref().map(|tracing| Box::new(tracing.begin(&mut parts.headers)));
-    let seen = Seen {
-        started,
-        under_way,
-        request_id,
-        bearer: None,
-        origin,
-        early: false,
-        trace,
-        side: None,
-        endpoint: None,
-        attempts: 0,
-        rewrite: None,
-        mirror: None,
-        hooked: Vec::new(),
-        cache: Outcome::Off,
-        hinted: false,
-    };
-    let found = checked_path(&parts).and_then(|path| {
-        let (routes, method) = (&snapshot.routes, tunnel::method(&parts));
-        let route = routes.find(&parts, method, &path).map_err(|missed| {
-            let status =
-                if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
-            Problem::new(status, format!("there is no route for {} {path}", parts.method))
-                .allow(missed.join(", "))
-        })?;
-        if routes.is_ambiguous(&parts, method, &path, route) {
-            let detail = "services may read the path as one of another route: ask for the path that is meant";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-        }
-        Ok(route)
-    });
+    let seen = Seen::new(started, client.begin(), &snapshot, &mut parts);
+    let found = find_route(&snapshot, &parts);
     let is_web = found.as_ref().is_ok_and(|route| route.config.grpc_web);
     let web = if is_web { grpc_web::Call::take(&mut parts, &mut body) } else { None };
     let route = found.as_ref().ok().copied();
@@ -208,6 +199,22 @@ pub async fn serve(
         tunnel.open(shared.connected());
     }
     Ok(response)
+}
+
+/// The one route of a request whose path can be read in one way only.
+fn find_route<'a>(snapshot: &'a Snapshot, parts: &Parts) -> Result<&'a Route, Problem> {
+    let path = checked_path(parts)?;
+    let (routes, method) = (&snapshot.routes, tunnel::method(parts));
+    let route = routes.find(parts, method, &path).map_err(|missed| {
+        let status = if missed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
+        Problem::new(status, format!("there is no route for {} {path}", parts.method))
+            .allow(missed.join(", "))
+    })?;
+    if routes.is_ambiguous(parts, method, &path, route) {
+        let detail = "services may read the path as one of another route: ask for the path that is meant";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    Ok(route)
 }
 
 /// See to what is left of a refused request's body: what comes soon is waited for, what comes later

@@ -1,4 +1,4 @@
-//! What becomes of a request, for the record: counts, the stub, the trace.
+//! The record of a request: counters, access log, trace.
 //!
 //! A request leaves it with its answer, before that leaves. One whose client hangs up first has no answer,
 //! but its service may have carried it out: all that is done for it is dropped then, and the record is made by

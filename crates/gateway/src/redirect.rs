@@ -1,4 +1,4 @@
-//! Redirects: a route that sends its clients elsewhere, and asks no service.
+//! Redirect routes, which have no service.
 //!
 //! It tells everybody the same, so it asks nobody who he is, and counts nobody.
 

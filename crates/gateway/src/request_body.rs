@@ -1,4 +1,4 @@
-//! The body of a request, whichever protocol it arrives by.
+//! A request body, over any protocol.
 //!
 //! One type for all of them: the way of a request is compiled once, and what tells the protocols
 //! apart is one branch for each part of a body.

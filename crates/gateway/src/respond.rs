@@ -1,4 +1,4 @@
-//! The gateway's own answers, all of them problem documents (RFC 9457).
+//! The gateway's own answers: problem documents (RFC 9457).
 
 use std::borrow::Cow;
 use std::cell::RefCell;

@@ -1,4 +1,4 @@
-//! What is changed of a request on its way to the service: the beginning of its path, and headers.
+//! Rewrites of a request on its way to the service: path prefix and headers.
 //!
 //! It is the last thing that happens before an instance is asked. Route, identity, signature, limits,
 //! hooks, the cache's key, the access log and traces go by what the client asked; what hooks say of a

@@ -1,4 +1,4 @@
-//! Routes: which requests go where, and what became of them.
+//! A route as the gateway serves it, with its counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

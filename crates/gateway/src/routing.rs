@@ -1,4 +1,4 @@
-//! Which route a request takes.
+//! Route lookup.
 //!
 //! The most specific path wins, in whatever order routes are declared: a whole path before a
 //! prefix, a longer prefix before a shorter one. Routes with the same path are asked in the order of

@@ -1,4 +1,4 @@
-//! Secrets of this gateway, and the one way to compare something with them.
+//! Secrets of the gateway, compared in constant time.
 //!
 //! A comparison that ends at the first byte which differs tells by its duration how much of a guess
 //! was right. So a secret is of a type that has no other comparison than one in constant time (of

@@ -1,4 +1,4 @@
-//! Answers on their way to clients of HTTP/1.1, and clients that stop taking them.
+//! Answers written to HTTP/1.1 clients, and clients that stop reading.
 //!
 //! No part of a body is asked for while the client has not taken those before it: hyper would collect
 //! 40 KiB, and TLS another 64, for each client that reads slowly. From the moment that the service has

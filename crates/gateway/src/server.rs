@@ -1,4 +1,4 @@
-//! Listening: worker threads with a socket each, and the operators' port.
+//! Listening sockets and worker threads, and the operators' port.
 //!
 //! It is done in two steps, so that a gateway can be there before it lets clients in. `start` binds the
 //! port of clients, which shows whether it can be had, and serves operators; `Closed::open` listens. The

@@ -1,4 +1,4 @@
-//! A service as the gateway sees it: its instances, their breakers, and what is under way to it.
+//! A service at runtime: instances, breakers, requests in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! TLS sessions that this gateway remembers, each good for one resumption.
+//! The TLS session cache of this gateway; each session is resumed once.
 //!
 //! Early data (0-RTT) is what whoever records a client's first flight can send again. A ticket that
 //! gateways open by a shared secret (`tickets.rs`) can't tell the second time from the first; a session

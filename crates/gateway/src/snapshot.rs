@@ -1,4 +1,4 @@
-//! A configuration put into force: one value that a request looks at from its beginning to its end.
+//! An immutable snapshot of the configuration, which a request uses from beginning to end.
 //!
 //! A reload builds the next one beside it and swaps a pointer. So a request never sees half of a
 //! change, nothing waits for it, and a configuration with a fault in it is refused while the one

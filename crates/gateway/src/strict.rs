@@ -1,4 +1,4 @@
-//! Strict limits: the store is asked about a request before it passes.
+//! Strict limits: the shared store is asked before each request.
 //!
 //! Requests of all workers stand in one queue, and whatever waits is asked in one script: while one is
 //! under way the next fills, so a request waits for two at most. Nobody waits for a store that is

@@ -1,4 +1,4 @@
-//! Tickets by which TLS sessions are resumed, at any gateway that knows the secret.
+//! TLS session tickets that every gateway with the same secret can resume.
 //!
 //! A ticket is sealed by a key that is derived (HKDF, RFC 5869) from the secret and the number of
 //! the period in which it was made. Gateways that share the secret have the same key at the same

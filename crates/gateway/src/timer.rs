@@ -1,4 +1,4 @@
-//! A timer for deadlines that mostly move on before they come.
+//! A timer for deadlines that are usually extended before they expire.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

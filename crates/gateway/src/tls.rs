@@ -1,4 +1,4 @@
-//! TLS 1.3 towards clients: what is spoken inside, and how sessions are resumed.
+//! TLS 1.3 with clients: ALPN and session resumption.
 //!
 //! Certificates are chosen by name (`certificates.rs`). Sessions are resumed by tickets that all
 //! gateways read (`tickets.rs`), or where early data (0-RTT) is configured, by those that this one

@@ -1,4 +1,4 @@
-//! Connections that leave HTTP behind: WebSocket (RFC 6455), and what else a route lets through.
+//! Tunnels: connections that are upgraded from HTTP, such as WebSocket (RFC 6455).
 //!
 //! A request asks for it, by `Upgrade` in HTTP/1.1 or by the extended CONNECT of HTTP/2 (RFC 8441), and
 //! is checked and limited like any other. The instance is asked in HTTP/1.1 either way. If it agrees,

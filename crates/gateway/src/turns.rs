@@ -1,4 +1,4 @@
-//! Turns of large answers, so that however many there are, everybody else is served in between.
+//! Fair scheduling of large answers, so that others are served in between.
 //!
 //! A worker is one thread, and its tasks run in the order in which they become ready. Each large answer
 //! would be ready again and again: with two hundred of them whose clients begin to take them at once,

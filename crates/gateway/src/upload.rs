@@ -1,4 +1,4 @@
-//! The body of a request on its way to an instance: whole, or as it comes.
+//! A request body on its way to an instance: buffered whole, or streamed.
 //!
 //! A small one is waited for. It can then be sent to another instance if the first fails, and no
 //! instance waits for a slow client. A large one, and one whose length nobody knows, goes on part

@@ -1,4 +1,4 @@
-//! How many requests a service has at once, who waits for a place, and who is sent away.
+//! Concurrency limit of a service with a bounded priority queue.
 //!
 //! A place is free or it isn't; where none is, the tiers decide. A newcomer waits, in a queue that is
 //! bounded in length and in time; a place that becomes free goes to the highest tier that waits,

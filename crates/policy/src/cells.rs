@@ -1,4 +1,4 @@
-//! One time for each of many keys, in bounded memory; who is known takes no lock.
+//! One timestamp for each of many keys, in bounded memory; lookups of known keys take no lock.
 //!
 //! A table of cells in buckets of eight. A cell is two words: the hash of a key, and a time that
 //! only grows for as long as the cell is that key's. A key has two buckets, and comes to the emptier

@@ -1,4 +1,4 @@
-//! How many requests a service can have at once, found out from how long they take.
+//! Adaptive concurrency: the limit of a service, derived from its latency.
 //!
 //! As long as a service has room, a request takes as long as ever; once it is full, each further
 //! one makes all of them wait. So the limit follows the gradient of latency, the latency of an unloaded

@@ -1,4 +1,4 @@
-//! Active health checks of one instance: whether it is asked, by what became of the probes sent to it.
+//! Active health checks: the state of one instance by the outcomes of its probes.
 //!
 //! It takes several failures in a row to put an instance out, and several successes in a row to let it in
 //! again, so that a probe which is lost now and then moves nothing. The first probe of all decides alone:

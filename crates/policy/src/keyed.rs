@@ -1,4 +1,4 @@
-//! The accounts of many keys in bounded memory, for rules that need more than a time for each.
+//! Bounded state by key, for limits that need more than one timestamp.
 //!
 //! Shards with a lock each, held for the few nanoseconds of one decision. The default algorithm
 //! does without (`cells`).

@@ -1,4 +1,4 @@
-//! The beginning of a path, put in place of another.
+//! Path prefix rewriting.
 //!
 //! A route is chosen by the path with needlessly encoded characters decoded, and what goes on is the
 //! path as the client wrote it. So a beginning is looked for in the latter as if it were the former:

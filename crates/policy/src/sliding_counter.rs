@@ -1,4 +1,4 @@
-//! Two counts for each key, and the assumption that the last window's requests came evenly.
+//! Sliding-window counter: two counts for each key, interpolated.
 //!
 //! The requests of the span that ends now are taken to be `previous * (1 - f) + current`, where `f`
 //! is the part of the current window that has passed. Right for even traffic; wrong by what the

@@ -1,4 +1,4 @@
-//! The time of each request that passed, for one window: exact, and 8 bytes for each of them.
+//! Sliding-window log: the time of each admitted request; exact, at 8 bytes each.
 
 use std::collections::VecDeque;
 

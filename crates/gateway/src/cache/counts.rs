@@ -1,4 +1,4 @@
-//! What became of requests on routes with a cache, for operators.
+//! Counters of cache outcomes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

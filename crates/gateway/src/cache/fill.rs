@@ -1,4 +1,4 @@
-//! Asking the service, and keeping what it answers.
+//! Cache misses: asks the service, and stores what it answers.
 
 use std::sync::Arc;
 use std::time::Instant;

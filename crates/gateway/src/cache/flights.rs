@@ -1,4 +1,4 @@
-//! Collapsed misses: of those that want the same answer at a time, one asks and the others wait.
+//! Request collapsing: of concurrent misses for one answer, one asks and the others wait.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

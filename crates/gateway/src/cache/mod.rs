@@ -1,4 +1,4 @@
-//! The response cache of routes that ask for one: RFC 9111 as a cache that many clients share.
+//! The shared response cache (RFC 9111), for routes that enable it.
 //!
 //! What may be stored and for how long is `counterfoil_policy::caching`; here is where answers are
 //! kept, who waits for whom, and what an answer out of the store looks like.

@@ -1,4 +1,4 @@
-//! Taking back what is stored: by operators, and by requests that change what they are about.
+//! Invalidation: purges by operators, and by unsafe requests.
 
 use counterfoil_policy::caching::purges::Purge;
 use hyper::Response;

@@ -1,4 +1,4 @@
-//! The answers that are kept: bounded in bytes, shared by all workers.
+//! Storage of the cache: bounded in bytes, shared by all workers.
 //!
 //! moka evicts by TinyLFU: a newcomer takes the place of what is there only if it was asked for
 //! more often, so a scan of addresses that are asked for once leaves the hot ones where they are.

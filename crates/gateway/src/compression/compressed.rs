@@ -1,4 +1,4 @@
-//! The body of an answer that is compressed on its way through.
+//! A response body that is compressed as it passes.
 //!
 //! A part is taken from the service when the client has taken those before it, as without
 //! compression, so a slow reader still slows the service; what is held beside is the codec's.

@@ -1,4 +1,4 @@
-//! The codecs: bytes in, at any moment all that a reader needs to have them, and an end.
+//! The encoders, flushed so that a reader can always decode what was sent so far.
 //!
 //! Each is set for a proxy that compresses what it sees once, beside many others. What one holds is
 //! what a client that reads slowly holds, so windows are small. Measured by itself on one core here (a

@@ -1,4 +1,4 @@
-//! Compression of answers, on routes that ask for it.
+//! Response compression, for routes that enable it.
 //!
 //! It is the last that is done to an answer, after the cache and the stub: the cache keeps the bytes
 //! of the service, one copy for clients of every coding, and its ranges and conditions are those of

@@ -1,4 +1,4 @@
-//! Who vouches for clients, and by which credentials they show who they are.
+//! Settings of issuers, API keys and signing keys.
 
 use serde::Deserialize;
 

@@ -1,4 +1,4 @@
-//! How much clients may ask for, what that is counted by, and where limits are shared.
+//! Settings of limits, and of the store that shares them.
 
 use hyper::header::HeaderName;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! The configuration as Python hands it over, checked and complete.
+//! The configuration as Python passes it: already validated, every default filled in.
 
 mod identity;
 mod limits;

@@ -1,4 +1,4 @@
-//! Which requests go where, and what becomes of them and their answers on the way.
+//! Settings of routes.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,4 +1,4 @@
-//! How services are asked, and how they are protected.
+//! Settings of services: timeouts, retries, breakers, concurrency.
 
 use counterfoil_policy::breaker;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! One request and its answer on a stream of HTTP/2.
+//! One HTTP/2 stream: a request and its answer.
 //!
 //! A client that takes no part of an answer for too long holds a connection to an instance and a place
 //! among its requests for nothing: its stream is reset, and what else it asks for goes on. (One that has

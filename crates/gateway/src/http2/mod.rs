@@ -1,4 +1,4 @@
-//! HTTP/2 (RFC 9113) towards clients, spoken by h2 itself.
+//! HTTP/2 (RFC 9113) with clients, by h2.
 //!
 //! hyper's server is a thin layer over h2, and has no call for what is said before an answer (103): here
 //! that layer is ours. A request is a task of its own (`exchange.rs`), and so is a tunnel, whose side

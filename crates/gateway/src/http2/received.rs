@@ -1,4 +1,4 @@
-//! The body of a request that comes by HTTP/2.
+//! A request body over HTTP/2.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

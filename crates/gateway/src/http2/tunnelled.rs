@@ -1,4 +1,4 @@
-//! A stream that carries bytes and no more requests (RFC 8441): the client's side of a tunnel.
+//! A tunnel over an HTTP/2 stream (extended CONNECT, RFC 8441).
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! One request and its answer on a stream of HTTP/3.
+//! One HTTP/3 stream: a request and its answer.
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! HTTP/3 (RFC 9114): the same way of a request as in the other protocols, over QUIC.
+//! HTTP/3 (RFC 9114) with clients, over QUIC.
 //!
 //! What a QUIC library has to provide are the three traits below, at the level of requests and
 //! answers; `quinn.rs` and `streams.rs` do it with quinn and h3, and nothing else knows of them.

@@ -1,4 +1,4 @@
-//! The body of a request that comes by HTTP/3.
+//! A request body over HTTP/3.
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Which worker gets a datagram.
+//! Steering of QUIC datagrams to the worker that owns their connection.
 //!
 //! The workers' UDP sockets share a port (`SO_REUSEPORT`), and Linux would choose among them by the
 //! sender's address: a client that changes its address would be a stranger to the worker it

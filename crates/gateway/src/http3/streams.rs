@@ -1,4 +1,4 @@
-//! QUIC streams of quinn as h3 wants them, with bounds that h3 doesn't have.
+//! Adapts quinn's streams to h3, with bounds that h3 lacks.
 //!
 //! h3 collects a frame whole before it looks at it, however long it says it is, and goes on to do
 //! so for frames that it then ignores. What is read of a stream is therefore counted here against

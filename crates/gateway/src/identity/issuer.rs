@@ -1,4 +1,4 @@
-//! An issuer of tokens: its keys, fetched in the background and kept while it is away.
+//! A token issuer: its keys, fetched in the background and kept while it is unreachable.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

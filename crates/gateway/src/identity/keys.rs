@@ -1,4 +1,4 @@
-//! An issuer's verification keys, as it publishes them (JSON Web Key Set, RFC 7517).
+//! JSON Web Key Sets of issuers (RFC 7517).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

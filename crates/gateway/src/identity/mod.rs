@@ -1,4 +1,4 @@
-//! Who asks: which credential a request shows, and what it proves.
+//! Authentication: which credential a request carries, and what it proves.
 //!
 //! A verifier belongs to one snapshot of the configuration. What is costly or must not be forgotten
 //! outlives it: an issuer goes on with its keys for as long as its settings stay.

@@ -1,4 +1,4 @@
-//! Where a request stands in its trace (W3C Trace Context), and whether the trace is sampled.
+//! W3C Trace Context of a request, and the sampling decision.
 //!
 //! Sampling at the head goes by the trace's id, so that whoever samples the same share keeps the
 //! same traces, and spans of one request don't get apart. What a client says of sampling is not

@@ -1,4 +1,4 @@
-//! Traces: which requests are told of, in what order they are given up, and who is told.
+//! Tracing: which requests are exported, and which are dropped first under load.
 //!
 //! A request is one span. At its end it is known whether it failed or was slow: such a span is
 //! always kept, whatever the head said; of the others a share is (`context`). Two queues, each with

@@ -1,4 +1,4 @@
-//! A new connection to an instance, up to where HTTP begins.
+//! New connections to instances, up to where HTTP begins.
 
 use std::io;
 

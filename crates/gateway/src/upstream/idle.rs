@@ -1,4 +1,4 @@
-//! Letting go of connections that nobody asked on for too long, without a request that finds them.
+//! Closes upstream connections that were idle for too long, without a request that finds them.
 //!
 //! Each worker has its own connections, and so a task of its own that looks after them: from when it keeps the
 //! first until it keeps none.

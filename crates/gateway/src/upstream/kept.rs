@@ -1,4 +1,4 @@
-//! What a worker keeps of connections, by the address that they lead to.
+//! A worker's connections by address.
 //!
 //! Over TLS that is not enough: two services may reach one address and ask for different names or show
 //! different certificates, and after a reload an authority may not be trusted any more that vouched for

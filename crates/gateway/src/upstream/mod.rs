@@ -1,4 +1,4 @@
-//! Exchanges with instances: a request out, its answer back, in the protocol of the service.
+//! Exchanges with instances: a request out, its response back, in the service's protocol.
 //!
 //! `http1` asks in HTTP/1.1, one request at a time on a connection, `http2` in HTTP/2, many at a time.
 //! What connects (`connect.rs`, and `tls` where that is spoken), what reads an answer (`gather.rs`) and passes

@@ -1,4 +1,4 @@
-//! The rest of an answer that is large, or has trailers, on its way through.
+//! The rest of a response that is large, or has trailers, streamed through.
 
 use std::any::Any;
 use std::io;

@@ -1,4 +1,4 @@
-//! A connection to an instance as bytes, with TLS or without.
+//! A byte stream to an instance, with or without TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Purges as times, not as searches.
+//! Purges as timestamps rather than searches.
 //!
 //! A stored answer counts only if it was asked for after the last purge of its address and of each
 //! of its tags. So a purge costs one write whatever is stored, reaches every tenant's answers at

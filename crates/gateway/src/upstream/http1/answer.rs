@@ -1,4 +1,4 @@
-//! An answer after its head: what is still to come of it, and what its connection is good for then.
+//! A response after its head: the rest of its body, and whether the connection is reusable.
 
 use std::io;
 use std::task::{Context, Poll};

@@ -1,4 +1,4 @@
-//! A connection to an instance in HTTP/1.1: a request is written, its answer read.
+//! An HTTP/1.1 connection to an instance: writes a request, reads its response.
 //!
 //! A connection has no task of its own: whoever waits for its answer reads it. An idle one that
 //! the instance has closed is found out before anything is sent on it.

@@ -1,4 +1,4 @@
-//! Exchanges in HTTP/1.1, over connections that each worker keeps for itself.
+//! HTTP/1.1 with instances, over pools of each worker.
 //!
 //! An instance may end an idle connection while a request is on its way on it. Such a request is sent once more
 //! at once, on a new connection: if nothing of it was sent, or if it may be carried out twice and nothing of an

@@ -1,4 +1,4 @@
-//! Idle connections in HTTP/1.1, which each worker keeps for itself.
+//! A worker's idle HTTP/1.1 connections.
 //!
 //! Nothing in HTTP/1.1 tells whether an instance that ends an idle connection had begun to read a request that
 //! crossed its end on the way. So a connection is let go of before its instance does that, as far as one can

@@ -1,4 +1,4 @@
-//! An answer after its head, on one stream of a connection.
+//! A response after its head, on an HTTP/2 stream.
 //!
 //! A part is counted as taken when it goes on to the client: until then it fills the stream's window,
 //! and an instance sends no more than that to a client that reads slowly.

@@ -1,4 +1,4 @@
-//! One connection to an instance, and the streams on it.
+//! An HTTP/2 connection to an instance, and its streams.
 
 use std::future::poll_fn;
 use std::pin::Pin;

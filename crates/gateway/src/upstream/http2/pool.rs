@@ -1,4 +1,4 @@
-//! Connections that each worker keeps for itself: few, and many requests on each.
+//! A worker's HTTP/2 connections: few, with many requests on each.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The body of a request on its way into one stream, as much at a time as the instance has room for.
+//! A request body on an HTTP/2 stream, as flow control allows.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};

@@ -1,4 +1,4 @@
-//! TLS 1.3 and 1.2 towards instances: who is believed to be one, and who the gateway is to them.
+//! TLS 1.3 and 1.2 with instances: server authentication and client certificates.
 //!
 //! An instance must show a certificate that a trusted authority vouches for, and that is for the name
 //! it is asked by: the host of its address, or `server_name` where discovery knows addresses alone. There

@@ -1,4 +1,4 @@
-//! What went wrong in a handshake, in words for whoever runs the service.
+//! Explains failed handshakes to operators.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
