@@ -1,6 +1,8 @@
 """What can't be sent or committed is refused before anything is promised, and fails alone."""
 
 import itertools
+import random
+import string
 import subprocess
 import sys
 import textwrap
@@ -33,6 +35,7 @@ from counterfoil.events import (
     Relay,
     Reply,
     ServiceStore,
+    StoreUnavailable,
     Topic,
     Unit,
     VersionConflict,
@@ -254,3 +257,52 @@ def test_what_a_stateless_handler_sends_to_a_topic_that_does_not_exist_holds_up_
     assert {each.event_id for each in records(events, SEEN, 2)} == {1, 3}
     (letter,) = letters.list()
     assert (letter.event_id, letter.error.splitlines()[0]) == (2, "EventsError: no topic 'nowhere'")
+
+
+UNCOMPRESSED = "".join(random.Random(1).choices(string.printable, k=4_000))
+"""As a key it has no place in an index of PostgreSQL's, which takes 2,704 bytes."""
+
+
+def test_a_key_that_is_too_long_for_an_index_is_its_events_failure(events: Events) -> None:
+    keys = ["a", UNCOMPRESSED, "b"]
+    log = make_log(events)
+    append(log, [Message(n, "paid", key, message(n).value, {}, 1) for n, key in enumerate(keys)])
+
+    def keep(event: Paid, context: Context) -> None:
+        context.state.put(context.record.key, b"x")
+
+    pipeline = Pipeline("p", TOPIC, keep)
+    with closing(PipelineRunner(log, events.pipelines(), pipeline, lambda: 1)) as runner:
+        handle(runner, 3)
+    found = events.pipelines().database.execute("SELECT key FROM state").fetchall()
+    kept = {key for (key,) in found}
+    letters = DeadLetters(events.pipelines()).list()
+    if isinstance(events, EmbeddedEvents):
+        assert (kept, letters) == (set(keys), [])
+    else:
+        assert kept == {"a", "b"}
+        assert [letter.key for letter in letters] == [UNCOMPRESSED]
+        assert "index row size" in letters[0].error
+
+
+def test_a_command_with_a_value_that_is_too_long_for_an_index_fails_alone(events: Events) -> None:
+    store = ServiceStore(
+        events.service("shop"),
+        ["CREATE TABLE IF NOT EXISTS customers (name TEXT PRIMARY KEY)"],
+        next_id=itertools.count(1).__next__,
+        clock_us=lambda: 1,
+    )
+
+    def named(name: str) -> Command:
+        def handle(unit: Unit) -> Reply:
+            unit.execute("INSERT INTO customers VALUES (?)", (name,))
+            return Reply(201, b"", {})
+
+        return Command(name[:10], b"h", {}, handle)
+
+    names = ["ada", UNCOMPRESSED, "bob"]
+    outcomes = [store.submit(named(name)).exception(PATIENCE_SECONDS) for name in names]
+    store.close()
+    assert outcomes[0] is outcomes[2] is None
+    if not isinstance(events, EmbeddedEvents):
+        assert not isinstance(outcomes[1], StoreUnavailable | None)

@@ -31,6 +31,10 @@ _LOST: Final = "PostgreSQL: the connection was lost within a transaction, and th
 _HINT: Final = "set PGPASSWORD, or write the password into ~/.pgpass"
 
 
+_BEYOND_LIMITS: Final = "54"
+"""The class of errors that psycopg takes for the server's, and that will be the same next time."""
+
+
 class PostgresDatabase:
     """The tables below `schema` of the database at `uri`; a password in `password` or by libpq.
 
@@ -172,6 +176,8 @@ class PostgresDatabase:
             psycopg.InterfaceError,
             psycopg.errors.ReadOnlySqlTransaction,
         ) as error:
+            if (error.sqlstate or "").startswith(_BEYOND_LIMITS):
+                raise  # of what was to be stored, such as a key that is too long for an index
             missed = error.pgconn is not None and error.pgconn.needs_password
             hint = _HINT if missed else ""
             raise StoreUnavailable(f"PostgreSQL: {str(error).strip()}", hint=hint) from error
