@@ -216,6 +216,20 @@ def test_a_batch_that_the_collector_refuses_keeps_no_other_from_it(
         until(lambda: plane.state()["traces"]["trouble"] is None)
 
 
+def test_a_method_that_a_client_has_made_up_names_no_span(
+    server: Server, collector: Collector
+) -> None:
+    with gateway(server, Telemetry(otlp_url=collector.url, sample_ratio=1.0)) as (client, _):
+        for method in ("BREW", "DELETE", "GET"):
+            client.request(method, "/a")
+        spans = collector.until(3)
+    assert {span["name"] for span in spans} == {"HTTP", "DELETE", "GET /*"}
+    told = [attributes(span) for span in spans]
+    assert {each["http.request.method"] for each in told} == {"_OTHER", "DELETE", "GET"}
+    assert {each.get("http.request.method_original") for each in told} == {"BREW", None}
+    assert {each["url.scheme"] for each in told} == {"http"}
+
+
 def test_what_is_not_exported_yet_is_at_the_end(server: Server, collector: Collector) -> None:
     with gateway(server, Telemetry(otlp_url=collector.url, sample_ratio=1.0)) as (client, plane):
         client.get("/last")

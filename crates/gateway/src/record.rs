@@ -86,6 +86,7 @@ impl<'a> Record<'a> {
                 start_us: now_us().saturating_sub(duration_us),
                 duration_us,
                 method: parts.method.as_str().to_owned(),
+                scheme: if snapshot.config.certificate.is_some() { "https" } else { "http" },
                 route: route.map(|route| route.config.path.clone()).unwrap_or_default(),
                 path: cut(parts.uri.path(), LOGGED_LIMIT).to_owned(),
                 status: status.as_u16(),

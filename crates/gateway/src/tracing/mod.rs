@@ -44,6 +44,8 @@ pub struct Span {
     pub start_us: u64,
     pub duration_us: u64,
     pub method: String,
+    /// What clients speak with the gateway: `http` or `https`.
+    pub scheme: &'static str,
     /// The route's, empty if there was none: the span's name.
     pub route: String,
     pub path: String,

@@ -29,6 +29,10 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: usize = 64 * 1024;
 /// How long the end of the gateway waits for what is left.
 const LAST: Duration = Duration::from_secs(2);
+/// Methods that have a name in traces without a route that has them (semantic conventions of HTTP), and what all
+/// others are called.
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+const OTHER: &str = "_OTHER";
 /// `SPAN_KIND_SERVER`, `STATUS_CODE_UNSET` and `STATUS_CODE_ERROR`.
 const SERVER: u8 = 2;
 const UNSET: u8 = 0;
@@ -185,9 +189,13 @@ fn document(service_name: &str, batch: &[Span]) -> Value {
 fn span(span: &Span) -> Value {
     let Span { context, start_us, duration_us, method, route, path, status, .. } = span;
     let nanoseconds = |us: u64| us.saturating_mul(1_000).to_string();
+    // What a client has made up names no span, and is no value that collectors count by.
+    let is_known = !route.is_empty() || METHODS.contains(&method.as_str());
     let texts = [
-        ("http.request.method", method),
+        ("http.request.method", if is_known { method } else { OTHER }),
+        ("http.request.method_original", if is_known { "" } else { method }),
         ("http.route", route),
+        ("url.scheme", span.scheme),
         ("url.path", path),
         ("counterfoil.tenant", &span.tenant),
         ("counterfoil.service", &span.service),
@@ -197,7 +205,7 @@ fn span(span: &Span) -> Value {
     let mut attributes: Vec<Value> = texts
         .into_iter()
         .filter(|(_, text)| !text.is_empty())
-        .map(|(key, text)| attribute(key, text.as_str().into()))
+        .map(|(key, text)| attribute(key, text.into()))
         .collect();
     attributes.push(json!({"key": "http.response.status_code", "value": {"intValue": status.to_string()}}));
     attributes.push(json!({"key": "counterfoil.attempts", "value": {"intValue": span.attempts.to_string()}}));
@@ -205,12 +213,17 @@ fn span(span: &Span) -> Value {
     if failed {
         attributes.push(attribute("error.type", status.to_string()));
     }
+    let name = match (is_known, route.is_empty()) {
+        (false, _) => "HTTP".to_owned(),
+        (true, true) => method.clone(),
+        (true, false) => format!("{method} {route}"),
+    };
     json!({
         "traceId": text(&context.trace_id),
         "spanId": text(&context.span_id),
         "parentSpanId": context.parent_id.map(|id| text(&id)).unwrap_or_default(),
         "flags": u8::from(context.sampled),
-        "name": if route.is_empty() { method.clone() } else { format!("{method} {route}") },
+        "name": name,
         "kind": SERVER,
         "startTimeUnixNano": nanoseconds(*start_us),
         "endTimeUnixNano": nanoseconds(start_us + duration_us),
