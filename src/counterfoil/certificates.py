@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAYS: Final = 365
-_HOST: Final = "127.0.0.1"
+_HOSTS: Final = ("127.0.0.1", "::1")
 _USAGES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
@@ -55,7 +55,10 @@ def certify(folder: Path, names: Iterable[str], now: datetime.datetime, *, autho
             x509.BasicConstraints(ca=False, path_length=None),
             x509.ExtendedKeyUsage(_USAGES),
             x509.SubjectAlternativeName(
-                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(_HOST))]
+                [
+                    x509.DNSName("localhost"),
+                    *(x509.IPAddress(ipaddress.ip_address(host)) for host in _HOSTS),
+                ]
             ),
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()),
         ]

@@ -86,6 +86,25 @@ def test_servers_of_its_own_take_the_place_of_those_with_an_address(tmp_path: Pa
     assert configured_engines(last_configuration(shop, state)) == {}, "a look later is at the same"
 
 
+@pytest.mark.parametrize(("free_ports", "host"), [(False, "[::1]"), (True, "127.0.0.1")])
+def test_the_gateway_listens_on_ipv6_and_a_run_on_free_ports_on_loopback(
+    free_ports: bool, host: str
+) -> None:
+    shop = load(SHOP)
+    replaced = msgspec.structs.replace
+    gateway = replaced(shop.gateway, listen="[::1]:0", admin="[::1]:0")
+    anywhere = replaced(
+        shop,
+        gateway=gateway,
+        coordination=replaced(shop.coordination, listen="127.0.0.1:0"),
+        console=replaced(shop.console, listen="127.0.0.1:0"),
+        issuer=None,
+    )
+    processes = plan(load_application(SHOP, "shop:app"), shop)
+    found = assign_addresses(anywhere, processes, free_ports=free_ports)
+    assert {each.rpartition(":")[0] for each in (found.gateway, found.admin)} == {host}
+
+
 def test_the_line_that_exports_passwords_sets_both_in_a_new_shell(tmp_path: Path) -> None:
     secret = tmp_path / "a folder" / "credential"
     secret.parent.mkdir()

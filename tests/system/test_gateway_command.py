@@ -175,7 +175,7 @@ def test_an_operator_moves_clients_to_another_version_from_the_command_line(
 def test_a_configuration_is_checked_without_anything_running() -> None:
     command = [COUNTERFOIL, "gateway", "check", str(SHOP)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (checked.returncode, "1 routes, 2 limits" in checked.stdout) == (0, True)
+    assert (checked.returncode, "routes: 1, limits: 2" in checked.stdout) == (0, True)
 
 
 def test_a_key_goes_to_its_holder_and_its_digest_to_the_configuration() -> None:

@@ -1,4 +1,4 @@
-"""A proof of an application with `[gateway.acme]` asks nothing of the directory."""
+"""A proof of an application as it is in production: on all addresses, with `[gateway.acme]`."""
 
 import socket
 from pathlib import Path
@@ -9,7 +9,7 @@ from counterfoil.cli.scaffold import write_application
 from counterfoil.testing import prove
 
 
-def test_a_proof_orders_no_certificates(tmp_path: Path) -> None:
+def test_a_proof_holds_and_orders_no_certificates(tmp_path: Path) -> None:
     folder = tmp_path / "wallet"
     write_application(folder)
     with socket.create_server(("127.0.0.1", 0)) as directory:
@@ -20,8 +20,10 @@ hosts = ["wallet.example"]
 terms_agreed = true
 directory = "https://127.0.0.1:{directory.getsockname()[1]}/dir"
 """
-        with (folder / "counterfoil.toml").open("a") as file:
-            file.write(acme)
+        file = folder / "counterfoil.toml"
+        text = file.read_text()
+        assert '"127.0.0.1:8443"' in text
+        file.write_text(text.replace('"127.0.0.1:8443"', '"0.0.0.0:443"') + acme)
         verdict = prove(folder, tmp_path / "state", requests=20, faults=())
         with pytest.raises(BlockingIOError):
             directory.accept()

@@ -84,7 +84,7 @@ def up(
     Parameters
     ----------
     free_ports
-        Listen on free ports instead of the configured ones; orders no certificates.
+        Listen on free ports of 127.0.0.1 instead, and order no certificates.
     """
     from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
     from counterfoil.supervisor import Child, Supervisor, open_events  # noqa: PLC0415

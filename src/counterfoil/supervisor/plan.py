@@ -211,15 +211,18 @@ def assign_addresses(
     chosen: str = "",
     own_servers: bool = False,
 ) -> Addresses:
-    """Fix the address of everything that listens.
+    """Fix the address of everything that listens: what is configured, or free ports of loopback,
+    where only this machine comes and what the development certificate is for.
 
     Raises:
         AddressInUse: names the address and the setting.
     """
 
     def listening(setting: str, address: str) -> str:
+        if free_ports:
+            return _bindable(setting, HOST, free_port())
         host, _, port = address.rpartition(":")
-        return _bindable(setting, host, free_port() if free_ports else int(port))
+        return _bindable(setting, host, int(port))
 
     servers = {process.name: free_port() for process in processes if process.engine}
     engines = configured_engines(configuration)
@@ -251,10 +254,11 @@ def assign_addresses(
 
 
 def _bindable(setting: str, host: str, port: int) -> str:
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((host.strip("[]"), port))
         except OSError as error:
             raise AddressInUse(
                 f"{setting} = {host}:{port} can't be used: {error.strerror}",
