@@ -118,6 +118,20 @@ def test_a_setting_that_would_mean_something_else_is_refused(
     assert said.startswith(f"line {line}: ")
 
 
+@pytest.mark.parametrize("address", ["localhost:8443", "::1:8443", "[127.0.0.1]:8443", "x:8443"])
+@pytest.mark.parametrize("setting", ["listen", "admin"])
+def test_the_gateway_listens_on_addresses_of_ip_alone(
+    tmp_path: Path, setting: str, address: str
+) -> None:
+    said = refusal(tmp_path, GOOD.replace("cache_bytes", f'{setting} = "{address}"\ncache_bytes'))
+    assert said.startswith(f"line 7: gateway.{setting} = {address!r} is no address of IP")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:443", "[::]:443", "[::1]:8443"])
+def test_the_gateway_listens_on_either_ip(tmp_path: Path, address: str) -> None:
+    read(tmp_path, GOOD.replace("cache_bytes", f'listen = "{address}"\ncache_bytes'))
+
+
 def test_a_key_of_two_tenants_is_refused(tmp_path: Path) -> None:
     digest = "1" * 64
     again = f'[gateway.api_keys.again]\nsha256 = "{digest}"\ntenant = "borealis"\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from upstream import Asked, Server, sized
+from upstream import Asked, Server, gateway, sized
 
 from counterfoil.gateway.config import GatewayConfig, Route
 from counterfoil.gateway.credentials import ApiKey, SigningKey
@@ -141,3 +141,13 @@ def test_requests_that_no_route_takes_are_counted(plane: DataPlane) -> None:
     name = "counterfoil_gateway_request"
     assert f'{name}s_total{{route="none",status="4xx"}} 2' in lines
     assert f'{name}_duration_seconds_count{{route="none"}} 2' in lines
+
+
+def test_a_client_of_ipv4_is_one_on_a_port_of_ipv6_too() -> None:
+    def tell(asked: Asked, connection: socket.socket) -> None:
+        connection.sendall(sized(asked.headers["x-forwarded-for"].encode()))
+
+    with gateway(tell, settings={"listen": "[::]:0"}) as (_, _, plane):
+        port = plane.listen.rpartition(":")[2]
+        for host, address in (("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")):
+            assert httpx2.get(f"http://{host}:{port}/").text == address

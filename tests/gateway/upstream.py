@@ -126,15 +126,15 @@ def gateway(
     ours = {"methods": ("GET", "HEAD", "POST"), "identity": False} | dict(route or {})
     server = Server(answer)
     threading.Thread(target=server.accept, daemon=True).start()
+    given = {"listen": "127.0.0.1:0", **(settings or {})}
     plane = DataPlane(
         GatewayConfig(
-            listen="127.0.0.1:0",
             admin="127.0.0.1:0",
             tls="off",
             request_body_limit=request_body_limit,
             routes=(Route(path="/*", service="s", **ours),),  # type: ignore[arg-type]
             services={"s": Upstream(**protection)},  # type: ignore[arg-type]
-            **(settings or {}),  # type: ignore[arg-type]
+            **given,  # type: ignore[arg-type]
         ),
         access_log=access_log,
         admin_credential="c",

@@ -315,8 +315,8 @@ where
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut phase = shared.phase();
     let welcome = move |shared, address: IpAddr, stream, door: Arc<Door>, place| {
-        let client =
-            HeaderValue::from_str(&address.to_string()).map(|address| Arc::new(Client::new(address)));
+        let client = HeaderValue::from_str(&address.to_canonical().to_string())
+            .map(|address| Arc::new(Client::new(address)));
         async move {
             let Ok(client) = client else { return };
             match door.tls.clone() {

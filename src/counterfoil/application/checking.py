@@ -1,5 +1,7 @@
 """Checks of a configuration that take more than one setting, or look at the disk."""
 
+from ipaddress import ip_address
+
 from counterfoil.application.configuration import Configuration, KafkaConfig
 from counterfoil.application.gateway_references import faults
 from counterfoil.application.toml_file import TomlFile
@@ -45,6 +47,12 @@ def _check_listening(file: TomlFile, configuration: Configuration) -> None:
                 f"{setting} = {address!r} is no address",
                 'write HOST:PORT, such as "127.0.0.1:8443"',
             )
+        if setting.startswith("gateway.") and not _is_ip(host):
+            raise file.error(
+                setting,
+                f"{setting} = {address!r} is no address of IP",
+                'write one and a port, such as "0.0.0.0:443" or "[::]:443"',
+            )
         if int(port) and address in taken:
             raise file.error(
                 setting,
@@ -52,6 +60,15 @@ def _check_listening(file: TomlFile, configuration: Configuration) -> None:
                 "give each a port of its own",
             )
         taken[address] = setting
+
+
+def _is_ip(host: str) -> bool:
+    """Whether `host` is an address of IPv4, or of IPv6 in brackets, without a name to look up."""
+    try:
+        found = ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return (found.version == 6) == host.startswith("[")
 
 
 def _check_engines(file: TomlFile, configuration: Configuration) -> None:

@@ -135,7 +135,7 @@ async fn serve(
     unproven: Option<Arc<()>>,
 ) {
     let address = incoming.remote_address().ip();
-    let Ok(address) = HeaderValue::from_str(&address.to_string()) else { return };
+    let Ok(address) = HeaderValue::from_str(&address.to_canonical().to_string()) else { return };
     let Ok(connecting) = incoming.accept() else { return };
     let (connection, handshake) = if door.early_data {
         // It succeeds for a server, always.
