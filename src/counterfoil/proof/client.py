@@ -68,9 +68,12 @@ class ClientRecord:
 class Client:
     """Sends requests through the gateway until each has a final answer or its time is up."""
 
-    def __init__(self, gateway: str, authority: Path, tokens: dict[str, str], *, seed: int) -> None:
-        self._base = f"https://{gateway}"
-        self._tls = ssl.create_default_context(cafile=str(authority))
+    def __init__(
+        self, gateway: str, authority: Path | None, tokens: dict[str, str], *, seed: int
+    ) -> None:
+        """`authority` vouches for the gateway at `gateway` (`host:port`); None: it has no TLS."""
+        self._base = f"https://{gateway}" if authority else f"http://{gateway}"
+        self._tls = ssl.create_default_context(cafile=str(authority)) if authority else True
         self._tokens = tokens
         self._random = random.Random(seed)
         self.rate = 0.0

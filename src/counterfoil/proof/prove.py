@@ -11,6 +11,7 @@ import msgspec
 
 from counterfoil.application import (
     Application,
+    Configuration,
     Counterfoils,
     Request,
     StateFolder,
@@ -104,7 +105,7 @@ async def prove(
     tell = on_progress or _untold
     configuration = load(folder, engines=engines, own_servers=not addresses)
     application = load_application(folder, configuration.application.module)
-    counterfoils, make_workload = _provable(application)
+    counterfoils, make_workload = _provable(application, configuration)
     if sabotage is not None and sabotage not in SABOTAGES:
         raise ProofError(f"no sabotage {sabotage!r}", hint="see --list-sabotage")
     if (state / "access.jsonl").exists():
@@ -133,7 +134,12 @@ async def prove(
         stores = open_stores(application.name, configuration, files)
         await refuse_purchases(counterfoils, stores)
         tokens = await _tokens(supervisor.addresses.issuer, requests)
-        client = Client(supervisor.addresses.gateway, files.tls / "ca.pem", tokens, seed=seed)
+        client = Client(
+            supervisor.addresses.gateway,
+            None if configuration.gateway.tls == "off" else files.tls / "ca.pem",
+            tokens,
+            seed=seed,
+        )
         drain = Drain(application, counterfoils, stores, supervisor.children)
         sending = _Load(len(requests), tell)
 
@@ -220,7 +226,14 @@ class _Load:
         return 1.0 if self.is_over else self._done / self._number
 
 
-def _provable(application: Application) -> tuple[Counterfoils, Workload]:
+def _provable(
+    application: Application, configuration: Configuration
+) -> tuple[Counterfoils, Workload]:
+    if configuration.issuer is None:
+        raise ProofError(
+            "a proof sends tokens of the development issuer, and there is no [issuer]",
+            hint="prove a copy of the application with an [issuer] and a [gateway.identity]",
+        )
     if application.counterfoils is None or application.make_workload is None:
         raise ProofError(
             f"{application.name} declares nothing that could be proved",

@@ -89,7 +89,7 @@ def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
     """The gateway's part of a configuration, with what this run settled in place of what the file
     says: its addresses, and the development issuer if there is one. On free ports, as a proof runs,
     no certificates are ordered: a directory looks for names elsewhere, and each try would count
-    against what it allows those names."""
+    against what it allows those names; and no load balancer announces connections."""
     gateway = configuration.gateway
     issuers = gateway.issuers
     if issuers and configuration.issuer is not None:
@@ -103,6 +103,7 @@ def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
         listen=host.addresses.gateway if said.listen == started.listen else said.listen,
         admin=host.addresses.admin if said.admin == started.admin else said.admin,
         acme=None if host.addresses.free_ports else said.acme,
+        proxy_protocol=said.proxy_protocol and not host.addresses.free_ports,
         identity=issuers,
     )
 
