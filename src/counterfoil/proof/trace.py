@@ -168,7 +168,7 @@ def _requests(state: StateFolder, effect: int | None, identity: str) -> list[Ste
             if stub["effect"] != str(effect) and stub["idempotency_key"] != identity:
                 continue
             if stub["instance"]:
-                by = f"{stub['instance']} after {stub['attempts']} attempts"
+                by = f"{stub['instance']}, attempts: {stub['attempts']}"
             else:
                 by = "the gateway itself"
             steps.append(

@@ -1,12 +1,11 @@
 """Runs an application in one process, with a clock that the test controls.
 
-What runs is what runs in production: the service's own code behind its own web application, group
-commit, outbox, relay, pipelines, sagas, ledger, on the embedded engine in a folder that is thrown
-away. Only the processes are missing, and with them all waiting: `run` goes on until nothing moves.
-So a test takes milliseconds, and what it leaves out is what `prove` is for.
+It runs the production code: web application, group commit, outbox, relay, pipelines, sagas and
+ledger, on the embedded engine in a temporary folder. There are no processes, and so no waiting:
+`run` steps everything until nothing moves, and a test takes milliseconds. `prove` tests the rest.
 
-A crash can be rehearsed too. Code dies at a fault point, as a killed process would: what it had not
-committed is gone, and what takes its place begins from what is stored.
+Crashes can be rehearsed, too: code dies at a fault point, as in a killed process, and its successor
+begins from what is stored.
 """
 
 import asyncio
@@ -50,17 +49,17 @@ from counterfoil.testing.queue import RehearsedQueue
 Event = TypeVar("Event", bound=msgspec.Struct)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS: Final = 10_000
-"""A batch each: an application that is not at rest by then sends itself events for ever."""
+"""Batches that `run` allows; an application that needs more sends itself events for ever."""
 TERM: Final = 1
-"""The fencing token of everything here: there is nobody to be fenced."""
+"""The fencing token of everything here: nothing is ever fenced."""
 
 
 class RehearsalError(CounterfoilError):
-    """The rehearsal can't go on, and says why."""
+    """The rehearsal can't go on."""
 
 
 class Crash(BaseException):
-    """What a process dies of; nothing but the rehearsal catches it."""
+    """A rehearsed crash; only the rehearsal catches it."""
 
 
 class _Worker(Protocol):
@@ -68,12 +67,11 @@ class _Worker(Protocol):
 
 
 class Rehearsal:
-    """Runs an application's services, pipelines, sagas and task queues by hand; close it, or use
-    `with`.
+    """Runs an application's services, pipelines, sagas and task queues; close it, or use `with`.
 
-    A task that fails is tried again once the clock was moved that far (`advance`); after a crash
-    what was worked on is taken up when its lease has run out. Parallel pipelines and hooks stay
-    out, and so do the lake and reports, which are recomputed from the log: `prove` tests them.
+    A failed task is retried once `advance` has moved the clock far enough, and a task that a crash
+    interrupted once its lease has expired. Parallel pipelines, hooks, the lake and reports are not
+    included: `prove` tests them.
     """
 
     def __init__(
@@ -113,7 +111,7 @@ class Rehearsal:
         self.close()
 
     def close(self) -> None:
-        """End it, and throw its folder away."""
+        """Close all stores, and delete the folder."""
         for worker in self._workers:
             if isinstance(worker, RehearsedQueue):
                 worker.close()
@@ -122,7 +120,7 @@ class Rehearsal:
         self._folder.cleanup()
 
     def advance(self, by: timedelta) -> None:
-        """Let time pass: it stands still otherwise."""
+        """Move the clock, which stands still otherwise."""
         self._now += by
 
     def post(
@@ -134,7 +132,7 @@ class Rehearsal:
         tenant: str = "tenant",
         tier: str = "gold",
     ) -> httpx2.Response:
-        """Ask the service that offers `POST path`, as the gateway would after it checked a token.
+        """Send a POST to the service that offers `path`, as the gateway does after authentication.
 
         Raises:
             RehearsalError: no service offers the path.
@@ -150,7 +148,7 @@ class Rehearsal:
         tenant: str = "tenant",
         tier: str = "gold",
     ) -> httpx2.Response:
-        """The same by PUT."""
+        """Send a PUT, as `post` does."""
         return self._command("PUT", path, body, _asking(tenant, tier, idempotency_key))
 
     def patch(
@@ -162,19 +160,19 @@ class Rehearsal:
         tenant: str = "tenant",
         tier: str = "gold",
     ) -> httpx2.Response:
-        """The same by PATCH."""
+        """Send a PATCH, as `post` does."""
         return self._command("PATCH", path, body, _asking(tenant, tier, idempotency_key))
 
     def delete(
         self, path: str, *, idempotency_key: str, tenant: str = "tenant", tier: str = "gold"
     ) -> httpx2.Response:
-        """The same by DELETE, which has no body: the rest of its request is in the query string."""
+        """Send a DELETE, as `post` does; it has no body, so its fields are in the query string."""
         return self._command("DELETE", path, b"", _asking(tenant, tier, idempotency_key))
 
     def get(
         self, path: str, *, tenant: str = "tenant", tier: str = "gold", token: str = ""
     ) -> httpx2.Response:
-        """Ask the service that offers `GET path`, as the gateway would after it checked a token.
+        """Send a GET to the service that offers `path`, as the gateway does after authentication.
 
         `token` is the `counterfoil-consistency-token` of an answer whose effects must be seen.
 
@@ -217,13 +215,13 @@ class Rehearsal:
     def send(
         self, topic: Topic[Event], event: Event, *, key: str, headers: Mapping[str, str] = {}
     ) -> int:
-        """Put an event on a topic, past any service; returns its id."""
+        """Append an event to a topic, without a service; returns its id."""
         return self.send_bytes(topic, topic.encode(event), key=key, headers=headers)
 
     def send_bytes(
         self, topic: Topic[Any], content: bytes, *, key: str, headers: Mapping[str, str] = {}
     ) -> int:
-        """Put on a topic what may be no event of its type at all; returns its id."""
+        """Append bytes to a topic, which need not be a valid event; returns the id."""
         number = next(self._ids)
         message = Message(number, topic.name, key, content, dict(headers), self._now_us())
         appender = self._log.appender("rehearsal", TERM)
@@ -232,10 +230,10 @@ class Rehearsal:
         return number
 
     def run(self) -> int:
-        """Let relays, pipelines, sagas and queues work until nothing moves; how much was moved.
+        """Run relays, pipelines, sagas and queues until nothing moves; returns how much was moved.
 
         Raises:
-            RehearsalError: it never comes to rest, or a crash that was asked for did not happen.
+            RehearsalError: it never comes to rest, or a requested crash did not happen.
         """
         moved = self._until_rest()
         if self._crash_at is not None:
@@ -244,7 +242,7 @@ class Rehearsal:
         return moved
 
     def crash(self, point: str) -> None:
-        """Run until a fault point is reached, and die there; `run` goes on with what is stored.
+        """Run until a fault point is reached, and crash there; `run` continues from what is stored.
 
         The points are those of `counterfoil.faults`: `pipeline.before-commit`,
         `pipeline.after-commit`, `relay.before-append` and so on.
@@ -256,7 +254,7 @@ class Rehearsal:
         try:
             self.run()
         except Crash:
-            # Whoever takes over knows what is stored, and nothing else.
+            # Their successors know only what is stored.
             self._workers.clear()
 
     def events(self, topic: Topic[Event]) -> list[Event]:
@@ -282,11 +280,11 @@ class Rehearsal:
         return credits - debits
 
     def dead_letters(self) -> list[DeadLetter]:
-        """What no handler could take, the newest first."""
+        """The dead letters, newest first."""
         return DeadLetters(self._events.pipelines()).list()
 
     def late_events(self, name: str) -> int:
-        """How many events came when their windows of a name had closed, or were late for a join."""
+        """The number of events that came too late for the window or join `name`."""
         return late_events(self._events.pipelines(), name)
 
     def query(self, service: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
