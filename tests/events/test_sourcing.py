@@ -246,6 +246,22 @@ def test_an_event_that_is_not_known_is_never_passed_over(
         tally().load(Session(database), "a")
 
 
+@pytest.mark.parametrize(
+    ("version", "content", "error"),
+    [(1, b"{}", "KeyError: 'cents'"), (2, b'{"amount":"7"}', "Expected `int`")],
+    ids=["an upcast that raises", "another type"],
+)
+def test_an_event_that_cannot_be_read_is_named(version: int, content: bytes, error: str) -> None:
+    database = memory()
+    database.execute("INSERT INTO stream_heads VALUES ('tally', 'a', 1)")
+    database.execute(
+        "INSERT INTO stream_events VALUES ('tally', 'a', 1, 'Added', ?, ?, 1)", (version, content)
+    )
+    said = f"tally a: its event 1, Added of version {version}, can't be read: .*{error}"
+    with pytest.raises(EventsError, match=said):
+        tally().load(Session(database), "a")
+
+
 def test_what_is_declared_wrong_is_refused_at_once() -> None:
     aggregate = tally()
     with pytest.raises(EventsError, match="two events"):

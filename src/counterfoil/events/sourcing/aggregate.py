@@ -208,10 +208,21 @@ class Aggregate(Generic[S]):
         return Current(identity, self._fold(self._initial(), stream, 0, end), end, 0, 0)
 
     def _fold(self, state: S, stream: Stream, after: int, end: int) -> S:
-        decode = self._vocabulary.decode
         for stored in stream.read(after, end):
-            state = self.apply(state, decode(stored.kind, stored.kind_version, stored.content))
+            state = self.apply(state, self._decoded(stored, stream))
         return state
+
+    def _decoded(self, stored: StoredEvent, stream: Stream) -> object:
+        try:
+            return self._vocabulary.decode(stored.kind, stored.kind_version, stored.content)
+        except EventsError:
+            raise
+        except Exception as error:
+            raise EventsError(
+                f"{self.name} {stream.identity}: its event {stored.version}, {stored.kind} of "
+                f"version {stored.kind_version}, can't be read: {type(error).__name__}: {error}",
+                hint="correct its upcasts or its type: what is stored stays",
+            ) from error
 
     def _snapshot(self, stream: Stream, current: Current[S], now_us: int) -> Current[S]:
         old = now_us - current.snapshot_us

@@ -67,6 +67,7 @@ class Stream:
 
     def __init__(self, session: Session, aggregate: str, identity: str) -> None:
         self._session = session
+        self.identity = identity
         self._place = (aggregate, identity)
 
     def version(self) -> int:
