@@ -197,6 +197,15 @@ def test_a_bad_token_is_a_401_that_says_why(
     assert says in answer.json()["detail"]
 
 
+def test_the_challenge_names_an_error_where_there_was_a_token(gateway: tuple[str, Path]) -> None:
+    """As RFC 6750, section 3.1, wants it."""
+    answer = post(gateway[0], token(exp=1))
+    assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+    for headers in ({}, {"authorization": "Basic YTpi"}, {"x-api-key": "unknown"}):
+        answer = httpx2.post(gateway[0] + "/pay", headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
 def test_unknown_routes_large_bodies_and_used_up_limits(gateway: tuple[str, Path]) -> None:
     base, _ = gateway
     assert post(base, token(), "/else").status_code == 404

@@ -138,11 +138,14 @@ pub struct Problem {
     pub allow: String,
     /// Whether nothing that follows on the connection (of HTTP/1.1) is to be read.
     pub closes: bool,
+    /// For a 401: whether there was a token, which is no good (RFC 6750, section 3.1).
+    pub bad_token: bool,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), retry_after_seconds: None, allow: String::new(), closes: false }
+        let (detail, allow) = (detail.into(), String::new());
+        Self { status, detail, retry_after_seconds: None, allow, closes: false, bad_token: false }
     }
 
     pub fn retry_after(mut self, seconds: u64) -> Self {
@@ -152,6 +155,11 @@ impl Problem {
 
     pub fn allow(mut self, methods: String) -> Self {
         self.allow = methods;
+        self
+    }
+
+    pub fn bad_token(mut self) -> Self {
+        self.bad_token = true;
         self
     }
 
@@ -177,7 +185,8 @@ impl Problem {
             headers.insert("connection", HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert("www-authenticate", HeaderValue::from_static("Bearer error=\"invalid_token\""));
+            let challenge = if self.bad_token { "Bearer error=\"invalid_token\"" } else { "Bearer" };
+            headers.insert("www-authenticate", HeaderValue::from_static(challenge));
         }
         if let (false, Ok(methods)) = (self.allow.is_empty(), HeaderValue::from_str(&self.allow)) {
             headers.insert("allow", methods);

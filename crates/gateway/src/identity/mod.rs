@@ -93,7 +93,10 @@ impl From<Rejected> for Problem {
             Rejected::NoKeys | Rejected::TooManySigned => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, rejected.to_string()).retry_after(1)
             }
-            _ => Self::new(StatusCode::UNAUTHORIZED, rejected.to_string()),
+            Rejected::Missing | Rejected::ApiKey | Rejected::Signed(_) => {
+                Self::new(StatusCode::UNAUTHORIZED, rejected.to_string())
+            }
+            _ => Self::new(StatusCode::UNAUTHORIZED, rejected.to_string()).bad_token(),
         }
     }
 }
