@@ -1,7 +1,8 @@
-//! The handshake of a client over TCP, and what it says before that is complete.
+//! TLS handshakes over TCP, with early data.
 //!
-//! Only early data comes as plaintext before. It has nothing left to gain once the handshake is complete, so a
-//! connection that has some is served at once (`stream.rs`). Without any it is one like any other.
+//! Before the handshake is complete, the only plaintext is early data. Waiting for the handshake would
+//! forfeit the round trip that early data saves, so a connection that has some is served at once
+//! (`stream.rs`).
 
 use std::io;
 use std::sync::Arc;
@@ -15,15 +16,15 @@ use super::stream::EarlyStream;
 use crate::client::Client;
 use crate::secure::{SecureStream, Session};
 
-/// A client's connection that may be served, with the protocol that was agreed on.
+/// A client's connection that is ready to be served, with the protocol negotiated by ALPN.
 pub enum Accepted {
     Complete(SecureStream, Option<Vec<u8>>),
-    /// Before its handshake is complete.
+    /// The handshake is not complete yet.
     Early(EarlyStream, Option<Vec<u8>>, Handshake),
 }
 
-/// Take a client in, with its early data if it sends some and `tls` allows for it; its handshake ends by
-/// `deadline` then, or it is cut off.
+/// Accept a connection, with early data if the client sends some and `tls` allows it. If the handshake is
+/// then not complete by `deadline`, the connection is cut.
 ///
 /// # Errors
 /// The client is gone, or its handshake fails.

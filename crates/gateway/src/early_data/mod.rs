@@ -1,17 +1,18 @@
-//! Requests in early data (0-RTT), which might be somebody's recording of them, and 425 (RFC 8470).
+//! Requests in early data (0-RTT), which may be replays, and status 425 (RFC 8470).
 //!
-//! Early data comes over QUIC, and over TCP (`accept.rs`, `stream.rs`); what follows holds for both.
+//! Early data arrives over QUIC and over TCP (`accept.rs`, `stream.rs`); the following holds for both.
 //!
-//! What a client sends along with the first flight of a handshake is only known to be its own, and to be
-//! new, once the handshake is complete. This gateway takes early data once at most, since it forgets a
-//! session with its first resumption (`sessions.rs`); but a client may be made to send the same request
-//! again, to another gateway or after a broken connection, so what changes something is not begun with
-//! before the handshake is complete. It waits here, in place of a 425: a client loses nothing by it that it
-//! would not without early data, where a 425 costs a round trip more, and not every client sends again.
+//! Until the handshake is complete, nothing proves that early data is fresh and from the client that it
+//! claims to be from. This gateway accepts the early data of a session at most once, since it forgets a
+//! session on its first resumption (`sessions.rs`). But an attacker can make a client send the same request
+//! again, to another gateway or after a broken connection. Unsafe requests therefore wait for the handshake,
+//! instead of being answered 425: the client loses nothing compared to not using early data, whereas a 425
+//! costs another round trip, and not every client retries.
 //!
-//! Requests of safe methods go on at once, marked (`Early-Data: 1`), so that a service which knows better
-//! may answer 425, which is passed on. A proxy before this gateway may have taken early data as well and
-//! marks what it did; to its handshake nobody here can wait, so there it is 425 for what isn't safe.
+//! Requests with safe methods are forwarded at once with `Early-Data: 1`, so that a service can respond 425,
+//! which is passed on. A proxy in front of this gateway may also have accepted early data, and marks it the
+//! same way. The gateway can't wait for the handshake with that proxy, so it answers unsafe requests with
+//! 425.
 
 mod accept;
 mod stream;
@@ -27,15 +28,16 @@ use crate::respond::Problem;
 
 pub use accept::{Accepted, accept};
 
-/// Its only value is 1; any other means the same (RFC 8470, section 5.1).
+/// The only valid value is 1; any other value is treated alike (RFC 8470, section 5.1).
 pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
-/// The end of a client's handshake, with the requests that came before it.
+/// A client's handshake that may still be under way. Requests received before its completion carry it.
 #[derive(Clone)]
 pub struct Handshake(watch::Receiver<bool>);
 
 impl Handshake {
-    /// One that is under way, and who says when it is complete; it has failed if that is dropped before.
+    /// A handshake under way, and the sender that reports its completion. If the sender is dropped before,
+    /// the handshake has failed.
     pub fn begun() -> (watch::Sender<bool>, Self) {
         let (complete, handshake) = watch::channel(false);
         (complete, Self(handshake))
@@ -45,13 +47,13 @@ impl Handshake {
         *self.0.borrow()
     }
 
-    /// Wait for its end, and say whether it is complete then.
+    /// Wait for the end of the handshake and return whether it succeeded.
     async fn end(mut self) -> bool {
         self.0.wait_for(|complete| *complete).await.is_ok()
     }
 }
 
-/// What became of requests that might be replays.
+/// Requests that might be replays, by outcome.
 #[derive(Default)]
 pub struct Counts {
     pub marked: AtomicU64,
@@ -59,13 +61,13 @@ pub struct Counts {
     pub refused: AtomicU64,
 }
 
-/// What is to become of a request that may be a replay; `allowed`, if its route has nothing against it.
+/// How to treat a request that may be a replay.
 pub enum Early<'a> {
-    /// It is none.
+    /// It can't be a replay.
     Settled,
-    /// It goes on, marked.
+    /// Forward it with `Early-Data: 1`.
     Marked,
-    /// It is one if this does not end well.
+    /// Forward it once the handshake has succeeded.
     Waits(&'a Handshake),
     Refused,
 }
@@ -73,7 +75,7 @@ pub enum Early<'a> {
 impl<'a> Early<'a> {
     pub fn of(parts: &'a Parts, allowed: bool) -> Self {
         let told = parts.headers.contains_key(EARLY_DATA);
-        // A tunnel carries what nobody here can tell to be safe, in whichever protocol it is asked for.
+        // The gateway can't tell whether the content of a tunnel is safe, whichever protocol is upgraded to.
         let tunnel = parts.headers.contains_key(header::UPGRADE);
         let passes = allowed && parts.method.is_safe() && !tunnel;
         let open = || parts.extensions.get::<Handshake>().filter(|handshake| !handshake.is_complete());
@@ -89,10 +91,11 @@ impl<'a> Early<'a> {
     }
 }
 
-/// Let a request go on, at once or after the handshake, and say whether as one that might be a replay.
+/// Wait for the handshake if necessary, and return whether the request may still be a replay.
 ///
 /// # Errors
-/// 425: it is not let pass as such, and there is no handshake to wait for, or it failed.
+/// 425: the request must not be forwarded as a potential replay, and there is no handshake to wait for, or it
+/// failed.
 pub async fn settle(early: Early<'_>, counts: &Counts) -> Result<bool, Problem> {
     let count = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
     match early {

@@ -1,10 +1,10 @@
-//! A client's connection over TCP from its early data on, until its handshake is complete, and afterwards.
+//! A TCP client's connection that starts with early data and continues after the handshake.
 //!
-//! For one round trip what is read is early data, and what is written goes out under the keys that the
-//! server has already (RFC 8446, section 4.4.4). Whoever reads requests may wait meanwhile: for the end of the
-//! handshake, if one that may not pass before is first in line, or because enough of them have come. So what
-//! the client sends is read by a task of its own, `follow`, which ends with the handshake, well or not.
-//! rustls takes no more early data than it allows for, so it needs no reader for that.
+//! For one round trip, reads return early data, and writes are encrypted with the keys that the server
+//! already has (RFC 8446, section 4.4.4). The reader of requests may stop reading meanwhile: because the
+//! first request has to wait for the end of the handshake, or because enough requests are pending. Therefore
+//! a separate task, `follow`, reads from the client until the handshake has completed or failed. rustls
+//! limits the amount of early data, so the task needs no backpressure.
 
 use std::io::{self, IoSlice};
 use std::mem;
@@ -26,7 +26,7 @@ use crate::secure::{SecureStream, Session};
 
 pub struct EarlyStream {
     state: State,
-    /// Who is woken by early data and by the end of the handshake.
+    /// Woken by early data and by the end of the handshake.
     reader: Arc<AtomicWaker>,
 }
 
@@ -36,8 +36,8 @@ enum State {
     Failed,
 }
 
-/// The task that sees to a handshake. A connection that is given up takes it along, or it would hold the
-/// socket.
+/// The task that drives a handshake. Dropping the connection aborts it; otherwise it would keep the socket
+/// open.
 struct Follower(AbortHandle);
 
 impl Drop for Follower {
@@ -46,13 +46,13 @@ impl Drop for Follower {
     }
 }
 
-/// What a connection is to whoever reads and writes.
+/// The state of a connection, for reads and writes.
 enum Phase<'a> {
     Early(&'a Flight),
     Settled(&'a mut SecureStream),
 }
 
-/// A handshake under way, of which its follower has a part. It is over when that is gone.
+/// A handshake under way, shared with the follower. It is over when the follower has dropped its reference.
 struct Flight {
     io: TcpStream,
     session: Mutex<Box<Session>>,
@@ -82,8 +82,8 @@ impl Flight {
 }
 
 impl EarlyStream {
-    /// Serve what `session` has taken, and see to the end of the handshake. If it fails, or isn't complete by
-    /// `deadline`, the client is cut off.
+    /// Serve `session` while the handshake completes. If it fails or is not complete by `deadline`, the
+    /// connection is cut.
     pub fn begin(
         session: Box<Session>,
         io: TcpStream,
@@ -98,10 +98,10 @@ impl EarlyStream {
         (Self { state: State::UnderWay(flight, follower), reader }, handshake)
     }
 
-    /// What the connection is now.
+    /// Return the current phase, after switching to `Settled` if the handshake has ended.
     ///
     /// # Errors
-    /// Its handshake has failed.
+    /// The handshake has failed.
     fn phase(&mut self) -> io::Result<Phase<'_>> {
         if let State::UnderWay(..) = self.state
             && let State::UnderWay(flight, follower) = mem::replace(&mut self.state, State::Failed)
@@ -124,7 +124,7 @@ impl EarlyStream {
         }
     }
 
-    /// Be woken by the end of the handshake, and by early data.
+    /// Register for early data and for the end of the handshake.
     fn watch(&self, cx: &Context<'_>) {
         if let State::UnderWay(..) = self.state {
             self.reader.register(cx.waker());
@@ -205,8 +205,8 @@ impl AsyncWrite for EarlyStream {
         }
     }
 
-    /// Our side ends when the handshake has: a client whose handshake is cut short takes that for a failure,
-    /// and what it was answered for none.
+    /// Wait for the end of the handshake before closing: a client whose handshake is cut short treats it as
+    /// failed and discards the responses.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.watch(cx);
         match self.phase()? {

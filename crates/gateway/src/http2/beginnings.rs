@@ -1,23 +1,24 @@
-//! The beginnings of requests, so that whoever asks for one thing doesn't wait for all that others ask for at once.
+//! Fair scheduling of the start of HTTP/2 requests between connections.
 //!
-//! To begin costs most of a small request, and a new connection to an instance besides: up to 0.1 ms. A client of
-//! HTTP/1.1 begins one at a time, and the door lets in one client in each pass over those who are ready. In HTTP/2 twenty
-//! clients who come at once with ten requests each would have two hundred begin in one pass. So they are counted over
-//! all connections of a worker: beyond some of them a connection begins one in each pass.
+//! Starting a request takes most of the work for a small one, and may also open a connection to an instance:
+//! up to 0.1 ms. An HTTP/1.1 client starts one request at a time, and one new client is admitted in each pass
+//! of the scheduler. With HTTP/2, twenty clients that arrive at once with ten requests each would start two
+//! hundred in one pass. So starts are counted over all connections of a worker; above a limit, each
+//! connection starts one request in each pass.
 
 use std::cell::Cell;
 
 use tokio::task::yield_now;
 
-/// Requests that begin in one pass before connections wait for their turns: a few pages.
+/// Requests started in one pass before connections take turns: enough for a few pages.
 const BEGUN: u32 = 64;
 
 thread_local! {
-    /// Begun on this worker since the count was last set back.
+    /// Requests started on this worker since the counter was last reset.
     static NOW: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Go on after one has begun: at once, or in the next pass.
+/// Called after each start: returns at once, or in the next pass if many have started.
 pub async fn pace() {
     let begun = NOW.get() + 1;
     NOW.set(begun);

@@ -1,8 +1,8 @@
-//! One HTTP/2 stream: a request and its answer.
+//! One HTTP/2 stream: a request and its response.
 //!
-//! A client that takes no part of an answer for too long holds a connection to an instance and a place
-//! among its requests for nothing: its stream is reset, and what else it asks for goes on. (One that has
-//! gone altogether has nothing under way then, and its connection ends as an idle one.)
+//! A client that stops reading a response occupies an upstream connection and a concurrency slot. After
+//! `Patience::stall` its stream is reset; its other streams continue. (If the client is gone altogether, this
+//! ends all its streams, and the connection then ends as an idle one.)
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -30,10 +30,10 @@ use crate::request_body::RequestBody;
 use crate::respond::{Body, complete};
 use crate::turns::Turn;
 
-/// What a client has to take of an answer within `Patience::stall`.
+/// Bytes of a response that a client has to accept within `Patience::stall`.
 const PIECE: usize = 16 * 1024;
 
-/// The client gave up the request, or is gone: there is nobody to answer.
+/// The client reset the stream or is gone.
 struct Gone;
 
 impl From<h2::Error> for Gone {
@@ -42,7 +42,7 @@ impl From<h2::Error> for Gone {
     }
 }
 
-/// The task that answers one request.
+/// The task that serves one request.
 pub fn serve<S>(
     client: &Arc<Client>,
     request: Request<RecvStream>,
@@ -58,7 +58,7 @@ where
     let hints = Arc::<Waiting>::default();
     parts.extensions.insert(Arc::clone(&hints));
     let asked_for_head = parts.method == Method::HEAD;
-    // What comes after a CONNECT is for the tunnel, if there will be one.
+    // DATA frames after a CONNECT belong to the tunnel, if one is established.
     let (body, tunnel) = if parts.method == Method::CONNECT {
         let (give, handover) = Handover::new();
         parts.extensions.insert(handover);
@@ -69,7 +69,7 @@ where
     };
     let serving = service.call(Request::from_parts(parts, body));
     async move {
-        // Nobody is left to be told.
+        // There is no one to report the error to.
         let _: Result<(), Gone> = async {
             let answer = answered(&mut respond, serving, &hints).await?;
             send(&mut respond, asked_for_head, answer, tunnel, patience).await
@@ -78,7 +78,7 @@ where
     }
 }
 
-/// The answer; what is said before it goes on at once.
+/// Wait for the response. Informational responses are sent as soon as they arrive.
 async fn answered(
     respond: &mut SendResponse<Bytes>,
     serving: impl Future<Output = Result<Response<Body>, Infallible>>,
@@ -113,7 +113,7 @@ async fn send(
     {
         parts.headers.remove(header::CONTENT_LENGTH);
         let send = respond.send_response(Response::from_parts(parts, ()), false)?;
-        // Whoever would have it may be gone, too.
+        // The receiver may be gone, too.
         let _ = give.send(Tunnelled::new(send, receive));
         return Ok(());
     }
@@ -139,7 +139,7 @@ async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, patience: Pati
             return Ok(stream.send_data(Bytes::new(), true)?);
         };
         let Ok(frame) = frame else {
-            // Nobody must take it for a whole answer.
+            // The client must not mistake a truncated response for a complete one.
             stream.send_reset(Reason::INTERNAL_ERROR);
             return Err(Gone);
         };
@@ -165,8 +165,8 @@ async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, patience: Pati
     }
 }
 
-/// Give a part to h2 piece by piece, each for as long as the client may take over it, so that none is out of our
-/// sight before there is room for all of it: h2 would take as much as it is given, and hold it without an end.
+/// Send a part in pieces, each with a timeout. h2 would accept the whole part and buffer it without a
+/// timeout; a piece at a time is handed over only as far as the flow-control window allows.
 async fn send_part(
     stream: &mut SendStream<Bytes>,
     mut part: Bytes,
@@ -194,8 +194,8 @@ async fn send_piece(stream: &mut SendStream<Bytes>, mut piece: Bytes, last: bool
     }
 }
 
-/// Wait until the client has room for some of a piece, and how much. What is claimed of the room that all streams of
-/// a connection share is used as soon as it is given: what a stream claims and can't use yet, no other could.
+/// Wait for flow-control capacity for a piece and return it. Capacity taken from the connection's window is
+/// used immediately: no other stream could use it while this one holds it.
 async fn room(stream: &mut SendStream<Bytes>, length: usize) -> Result<usize, Gone> {
     if length == 0 {
         return Ok(0);

@@ -1,11 +1,11 @@
-//! HTTP/2 (RFC 9113) with clients, by h2.
+//! HTTP/2 (RFC 9113) with clients, on h2.
 //!
-//! hyper's server is a thin layer over h2, and has no call for what is said before an answer (103): here
-//! that layer is ours. A request is a task of its own (`exchange.rs`), and so is a tunnel, whose side
-//! towards the client is in `tunnelled.rs`.
+//! hyper's server is a thin layer over h2 and can't send informational responses (103), so this module
+//! replaces it. Each request is a task of its own (`exchange.rs`), and so is each tunnel, whose client side
+//! is in `tunnelled.rs`.
 //!
-//! What a client makes the gateway do without asking for anything is bounded by h2, with the numbers
-//! below: heads, streams, windows, resets. It ends a connection that goes beyond them.
+//! h2 limits what a client can cause without requesting anything: header sizes, streams, windows and resets,
+//! with the numbers below. It closes connections that exceed them.
 
 mod beginnings;
 mod exchange;
@@ -32,15 +32,15 @@ use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, STREAM_WINDOW, STREAMS};
 pub use received::Received;
 pub use tunnelled::{Handover, Tunnelled};
 
-/// What is kept of an answer for a client that has room for it and takes it later, for each stream: two parts, so that
-/// one is there when the other has left. What a client never takes was read and is held for nothing.
+/// Response bytes buffered per stream while the client is slow: two parts, so that the next one is ready when
+/// the first has been sent. If the client never accepts them, they were read in vain.
 const SEND_BUFFER: usize = 16 * 1024;
-/// Requests that a client may give up before they were looked at (rapid reset, CVE-2023-44487): a
-/// browser that leaves a page gives up a few in one packet.
+/// Pending streams that a client may reset before they are accepted (rapid reset, CVE-2023-44487). A browser
+/// that leaves a page resets a few in one packet.
 const RESET_EARLY: usize = 20;
-/// Requests that may be reset for their client's errors before its connection ends.
+/// Streams reset because of client errors before the connection is closed.
 const RESET_FOR_ERRORS: usize = 100;
-/// Serve a client's requests until it goes or has to go.
+/// Serve a client's requests until the connection ends.
 pub async fn serve<I, S>(client: &Arc<Client>, io: ClientIo<I>, service: S, patience: Patience)
 where
     I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
@@ -50,7 +50,7 @@ where
     let mut ending = None;
     let greeted = tokio::select! {
         greeted = builder().handshake(TokioIo::new(io)) => greeted,
-        // Who has not even greeted by then is told nothing.
+        // No GOAWAY for a client that has not completed the HTTP/2 handshake.
         _ = poll_fn(|cx| client.poll_ending(ending, cx)) => return,
     };
     let Ok(mut connection) = greeted else { return };
@@ -67,10 +67,10 @@ where
                 Ending::Cut => return,
             },
         };
-        // A client's protocol error ends its connection, which is all it needs to know.
+        // On a protocol error, h2 has closed the connection; nothing else needs to be done.
         let Some(Ok((request, respond))) = next else { return };
         if client.is_ended_by_us() {
-            // While an ended connection lingers, h2 still hands out what came before its end.
+            // While a closed connection lingers, h2 still yields requests received before.
             continue;
         }
         tokio::spawn(exchange::serve(client, request, respond, &service, patience));

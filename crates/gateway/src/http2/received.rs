@@ -11,10 +11,10 @@ use hyper::header::{self, HeaderMap};
 use crate::hints::Offer;
 use crate::request_body::Broken;
 
-/// A body as the way of a request reads it. h2 sees to it that it is as long as its head says.
+/// A request body. h2 enforces the declared content length.
 pub struct Received {
     stream: RecvStream,
-    /// Bytes still to come, if the head has said how many there are.
+    /// Remaining bytes, if the request declares a length.
     left: Option<u64>,
     data_ended: bool,
     offer: Offer,
@@ -45,7 +45,7 @@ impl Body for Received {
             self.offer.withdraw();
             match data {
                 Some(Ok(part)) => {
-                    // What is taken makes room; there is nobody to tell of a stream that is over.
+                    // Release flow-control capacity. Fails only if the stream is closed.
                     let _ = self.stream.flow_control().release_capacity(part.len());
                     self.left = self.left.map(|left| left.saturating_sub(part.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(part))));

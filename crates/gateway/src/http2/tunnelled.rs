@@ -10,7 +10,7 @@ use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-/// Where whoever asked for a tunnel gets the stream, once the answer has left.
+/// Passes the stream of a tunnel to the requester once the response has been sent.
 #[derive(Clone)]
 pub struct Handover(Arc<Mutex<Option<oneshot::Receiver<Tunnelled>>>>);
 
@@ -20,18 +20,18 @@ impl Handover {
         (give, Self(Arc::new(Mutex::new(Some(given)))))
     }
 
-    /// The stream; nothing if the client is gone before its answer.
+    /// The stream, or `None` if the client is gone before the response.
     pub async fn take(self) -> Option<Tunnelled> {
         let given = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         given?.await.ok()
     }
 }
 
-/// Both directions of the stream.
+/// A stream as a bidirectional byte stream.
 pub struct Tunnelled {
     send: SendStream<Bytes>,
     receive: RecvStream,
-    /// Come, and not read yet.
+    /// Received but not yet read.
     unread: Bytes,
     ended: bool,
 }
@@ -61,7 +61,7 @@ impl AsyncRead for Tunnelled {
         let length = self.unread.len().min(buffer.remaining());
         buffer.put_slice(&self.unread[..length]);
         self.unread.advance(length);
-        // There is nobody to tell of a stream that is over.
+        // Fails only if the stream is closed.
         let _ = self.receive.flow_control().release_capacity(length);
         Poll::Ready(Ok(()))
     }

@@ -21,7 +21,7 @@ use crate::request_body::RequestBody;
 use crate::respond::{Body, complete};
 use crate::shared::Shared;
 
-/// Serve one request, and count what became of it.
+/// Serve one request and count the outcome.
 pub async fn serve<E: Exchange>(
     shared: Arc<Shared>,
     client: Arc<Client>,
@@ -84,24 +84,25 @@ async fn respond<R: Receive, A: Answer>(
         sent = sending => sent?,
         _ = &mut settled => return Err(Gone),
     }
-    // A connection may end only after its answers have arrived, for as long as that may take.
+    // The connection must not be closed before the client has received the response, or the timeout has
+    // passed.
     match timeout(patience.stall, settled).await {
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => Err(Gone),
     }
 }
 
-/// What comes next of a request that is served.
+/// The next event of a request being served.
 enum Step {
     Answered(Response<Body>),
     Before(Vec<Response<()>>),
 }
 
-/// The length that a request says its body has.
+/// The request's `Content-Length`.
 ///
 /// # Errors
-/// The head is malformed: it has fields of a connection, of which HTTP/3 has none (RFC 9114, section
-/// 4.2), or a length that isn't one.
+/// The head is malformed: it has connection-specific fields, which HTTP/3 forbids (RFC 9114, section 4.2), or
+/// an invalid length.
 fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Gone> {
     let other_te = headers.get(header::TE).is_some_and(|te| te != "trailers");
     if other_te || OF_HTTP1.iter().any(|name| headers.contains_key(*name)) {
@@ -134,7 +135,7 @@ async fn send<A: Answer>(
             Ok(part) => match timeout(patience.stall, answer.part(part)).await {
                 Ok(sent) => sent?,
                 Err(_) => {
-                    // It takes nothing: its other requests may be better off.
+                    // The client stopped reading this response; its other streams may still make progress.
                     answer.abort(Code::RequestCancelled);
                     return Err(Gone);
                 }

@@ -1,19 +1,18 @@
 //! HTTP/3 (RFC 9114) with clients, over QUIC.
 //!
-//! What a QUIC library has to provide are the three traits below, at the level of requests and
-//! answers; `quinn.rs` and `streams.rs` do it with quinn and h3, and nothing else knows of them.
-//! h3 is young: another library comes in by another such pair.
+//! The three traits below define what a QUIC library has to provide, at the level of requests and responses.
+//! `quinn.rs` and `streams.rs` implement them with quinn and h3; nothing else depends on these. h3 is young:
+//! this allows replacing it by another library.
 //!
-//! Each worker has a UDP socket of its own, on the port of its TCP socket, and serves the
-//! connections that began there with its own connections to instances. A datagram finds its worker
-//! by the connection id that it names, not by its sender's address (`steering.rs`), so that a
-//! client that changes its address, as a phone does on its way out of the house, stays where it is.
-//! One endpoint for all workers would need no steering, and would put one thread's receiving, and a
-//! wake-up from one thread to another for each datagram, on the way of every request.
+//! Each worker has a UDP socket of its own, on the port of its TCP socket, and serves the connections that
+//! began there with its own upstream connections. A datagram is routed to its worker by the connection id,
+//! not by the sender's address (`steering.rs`), so a client that changes its address, such as a phone that
+//! leaves a Wi-Fi network, stays with its worker. A single endpoint for all workers would need no steering,
+//! but would put one receiving thread and a cross-thread wake-up per datagram on the path of every request.
 //!
-//! What a client makes the gateway do without asking for anything is bounded three times: by the
-//! windows and numbers of streams that QUIC grants (`quinn.rs`), by what may be buffered before it
-//! is known what it is (`streams.rs`), and by how many requests may be given up (`GIVEN_UP` here).
+//! Three limits bound what a client can cause without requesting anything: the windows and stream counts that
+//! QUIC grants (`quinn.rs`), the bytes buffered before their purpose is known (`streams.rs`), and the number
+//! of cancelled requests (`GIVEN_UP`).
 
 mod exchange;
 mod quinn;
@@ -40,9 +39,8 @@ use crate::shared::{Phase, Shared};
 pub use quinn::{config, listen};
 pub use steering::{Ids, bind};
 
-/// A client may give up this many more requests than it waits for. A reader who skips through a
-/// shop gives up a few dozen in a row; whoever opens and resets streams as fast as it can (rapid
-/// reset, CVE-2023-44487) is over it at once.
+/// How many more requests a client may cancel than it completes. Somebody who skips through a shop cancels a
+/// few dozen in a row; a rapid-reset attack (CVE-2023-44487) exceeds the limit at once.
 const GIVEN_UP: u64 = 100;
 
 /// Error codes of RFC 9114, section 8.1.
@@ -55,65 +53,65 @@ pub enum Code {
     MessageError = 0x10e,
 }
 
-/// A client's connection, as a QUIC library's adapter presents it.
+/// A client's connection, implemented by an adapter for a QUIC library.
 pub trait Connection: Send + 'static {
     type Exchange: Exchange;
 
-    /// The next stream of a request; nothing once the client is gone. May be dropped and called
-    /// again.
+    /// The next request stream, or `None` once the client is gone. Cancel safe.
     fn accept(&mut self) -> impl Future<Output = Option<Self::Exchange>> + Send;
 
-    /// Tell the client that no further request will be served (GOAWAY); later ones are rejected in
-    /// a way that says that they may be sent elsewhere.
+    /// Send GOAWAY. Requests that arrive later are rejected in a way that allows the client to retry them
+    /// elsewhere.
     fn go_away(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// End the connection now. Of what was answered, nothing may be under way any more.
+    /// Close the connection immediately. Responses must have been delivered before; the rest is lost.
     fn close(&mut self, code: Code);
 }
 
-/// A request that begins to arrive.
+/// A request stream whose head has not been read yet.
 pub trait Exchange: Send + 'static {
     type Receive: Receive;
     type Answer: Answer;
 
-    /// Read its head.
+    /// Read the head.
     fn arrive(self) -> impl Future<Output = Result<Arrived<Self::Receive, Self::Answer>, Gone>> + Send;
 }
 
-/// A request whose head is here.
+/// A request whose head has been read.
 pub struct Arrived<R, A> {
     pub request: Request<R>,
     pub answer: A,
     pub settled: Settled,
-    /// What has to be complete before it is known that the request is no replay, if it came before.
+    /// Set if the request came in early data: it may be a replay until this handshake is complete.
     pub handshake: Option<Handshake>,
 }
 
-/// Resolves when the client has all of a finished answer (`true`), or does not want it any more.
+/// Resolves to `true` when the client has acknowledged the complete response, to `false` when it no longer
+/// wants it.
 pub type Settled = Pin<Box<dyn Future<Output = bool> + Send>>;
 
-/// The rest of a request: parts, then a trailer if there is one.
+/// The rest of a request: parts, then an optional trailer section.
 pub trait Receive: Send + Unpin + 'static {
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Gone>>;
     fn poll_trailer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Gone>>;
 }
 
-/// The way back to the client.
+/// The response to a request.
 pub trait Answer: Send + 'static {
     fn head(&mut self, head: Response<()>) -> impl Future<Output = Result<(), Gone>> + Send;
     fn part(&mut self, part: Bytes) -> impl Future<Output = Result<(), Gone>> + Send;
     fn trailer(&mut self, trailer: HeaderMap) -> impl Future<Output = Result<(), Gone>> + Send;
     fn finish(&mut self) -> impl Future<Output = Result<(), Gone>> + Send;
-    /// Break the answer off, so that nobody takes it for a whole one.
+    /// Reset the stream, so that the client can't mistake the response for a complete one.
     fn abort(&mut self, code: Code);
 }
 
-/// The client, or its interest, is gone.
+/// The client cancelled the request, or is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client gave up the request")]
 pub struct Gone;
 
-/// How many requests of a connection came to an end, and how many were given up before.
+/// Completed and cancelled requests of a connection.
 #[derive(Default)]
 struct Load {
     answered: AtomicU64,
@@ -126,7 +124,7 @@ impl Load {
     }
 }
 
-/// Serve a connection until its end, or the gateway's.
+/// Serve a connection until it ends or the gateway drains.
 pub async fn serve<C: Connection>(
     shared: Arc<Shared>,
     client: Arc<Client>,

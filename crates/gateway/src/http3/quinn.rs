@@ -1,4 +1,4 @@
-//! HTTP/3 by quinn (QUIC) and h3.
+//! HTTP/3 on quinn (QUIC) and h3.
 
 use std::io;
 use std::net::UdpSocket;
@@ -30,32 +30,32 @@ use crate::early_data::Handshake;
 use crate::server::{CONNECTION_WINDOW, HEADER_BYTES, STREAM_WINDOW, STREAMS};
 use crate::shared::{Phase, Shared};
 
-/// Streams that aren't requests: control, and the encoder and the decoder of headers (RFC 9114,
-/// section 6.2), and some that mean nothing, as browsers open them to keep servers tolerant.
+/// Unidirectional streams: the control stream, the QPACK encoder and decoder streams (RFC 9114, section 6.2),
+/// and a few of reserved types, which browsers open to keep servers tolerant.
 const CONTROL_STREAMS: u32 = 8;
-/// What is kept for a client until it has acknowledged it: 40 Mbit/s at 100 ms. It is what a client
-/// that asks for much and reads nothing costs.
+/// Unacknowledged bytes buffered per client: enough for 40 Mbit/s at 100 ms. This is the memory that a client
+/// costs which requests much and reads nothing.
 const SEND_WINDOW: u64 = 512 * 1024;
-/// Pieces of a handshake that may arrive before those that belong in front of them. A client's
-/// whole part of a handshake takes a few KiB, its certificates included.
+/// Handshake data that may be buffered out of order. A client's side of a handshake takes a few KiB,
+/// certificates included.
 const HANDSHAKE_BUFFER: usize = 16 * 1024;
-/// Clients of one worker that may be in the middle of a handshake without having shown that they
-/// receive at the address they write from. Beyond, they are asked to show it first (RFC 9000,
-/// section 8.1.2), which costs them a round trip and the gateway no memory.
+/// Handshakes per worker with clients that have not validated their address. Above this limit, clients have
+/// to validate it first (Retry, RFC 9000, section 8.1.2), which costs them a round trip and the gateway no
+/// memory.
 const UNPROVEN: usize = 64;
-/// And clients that wait for a worker to look at them at all, with what they sent meanwhile.
+/// Connection attempts that wait to be accepted, and the bytes buffered for them.
 const WAITING: usize = 1024;
 const WAITING_BYTES_EACH: u64 = 8 * 1024;
 const WAITING_BYTES: u64 = 2 * 1024 * 1024;
-/// The head of a frame has at most this many bytes.
+/// The maximum size of a frame header.
 const FRAME_HEAD: usize = 16;
-/// How long the end of connections may take to reach their clients when the gateway ends.
+/// How long to wait for connections to close when the gateway ends.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// How QUIC is spoken, with certificates and protocols as `tls` has them.
+/// The QUIC configuration, with certificates and ALPN protocols from `tls`.
 ///
 /// # Errors
-/// `tls` does not do for QUIC.
+/// `tls` can't be used for QUIC.
 pub fn config(tls: rustls::ServerConfig, clients: &Clients) -> Result<ServerConfig, Error> {
     let wrong = |error: &dyn std::fmt::Display| Error::Config(format!("HTTP/3: {error}"));
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| wrong(&error))?;
@@ -73,15 +73,14 @@ pub fn config(tls: rustls::ServerConfig, clients: &Clients) -> Result<ServerConf
         .receive_window(CONNECTION_WINDOW.into())
         .send_window(SEND_WINDOW)
         .crypto_buffer_size(HANDSHAKE_BUFFER)
-        // No datagrams (RFC 9221): nothing here reads them.
+        // Datagrams (RFC 9221) are disabled: nothing reads them.
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IdleTimeout::try_from(patience.idle).map_err(|error| wrong(&error))?));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
 
-/// Let clients in on a worker's socket until the gateway drains, and stay for those that are
-/// connected until it ends.
+/// Accept connections on a worker's socket until the gateway drains, and serve existing ones until it ends.
 ///
 /// # Errors
 /// The socket can't be used.
@@ -98,19 +97,19 @@ pub async fn listen(
     let unproven = Arc::new(());
     let mut phase = shared.phase();
     loop {
-        // The sender of phases lives as long as `shared`.
+        // `shared` keeps the sender alive, so `wait_for` never fails.
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             _ = phase.wait_for(|phase| *phase == Phase::Ended) => None,
         };
         let Some(incoming) = incoming else { break };
         if shared.draining() {
-            // Said at once, so that it comes by TCP, or to another gateway.
+            // Refused at once, so that the client tries TCP or another gateway.
             incoming.refuse();
             continue;
         }
         if !incoming.remote_address_validated() && Arc::strong_count(&unproven) > UNPROVEN {
-            // It may retry: it has not shown its address before.
+            // Can't fail: the address is not validated yet, so a Retry is allowed.
             let _ = incoming.retry();
             continue;
         }
@@ -138,7 +137,7 @@ async fn serve(
     let Ok(address) = HeaderValue::from_str(&address.to_canonical().to_string()) else { return };
     let Ok(connecting) = incoming.accept() else { return };
     let (connection, handshake) = if door.early_data {
-        // It succeeds for a server, always.
+        // Always succeeds on the server side.
         let Ok((connection, complete)) = connecting.into_0rtt() else { return };
         let handshake = follow(connection.clone(), complete, door.patience.head, unproven);
         (connection, Some(handshake))
@@ -156,8 +155,8 @@ async fn serve(
     super::serve(shared, Arc::new(Client::new(address)), door.patience, connection).await;
 }
 
-/// Tell of the end of a handshake for which the connection didn't wait, and end the connection if it
-/// isn't complete in time. The client counts as one of unproven address until then.
+/// Report the end of the handshake of a connection that is already served, and close the connection if it
+/// does not complete in time. Until then the client counts as unvalidated.
 fn follow(
     connection: quinn::Connection,
     complete: ZeroRttAccepted,
@@ -168,7 +167,7 @@ fn follow(
     tokio::spawn(async move {
         let ended = timeout(patience, complete).await.is_ok();
         drop(unproven);
-        // What quinn awaited ends with the connection as well, whose reason is there by then.
+        // quinn also resolves this when the connection is lost; the close reason is set by then.
         if ended && connection.close_reason().is_none() {
             tell.send_replace(true);
         } else {
@@ -182,7 +181,7 @@ struct Connection {
     inner: h3::server::Connection<Streams, Bytes>,
     quic: quinn::Connection,
     accepted: Arc<Mutex<Option<Accepted>>>,
-    /// Where requests are served before it is complete.
+    /// Set if requests are served before the handshake is complete.
     handshake: Option<Handshake>,
 }
 
@@ -197,7 +196,7 @@ impl super::Connection for Connection {
     }
 
     async fn go_away(&mut self) {
-        // Whom it can't be told is gone.
+        // If this fails, the client is gone.
         let _ = self.inner.shutdown(0).await;
     }
 
@@ -231,7 +230,7 @@ impl super::Exchange for Exchange {
 struct Parts {
     stream: RequestStream<Receive, Bytes>,
     allowance: Arc<Allowance>,
-    /// h3 has said once that no more is to come.
+    /// h3 has reported the end once.
     ended: bool,
 }
 
@@ -247,7 +246,7 @@ impl super::Receive for Parts {
                 self.allowance.add(part.len() + FRAME_HEAD);
                 return Poll::Ready(Ok(Some(part)));
             }
-            // An empty part is an end to h3 too: only one that lasts is the end.
+            // h3 also returns `None` for an empty DATA frame; only two in a row mean the end.
             if self.ended {
                 return Poll::Ready(Ok(None));
             }

@@ -11,13 +11,13 @@ use super::Receive;
 use crate::hints::Offer;
 use crate::request_body::Broken;
 
-/// A body as the way of a request reads it. One that is longer or shorter than its head says is
-/// broken (RFC 9114, section 4.1.2): two readers would end it at different places.
+/// A request body. A body longer or shorter than declared is malformed (RFC 9114, section 4.1.2): two readers
+/// could disagree on where it ends.
 pub struct Received<R> {
     receive: R,
-    /// Bytes still to come, if the head has said how many there are.
+    /// Remaining bytes, if the request declares a length.
     left: Option<u64>,
-    /// What came along with the head.
+    /// The first frame, if it arrived together with the head.
     first: Option<Result<Frame<Bytes>, Broken>>,
     state: State,
     offer: Offer,
@@ -31,8 +31,8 @@ enum State {
 }
 
 impl<R: Receive> Received<R> {
-    /// A body of `declared` bytes, with a look at what came along with the head: mostly that there
-    /// is none.
+    /// A body of `declared` bytes. Polls for the first frame at once: usually this shows that there is no
+    /// body.
     pub async fn new(receive: R, declared: Option<u64>, offer: Offer) -> Self {
         let mut received = Self { receive, left: declared, first: None, state: State::Parts, offer };
         poll_fn(|cx| {

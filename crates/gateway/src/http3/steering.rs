@@ -1,16 +1,16 @@
 //! Steering of QUIC datagrams to the worker that owns their connection.
 //!
-//! The workers' UDP sockets share a port (`SO_REUSEPORT`), and Linux would choose among them by the
-//! sender's address: a client that changes its address would be a stranger to the worker it
-//! reaches. So the kernel is given a program of seven instructions (classic BPF, as Envoy and nginx
-//! do it) that chooses by the first byte of the connection id, which each worker sets in the ids
-//! that it hands out. A client's very first datagrams carry an id of its own making: all of them the
-//! same, so they reach one worker, and its answer names the ids that lead there from then on.
+//! The workers' UDP sockets share a port (`SO_REUSEPORT`). By default, Linux selects a socket by a hash of
+//! the addresses, so the datagrams of a client that changes its address would reach a worker that does not
+//! know the connection. Instead, a classic BPF program of seven instructions (as in Envoy and nginx) selects
+//! the socket by the first byte of the connection id, which each worker sets in the ids that it issues. A
+//! client's first datagrams carry an id that the client has chosen. It is the same in all of them, so they
+//! reach one worker, whose response carries ids of its own.
 //!
-//! An observer who knows the number of workers learns from an id which of them serves a connection,
-//! as it would from the addresses: the other seven bytes are random.
+//! An observer who knows the number of workers can tell from an id which worker serves a connection, as it
+//! could from the addresses; the other seven bytes are random.
 //!
-//! Where the kernel is another, one worker serves all of HTTP/3.
+//! On systems other than Linux, one worker serves all of HTTP/3.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -19,15 +19,15 @@ use quinn::{ConnectionId, ConnectionIdGenerator};
 use ring::rand::{SecureRandom, SystemRandom};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// 64 bits: as many as quinn's own, enough that none is guessed or drawn twice.
+/// 64 bits, as in quinn's default: enough to prevent guesses and collisions.
 const LENGTH: usize = 8;
-/// What the kernel keeps for a socket that isn't read in time: some milliseconds of a full link.
+/// Socket buffers: some milliseconds at full link speed.
 const BUFFER: usize = 2 * 1024 * 1024;
 
-/// Sockets on one address, for as many workers as can be told apart.
+/// Bind one socket per worker to an address (one in total on systems other than Linux).
 ///
 /// # Errors
-/// The address is taken, or the kernel refuses the program.
+/// The address is in use, or the kernel rejects the program.
 pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
     let workers = if cfg!(target_os = "linux") { workers } else { 1 };
     let sockets: Vec<UdpSocket> = (0..workers).map(|_| socket(address)).collect::<io::Result<_>>()?;
@@ -48,8 +48,8 @@ fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Give the group of sockets that `socket` belongs to its program. It returns the place of a socket
-/// in the order of their binding.
+/// Attach the program to the reuse-port group of `socket`. It returns the index of a socket in the order in
+/// which they were bound.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no crate wraps SO_ATTACH_REUSEPORT_CBPF")]
 fn steer(socket: &UdpSocket, workers: u32) -> io::Result<()> {
@@ -59,11 +59,11 @@ fn steer(socket: &UdpSocket, workers: u32) -> io::Result<()> {
     let (load_byte, jump, jump_if_set, modulo, answer) = (0x30, 0x05, 0x45, 0x94, 0x16);
     let mut program = [
         instruction(load_byte, 0, 0, 0),
-        // The long form of a header (RFC 8999, section 5.1) has the id behind version and length,
+        // A long header (RFC 8999, section 5.1) has the id after flags, version and length,
         instruction(jump_if_set, 0, 2, 0x80),
         instruction(load_byte, 0, 0, 6),
         instruction(jump, 0, 0, 1),
-        // the short form begins with it.
+        // a short header has it right after the flags.
         instruction(load_byte, 0, 0, 1),
         instruction(modulo, 0, 0, workers),
         instruction(answer, 0, 0, 0),
@@ -82,7 +82,7 @@ fn steer(socket: &UdpSocket, workers: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes the connection ids of one worker.
+/// Generates the connection ids of one worker.
 #[derive(Clone)]
 pub struct Ids {
     worker: u8,
@@ -91,7 +91,7 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Ids for the worker of this number (from 0) among so many.
+    /// `worker` counts from 0.
     pub fn new(worker: u8, workers: u8) -> Self {
         Self { worker, workers, random: SystemRandom::new() }
     }
@@ -100,7 +100,7 @@ impl Ids {
 impl ConnectionIdGenerator for Ids {
     fn generate_cid(&mut self) -> ConnectionId {
         let mut id = [0; LENGTH];
-        // Without randomness there is no TLS either: the handshake fails, whatever the id.
+        // Without randomness the TLS handshake fails anyway.
         let _ = self.random.fill(&mut id);
         let groups = 256 / u16::from(self.workers);
         id[0] = (u16::from(id[0]) % groups * u16::from(self.workers) + u16::from(self.worker)) as u8;
@@ -125,7 +125,7 @@ mod tests {
     fn workers_socket<'a>(sockets: &'a [UdpSocket], client: &UdpSocket, datagram: &[u8]) -> &'a UdpSocket {
         client.send_to(datagram, sockets[0].local_addr().unwrap()).unwrap();
         loop {
-            // Loopback delivers before `send_to` returns; each socket is looked at without waiting.
+            // Loopback delivers before `send_to` returns, so each socket is polled without waiting.
             for socket in sockets {
                 if socket.recv(&mut [0; 64]).is_ok() {
                     return socket;

@@ -1,9 +1,9 @@
-//! Adapts quinn's streams to h3, with bounds that h3 lacks.
+//! Adapts quinn's streams to h3, with limits that h3 lacks.
 //!
-//! h3 collects a frame whole before it looks at it, however long it says it is, and goes on to do
-//! so for frames that it then ignores. What is read of a stream is therefore counted here against
-//! an allowance, which only what turns out to be wanted replenishes. (`h3-quinn` is the common way
-//! to join the two; it has no such place, and panics where a stream is stopped while it is read.)
+//! h3 buffers a frame completely before it processes it, whatever its declared length, even if it then
+//! ignores the frame. Bytes read from a stream are therefore counted against an allowance, which only useful
+//! data replenishes. (`h3-quinn`, the usual adapter, offers no place for this, and panics if a stream is
+//! stopped while it is read.)
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,17 +17,16 @@ use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use super::{Code, Settled};
 use crate::server::HEADER_BYTES;
 
-/// Read of a stream at once.
+/// The maximum size of a read.
 const READ: usize = 8 * 1024;
-/// What a stream of a request may bring beyond the parts of its body: its head and its trailer,
-/// the heads of frames, and whatever else has to be ignored.
+/// The allowance of a request stream beyond its body: head, trailer, frame headers and ignored frames.
 const REQUEST_ALLOWANCE: usize = HEADER_BYTES + READ;
-/// What all streams that aren't requests (settings, priorities) may bring together, to begin with,
+/// The initial allowance of all unidirectional streams (settings, priorities) together,
 const CONTROL_ALLOWANCE: usize = 32 * 1024;
-/// and more with each request: a browser sends priorities along with them.
+/// and its increase with each request: browsers send priorities along.
 const CONTROL_ALLOWANCE_EACH: usize = 1024;
 
-/// How much may still be read of what is not yet known to be wanted.
+/// How many more bytes may be read before some prove useful.
 pub struct Allowance(AtomicUsize);
 
 impl Allowance {
@@ -35,7 +34,7 @@ impl Allowance {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Start over, once a head has been read.
+    /// Reset the allowance, after the head has been read.
     pub fn renew(&self) {
         self.0.store(REQUEST_ALLOWANCE, Ordering::Relaxed);
     }
@@ -44,7 +43,7 @@ impl Allowance {
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + std::marker::Send + Sync>>;
 type Bidirectional = (quinn::SendStream, quinn::RecvStream);
 
-/// What is known of a stream before its request is read.
+/// A request stream before its head has been read.
 pub struct Accepted {
     pub allowance: Arc<Allowance>,
     pub settled: Settled,
@@ -52,14 +51,14 @@ pub struct Accepted {
     pub early: bool,
 }
 
-/// A connection as h3 sees it.
+/// A connection, for h3.
 pub struct Streams {
     connection: quinn::Connection,
     accepting: Boxed<Result<Bidirectional, ConnectionError>>,
     accepting_control: Boxed<Result<quinn::RecvStream, ConnectionError>>,
     opening: Opening,
     control: Arc<Allowance>,
-    /// The stream that h3 hands out next.
+    /// The stream that h3 returns next.
     accepted: Arc<Mutex<Option<Accepted>>>,
 }
 
@@ -136,7 +135,7 @@ impl quic::OpenStreams<Bytes> for Streams {
     }
 }
 
-/// Opens streams to the client: those for control, which are all that a server has.
+/// Opens unidirectional streams to the client, the only kind that a server opens.
 pub struct Opening {
     connection: quinn::Connection,
     control: Option<Boxed<Result<quinn::SendStream, ConnectionError>>>,
@@ -153,7 +152,7 @@ impl quic::OpenStreams<Bytes> for Opening {
     type SendStream = Send;
 
     fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Both, StreamErrorIncoming>> {
-        // RFC 9114, section 6.1: there are none from a server.
+        // Servers don't open bidirectional streams (RFC 9114, section 6.1).
         let reason = "a server opens no stream of a request".to_owned();
         Poll::Ready(Err(of_connection(ConnectionErrorIncoming::InternalError(reason))))
     }
@@ -175,7 +174,7 @@ impl quic::OpenStreams<Bytes> for Opening {
     }
 }
 
-/// The two directions of a request's stream.
+/// Both directions of a request stream.
 pub struct Both {
     send: Send,
     receive: Receive,
@@ -243,7 +242,7 @@ impl quic::RecvStream for Receive {
             let error_code = Code::ExcessiveLoad as u64;
             return Poll::Ready(Err(StreamErrorIncoming::StreamTerminated { error_code }));
         }
-        // The future holds nothing but the stream, and the stream remembers who waits for it.
+        // Dropping the future loses nothing: the stream itself stores the waker.
         let read = ready!(pin!(self.stream.read_chunk(allowed, true)).poll(cx)).map_err(not_read)?;
         Poll::Ready(Ok(read.map(|chunk| {
             self.allowance.0.fetch_sub(chunk.bytes.len(), Ordering::Relaxed);
@@ -252,7 +251,7 @@ impl quic::RecvStream for Receive {
     }
 
     fn stop_sending(&mut self, code: u64) {
-        // Nothing to stop if the client is through, or gone.
+        // Fails only if the stream is finished or the connection is lost.
         let _ = self.stream.stop(varint(code));
     }
 
@@ -263,7 +262,7 @@ impl quic::RecvStream for Receive {
 
 impl Drop for Receive {
     fn drop(&mut self) {
-        // What nobody reads need not be sent: no error (RFC 9114, section 4.1).
+        // Tell the client to stop sending a body that is not read, without an error (RFC 9114, section 4.1).
         let _ = self.stream.stop(varint(Code::NoError as u64));
     }
 }
@@ -283,7 +282,7 @@ impl Send {
 
 impl Drop for Send {
     fn drop(&mut self) {
-        // quinn would finish the stream, and what breaks off here would look whole.
+        // Otherwise quinn would finish the stream, and a truncated response would look complete.
         if !self.finished {
             let _ = self.stream.reset(varint(Code::InternalError as u64));
         }
@@ -318,7 +317,7 @@ impl quic::SendStream<Bytes> for Send {
     }
 
     fn reset(&mut self, code: u64) {
-        // Nothing to break off if all is sent already.
+        // Fails only if everything is already sent.
         let _ = self.stream.reset(varint(code));
     }
 

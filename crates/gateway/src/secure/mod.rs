@@ -1,4 +1,4 @@
-//! TLS over TCP, with clients.
+//! TLS over TCP on client connections.
 
 mod session;
 mod stream;

@@ -1,9 +1,9 @@
-//! A client's TLS session, and the bytes that it has to hold.
+//! A client's TLS session and its buffers.
 //!
-//! The buffers of rustls stay with a session for as long as it lives. Through its interface without buffers
-//! (`rustls::unbuffered`) a thread has one room for the records of all its sessions, in either direction. A
-//! session itself holds what nobody has read yet, the beginning of a record, and what the connection has no
-//! room for; most of the time, nothing.
+//! rustls' buffered connections own their buffers for the lifetime of the session. Through its unbuffered
+//! interface (`rustls::unbuffered`), all sessions of a thread share one buffer for the records of both
+//! directions. A session itself holds only unread plaintext, an incomplete record and output that the socket
+//! did not accept; most of the time, nothing.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -17,13 +17,13 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-/// A record at its largest (RFC 8446, section 5.2).
+/// The largest TLS record (RFC 8446, section 5.2).
 const RECORD: usize = 5 + 16 * 1024 + 256;
-/// What is sealed of an answer in one go, and written with one call: two records.
+/// Plaintext encrypted at once and written with one call: two records.
 const SEALED: usize = 2 * 16 * 1024;
-/// Parts that are sealed in one go. Each is a record, with up to 22 bytes around it.
+/// Slices encrypted at once. Each becomes a record, with up to 22 bytes of overhead.
 const PARTS: usize = 64;
-/// Records of one go, and an answer to a change of keys. No first flight of a client is larger, either.
+/// The records of one write and the response to a key update. A client's first flight fits, too.
 const ROOM: usize = SEALED + 4 * 1024;
 
 thread_local! {
@@ -32,7 +32,7 @@ thread_local! {
 
 pub struct Session {
     tls: UnbufferedServerConnection,
-    /// Of records, or of messages of the handshake, that are not whole.
+    /// Incomplete records or handshake messages.
     incoming: BytesMut,
     plaintext: BytesMut,
     outgoing: BytesMut,
@@ -40,10 +40,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// On the heap: it is a KiB, and moves from one who serves it to the next.
-    ///
-    /// # Errors
-    /// rustls can't do what the configuration asks for.
+    /// Boxed: a session takes about 1 KiB and moves between owners.
     pub fn new(config: Arc<ServerConfig>) -> io::Result<Box<Self>> {
         let tls = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
         let (incoming, plaintext, outgoing) = Default::default();
@@ -58,12 +55,12 @@ impl Session {
         self.tls.alpn_protocol()
     }
 
-    /// Whether something has come that nobody has read: early data, during the handshake.
+    /// Whether there is unread plaintext. During the handshake this is early data.
     pub fn has_plaintext(&self) -> bool {
         !self.plaintext.is_empty()
     }
 
-    /// Put what has come into `buffer` as far as there is room, and say whether anything has.
+    /// Move plaintext into `buffer` as far as it fits, and return whether there was any.
     pub fn read(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let length = self.plaintext.len().min(buffer.remaining());
         buffer.put_slice(&self.plaintext[..length]);
@@ -75,20 +72,21 @@ impl Session {
         length > 0
     }
 
-    /// Whether something is still to be sent.
+    /// Whether output is pending.
     pub fn keeps(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
-    /// Whether the client has said that nothing more will come.
+    /// Whether the client has sent `close_notify`.
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Read once, and look at what has come.
+    /// Read once and process the records.
     ///
     /// # Errors
-    /// The client is gone without having said so, or doesn't keep to TLS, which it should be told (`send`).
+    /// The client closed the connection without `close_notify`, or violated the protocol; `send` then
+    /// delivers the alert.
     pub fn poll_receive(
         &mut self,
         read: impl FnOnce(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
@@ -111,10 +109,11 @@ impl Session {
         })
     }
 
-    /// Read and look at what has come, if anything has.
+    /// Read and process records, if there are any.
     ///
     /// # Errors
-    /// The client has ended its side before the handshake was complete, or doesn't keep to TLS, which it is told.
+    /// The client closed its side before the handshake was complete, or violated the protocol; an alert is
+    /// sent.
     pub fn receive(&mut self, io: &TcpStream) -> io::Result<()> {
         let received = self.poll_receive(|room| match io.try_read(room.initialize_unfilled()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
@@ -125,7 +124,7 @@ impl Session {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
             Poll::Ready(Err(error)) => {
-                // It is told if there is room for it; what it did wrong is what counts.
+                // Sending the alert is best effort; the client's error is what is returned.
                 let _ = self.send(io);
                 Err(error)
             }
@@ -133,7 +132,7 @@ impl Session {
         }
     }
 
-    /// Write what is to be sent as far as there is room, and say whether some is left.
+    /// Write pending output until the socket accepts no more, and return whether some is left.
     ///
     /// # Errors
     /// The client is gone.
@@ -148,11 +147,12 @@ impl Session {
         Ok(false)
     }
 
-    /// Seal the beginning of `parts` and write it, and say how much that was. Nothing else may be left to be
-    /// sent; what there is no room for is kept.
+    /// Encrypt and write the beginning of `parts`, and return the number of plaintext bytes consumed. No
+    /// output may be pending before; what the socket does not accept becomes pending.
     ///
     /// # Errors
-    /// The client is gone, or it is too early or too late for writing.
+    /// The client is gone, or the session can't be written to: before the handshake allows it, or after
+    /// `close`.
     pub fn write(&mut self, io: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         ROOM_OF_THREAD.with_borrow_mut(|room| {
             let (mut taken, mut sealed) = (0, 0);
@@ -176,7 +176,7 @@ impl Session {
         }
     }
 
-    /// Tell the client that nothing more will come, once what is to be sent has been.
+    /// Queue a `close_notify` after pending output.
     pub fn close(&mut self) {
         let mut room = [0; 64];
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
@@ -187,15 +187,15 @@ impl Session {
         }
     }
 
-    /// Take what `received` holds of whole messages, put by what is to be said to them, and say how much of it
-    /// that was.
+    /// Process all complete messages in `received`, queue the output they cause, and return the number of
+    /// bytes consumed.
     ///
     /// # Errors
-    /// It isn't TLS as it should be; why, for the client, is to be sent.
+    /// The client violated the protocol; the alert is queued.
     fn look(&mut self, received: &mut [u8]) -> io::Result<usize> {
         let mut looked_at = 0;
         let mut failed = None;
-        // After a failure, what is to be sent is all that rustls is asked for: it must not look any further.
+        // After a failure only output is fetched from rustls: it must not process more input.
         while failed.is_none() || self.tls.wants_write() {
             let UnbufferedStatus { discard, state, .. } =
                 self.tls.process_tls_records(&mut received[looked_at..]);
@@ -211,7 +211,7 @@ impl Session {
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(message)) => encode(message, &mut self.outgoing)?,
-                // It counts as sent once it is put by.
+                // Queued output counts as transmitted.
                 Ok(ConnectionState::TransmitTlsData(messages)) => messages.done(),
                 Ok(ConnectionState::PeerClosed) => self.ended = true,
                 Ok(_) => return Ok(looked_at + discard),
@@ -234,7 +234,7 @@ fn encode<Data>(mut message: EncodeTlsData<'_, Data>, outgoing: &mut BytesMut) -
     Ok(())
 }
 
-/// Nothing, if there is no room at all.
+/// Returns 0 if the socket's buffer is full.
 fn try_write(io: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match io.try_write(bytes) {
         Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
@@ -245,7 +245,7 @@ fn try_write(io: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
 
 #[cfg(test)]
 impl Session {
-    /// Bytes that it has room for by itself.
+    /// Bytes allocated for the session's own buffers.
     pub fn held(&self) -> usize {
         self.incoming.capacity() + self.plaintext.capacity() + self.outgoing.capacity()
     }

@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 use super::Session;
 use crate::io::Keeping;
 
-/// A client's connection whose handshake is complete.
+/// A client's TLS connection after the handshake.
 pub struct SecureStream {
     io: TcpStream,
     session: Box<Session>,
-    /// The client has been told that nothing more comes.
+    /// `close_notify` has been queued.
     closed: bool,
 }
 
@@ -30,7 +30,7 @@ impl SecureStream {
 }
 
 impl Keeping for SecureStream {
-    /// What one write of ours takes at most, and the connection below doesn't.
+    /// At most the records of one write, when the socket's buffer is full.
     fn keeps(&self) -> bool {
         self.session.keeps()
     }
@@ -49,7 +49,7 @@ impl AsyncRead for SecureStream {
             }
             let received = ready!(session.poll_receive(|room| Pin::new(&mut *io).poll_read(cx, room)));
             if received.is_err() {
-                // What the client did wrong is what counts.
+                // Sending the alert is best effort; the client's error is what is returned.
                 let _ = session.send(io);
                 return Poll::Ready(received);
             }
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that takes any certificate: what is tested is the stream.
+    /// A client that accepts any certificate: only the stream is tested.
     #[derive(Debug)]
     struct Trusting;
 
@@ -173,7 +173,7 @@ mod tests {
         ClientConnection::new(Arc::new(config), ServerName::try_from("counterfoil.test").unwrap()).unwrap()
     }
 
-    /// A connection that takes no more than so many bytes at a time.
+    /// A connection that writes at most this many bytes at a time.
     struct Pieces(net::TcpStream, usize);
 
     impl Read for Pieces {
@@ -192,8 +192,8 @@ mod tests {
         }
     }
 
-    /// Have `act` with a client's connection, on a thread of its own, and return what it comes to and the
-    /// gateway's side of it.
+    /// Run `act` with a client's connection on a thread of its own. Return the gateway's side of the
+    /// connection and the thread's handle.
     async fn connected<T: Send + 'static>(
         piece: usize,
         act: impl FnOnce(Stream<'_, ClientConnection, Pieces>) -> T + Send + 'static,
