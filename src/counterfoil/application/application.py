@@ -1,4 +1,4 @@
-"""What a user declares: an `Application`, its services, topics, pipelines, sagas, reports."""
+"""The declaration of an application: its services, topics, pipelines, sagas and reports."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -58,7 +58,7 @@ OuterHandler = Callable[[Left | None, Right | None, Context], None]
 
 
 class Application:
-    """The declaration of a whole backend; it starts nothing and opens nothing by itself."""
+    """The declaration of a whole backend. Declaring starts nothing and opens nothing."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,11 +85,11 @@ class Application:
     ) -> Service:
         """Declare a service; `schema` is SQL that creates its tables if they don't exist.
 
-        `migrations` change the tables afterwards, each once and in order: append new ones, and
-        never change an applied one. From the first migration on `schema` must stay as it is.
+        `migrations` change the tables afterwards. Each is applied once, in order: append new ones,
+        and never change an applied one. Once there is a migration, `schema` must not change.
 
         Answers to Idempotency-Keys are kept for `keep_seconds` (30 days by default); a key that is
-        repeated later runs its command again. Sent events stay in the outbox for as long, for
+        repeated later runs its command again. Sent events stay in the outbox for the same time, for
         `counterfoil trace` and the proof.
 
         Raises:
@@ -116,14 +116,14 @@ class Application:
     ) -> Topic[Event]:
         """Declare a topic of typed events, ordered by key.
 
-        Events are kept for `retention_seconds`, or for ever without it. The proof counts what is in
-        the log, so keep events for longer than a proof takes.
+        Events are kept for `retention_seconds`, or forever by default. The proof counts what is in
+        the log, so retention must be longer than a proof takes.
 
-        Of a `compacted` topic only the newest event of each key is needed, as for a pipeline that
-        keeps it as a table: Kafka deletes the older ones.
+        A `compacted` topic keeps only the newest event of each key, for pipelines that read the
+        topic as a table: Kafka deletes the older ones.
 
-        With the formats `avro` and `protobuf` the type's schema is registered when the application
-        starts; one that is incompatible with the last version prevents the start.
+        For the formats `avro` and `protobuf`, the type's schema is registered when the application
+        starts. A schema that is incompatible with the last version prevents the start.
 
         Raises:
             UnmappableType: the format can't represent the type; names the field.
@@ -206,13 +206,13 @@ class Application:
         """Declare the handler of a pipeline; it takes effect exactly once for each event.
 
         The handler gets an event and its context or, with `batch`, a list of such pairs. A
-        `stateless` one may only emit: no state, no ledger, no SQL; on Kafka it then runs within the
-        log's transactions, without a database. At most `commit_limit` events of each partition
-        share a commit: fewer lower the latency, more the cost.
+        `stateless` handler may only emit: no state, no ledger, no SQL. On Kafka it then runs within
+        Kafka's transactions, without a database. At most `commit_limit` events of each partition
+        share a commit: a lower limit reduces latency, a higher one the cost per event.
 
-        `event_time` gives the pipeline a watermark, and timers of event time beside those of
-        processing time (`timer`). `tables` are topics of which the newest event of every key is
-        kept; handlers read it with `context.row(topic, key)`.
+        `event_time` gives the pipeline a watermark, and event-time timers in addition to
+        processing-time ones (`timer`). `tables` are topics whose newest event per key is kept;
+        handlers read it with `context.row(topic, key)`.
         """
 
         def declare(handler: Callable[..., None]) -> Callable[..., None]:
@@ -236,7 +236,7 @@ class Application:
     def timer(self, pipeline: str) -> Callable[[TimerHandler], TimerHandler]:
         """Declare the handler of a pipeline's timers, which `context.timers` sets.
 
-        It takes effect exactly once for each timer, in a commit of the pipeline.
+        The handler takes effect exactly once for each timer, in a commit of the pipeline.
 
         Raises:
             ConfigurationError: there is no such pipeline yet, or it has a timer handler already.
@@ -277,9 +277,9 @@ class Application:
 
         The handler takes a window's value, initially `state()`, and an event, and returns the new
         value. On the result, `then` declares what happens exactly once when a window closes, and
-        `merge` how two sessions become one. A window closes when the watermark is
-        `lateness_seconds` past its end. Events that come later are counted, and go to the topic
-        `late` if it is given.
+        `merge` how two sessions are merged. A window closes when the watermark is
+        `lateness_seconds` past its end. Later events are counted, and sent to the topic `late` if
+        it is given.
         """
 
         def declare(fold: Callable[[State, Event], State]) -> Windowed[Event, State]:
@@ -376,10 +376,10 @@ class Application:
         """Declare a pipeline that joins two topics by key and event time.
 
         The handler gets every pair of events at most `within_seconds` apart, exactly once. A `left`
-        join also hands over events of the left topic without a partner, with None for the other,
+        join also passes events of the left topic that found no partner, with None for the other,
         once the watermark is `within_seconds` plus `lateness_seconds` past them; an `outer` join
-        those of both topics. Events that come later are counted, and go to the topics `late_left`
-        and `late_right` if these are given.
+        does so for both topics. Later events are counted, and sent to the topics `late_left` and
+        `late_right` if these are given.
 
         Raises:
             EventsError: both topics are the same, or a duration is negative.
@@ -417,7 +417,7 @@ class Application:
         concurrency: int = CONCURRENCY,
         tries: int = 3,
     ) -> Callable[[Callable[[Event], Any]], Parallel[Event, Any]]:
-        """Declare a pipeline for slow work: many events at a time, in order by key.
+        """Declare a pipeline for slow work: many events concurrently, in order by key.
 
         The handler is a function, which runs in a thread, or a coroutine function. It may run more
         than once for an event; `then`, on the result, declares what happens exactly once.
@@ -450,7 +450,7 @@ class Application:
         """Declare a task queue and its handler, a function or a coroutine function.
 
         Send tasks with `queue.send(unit, task)`; `then`, on the queue, declares what happens
-        exactly once with a result.
+        exactly once with a task's result.
         """
 
         def declare(work: Callable[[Event], Any]) -> TaskQueue[Event]:
@@ -480,7 +480,7 @@ class Application:
     def choreography(
         self, name: str, source: Topic[Any], *, timeout_seconds: float
     ) -> Choreography:
-        """Declare a choreographed saga, which pipelines carry out by events, to trace it.
+        """Declare a choreographed saga, carried out by pipelines through events, to trace it.
 
         An instance that has not ended after `timeout_seconds` is shown as stuck.
         """
@@ -510,7 +510,7 @@ class Application:
         return [*self.topics.values(), *own]
 
     def consumers(self) -> set[str]:
-        """The names of the declared consumers, under which offsets are kept."""
+        """The names of the declared consumers; offsets are stored under them."""
         return set(self.consumer_names())
 
     def consumer_names(self) -> list[str]:
@@ -535,7 +535,7 @@ class Application:
         ]
 
     def position_holders(self) -> list[str]:
-        """What keeps its position in Kafka: outbox sources and stateless pipelines."""
+        """The names under which positions are stored in Kafka: outboxes and stateless pipelines."""
         stateless = [name for name, each in self.pipelines.items() if each.stateless]
         return [*self.services, KafkaEvents.PIPELINES, *stateless]
 
@@ -551,7 +551,7 @@ class Application:
         return table
 
     def lake_name(self, table: str) -> str:
-        """The consumer name of a table, under which it has its dead letters."""
+        """The consumer name of a table, which also names its dead letters."""
         return f"{LAKE}.{table}"
 
     def lake_topics(self, table: str) -> tuple[Topic[Any], Topic[Any]]:
@@ -560,9 +560,9 @@ class Application:
         return source.beside(retry_topic(name)), source.beside(dead_letter_topic(name))
 
     def hook(self, name: str) -> Callable[[Hook], Hook]:
-        """Declare a hook, which may refuse or annotate requests before a service gets them.
+        """Declare a hook, which may refuse or annotate requests before they reach a service.
 
-        Configure it as `[gateway.hooks.NAME]`, and name it in the `hooks` of routes.
+        Configure it as `[gateway.hooks.NAME]`, and list it in the `hooks` of routes.
         """
 
         def declare(hook: Hook) -> Hook:
@@ -587,7 +587,7 @@ class Application:
         """Declare what the proof reconciles, from request to report.
 
         Raises:
-            ConfigurationError: the topic is not in JSON, the only format that the proof can read.
+            ConfigurationError: the topic is not in JSON, the only format the proof can read.
         """
         if counterfoils.topic.format != "json":
             raise ConfigurationError(

@@ -1,13 +1,13 @@
-"""Decodes the Struct that a handler takes from path, query string and body.
+"""Decodes a handler's request Struct from path, query string and body.
 
 Each part of the path in braces is a field of the Struct. The other fields come from the query
-string where a request has no body (GET, and DELETE, whose body has no meaning that anybody has
-agreed on: RFC 9110, section 9.3.5), and from the JSON of the body elsewhere. A body may say once
-more what its path says, as one does that was read by GET and is put back; it must not say anything
-else, or nobody could tell which of the two is meant.
+string of methods without a body (GET, and DELETE, whose body has no defined semantics: RFC 9110,
+section 9.3.5), and from the JSON body otherwise. A body may repeat the fields of its path, as one
+does that was read by GET and is sent back by PUT. It must not contradict them: it would be unclear
+which value is meant.
 
-What is in the path or the query string is text, and is read as what its field is: `7` is a number
-for an `int`. In a body it is not: there "7" is no number.
+Values from the path and the query string are text and are converted to their field's type: `7` is
+a number for an `int`. Values from a body are not converted: there "7" is not a number.
 """
 
 import re
@@ -36,28 +36,28 @@ _TEXTUAL: Final = (
     inspect.EnumType,
     inspect.LiteralType,
 )
-"""What a field may be that is read from text."""
+"""The types of fields that can be read from text."""
 
 Parts = Mapping[str, str]
-"""The parts of a path, decoded, by the names that the declared path has for them."""
+"""The decoded parts of a path, by their names in the declared path."""
 
 
 def fits(declared: str, path: str) -> bool:
-    """Whether a request for `path` is for what is declared with the path `declared`."""
+    """Whether `path` matches the declared path `declared`."""
     pattern = re.escape(_PART.sub("\0", declared)).replace("\0", "[^/]+")
     return re.fullmatch(pattern, path) is not None
 
 
 def covers(declared: str, other: str) -> bool:
-    """Whether every path that fits the declared path `other` fits `declared` as well."""
+    """Whether every path that matches `other` also matches `declared`."""
     return fits(declared, _PART.sub("\1", other))
 
 
 def check(what: str, path: str, request: type[msgspec.Struct]) -> None:
-    """See that the parts of `path` can be fields of `request`; `what` is declared by them.
+    """Check that the parts of `path` are fields of `request`; `what` names the declaration.
 
     Raises:
-        ConfigurationError: a part is no field or there twice, or a field can't be read from text.
+        ConfigurationError: a part is not a field, occurs twice, or can't be read from text.
     """
     names = _PART.findall(path)
     if len(set(names)) < len(names):
@@ -82,9 +82,9 @@ def check(what: str, path: str, request: type[msgspec.Struct]) -> None:
 
 
 def from_address(request: type[msgspec.Struct]) -> Callable[[Parts, Mapping[str, str]], Any]:
-    """Makes a `request` of the parts of a path and the parameters of a query string.
+    """A function that makes a `request` from the parts of a path and a query string.
 
-    What is made raises msgspec's ValidationError where they don't fit.
+    That function raises msgspec's ValidationError if they don't fit.
     """
 
     def bind(parts: Parts, query: Mapping[str, str]) -> Any:
@@ -94,10 +94,10 @@ def from_address(request: type[msgspec.Struct]) -> Callable[[Parts, Mapping[str,
 
 
 def from_body(path: str, request: type[msgspec.Struct]) -> Callable[[Parts, bytes], Any]:
-    """Makes a `request` of the parts of a path that fits `path`, and of a body in JSON.
+    """A function that makes a `request` from the parts of `path` and a JSON body.
 
-    What is made raises msgspec's ValidationError where they don't fit the Struct or each other, and
-    `UNREADABLE` where the body is no JSON.
+    That function raises msgspec's ValidationError if they don't fit the Struct or contradict each
+    other, and `UNREADABLE` if the body is not JSON.
     """
     decode = msgspec.json.Decoder(request).decode
     names = _PART.findall(path)
@@ -111,7 +111,7 @@ def from_body(path: str, request: type[msgspec.Struct]) -> Callable[[Parts, byte
     def bind(parts: Parts, body: bytes) -> Any:
         bound = msgspec.convert(parts, of_path, strict=False)
         said = members(body)
-        # Spliced as JSON, so that the Struct's own decoder sees every other member as it was sent.
+        # Spliced as JSON, so that the Struct's own decoder sees all other members as sent.
         spliced = {name: msgspec.Raw(msgspec.json.encode(getattr(bound, name))) for name in names}
         repeated = {name: said[name] for name in names if name in said}
         if repeated and again(msgspec.json.encode({**spliced, **repeated})) != bound:

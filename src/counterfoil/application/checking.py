@@ -1,4 +1,4 @@
-"""Checks of a configuration that take more than one setting, or look at the disk."""
+"""Checks of a configuration that involve several settings or the disk."""
 
 from ipaddress import ip_address
 
@@ -7,12 +7,12 @@ from counterfoil.application.gateway_references import faults
 from counterfoil.application.toml_file import TomlFile
 
 FILES = ("ca", "certificate", "key")
-"""Settings of `[kafka]` and `[registry]` that are paths of files."""
+"""Settings of `[kafka]` and `[registry]` that are file paths."""
 _PORTS = 65_536
 
 
 def check(file: TomlFile, configuration: Configuration) -> None:
-    """Refuse what is valid setting by setting, but not together.
+    """Refuse settings that are valid one by one but not together.
 
     Raises:
         ConfigurationError: names the line and the remedy.
@@ -28,7 +28,7 @@ def check(file: TomlFile, configuration: Configuration) -> None:
 
 
 def _check_listening(file: TomlFile, configuration: Configuration) -> None:
-    """Refuse malformed addresses, and one that two processes would listen on."""
+    """Refuse malformed addresses, and addresses used twice."""
     issuer = configuration.issuer
     embedded = configuration.engines.coordination == "embedded"
     addresses = {
@@ -63,7 +63,7 @@ def _check_listening(file: TomlFile, configuration: Configuration) -> None:
 
 
 def _is_ip(host: str) -> bool:
-    """Whether `host` is an address of IPv4, or of IPv6 in brackets, without a name to look up."""
+    """Whether `host` is an IPv4 address, or an IPv6 address in brackets; not a name."""
     try:
         found = ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -72,7 +72,7 @@ def _is_ip(host: str) -> bool:
 
 
 def _check_engines(file: TomlFile, configuration: Configuration) -> None:
-    """Refuse settings that only another engine has."""
+    """Refuse settings that the chosen engine doesn't support."""
     if configuration.events.outbox == "log" and configuration.engines.events == "embedded":
         raise file.error(
             "events.outbox",
@@ -133,7 +133,7 @@ def _declare_service(configuration: Configuration) -> str:
 
 
 def _check_kafka(file: TomlFile, kafka: KafkaConfig) -> None:
-    """Refuse credentials that would not be used, and protocols that lack theirs."""
+    """Refuse credentials that the protocol doesn't use, and protocols without credentials."""
     tls, sasl = kafka.protocol.endswith("SSL"), kafka.protocol.startswith("SASL")
     if sasl and not kafka.user:
         raise file.error(
@@ -162,7 +162,7 @@ def _check_kafka(file: TomlFile, kafka: KafkaConfig) -> None:
 
 
 def _check_registry(file: TomlFile, configuration: Configuration) -> None:
-    """Refuse a certificate authority that would not be used, or is missing."""
+    """Refuse a certificate authority that isn't used or is missing."""
     ca, address = configuration.registry.ca, configuration.addresses.registry
     if ca and not address.startswith("https://"):
         raise file.error(

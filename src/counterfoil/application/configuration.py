@@ -21,37 +21,37 @@ class ApplicationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class EnginesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The engine behind each part; `embedded` and `local` need nothing installed."""
+    """The engine behind each part; `embedded` and `local` need no installation."""
 
     events: Literal["embedded", "kafka"] = "embedded"
-    """`kafka`: the log on Apache Kafka, service and pipeline state in PostgreSQL."""
+    """`kafka`: the log in Apache Kafka, service and pipeline state in PostgreSQL."""
     reports: Literal["embedded", "spark"] = "embedded"
-    """`spark`: tables and reports by Apache Spark with Delta Lake."""
+    """`spark`: tables and reports with Apache Spark and Delta Lake."""
     coordination: Literal["embedded", "etcd"] = "embedded"
     schemas: Literal["embedded", "registry"] = "embedded"
-    """`registry`: schemas of topics in a server that speaks Confluent's REST API."""
+    """`registry`: topic schemas in a registry that speaks Confluent's REST API."""
     limits: Literal["local", "redis"] = "local"
-    """`redis`: limits that hold over all gateways, on Redis or Valkey."""
+    """`redis`: limits shared by all gateways, in Redis or Valkey."""
 
 
 class EventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How events leave the database of their rows."""
+    """How events get from a service's database to the log."""
 
     outbox: Literal["table", "log"] = "table"
-    """`log`: from PostgreSQL's log (logical decoding), where `events` is `kafka`."""
+    """`log`: read from PostgreSQL's WAL (logical decoding); requires the `kafka` engine."""
 
 
 class AddressesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the real engines are; one without an address is started here, in the state folder."""
+    """Addresses of external engines; an engine without one is started in the state folder."""
 
     kafka: str = ""
-    """`host:port` of one or more brokers, with commas between."""
+    """`host:port` of one or more brokers, comma-separated."""
     postgres: str = ""
     """A connection URI without a password (libpq reads PGPASSWORD and ~/.pgpass)."""
     redis: str = ""
     """`redis://host:port/0` or `rediss://...`; the password comes from REDIS_PASSWORD."""
     etcd: str = ""
-    """`http://host:port` of one or more members, with commas between."""
+    """`http://host:port` of one or more members, comma-separated."""
     registry: str = ""
     """`https://user@host:port` of a schema registry; the password comes from REGISTRY_PASSWORD."""
     spark: str = ""
@@ -59,33 +59,33 @@ class AddressesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the brokers in `[addresses]` let this application in; what is started here lets all in.
+    """TLS and SASL for the brokers in `[addresses]`; brokers started here use neither.
 
-    Paths are from the folder of this file. The password comes from KAFKA_PASSWORD, that of an
-    encrypted key from KAFKA_KEY_PASSWORD.
+    Paths are relative to the folder of `counterfoil.toml`. The password comes from KAFKA_PASSWORD,
+    that of an encrypted key from KAFKA_KEY_PASSWORD.
     """
 
     protocol: Protocol = "PLAINTEXT"
-    """What their listener speaks, in Kafka's words."""
+    """The brokers' `security.protocol`."""
     mechanism: Mechanism = "SCRAM-SHA-512"
     user: str = ""
     ca: str = ""
-    """The authority that signs their certificates; else those that the system trusts."""
+    """The CA of the brokers' certificates; by default those that the system trusts."""
     certificate: str = ""
-    """The application's own, where they ask for one."""
+    """The client certificate, if the brokers require one."""
     key: str = ""
 
 
 class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the schema registry in `[addresses]` is known; what is started here speaks no TLS."""
+    """TLS for the schema registry in `[addresses]`; a registry started here uses none."""
 
     ca: str = ""
-    """The authority that signs its certificate, from the folder of this file; else those of
+    """The CA of its certificate, relative to the folder of `counterfoil.toml`; by default those of
     `certifi`, or of SSL_CERT_FILE."""
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How often a service runs."""
+    """The number of a service's instances."""
 
     instances: int = 2
 
@@ -98,8 +98,8 @@ class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """How a pipeline runs."""
 
     processes: int = 1
-    """Each works on a share of the partitions, on Kafka. On the embedded log one process does it
-    all, since one writes at a time."""
+    """On Kafka, each process handles a share of the partitions. On the embedded log one process
+    handles all of them, since SQLite allows one writer at a time."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.processes <= 64:
@@ -107,7 +107,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class IssuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The development OIDC issuer; leave the table out to use an issuer of your own."""
+    """The development OIDC issuer; omit the table to use your own issuer."""
 
     listen: str = "127.0.0.1:8455"
 
@@ -123,7 +123,7 @@ class ConsoleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     listen: str = "127.0.0.1:8460"
     read_only: bool = False
-    """Look, but don't touch: actions are refused with 403."""
+    """Actions are refused with 403."""
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

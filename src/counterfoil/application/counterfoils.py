@@ -1,4 +1,4 @@
-"""The workload that `counterfoil prove` sends, and what it reconciles afterwards."""
+"""The workload that `counterfoil prove` sends, and what the proof reconciles."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from counterfoil.reports import Report, Table
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of a workload: what a client wants done exactly once."""
+    """One request of a workload, to take effect exactly once."""
 
     path: str
     body: msgspec.Struct | None
-    """None for one without, such as a DELETE."""
+    """None for a request without a body, such as a DELETE."""
     tenant: str
     tier: str
     idempotency_key: str
     amount: int
-    """What it is worth, in minor units: the client's own record."""
+    """The request's amount in minor units, as recorded by the client."""
     method: Method = "POST"
-    """Whichever it is, its answer must have the `id` of the effect that is looked for."""
+    """With any method, the answer must contain the `id` of the effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counterfoils:
-    """What must match what: the same ids and the same sum at every step of the way.
+    """What the proof reconciles: the same ids and the same sum at every stage.
 
-    `proof` reads each of them without the code that wrote them.
+    `proof` reads each stage without the code that wrote it.
     """
 
     service: str
@@ -44,20 +44,20 @@ class Counterfoils:
     stored: Table[Any]
     report: Report
     section: str
-    """The section of the report with a row a day; `count` and `total` name its columns."""
+    """The report's section with a row per day; `count` and `total` name its columns."""
     count: str
     total: str
     id: str = "id"
     amount: str = "amount"
     currency: str = "USD"
     accounts: Callable[[Mapping[str, Any]], tuple[str, str]] | None = None
-    """Debit and credit of an event's transfer, by its JSON document; None leaves them unchecked."""
+    """The debit and credit accounts of an event, from its JSON document; None skips this check."""
 
     def check(self, columns: Mapping[str, Mapping[str, Collection[str]]]) -> None:
-        """See that names are those of columns; `columns` has those of each report's sections.
+        """Check that all names exist; `columns` has the columns of each report's sections.
 
         Raises:
-            ConfigurationError: says which name is none, and what there is.
+            ConfigurationError: says which name doesn't, and what there is.
         """
         sections = columns.get(self.report.name, {})
         _one_of(self.section, sections, f"section of the report {self.report.name!r}")

@@ -1,5 +1,5 @@
-"""What the gateway's settings say of each other: names that nobody has, and routes that are never
-asked. Each setting may be right by itself, so it is looked at when all have been read."""
+"""Checks references between the gateway's settings: unknown names and unreachable routes. They
+need the whole configuration: each setting may be valid by itself."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from counterfoil.gateway.credentials import DEFAULT_TIER
 
 
 class Fault(NamedTuple):
-    """What is wrong, and at which setting."""
+    """A fault and its setting."""
 
     setting: str
-    """By its whole name, such as `gateway.routes[0].limits`."""
+    """The full name, such as `gateway.routes[0].limits`."""
     said: str
     hint: str
 
 
 def faults(gateway: GatewayConfig) -> Iterator[Fault]:
-    """Those of its keys and routes, the first of each first."""
+    """The faults of keys and routes, in the order of the file."""
     yield from _keys(gateway)
     yield from _never_asked(gateway.routes)
 
@@ -45,7 +45,7 @@ def _keys(gateway: GatewayConfig) -> Iterator[Fault]:
 
 
 def _never_asked(routes: tuple[Route, ...]) -> Iterator[Fault]:
-    """Routes of which an earlier one of the same path takes every request."""
+    """Routes that an earlier route of the same path shadows completely."""
     for place, route in enumerate(routes):
         earlier = [
             each for each in routes[:place] if each.path == route.path and _asks_less(each, route)
@@ -59,7 +59,7 @@ def _never_asked(routes: tuple[Route, ...]) -> Iterator[Fault]:
 
 
 def _asks_less(earlier: Route, later: Route) -> bool:
-    """Whether `earlier` takes whatever host and headers `later` does."""
+    """Whether `earlier` matches every host and all headers that `later` matches."""
     names = {host.lower() for host in earlier.hosts}
     hosts = [host.lower() for host in later.hosts]
     covered = bool(hosts) and all(

@@ -15,8 +15,8 @@ def load_application(folder: Path, module: str) -> Application:
     """Import the `Application` that `module` (`package.module:attribute`) names.
 
     Raises:
-        ConfigurationError: there is no such module or attribute, its code raises, it is no
-            `Application`, or two things that it declares share a name.
+        ConfigurationError: there is no such module or attribute, its code raises, it is not an
+            `Application`, or two of its declarations share a name.
         CounterfoilError: a declaration in it was refused.
     """
     name, _, attribute = module.partition(":")
@@ -36,7 +36,7 @@ def load_application(folder: Path, module: str) -> Application:
 
 
 class _NoSuchModule(Exception):
-    """The module itself is missing, or a package that it is in; not one that it imports."""
+    """The module itself or one of its parent packages is missing; not a module that it imports."""
 
 
 def _import(folder: Path, name: str) -> object:
@@ -54,7 +54,7 @@ def _import(folder: Path, name: str) -> object:
 
 
 def _place(folder: Path, error: Exception) -> str:
-    """The application's own line that is nearest to where `error` was raised."""
+    """The application's own line nearest to where `error` was raised."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     own = [

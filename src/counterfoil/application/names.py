@@ -1,8 +1,8 @@
 """Checks that names are unique: each topic, and each set of offsets, has one owner.
 
-What belongs to a pipeline, a saga or a service has a name that is made of its own, such as
-`payments.retries`. Kafka joins such names to the application's with a dot. So a name may be right
-by itself and still be another's, and then two owners would write where each believes to be alone.
+Names of topics and offsets are derived from those of pipelines, sagas and services, such as
+`payments.retries`, and prefixed with the application's name and a dot on Kafka. So two distinct
+declarations may end up with the same name, and write to the same topic or offsets.
 """
 
 import re
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from counterfoil.application.application import Application
 
 _APPLICATION: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")
-"""Without a dot: `a.b` with the topic `c` and `a` with the topic `b.c` would share one. With the
-200 characters of a topic it is what Kafka takes for a name."""
+"""No dot: application `a.b` with topic `c` and application `a` with topic `b.c` would share a
+topic. The limit, with the 200 characters of a topic, is that of Kafka's names."""
 
 
 def check_names(application: "Application") -> None:
-    """See that whatever an application declares has names of its own.
+    """Check that no two declarations of an application share a name.
 
     Raises:
-        ConfigurationError: says which name two things have.
+        ConfigurationError: names the duplicate.
     """
     if not _APPLICATION.fullmatch(application.name):
         raise ConfigurationError(

@@ -1,8 +1,8 @@
-"""Queries of a service: committed data, read concurrently, never written.
+"""Runs the queries of a service: concurrent, read-only, on committed data.
 
-A query runs in a thread with connections of its own, each in a transaction that only reads: it sees
-one moment of its service's tables and one of what pipelines keep, waits for no writer, and no
-writer waits for it. It needs no Idempotency-Key. Who hands in the token of a write's answer waits
+Each query runs in a thread with its own connections, in read-only transactions: it sees one
+snapshot of its service's tables and one of the pipelines' tables, and neither blocks writers nor is
+blocked by them. It needs no Idempotency-Key. A request with the consistency token of a write waits
 until the pipelines that the query reads have handled that write (`consistency`).
 """
 
@@ -18,13 +18,13 @@ from counterfoil.events import Asked, Database, Events, Pipeline, ReadModel, bal
 from counterfoil.events.database import Cursor
 
 THREADS: Final = 8
-"""Of an instance: as many reads at once, each with a connection or two of its own."""
+"""Queries that an instance runs at once; each thread has its own connections."""
 CATCH_UP_SECONDS: Final = 1.5
-"""How long a read waits for the write that it names: less than the gateway gives an attempt."""
+"""How long a query waits for the write of its token: less than the gateway's attempt timeout."""
 
 
 class View(Asked):
-    """What a query may use: tables of its service and of the pipelines, which it can only read."""
+    """Read-only access to the tables of the service and of the pipelines."""
 
     def __init__(
         self,
@@ -43,16 +43,16 @@ class View(Asked):
         return self._own.execute(sql, parameters)
 
     def execute_on_pipelines(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
-        """Run a SELECT on tables that handlers keep by `context.execute`."""
+        """Run a SELECT on tables that handlers write with `context.execute`."""
         return self._pipelines.execute(sql, parameters)
 
     def state(self, pipeline: str, key: str) -> bytes | None:
-        """What a pipeline's handlers have put under a key (`context.state`), or None.
+        """The value that a pipeline's handlers stored under a key (`context.state`), or None.
 
-        A task queue's is kept for `tasks.NAME`, a saga's for `saga.NAME`.
+        The state of a task queue is under `tasks.NAME`, that of a saga under `saga.NAME`.
 
         Raises:
-            LookupError: nothing of that name is declared, of which nothing could ever be found.
+            LookupError: nothing of that name is declared to keep state.
         """
         if pipeline not in self._keepers:
             known = ", ".join(sorted(self._keepers)) or "nothing"
@@ -63,14 +63,14 @@ class View(Asked):
         return None if found is None else bytes(found[0])
 
     def balance(self, account: str, currency: str) -> int:
-        """Credits less debits of an account in the ledger, in minor units; holds don't count."""
+        """An account's credits minus debits in the ledger, in minor units, without holds."""
         found = balance(self._pipelines, account, currency)
         return found.credits - found.debits
 
 
 @dataclass(slots=True)
 class _Opened:
-    """What one thread reads by."""
+    """The connections of one thread."""
 
     own: Database
     pipelines: Database
@@ -80,7 +80,7 @@ class _Opened:
 class Queries:
     """Runs the queries of the service `name`; close it after the last one.
 
-    `keepers` keep state beside the pipelines: task queues and sagas, by the names they keep it for.
+    `keepers` are the names under which task queues and sagas keep state.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class Queries:
     def submit(
         self, query: Query, request: Any, headers: dict[str, str], token: str
     ) -> "Future[Any]":
-        """Run a query once the write of `token`, if there is one, can be seen.
+        """Run a query once the write of `token`, if given, is visible.
 
-        The future raises `NotCaughtUp`, `BadToken`, `StoreUnavailable`, or what the query raised.
+        The future raises `NotCaughtUp`, `BadToken`, `StoreUnavailable`, or what the query raises.
         """
         return self._threads.submit(self._run, query, request, headers, token)
 
     def close(self) -> None:
-        """Finish what was begun, then close."""
+        """Finish the queries under way, then close."""
         self._threads.shutdown()
         for close in self._open:
             close()

@@ -1,4 +1,4 @@
-"""Reads `counterfoil.toml`; whatever is wrong is an error with its line and a remedy."""
+"""Reads `counterfoil.toml`; errors name the line and the remedy."""
 
 import os
 import tomllib
@@ -24,7 +24,7 @@ FILE_NAME: Final = "counterfoil.toml"
 ENGINES_VARIABLE: Final = "COUNTERFOIL_ENGINES"
 OWN_SERVERS_VARIABLE: Final = "COUNTERFOIL_OWN_SERVERS"
 INTEGERS: Final = 2**63
-"""Integers of TOML have 64 bits."""
+"""TOML integers have 64 bits."""
 
 
 def load(
@@ -33,13 +33,13 @@ def load(
     """Read and check the configuration of the application in `folder`.
 
     `engines` (`events=kafka,reports=spark`) overrides the file's choice for those parts. With
-    `own_servers` the file's `[addresses]` are ignored, so that every real engine in use is started
-    in the state folder. Both default to what the environment says (COUNTERFOIL_ENGINES,
+    `own_servers`, `[addresses]` is ignored, so that every external engine in use is started in the
+    state folder. Both default to environment variables (COUNTERFOIL_ENGINES,
     COUNTERFOIL_OWN_SERVERS), which the supervisor sets for its processes.
 
     Raises:
-        ConfigurationError: missing, not TOML, an unknown name, a wrong type or a dangling
-            reference.
+        ConfigurationError: the file is missing or not TOML, a name is unknown, a type is wrong, or
+            a reference dangles.
     """
     file = _read(folder)
     try:
@@ -89,7 +89,7 @@ def _read(folder: Path) -> TomlFile:
 
 
 def _integers(value: object, location: str = "$") -> Iterator[tuple[str, int]]:
-    """The integers of a document, each with its place."""
+    """The integers of a document, each with its location."""
     if isinstance(value, dict):
         for name, inner in cast("dict[str, object]", value).items():
             yield from _integers(inner, f"{location}.{name}")
@@ -114,7 +114,7 @@ def _converted(file: TomlFile, document: Mapping[str, Any]) -> Configuration:
 
 
 def _chosen(engines: str) -> dict[str, str]:
-    """The engines of a command line, checked by themselves: no line of a file is to blame."""
+    """The engines chosen on the command line, checked here: errors have no line of the file."""
     parts = [each.partition("=") for each in engines.split(",")]
     found = {part.strip(): engine.strip() for part, _, engine in parts}
     try:
@@ -131,7 +131,7 @@ Paths = TypeVar("Paths", KafkaConfig, RegistryConfig)
 
 
 def _with_absolute_paths(folder: Path, settings: Paths) -> Paths:
-    """The same settings, for processes whatever their working directory is."""
+    """`settings` with absolute paths, which hold in any working directory."""
     named = [setting for setting in FILES if getattr(settings, setting, "")]
     absolute = {setting: str(folder.resolve() / getattr(settings, setting)) for setting in named}
     return msgspec.structs.replace(settings, **absolute)

@@ -1,4 +1,4 @@
-"""A service as it is declared: its tables, and the commands and queries that it offers."""
+"""The declaration of a service: its tables, commands and queries."""
 
 import inspect
 import typing
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Handler = Callable[[Any, Unit], msgspec.Struct | None]
 QueryHandler = Callable[[Any, "View"], msgspec.Struct]
 Method = Literal["POST", "PUT", "PATCH", "DELETE"]
-"""Of a command."""
+"""The HTTP method of a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Command:
     method: Method
     path: str
     request: type[msgspec.Struct]
-    """Its fields are the parts of the path and the members of the body; of a DELETE, the parameters
-    of the query string."""
+    """Its fields come from the path and the body; for a DELETE, from the path and the query
+    string."""
     handle: Handler
     answer: type[msgspec.Struct] | type[None]
-    """What it answers: a Struct, or None where the handler is declared to return that."""
+    """The type of the answer: a Struct, or None if the handler's return annotation is None."""
 
     def fits(self, path: str) -> bool:
-        """Whether a request for `path` by this method is for this command."""
+        """Whether `path` matches this command's path."""
         return binding.fits(self.path, path)
 
 
@@ -46,22 +46,22 @@ class Query:
 
     path: str
     request: type[msgspec.Struct]
-    """Its fields are the parts of the path and the parameters of the query string."""
+    """Its fields come from the path and the query string."""
     handle: QueryHandler
     reads: tuple[str, ...]
-    """The pipelines that have to have handled the write whose token a client hands in."""
+    """The pipelines that must have handled the write of a client's consistency token."""
 
     def fits(self, path: str) -> bool:
-        """Whether a request for `path` is for this query."""
+        """Whether `path` matches this query's path."""
         return binding.fits(self.path, path)
 
 
 @dataclass(slots=True)
 class Service:
-    """A service: its tables, the commands that write them, and the queries that read.
+    """A service: its tables, the commands that write them, and the queries that read them.
 
-    Each command runs in one transaction with the events that it publishes; its answer is sent
-    after that transaction is durable, and sent again to whoever repeats its Idempotency-Key.
+    Each command runs in one transaction with the events that it publishes. Its answer is sent once
+    that transaction is durable, and sent again when its Idempotency-Key is repeated.
     """
 
     name: str
@@ -73,33 +73,33 @@ class Service:
     queries: list[Query] = field(default_factory=list[Query])
 
     def post(self, path: str) -> Callable[[Handler], Handler]:
-        """Declare the command behind `POST path`, answered with 201: `/carts`, say.
+        """Declare the command behind `POST path`, such as `/carts`; it answers with 201.
 
-        The first parameter's type has a field for each part of the path in braces, and others for
-        what is in the body. The answer's `id` is the effect that the gateway's log and
-        `counterfoil trace` know. A handler that is declared to return None is answered with 204.
+        The first parameter's type has a field for each part of the path in braces; its other fields
+        come from the body. The answer's `id` identifies the effect in the gateway's log and in
+        `counterfoil trace`. A handler whose return annotation is None answers with 204.
 
         Raises:
-            ConfigurationError: the path is none, is declared twice or is never reached, or the
-                handler does not say what it takes.
+            ConfigurationError: the path is malformed, declared twice or never reached, or the
+                handler's first parameter has no Struct type.
         """
         return self._command("POST", path)
 
     def put(self, path: str) -> Callable[[Handler], Handler]:
-        """Declare the command behind `PUT path`, answered with 200: `/carts/{cart}`, say.
+        """Declare the command behind `PUT path`, such as `/carts/{cart}`; it answers with 200.
 
-        As `post`; a command that makes what was not there says so by `unit.created()`.
+        As `post`. A command that creates the resource calls `unit.created()`, and answers with 201.
         """
         return self._command("PUT", path)
 
     def patch(self, path: str) -> Callable[[Handler], Handler]:
-        """Declare the command behind `PATCH path`, answered with 200; as `post`."""
+        """Declare the command behind `PATCH path`, which answers with 200; as `post`."""
         return self._command("PATCH", path)
 
     def delete(self, path: str) -> Callable[[Handler], Handler]:
-        """Declare the command behind `DELETE path`, answered with 200, or 204 without an answer.
+        """Declare the command behind `DELETE path`; it answers with 200, or 204 without an answer.
 
-        As `post`, but the request has no body: what isn't in the path is in the query string.
+        As `post`, but the request has no body: fields not in the path come from the query string.
         """
         return self._command("DELETE", path)
 
@@ -119,16 +119,16 @@ class Service:
     def get(
         self, path: str, *, reads: Sequence[str] = ()
     ) -> Callable[[QueryHandler], QueryHandler]:
-        """Declare the query behind `GET path`: `/balances/{account}`, say.
+        """Declare the query behind `GET path`, such as `/balances/{account}`.
 
-        The first parameter's type has a field for each part of the path in braces, and others for
-        what may be in the query string. A query sees what is committed, by its `View`, and can
-        change nothing. `reads` names the pipelines whose state it reads: a client that hands in the
-        `counterfoil-consistency-token` of a write's answer is answered once these have handled it.
+        The first parameter's type has a field for each part of the path in braces; its other fields
+        come from the query string. A query reads committed data through its `View`, and can't
+        write. `reads` names the pipelines whose state it reads: a client that sends the
+        `counterfoil-consistency-token` of a write gets its answer once these have handled it.
 
         Raises:
-            ConfigurationError: the path is none, is declared twice or is never reached, or the
-                handler does not say what it takes.
+            ConfigurationError: the path is malformed, declared twice or never reached, or the
+                handler's first parameter has no Struct type.
         """
         _check_path(path, "GET", self.queries)
 
@@ -177,10 +177,10 @@ def answered(
     context: Any,
     kind: type[msgspec.Struct] | type[None] = msgspec.Struct,
 ) -> Any:
-    """What a handler answers, which is of `kind`.
+    """The handler's answer, checked to be of `kind`.
 
     Raises:
-        TypeError: it isn't, such as None where a `return` was forgotten.
+        TypeError: it isn't, such as None where a `return` is missing.
     """
     answer = handle(request, context)
     if not isinstance(answer, kind):

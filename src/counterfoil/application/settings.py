@@ -1,7 +1,7 @@
-"""Hints for a wrong setting, from the types of the configuration's Structs.
+"""Hints for wrong settings, derived from the types of the configuration's Structs.
 
-The settings are msgspec Structs, and what they are made of is known: names, choices, types. So an
-error can end in what to write, where a library's own ends in what was wrong.
+The Structs define the valid names, choices and types, so an error can say what to write, where
+msgspec's own message only says what is wrong.
 """
 
 import difflib
@@ -20,7 +20,7 @@ _WORDS: Final = (
 
 
 def said_of(message: str) -> str:
-    """What msgspec has said, in the words of a configuration."""
+    """msgspec's message, rephrased for a configuration file."""
     words = message.replace("Object contains unknown field", "there is no setting")
     if words.startswith("Object missing required field "):
         return f"{words.removeprefix('Object missing required field ')} is missing"
@@ -28,10 +28,9 @@ def said_of(message: str) -> str:
 
 
 def hint_for(settings: type[msgspec.Struct], keys: Sequence[str | int], message: str) -> str:
-    """What to write at `keys` below `settings`, where msgspec has said `message`.
+    """What to write at `keys` below `settings`, given msgspec's `message`; empty if unknown.
 
-    A key is a name, the place in an array, or `*` for any name. Empty if nothing better is known
-    than the message itself.
+    A key is a name, an index in an array, or `*` for any name.
     """
     kinds = list(_at([inspect.type_info(settings)], keys))
     if "unknown field" in message:
@@ -53,7 +52,7 @@ def hint_for(settings: type[msgspec.Struct], keys: Sequence[str | int], message:
 
 
 def _at(kinds: Sequence[inspect.Type], keys: Sequence[str | int]) -> Iterator[inspect.Type]:
-    """All that may stand at `keys`: of a union, each part that has such a place."""
+    """The types allowed at `keys`; for a union, those of each member that has `keys`."""
     for kind in kinds:
         if isinstance(kind, inspect.UnionType):
             yield from _at(kind.types, keys)

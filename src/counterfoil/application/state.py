@@ -1,4 +1,4 @@
-"""The state folder, which holds everything that an application keeps on this machine."""
+"""The state folder: everything that an application stores on this machine."""
 
 import contextlib
 import json
@@ -12,23 +12,23 @@ from counterfoil.application.configuration import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:
-    """Names of files and folders; creating and reading them is up to their owners."""
+    """The paths of files and folders; their owners create and read them."""
 
     root: Path
 
     @property
     def lock(self) -> Path:
-        """Held by the supervisor for as long as it runs."""
+        """Locked by the supervisor while it runs."""
         return self.root / "lock"
 
     @property
     def run(self) -> Path:
-        """What the supervisor says of its processes, as JSON."""
+        """The supervisor's report on its processes, as JSON."""
         return self.root / "run.json"
 
     @property
     def addresses(self) -> Path:
-        """Addresses that this run was given, as JSON."""
+        """The addresses assigned to this run, as JSON."""
         return self.root / "addresses.json"
 
     @property
@@ -48,7 +48,7 @@ class StateFolder:
 
     @property
     def access_log(self) -> Path:
-        """The gateway's stubs, a JSON line for each answer."""
+        """The gateway's access log, a JSON line for each answer."""
         return self.root / "access.jsonl"
 
     @property
@@ -68,7 +68,7 @@ class StateFolder:
 
     @property
     def acme(self) -> Path:
-        """Certificates from an ACME directory, with their keys and the account's."""
+        """Certificates from an ACME directory, with their keys and the account's key."""
         return self.root / "acme"
 
     @property
@@ -86,28 +86,28 @@ class StateFolder:
         return self.root / f"service-{name}.db"
 
     def process_log(self, name: str) -> Path:
-        """Where a process's output goes."""
+        """The output of a process."""
         return self.root / "logs" / f"{name}.log"
 
     def hot_keys(self, pipeline: str) -> Path:
-        """What the process of a parallel pipeline says of its hot keys, as JSON."""
+        """A parallel pipeline's report on its hot keys, as JSON."""
         return self.root / "hot-keys" / f"{pipeline}.json"
 
     def engine(self, process: str) -> Path:
-        """The files of a real engine's server that runs here."""
+        """The files of an engine's server started on this machine."""
         return self.root / "engines" / process
 
     @property
     def credential_file(self) -> Path:
-        """Holds the secret that the processes of this application share."""
+        """The secret shared by the application's processes."""
         return self.root / "credential"
 
     def credential(self) -> str:
-        """The secret that the processes of this application share; made on first use.
+        """The secret shared by the application's processes; created on first use.
 
         Raises:
-            OSError: the disk is full, say; nothing was made.
-            ConfigurationError: the file is empty, which would let everybody in.
+            OSError: it can't be written, such as on a full disk; nothing was created.
+            ConfigurationError: the file is empty, which would let anybody in.
         """
         path = self.credential_file
         if not path.exists():
@@ -128,7 +128,7 @@ class StateFolder:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Replace `path` in one step, so that a reader sees the old or the new document."""
+    """Replace `path` atomically: readers see the old or the new document."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(document, indent=2))
     temporary.replace(path)

@@ -1,6 +1,6 @@
 """A TOML file as text, for errors that name the line of a setting.
 
-TOML libraries for Python give no positions, so the line is searched for.
+TOML libraries for Python give no positions, so the line is found by searching.
 """
 
 import re
@@ -11,12 +11,12 @@ from pathlib import Path
 from counterfoil.application.configuration import ConfigurationError
 
 Keys = list[str | int]
-"""The way to a setting: names, places in arrays, and `*` for any name."""
+"""The path of a setting: names, array indices, and `*` for any name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TomlFile:
-    """A configuration file and what it says."""
+    """A configuration file and its text."""
 
     path: Path
     text: str
@@ -26,11 +26,11 @@ class TomlFile:
         return self.error_at(keys_of(setting), said, hint)
 
     def error_at(self, keys: Keys, said: str, hint: str = "") -> ConfigurationError:
-        """The same, with the way to the setting."""
+        """As `error`, for the path of a setting."""
         return ConfigurationError(f"{self.path}, line {self._line_of(keys)}: {said}", hint=hint)
 
     def _line_of(self, keys: Keys) -> int:
-        """The line of the key, or else of the last table header on the way to it."""
+        """The line of the key, or else of the last table header on its path."""
         best = 1
         header: Keys = []
         counts: dict[str, int] = {}
@@ -51,7 +51,7 @@ class TomlFile:
 
 
 def keys_of(location: str) -> Keys:
-    """The way that a msgspec path describes, such as `$.gateway.routes[0].path`."""
+    """The keys of a msgspec path, such as `$.gateway.routes[0].path`."""
     return [
         int(part) if part.isdigit() else part
         for part in re.findall(r"[^.\[\]$`]+", location.replace("[...]", ".*"))
@@ -59,7 +59,7 @@ def keys_of(location: str) -> Keys:
 
 
 def _header(name: str, counts: dict[str, int]) -> Keys:
-    """The way to the table `name`; a table within one of several belongs to the last of them."""
+    """The path of the table `name`; a subtable of an array of tables belongs to the last one."""
     header: Keys = []
     parts = name.split(".")
     for place, part in enumerate(parts, start=1):
@@ -70,7 +70,7 @@ def _header(name: str, counts: dict[str, int]) -> Keys:
 
 
 def _leads(header: Sequence[str | int], keys: Sequence[str | int]) -> bool:
-    """Whether a table header is on the way to `keys`."""
+    """Whether a table header is a prefix of `keys`."""
     return len(header) <= len(keys) and all(
         key in ("*", part) for part, key in zip(header, keys, strict=False)
     )

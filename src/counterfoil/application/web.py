@@ -1,4 +1,4 @@
-"""Serves a declared `Service` over HTTP: idempotency, validation and problem+json answers."""
+"""Serves a declared `Service` over HTTP: idempotency, validation, problem+json answers."""
 
 import asyncio
 import hashlib
@@ -34,16 +34,16 @@ from counterfoil.events.consistency import HEADER
 
 log = structlog.get_logger()
 IDEMPOTENCY_KEY_LIMIT = 255
-"""Characters; the draft for the header sets no limit, and an index needs one."""
+"""In characters. The header's draft sets no limit, but the database index needs one."""
 
 
 class Refusal(Exception):
     """A command's refusal: nothing is written, the client gets a problem document (RFC 9457).
 
-    `status` is one of HTTP's for errors, 400 to 599.
+    `status` is one of `http.HTTPStatus` from 400 to 599.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: it isn't.
     """
 
     def __init__(self, status: int, detail: str) -> None:
@@ -55,12 +55,12 @@ class Refusal(Exception):
 
 
 def web_application(service: Service, store: ServiceStore, queries: Queries) -> Starlette:
-    """The ASGI application of `service`, which writes through `store` and reads by `queries`."""
+    """The ASGI application of `service`: it writes through `store` and reads through `queries`."""
 
     async def healthy(_: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
 
-    routes = [Route("/healthz", healthy)]  # first: no part of a path may take it for its own
+    routes = [Route("/healthz", healthy)]  # first, so that no path parameter matches it
     routes += [
         Route(command.path, _endpoint(command, store), methods=[command.method])
         for command in service.commands
@@ -70,11 +70,11 @@ def web_application(service: Service, store: ServiceStore, queries: Queries) -> 
     ]
 
     async def unrouted(request: Request, error: Exception) -> Response:
-        """What the router refuses, in the words of all other refusals; and what a path offers."""
+        """Answers the router's own errors as problem documents, and OPTIONS with `Allow`."""
         assert isinstance(error, HTTPException)
         headers, status = dict(error.headers or {}), HTTPStatus(error.status_code)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            # The router names the methods of one route, and a path may have several.
+            # The router lists the methods of one route only; a path may have several routes.
             headers["Allow"] = _methods(routes, request)
             if request.method == "OPTIONS":
                 return Response(None, HTTPStatus.NO_CONTENT, headers)
@@ -88,7 +88,7 @@ def web_application(service: Service, store: ServiceStore, queries: Queries) -> 
 
 
 def _methods(routes: Iterable[Route], request: Request) -> str:
-    """The methods that the path of a request has, as `Allow` lists them."""
+    """The methods of a request's path, in the format of `Allow`."""
     fitting = [each for each in routes if each.matches(request.scope)[0] != Match.NONE]
     return ", ".join(sorted({"OPTIONS"}.union(*(each.methods or () for each in fitting))))
 
@@ -112,14 +112,14 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
             return problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}")
         except Refusal as refusal:
             return problem(refusal.status, refusal.detail)
-        # A key belongs to its tenant: nobody is answered with what another tenant was told.
+        # Keys are scoped by tenant: no tenant gets another's answer.
         who_asks = _who_asks(request)
         scoped = scoped_key(who_asks["tenant"], key)
         digest = _digest(command, request, content)
         headers = {**who_asks, "idempotency-key": key}
 
         def handle(unit: Unit) -> Reply:
-            # Read again each time: what was rolled back may have changed its request.
+            # Decoded for each attempt: one that was rolled back may have mutated its request.
             asked = read(request, content)
             return _reply(command, answered(command.handle, asked, unit, command.answer), unit)
 
@@ -150,7 +150,7 @@ def _endpoint(command: Command, store: ServiceStore) -> Callable[[Request], obje
 
 
 def _reader(command: Command) -> Callable[[Request, bytes], Any]:
-    """What makes a command's request of what was sent; raises as `binding` does, and `Refusal`."""
+    """A function that decodes a command's request; raises as `binding` does, and `Refusal`."""
     if command.method == "DELETE":
         from_address = binding.from_address(command.request)
 
@@ -166,9 +166,9 @@ def _reader(command: Command) -> Callable[[Request, bytes], Any]:
 
 
 def _digest(command: Command, request: Request, content: bytes) -> bytes:
-    """What a repeated request has in common with the first one of its key, and no other has.
+    """The digest that tells a repetition of a request from another request with the same key.
 
-    It is stored: for a POST it stays what it was when there was no other method.
+    Digests are stored, so that of a POST must not change: it leaves out the method.
     """
     said: str = request.scope["path"]
     if command.method != "POST":
@@ -179,7 +179,7 @@ def _digest(command: Command, request: Request, content: bytes) -> bytes:
 
 
 def _reply(command: Command, answer: msgspec.Struct | None, unit: Unit) -> Reply:
-    """The answer to a command that has done its work (RFC 9110, sections 9.3.3 to 9.3.5)."""
+    """The reply to a completed command (RFC 9110, sections 9.3.3 to 9.3.5)."""
     headers = {"counterfoil-effect": str(getattr(answer, "id", ""))}
     made = unit.has_created or (command.method == "POST" and answer is not None)
     if answer is None:
@@ -219,7 +219,7 @@ def _reading(query: Query, queries: Queries) -> Callable[[Request], object]:
 
 
 def _who_asks(request: Request) -> dict[str, str]:
-    """What the gateway says of a request."""
+    """The tenant, tier and request id that the gateway passes in headers."""
     return {
         "tenant": request.headers.get("x-counterfoil-tenant", ""),
         "tier": request.headers.get("x-counterfoil-tier", ""),
@@ -228,10 +228,10 @@ def _who_asks(request: Request) -> dict[str, str]:
 
 
 def scoped_key(tenant: str, key: str) -> str:
-    """A tenant's Idempotency-Key among those of all tenants, to which no other pair leads.
+    """The Idempotency-Key qualified by its tenant; distinct pairs give distinct results.
 
-    A slash ends the tenant, so a tenant's own are escaped. Others are left as they are: the answers
-    to keys that are stored stay theirs.
+    The slash separates the two, so slashes in the tenant are escaped. The format must not change:
+    answers are stored under it.
     """
     return f"{tenant.replace('%', '%25').replace('/', '%2F')}/{key}"
 

@@ -1,8 +1,8 @@
 """The coordination port: the operations that every engine offers.
 
-They are etcd's verbs (revisions, leases, transactions on one key, watches), cut down to what
-discovery, leadership and ids need. What a lease means to its holder is in `lease`; the engines are
-`embedded` and `etcd`.
+They are etcd's (revisions, leases, transactions on one key, watches), cut down to what discovery,
+leadership and ids need. `lease` has the holder's view of a lease; the engines are `embedded` and
+`etcd`.
 """
 
 import threading
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from counterfoil.coordination.lease import Lease
 
 TIMEOUT_SECONDS: Final = 2.0
-"""Within which every call of an engine returns or raises."""
+"""Every call to an engine returns or raises within this time."""
 
 
 class KeyValue(msgspec.Struct, frozen=True):
-    """A key with its value, and the revisions that made it and changed it last."""
+    """A key with its value, the revision that created it, and that of its last change."""
 
     key: str
     value: str
@@ -29,11 +29,11 @@ class KeyValue(msgspec.Struct, frozen=True):
 
 
 class Client(Protocol):
-    """A client of one engine; may be used by several threads. Keys begin with a slash.
+    """A client of one engine; thread-safe. Keys begin with a slash.
 
     Raises (from every verb but `watch`):
-        Unavailable: no answer in time, or none that can be used.
-        Refused: the engine won't, whatever is tried: credentials, permissions, version.
+        Unavailable: no answer in time, or an unusable one.
+        Refused: retrying won't help: wrong credentials, permissions or version.
     """
 
     def range(self, prefix: str) -> list[KeyValue]:
@@ -48,7 +48,7 @@ class Client(Protocol):
         *,
         if_revision: int | None = None,
     ) -> KeyValue | None:
-        """Set a key, on a lease if one is given.
+        """Set a key, attached to a lease if one is given.
 
         None if the lease has ended, or if the key's `mod_revision` is not `if_revision` (0: the
         key must not exist).
@@ -56,24 +56,24 @@ class Client(Protocol):
         ...
 
     def grant(self, ttl_seconds: float) -> "Lease":
-        """A lease that keeps itself alive until it is revoked or lost."""
+        """A lease that is kept alive until it is revoked or lost."""
         ...
 
     def keep_alive(self, lease: int, *, timeout: float) -> bool:
-        """Start the time of the lease of this number anew; False if it has ended."""
+        """Renew the lease `lease` for its whole time to live; False if it has ended."""
         ...
 
     def revoke(self, lease: int) -> None:
-        """End the lease of this number, and delete the keys that hang on it."""
+        """End the lease `lease`, and delete its keys."""
         ...
 
     def watch(self, prefix: str, stop: threading.Event) -> Iterator[list[KeyValue]]:
         """The keys that begin with `prefix`, now and after each change, until `stop` is set.
 
-        Each yield is whole, and several changes may come as one; so nothing is missed while the
-        engine is away. While it is, the last one stands.
+        Each item is the complete set, and may combine several changes. So no change is missed when
+        the engine is unavailable for a while; until it is back, nothing is yielded.
 
         Raises:
-            Refused: as above; what is only unavailable is waited for.
+            Refused: as above. An unavailable engine is waited for.
         """
         ...

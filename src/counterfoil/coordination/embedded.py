@@ -18,14 +18,14 @@ WATCH_TIMEOUT_SECONDS: Final = 25.0
 
 
 class EmbeddedClient(Client):
-    """Talks to the node at `address` (`http://host:port`); nothing is sent yet."""
+    """A client of the node at `address` (`http://host:port`); connects for each call."""
 
     def __init__(self, address: str, credential: str) -> None:
         self._address = urlsplit(address).netloc
         self._headers = {"authorization": f"Bearer {credential}"}
 
     def range(self, prefix: str) -> list[KeyValue]:
-        """One question to the node."""
+        """One request to the node."""
         return msgspec.convert(self._call("read", prefix=prefix)["keys"], list[KeyValue])
 
     def put(
@@ -42,7 +42,7 @@ class EmbeddedClient(Client):
         return msgspec.convert(found["key"], KeyValue | None)
 
     def grant(self, ttl_seconds: float) -> Lease:
-        """A lease of the very time asked for."""
+        """A lease of exactly `ttl_seconds`."""
         asked = elapsed_seconds()
         return Lease(self, self._call("grant", ttl=ttl_seconds)["lease"], ttl_seconds, asked)
 
@@ -55,7 +55,7 @@ class EmbeddedClient(Client):
         self._call("revoke", lease=lease)
 
     def watch(self, prefix: str, stop: threading.Event) -> Iterator[list[KeyValue]]:
-        """One held question after the other."""
+        """Repeated long polls."""
         revision = -1
         while not stop.is_set():
             try:

@@ -4,20 +4,20 @@ from counterfoil.errors import CounterfoilError
 
 
 class CoordinationError(CounterfoilError):
-    """The root of the family."""
+    """The base of coordination's errors."""
 
 
 class Unavailable(CoordinationError):
-    """The engine did not answer; what was asked may or may not have happened."""
+    """The engine did not answer; the operation may or may not have happened."""
 
 
 class Refused(CoordinationError):
-    """The engine answered, and a retry would get the same answer: see the hint."""
+    """The engine refused, and would refuse a retry: see the hint."""
 
 
 class LeaseLost(CoordinationError):
-    """The lease has ended, or may have ended; what hung on it is somebody else's now."""
+    """The lease has ended, or may have; its keys may belong to another holder."""
 
 
 class ClockWentBack(CoordinationError):
-    """The wall clock went back by more than can be waited for."""
+    """The wall clock went back too far to wait for."""

@@ -1,7 +1,7 @@
-"""Client of etcd: the native client with Python's types and errors.
+"""Client of etcd: the native client with Python types and errors.
 
-All keys of an application lie below `/counterfoil/<application>`, which callers never see, so that
-several applications share a cluster and a role in etcd can be cut to one of them.
+All keys of an application lie below `/counterfoil/<application>`, which callers never see. So
+several applications can share a cluster, and an etcd role can be restricted to one of them.
 """
 
 import math
@@ -17,17 +17,17 @@ from counterfoil.coordination.errors import Refused, Unavailable
 from counterfoil.coordination.lease import Lease, elapsed_seconds
 
 STOP_SECONDS: Final = 0.5
-"""How soon a watch that sees no change notices that it was stopped."""
+"""How soon an idle watch notices `stop`."""
 
 
 class EtcdClient(Client):
-    """Talks to the members at `addresses` for one application; nothing is sent yet.
+    """A client of the members at `addresses` for one application; connects on first use.
 
     Args:
         addresses: `http://host:port` or `https://host:port` (trusting the system's roots) of one or
-            more members, with commas between; with authentication `http://user@host:port`.
-        application: whose keys these are.
-        password: of the user.
+            more members, comma-separated; with authentication `http://user@host:port`.
+        application: its name, which prefixes the keys.
+        password: the user's.
 
     Raises:
         Refused: `addresses` can't be used.
@@ -47,7 +47,7 @@ class EtcdClient(Client):
             )
 
     def range(self, prefix: str) -> list[KeyValue]:
-        """A range read: linearizable, so it asks the leader."""
+        """A linearizable range read: it asks the leader."""
         with _errors():
             return [KeyValue(*row) for row in self._etcd.range(prefix, TIMEOUT_SECONDS)]
 
@@ -59,33 +59,33 @@ class EtcdClient(Client):
         *,
         if_revision: int | None = None,
     ) -> KeyValue | None:
-        """One transaction: compare, put, and read back what was put."""
+        """One transaction: compare, put, read back."""
         number = lease.id if lease else 0
         with _errors():
             row = self._etcd.put(key, value, number, if_revision, TIMEOUT_SECONDS)
         return KeyValue(*row) if row else None
 
     def grant(self, ttl_seconds: float) -> Lease:
-        """A lease of whole seconds in etcd, rounded up; the holder keeps to `ttl_seconds`."""
+        """A lease in whole seconds, rounded up; its holder counts only `ttl_seconds`."""
         asked = elapsed_seconds()
         with _errors():
             number, granted = self._etcd.grant(math.ceil(ttl_seconds), TIMEOUT_SECONDS)
-        # etcd has whole seconds and a minimum (one and a half election timeouts), so what it
-        # granted may last longer than asked. The holder keeps to what was asked.
+        # etcd has whole seconds and a minimum (one and a half election timeouts), so the lease may
+        # last longer than asked. The holder still counts only what it asked for.
         return Lease(self, number, min(ttl_seconds, granted), asked)
 
     def keep_alive(self, lease: int, *, timeout: float) -> bool:
-        """One message on a stream of its own."""
+        """One message on its own stream."""
         with _errors():
             return self._etcd.keep_alive(lease, timeout)
 
     def revoke(self, lease: int) -> None:
-        """One proposal."""
+        """One Raft proposal."""
         with _errors():
             self._etcd.revoke(lease, TIMEOUT_SECONDS)
 
     def watch(self, prefix: str, stop: threading.Event) -> Iterator[list[KeyValue]]:
-        """A native watch, looked at every `STOP_SECONDS`."""
+        """A native watch, polled every `STOP_SECONDS`."""
         watch = self._etcd.watch(prefix)
         while not stop.is_set():
             with _errors():

@@ -1,8 +1,8 @@
 """Leader election: one lease holder at a time, each with a higher fencing token.
 
-A lease alone can't protect what it guards, because a paused holder doesn't notice its end
-(Kleppmann, "How to do distributed locking", 2016). So the token goes along with every write, and
-whoever takes the writes refuses a token lower than one it has seen.
+A lease alone can't protect a resource, because a paused holder doesn't notice that it has ended
+(Kleppmann, "How to do distributed locking", 2016). So every write carries the token, and its
+receiver refuses tokens lower than the highest it has seen.
 """
 
 import threading
@@ -26,7 +26,7 @@ class LeaderLease:
         self._lease = lease
 
     def held(self) -> bool:
-        """Whether the term can't have ended yet; pass the token along all the same."""
+        """Whether the term can't have ended yet; send the token with writes all the same."""
         return self._lease.alive()
 
     def resign(self) -> None:
@@ -35,7 +35,7 @@ class LeaderLease:
 
 
 class Leader(msgspec.Struct, frozen=True):
-    """Who leads what, in which term."""
+    """The leader of a name, with its term."""
 
     name: str
     candidate: str
@@ -43,7 +43,7 @@ class Leader(msgspec.Struct, frozen=True):
 
 
 def leaders(client: Client) -> list[Leader]:
-    """All that lead at the moment.
+    """All current leaders.
 
     Raises:
         Unavailable: the engine did not answer.
@@ -72,7 +72,7 @@ class Leadership:
                     lease = self._client.grant(self._ttl)
                 key = None if self._taken() else self._put(lease)
             except Unavailable:
-                # The key may have been set all the same; it must not outlive this attempt.
+                # The key may have been set all the same; revoking the lease removes it.
                 if lease is not None:
                     lease.revoke()
                 lease = None
@@ -85,7 +85,7 @@ class Leadership:
         return None
 
     def _taken(self) -> bool:
-        # A read first: in etcd a put that is refused is written to every member's disk, too.
+        # Read first: in etcd even a refused put is written to every member's disk.
         return any(key.key == self._key for key in self._client.range(self._key))
 
     def _put(self, lease: Lease) -> KeyValue | None:

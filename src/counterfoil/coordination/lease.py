@@ -1,4 +1,4 @@
-"""A lease as its holder sees it, on either engine."""
+"""A lease as seen by its holder, on either engine."""
 
 import threading
 import time
@@ -8,20 +8,20 @@ from counterfoil.coordination.client import Client
 from counterfoil.coordination.errors import CoordinationError
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Linux has two clocks that nobody sets. The monotonic one stands still while the machine is
-suspended: whoever woke up would believe in a lease that has long been another's."""
+"""Linux has two clocks that can't be set. CLOCK_MONOTONIC stops while the machine is suspended, so
+after waking up a holder would still believe in a lease that has long ended."""
 
 
 def elapsed_seconds() -> float:
-    """A clock for leases: nobody sets it, and it goes on while the machine is suspended."""
+    """The clock for leases: it can't be set, and it counts time suspended."""
     return time.clock_gettime(_CLOCK)
 
 
 class Lease:
     """A lease, judged by this process's own clock.
 
-    Its deadline counts from before the last request that extended it was sent, so it ends here no
-    later than at the engine. Once lost it stays lost.
+    Its deadline counts from before the last successful renewal was sent, so it ends here no later
+    than at the engine. A lost lease stays lost.
     """
 
     def __init__(self, client: Client, number: int, ttl_seconds: float, asked: float) -> None:
@@ -40,7 +40,7 @@ class Lease:
         return False
 
     def revoke(self) -> None:
-        """Give the lease back; if the engine can't be told, it ends by itself."""
+        """Give the lease back; if the engine can't be reached, it expires."""
         self.lost.set()
         try:
             self._client.revoke(self.id)
@@ -48,7 +48,7 @@ class Lease:
             return
 
     def _keep(self) -> None:
-        # Nothing here takes longer than the lease lasts, so that `lost` is set when it ends.
+        # No call here takes longer than the lease lasts, so that `lost` is set when it ends.
         while self.alive():
             left = self._deadline - elapsed_seconds()
             if self.lost.wait(min(self._ttl / 4, left)):
@@ -58,7 +58,7 @@ class Lease:
             try:
                 alive = self._client.keep_alive(self.id, timeout=min(self._ttl / 2, left))
             except CoordinationError:
-                continue  # it may be extended yet; if not, it ends by the clock
+                continue  # a later renewal may succeed; if none does, the lease expires
             if not alive:
                 self.lost.set()
             elif self.alive():

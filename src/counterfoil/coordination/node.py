@@ -1,9 +1,9 @@
 """The embedded node: a revisioned key-value store with leases, durable in SQLite.
 
-Its verbs are etcd's: every write has a revision, keys may hang on a lease, a write may depend on
-the revision that its caller has seen. Deadlines of leases are kept in memory and are passed the
-time; after a restart each lease gets its whole time to live again, which can only make it end
-later than promised.
+Its operations are etcd's: every write has a revision, keys may be attached to a lease, and a write
+may be conditional on a revision. Lease deadlines are kept in memory, and the caller passes the
+time. After a restart each lease starts a whole time to live anew, so it can only end later than
+promised.
 """
 
 import sqlite3
@@ -24,7 +24,7 @@ INSERT INTO revision SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM revision);
 
 
 class Node:
-    """The store in the file `path`; `now` is in seconds of a monotonic clock everywhere."""
+    """The store in the file `path`; `now` is always in seconds of a monotonic clock."""
 
     def __init__(self, path: Path, now: float) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -38,7 +38,7 @@ class Node:
 
     @property
     def revision(self) -> int:
-        """The number of the last change."""
+        """The revision of the last change."""
         return self._connection.execute("SELECT number FROM revision").fetchone()[0]
 
     def grant(self, ttl: float, now: float) -> int:
@@ -50,7 +50,7 @@ class Node:
         return lease
 
     def keep_alive(self, lease: int, now: float) -> bool:
-        """Start a lease's time anew; False if it has ended."""
+        """Renew a lease for its whole time to live; False if it has ended."""
         if lease not in self._deadlines or self._deadlines[lease][0] <= now:
             return False
         ttl = self._deadlines[lease][1]
@@ -58,27 +58,27 @@ class Node:
         return True
 
     def revoke(self, lease: int) -> bool:
-        """End a lease and delete what hung on it; whether anything was deleted.
+        """End a lease and delete its keys; returns whether any key was deleted.
 
         Raises:
-            sqlite3.Error: the disk is full, say; the lease is as it was.
+            sqlite3.Error: such as a full disk; the lease is unchanged.
         """
         with self._transaction() as connection:
             deleted = connection.execute("DELETE FROM keys WHERE lease = ?", (lease,)).rowcount
             connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
             if deleted:
                 self._advance()
-        self._deadlines.pop(lease, None)  # after the commit: a lease whose keys stay can still end
+        self._deadlines.pop(lease, None)  # after the commit: if that fails, the lease can still end
         return deleted > 0
 
     def expire(self, now: float) -> bool:
-        """End every lease whose time is over; whether a key went with one.
+        """End all expired leases; returns whether any key was deleted.
 
         Raises:
-            sqlite3.Error: those that are left end at the next call.
+            sqlite3.Error: the remaining leases end at the next call.
         """
         ended = [lease for lease, (deadline, _) in self._deadlines.items() if deadline <= now]
-        return sum(self.revoke(lease) for lease in ended) > 0  # each is ended, not just the first
+        return sum(self.revoke(lease) for lease in ended) > 0  # `any` would stop at the first
 
     def range(self, prefix: str) -> list[KeyValue]:
         """All keys that begin with `prefix`, in order."""
@@ -93,10 +93,10 @@ class Node:
     def put(
         self, key: str, value: str, lease: int = 0, if_revision: int | None = None
     ) -> KeyValue | None:
-        """Set a key; None if the lease has ended, or if the key was changed since `if_revision`.
+        """Set a key; None if the lease has ended, or if the key has changed since `if_revision`.
 
         `if_revision` is the `mod_revision` that the caller has seen, 0 for a key that must not
-        exist; without it the key is set whatever it holds.
+        exist; without it the key is set unconditionally.
         """
         if lease and lease not in self._deadlines:
             return None

@@ -1,4 +1,4 @@
-"""Service discovery: instances register with a lease, and are watched."""
+"""Service discovery: instances register with a lease, and clients watch them."""
 
 import threading
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """All instances that hold their leases."""
+    """The instances whose leases are alive."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -42,7 +42,7 @@ class Registry:
 
 
 class Membership:
-    """Keeps one instance registered, with a new lease whenever the old one was lost."""
+    """Keeps one instance registered, with a new lease whenever one is lost."""
 
     def __init__(self, client: Client, instance: Instance, *, ttl_seconds: float) -> None:
         self._client = client
@@ -54,7 +54,7 @@ class Membership:
         self._thread.start()
 
     def close(self) -> None:
-        """Leave."""
+        """Unregister."""
         self._closed.set()
         if self._lease is not None:
             self._lease.revoke()
@@ -69,7 +69,7 @@ class Membership:
             except CoordinationError:
                 self._closed.wait(RETRY_SECONDS)
                 continue
-            if self._closed.is_set():  # `close` may have looked before this lease was there
+            if self._closed.is_set():  # `close` may have run before this lease was assigned
                 lease.revoke()
                 return
             try:

@@ -1,4 +1,4 @@
-"""HTTP server of the embedded node, on loopback, for holders of the credential."""
+"""HTTP server of the embedded node; requests carry the application's credential."""
 
 import asyncio
 import contextlib
@@ -22,11 +22,11 @@ log = structlog.get_logger()
 
 EXPIRY_SECONDS: Final = 0.1
 WATCH_SECONDS: Final = 20.0
-"""The longest that a watch is held open; the client asks again."""
+"""The longest time a watch is held open; then the client asks again."""
 
 
 def application(path: Path, credential: str) -> Starlette:
-    """The node's HTTP interface: a POST for each verb, JSON both ways."""
+    """The node's HTTP interface: a POST for each operation, with JSON bodies."""
     node = Node(path, time.monotonic())
     changed = asyncio.Condition()
 
@@ -55,7 +55,7 @@ def application(path: Path, credential: str) -> Starlette:
         return {"keys": node.range(call["prefix"]), "revision": node.revision}
 
     async def watch(call: dict[str, Any]) -> object:
-        """The keys below a prefix, once the store has moved past a revision."""
+        """The keys with a prefix, once the store's revision exceeds the caller's."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WATCH_SECONDS), changed:
                 await changed.wait_for(lambda: node.revision > call["revision"])
@@ -80,7 +80,7 @@ def application(path: Path, credential: str) -> Starlette:
                 await asyncio.sleep(EXPIRY_SECONDS)
                 try:
                     ended = node.expire(time.monotonic())
-                except sqlite3.Error:  # a disk that is full now may not be full later
+                except sqlite3.Error:  # such as a full disk, which may be temporary
                     log.exception("leases could not be ended, and will be tried again")
                     continue
                 if ended:

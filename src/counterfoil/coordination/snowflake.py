@@ -1,10 +1,10 @@
 """Unique ids without a round trip: 41 bits of milliseconds, 10 of machine, 12 of sequence.
 
-A machine number is leased. Two holders of one number must never share a millisecond, so each
-claim stores, on a key that outlives the lease, up to which timestamp its holder may generate; the
-next holder starts above that. A holder moves its own bound ahead before it gets there, and refuses
-to generate above it. A pause at any point does no harm: an id made with a stale timestamp still
-lies below the old bound, and the new holder's ids above it.
+Machine numbers are leased. Two holders of one number must never generate in the same millisecond.
+So each holder stores an upper bound for its timestamps, on a key that outlives the lease, and the
+next holder starts above that bound. A holder raises its bound before it reaches it, and never
+generates above it. A pause at any point does no harm: an id made with a stale timestamp still lies
+below the old bound, and the new holder's ids lie above it.
 """
 
 import threading
@@ -22,13 +22,13 @@ SEQUENCES: Final = 4096
 MACHINES_HELD: Final = "/machines/"
 BOUNDS: Final = "/machine-bounds/"
 WINDOW_MS: Final = 60_000
-"""How far ahead a bound is set: a crash costs its successor at most a wait, since a successor
-takes another free number first."""
+"""How far ahead a bound is set. After a crash the number is blocked until its bound has passed;
+claims prefer other free numbers."""
 BACK_LIMIT_MS: Final = 1_000
 
 
 class MachineId:
-    """A leased machine number, and the timestamps that it may be used with."""
+    """A leased machine number, and the range of timestamps it may be used for."""
 
     def __init__(
         self, client: Client, number: int, lease: Lease, start_ms: int, revision: int
@@ -52,14 +52,14 @@ class MachineId:
         """Make `timestamp_ms` usable.
 
         Raises:
-            LeaseLost: the number may be somebody else's.
+            LeaseLost: the number may have another holder.
             Unavailable: the bound could not be stored.
         """
         if not self._lease.alive():
             raise LeaseLost("the machine number's lease has ended", hint="claim another")
         if timestamp_ms > self._bound_ms:
             bound = timestamp_ms + WINDOW_MS
-            # Whoever else has moved the bound since holds the number: then this put does nothing.
+            # Another holder would have changed the bound: then this put does nothing.
             written = self._client.put(
                 f"{BOUNDS}{self.number}", str(bound), if_revision=self._revision
             )
@@ -78,7 +78,7 @@ class MachineIds:
         self._ttl = ttl_seconds
 
     def claim(self, holder: str, now_ms: int) -> MachineId:
-        """A free number, by preference one whose last bound has passed.
+        """A free number, preferably one whose last bound has passed.
 
         Raises:
             CoordinationError: all 1,024 are taken.
@@ -88,11 +88,11 @@ class MachineIds:
         try:
             return self._claim(lease, holder, now_ms)
         except CoordinationError:
-            lease.revoke()  # a number may have been taken that this holder was never told of
+            lease.revoke()  # the put may have succeeded without its answer arriving
             raise
 
     def holders(self) -> dict[int, str]:
-        """Who holds which number.
+        """The holder of each number in use.
 
         Raises:
             Unavailable: the engine did not answer.
@@ -123,7 +123,7 @@ class MachineIds:
 
 
 class Snowflake:
-    """Generates ids for one machine number; may be used by several threads."""
+    """Generates ids for one machine number; thread-safe."""
 
     def __init__(self, machine_id: MachineId, clock_ms: Callable[[], int]) -> None:
         self._machine_id = machine_id
@@ -133,11 +133,11 @@ class Snowflake:
         self._sequence = SEQUENCES - 1
 
     def next_id(self) -> int:
-        """A new id, greater than all before it from this generator.
+        """A new id, greater than all earlier ones of this generator.
 
         Raises:
-            LeaseLost: the number may be somebody else's.
-            ClockWentBack: by more than a second.
+            LeaseLost: the number may have another holder.
+            ClockWentBack: the clock went back by more than a second.
         """
         with self._lock:
             now = self._clock_ms()
@@ -147,14 +147,14 @@ class Snowflake:
                 self._last_ms, self._sequence = now, 0
             elif self._sequence + 1 < SEQUENCES:
                 self._sequence += 1
-            else:  # a full millisecond, or a clock that went back: time goes on logically
+            else:  # the millisecond is full, or the clock went back: advance logically
                 self._last_ms, self._sequence = self._last_ms + 1, 0
             self._machine_id.extend(self._last_ms)
             return (self._last_ms - EPOCH_MS) << 22 | self._machine_id.number << 12 | self._sequence
 
 
 class Snowflakes:
-    """Ids that go on when a machine number can't be used any more: by another number."""
+    """Generates ids, and claims another machine number when one can't be used any more."""
 
     def __init__(self, machine_ids: MachineIds, holder: str, clock_ms: Callable[[], int]) -> None:
         self._machine_ids = machine_ids
@@ -167,13 +167,13 @@ class Snowflakes:
         """A new id.
 
         Raises:
-            CoordinationError: no machine number can be had at the moment.
+            CoordinationError: no machine number is available.
         """
         with self._lock:
             try:
                 return self._snowflake.next_id()
             except CoordinationError:
-                # Given back first: each step of a clock would take one of 1,024 otherwise.
+                # Released first: otherwise each clock step would use up one of the 1,024.
                 self._machine_id.release()
                 self._claim()
                 return self._snowflake.next_id()

@@ -1,8 +1,8 @@
-"""A task queue in a rehearsal: due tasks are run, and waited for.
+"""A task queue in a rehearsal: runs the due tasks, and waits for them.
 
-In production tasks are worked on beside everything else. Here a step ends when all that was due has
-ended, so that a rehearsal comes to rest, with the clock standing still. The function of a task runs
-in a thread, or an event loop, of its own, as it does there.
+In production, tasks run concurrently with everything else. Here a step ends when all due tasks have
+ended, so that a rehearsal comes to rest while the clock stands still. As in production, a task's
+function runs in a thread, or in an event loop of its own.
 """
 
 import time
@@ -12,15 +12,15 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.events import PipelineRunner, TaskQueue, TaskWorker
 
 PATIENCE_SECONDS: Final = 60.0
-"""For what is worked on at a time: a task that waits for what a test does later never ends."""
+"""For the tasks under way: one that waits for a later action of the test would never end."""
 
 
 class TaskNotDone(CounterfoilError):
-    """A task takes longer than a rehearsal waits."""
+    """A task takes longer than the rehearsal waits."""
 
 
 class RehearsedQueue:
-    """Takes tasks over from their topic, and does those that are due."""
+    """Takes tasks from their topic, and runs those that are due."""
 
     def __init__(
         self, queue: TaskQueue[Any], taking_over: PipelineRunner, worker: TaskWorker
@@ -30,10 +30,10 @@ class RehearsedQueue:
         self._worker = worker
 
     def step(self) -> int:
-        """Do what is due; returns how much was moved.
+        """Run what is due; returns the number of items processed.
 
         Raises:
-            TaskNotDone: it is still worked on after a minute.
+            TaskNotDone: a task is still running after a minute.
         """
         moved = self._taking_over.step()
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -47,5 +47,5 @@ class RehearsedQueue:
         return moved
 
     def close(self) -> None:
-        """End the threads that do the work."""
+        """End the worker's threads."""
         self._worker.close()

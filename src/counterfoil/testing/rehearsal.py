@@ -2,10 +2,11 @@
 
 It runs the production code: web application, group commit, outbox, relay, pipelines, sagas and
 ledger, on the embedded engine in a temporary folder. There are no processes, and so no waiting:
-`run` steps everything until nothing moves, and a test takes milliseconds. `prove` tests the rest.
+`run` steps everything until nothing is left to do, and a test takes milliseconds. `prove` tests the
+rest.
 
-Crashes can be rehearsed, too: code dies at a fault point, as in a killed process, and its successor
-begins from what is stored.
+Crashes can be rehearsed, too: execution stops at a fault point, as in a killed process, and the
+next run starts from what is stored.
 """
 
 import asyncio
@@ -49,13 +50,13 @@ from counterfoil.testing.queue import RehearsedQueue
 Event = TypeVar("Event", bound=msgspec.Struct)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS: Final = 10_000
-"""Batches that `run` allows; an application that needs more sends itself events for ever."""
+"""Steps that `run` allows; an application that needs more feeds itself events forever."""
 TERM: Final = 1
-"""The fencing token of everything here: nothing is ever fenced."""
+"""The fencing token of all writers here: none is ever fenced."""
 
 
 class RehearsalError(CounterfoilError):
-    """The rehearsal can't go on."""
+    """The rehearsal can't continue."""
 
 
 class Crash(BaseException):
@@ -120,7 +121,7 @@ class Rehearsal:
         self._folder.cleanup()
 
     def advance(self, by: timedelta) -> None:
-        """Move the clock, which stands still otherwise."""
+        """Move the clock, which otherwise stands still."""
         self._now += by
 
     def post(
@@ -174,7 +175,7 @@ class Rehearsal:
     ) -> httpx2.Response:
         """Send a GET to the service that offers `path`, as the gateway does after authentication.
 
-        `token` is the `counterfoil-consistency-token` of an answer whose effects must be seen.
+        `token` is the `counterfoil-consistency-token` of a write whose effects must be visible.
 
         Raises:
             RehearsalError: no service offers the path.
@@ -215,7 +216,7 @@ class Rehearsal:
     def send(
         self, topic: Topic[Event], event: Event, *, key: str, headers: Mapping[str, str] = {}
     ) -> int:
-        """Append an event to a topic, without a service; returns its id."""
+        """Append an event to a topic, bypassing services; returns its id."""
         return self.send_bytes(topic, topic.encode(event), key=key, headers=headers)
 
     def send_bytes(
@@ -230,7 +231,9 @@ class Rehearsal:
         return number
 
     def run(self) -> int:
-        """Run relays, pipelines, sagas and queues until nothing moves; returns how much was moved.
+        """Run relays, pipelines, sagas and queues until nothing is left to do.
+
+        Returns the number of items processed.
 
         Raises:
             RehearsalError: it never comes to rest, or a requested crash did not happen.
@@ -254,15 +257,15 @@ class Rehearsal:
         try:
             self.run()
         except Crash:
-            # Their successors know only what is stored.
+            # Recreated from what is stored, as in a new process.
             self._workers.clear()
 
     def events(self, topic: Topic[Event]) -> list[Event]:
-        """All events of a topic, in the order of each key.
+        """All events of a topic, in order for each key.
 
         Raises:
-            RehearsalError: it is no topic, such as the name of one.
-            EventsError: nothing declares it.
+            RehearsalError: `topic` is not a `Topic`.
+            EventsError: the topic isn't declared.
         """
         if not isinstance(topic, Topic):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise RehearsalError(
@@ -274,7 +277,7 @@ class Rehearsal:
         return [topic.decode(record.value) for records in found for record in records]
 
     def balance(self, account: str, currency: str) -> int:
-        """Credits less debits of an account, in minor units, computed from its transfers."""
+        """An account's credits minus debits, in minor units, computed from its transfers."""
         balances = rebuilt_balances(self._events.pipelines().database)
         debits, credits = balances.get((account, currency), (0, 0))
         return credits - debits
@@ -351,6 +354,6 @@ class Rehearsal:
 
 
 def _asking(tenant: str, tier: str, idempotency_key: str = "") -> dict[str, str]:
-    """What the gateway says of who asks, and the key that a command has from its client."""
+    """The headers that the gateway adds, and a command's Idempotency-Key."""
     headers = {"x-counterfoil-tenant": tenant, "x-counterfoil-tier": tier}
     return {**headers, "idempotency-key": idempotency_key} if idempotency_key else headers
