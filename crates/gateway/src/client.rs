@@ -13,30 +13,30 @@ use tokio::time::{Instant, sleep};
 use crate::door::Patience;
 use crate::shared::Phase;
 
-/// After once to twice this time without a request, a connection of HTTP/1.1 gives back its buffers:
-/// long after the pauses of somebody who is at work on a page, long before its end.
+/// An HTTP/1.1 connection releases its buffers after one to two times this long without a request: well above
+/// the pauses of a user who is working on a page, well below the idle timeout.
 const REST_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a connection that is new when the gateway begins to drain has for its first request: it came
-/// through a door that was open, and its client would take a close for a failure.
+/// How long a connection without a request yet stays open when the gateway begins to drain: it was accepted,
+/// and its client would take an immediate close for a failure.
 const NEWCOMER: Duration = Duration::from_secs(1);
 
-/// Its counts are written by one thread, and read by the same.
+/// State of a client connection. Its counters are written and read by one thread.
 pub struct Client {
-    /// Its address, without the port.
+    /// The peer's address, without the port.
     pub address: HeaderValue,
     begun: AtomicU64,
     ended: AtomicU64,
     ending: AtomicU8,
-    /// Whether it is time to give back what serving takes.
+    /// Whether to release the buffers at the next opportunity.
     resting: AtomicBool,
-    /// Whether it has not taken all that was written to it.
+    /// Whether written bytes have not been sent yet.
     blocked: AtomicBool,
-    /// Whether our side of it has ended.
+    /// Whether we have shut down our side.
     ended_by_us: AtomicBool,
-    /// Whether it has left HTTP behind.
+    /// Whether the connection has become a tunnel.
     tunnel: AtomicBool,
-    /// What is to be written before hyper writes anything else.
+    /// Interim (1xx) answers to write before anything from hyper.
     early: Mutex<Vec<u8>>,
     has_early: AtomicBool,
     waker: AtomicWaker,
@@ -45,7 +45,7 @@ pub struct Client {
 /// How a connection is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// After what is under way, and in the way that the protocol has for it.
+    /// Gracefully, in the protocol's own way, after the requests in flight.
     Politely = 1,
     /// Now.
     Cut = 2,
@@ -68,15 +68,14 @@ impl Client {
         }
     }
 
-    /// Count a request as under way for as long as what is returned lives.
+    /// Count a request as in flight until the returned guard is dropped.
     pub fn begin(self: Arc<Self>) -> UnderWay {
         self.begun.store(self.begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         UnderWay(self)
     }
 
-    /// Let the connection end when it has been idle for as long as it may be (and no more than
-    /// `REST_AFTER` longer), or when the gateway reaches the phase `last`. One timer for many requests
-    /// costs less than one for each.
+    /// End the connection when its idle timeout has passed (at most `REST_AFTER` late), or when the gateway
+    /// reaches the phase `last`. One timer per connection costs less than one per request.
     pub async fn watch(self: Arc<Self>, patience: Patience, mut phase: watch::Receiver<Phase>, last: Phase) {
         let look = REST_AFTER.min(patience.head).min(patience.idle);
         let (mut seen, mut idle) = (0, Duration::ZERO);
@@ -108,7 +107,7 @@ impl Client {
         self.end(Ending::Cut);
     }
 
-    /// How the connection is to end, beyond what `so_far` has been done about it already.
+    /// How the connection must end; ready only if that goes beyond `so_far`.
     pub fn poll_ending(&self, so_far: Option<Ending>, cx: &mut Context<'_>) -> Poll<Ending> {
         self.waker.register(cx.waker());
         match self.ending.load(Ordering::Relaxed) {
@@ -118,8 +117,8 @@ impl Client {
         }
     }
 
-    /// Whether what serving takes is to be given back now: it is time, nothing is under way, and all
-    /// that was written was taken.
+    /// Whether to release the connection's buffers now: release was requested, no request is in flight, and
+    /// everything written has been sent.
     pub fn takes_rest(&self) -> bool {
         self.resting.swap(false, Ordering::Relaxed)
             && !self.is_busy()
@@ -127,7 +126,7 @@ impl Client {
             && !self.is_ended_by_us()
     }
 
-    /// Remember whether the client has yet to take what was written to it.
+    /// Record whether written bytes have not been sent yet.
     pub fn set_blocked(&self, blocked: bool) {
         let before = self.blocked.load(Ordering::Relaxed);
         self.blocked.store(blocked, Ordering::Relaxed);
@@ -136,8 +135,8 @@ impl Client {
         }
     }
 
-    /// Ready once the client has taken all that was written to it; for the task that serves its
-    /// connection, which is the one that is woken.
+    /// Ready once everything written has been sent. Call it only from the task that serves the connection:
+    /// that is the one to be woken.
     pub fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.blocked.load(Ordering::Relaxed) {
             return Poll::Ready(());
@@ -146,7 +145,7 @@ impl Client {
         Poll::Pending
     }
 
-    /// Remember that nothing more can be said to it.
+    /// Record that our side of the connection is shut down.
     pub fn set_ended_by_us(&self) {
         self.ended_by_us.store(true, Ordering::Relaxed);
     }
@@ -155,7 +154,7 @@ impl Client {
         self.ended_by_us.load(Ordering::Relaxed)
     }
 
-    /// Remember that the connection as a whole becomes a tunnel.
+    /// Record that the whole connection becomes a tunnel.
     pub fn set_tunnel(&self) {
         self.tunnel.store(true, Ordering::Relaxed);
     }
@@ -164,9 +163,10 @@ impl Client {
         self.tunnel.load(Ordering::Relaxed)
     }
 
-    /// Have a whole interim answer written before the answer, unless the client has not yet taken what
-    /// came before it, or more than `limit` bytes wait. (hyper begins with a request when all of the last
-    /// answer is written; that nothing lands within one doesn't rest on that alone.)
+    /// Queue a complete interim answer to be written before the final one. It is dropped if earlier bytes are
+    /// still unsent or if more than `limit` bytes would be queued. (hyper starts a request only after it has
+    /// written the last answer in full; that an interim answer never lands inside another doesn't rest on
+    /// that alone.)
     pub fn write_early(&self, head: &[u8], limit: usize) {
         let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.blocked.load(Ordering::Relaxed) && early.len() + head.len() <= limit {
@@ -175,7 +175,7 @@ impl Client {
         }
     }
 
-    /// What is to be written first.
+    /// Take the queued interim answers.
     pub fn take_early(&self) -> Option<Vec<u8>> {
         self.has_early.load(Ordering::Relaxed).then(|| {
             self.has_early.store(false, Ordering::Relaxed);
@@ -192,14 +192,14 @@ impl Client {
         self.begun.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
     }
 
-    /// Have the connection end in this way.
+    /// Tell the serving task to end the connection.
     pub fn end(&self, ending: Ending) {
         self.ending.store(ending as u8, Ordering::Relaxed);
         self.waker.wake();
     }
 }
 
-/// A request under way.
+/// A request in flight; dropping it ends the count.
 pub struct UnderWay(Arc<Client>);
 
 impl UnderWay {
@@ -207,7 +207,7 @@ impl UnderWay {
         &self.0
     }
 
-    /// Count what is done on behalf of this request and may outlive it.
+    /// Count work on behalf of this request that may outlive it.
     pub fn beside(&self) -> Self {
         Arc::clone(&self.0).begin()
     }

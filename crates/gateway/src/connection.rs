@@ -1,12 +1,13 @@
-//! One client's connection: which protocol it speaks, and hyper serving HTTP/1.1 (`http2` serves HTTP/2).
+//! One client connection: protocol detection, and HTTP/1.1 served by hyper (`http2` serves HTTP/2).
 //!
-//! Where TLS has agreed on a protocol, that one is spoken. Without TLS the first bytes tell: HTTP/2
-//! begins with a preface that no request of HTTP/1.1 begins with (RFC 9113, section 3.4).
+//! With TLS, ALPN decides the protocol. Without TLS the first bytes do: HTTP/2 begins with a preface that no
+//! HTTP/1.1 request can begin with (RFC 9113, section 3.4).
 //!
-//! hyper keeps a connection's buffers for as long as it lives, some 20 KiB. A client of HTTP/1.1 that
-//! pauses is taken from it, and waited for with next to nothing: when it asks again, hyper is put
-//! before it anew. This must only be done between two requests, when all of the last body is read and
-//! all of the last answer is written, or bytes of one would be taken for another (`Client::takes_rest`).
+//! hyper keeps a connection's buffers, some 20 KiB, for the connection's lifetime. When an HTTP/1.1 client
+//! pauses, the connection is taken out of hyper and waits with almost no memory; the next request gets a new
+//! hyper connection. This is only safe between two requests, after the last request body has been read and
+//! the last answer has been written; otherwise bytes of one would be parsed as the other
+//! (`Client::takes_rest`).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -34,9 +35,9 @@ use crate::sent::Sent;
 use crate::server::{HEADER_BYTES, HEADERS_LIMIT};
 use crate::shared::Shared;
 
-/// What HTTP/2 begins with.
+/// The HTTP/2 connection preface.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The first read of a connection: most requests are smaller.
+/// Size of a connection's first read: most requests are smaller.
 const FIRST_READ: usize = 1024;
 
 /// A protocol that a connection may speak.
@@ -46,15 +47,15 @@ pub enum Spoken {
     Http2,
 }
 
-/// What TLS has settled about a connection; nothing without TLS.
+/// What TLS negotiated; the default without TLS.
 #[derive(Default)]
 pub struct Agreed {
     pub spoken: Option<Spoken>,
-    /// Where requests are served before it is complete.
+    /// Set if requests are served before the handshake is complete.
     pub handshake: Option<Handshake>,
 }
 
-/// Serve a client until it goes, or has to go.
+/// Serve a client until it disconnects or the gateway closes the connection.
 pub async fn serve<I, S, F>(
     shared: Arc<Shared>,
     client: Arc<Client>,
@@ -73,7 +74,7 @@ pub async fn serve<I, S, F>(
     let Agreed { mut spoken, handshake } = agreed;
     loop {
         let Some(read) = first_bytes(&mut io, &client, spoken.is_none()).await else {
-            // The client hears that this is the end, unless it has gone first.
+            // Close cleanly, unless the client has closed first.
             let _ = timeout(door.patience.head, io.shutdown()).await;
             break;
         };
@@ -81,7 +82,7 @@ pub async fn serve<I, S, F>(
         let client_io = ClientIo::new(io, read.freeze(), Arc::clone(&client));
         let spoken = *spoken.get_or_insert(begins);
         let service = service(Arc::clone(&shared), &client, door, handshake.clone(), serve);
-        // On the heap, since connections are large while they are served, and who waits should not be.
+        // On the heap: a connection is large while it is served, and an idle one should be small.
         match spoken {
             Spoken::Http1 => {
                 let (asked, stall) = (Arc::clone(&client), door.patience.stall);
@@ -104,7 +105,7 @@ pub async fn serve<I, S, F>(
     watching.abort();
 }
 
-/// Serve requests of HTTP/1.1 until the client pauses: its connection is returned then.
+/// Serve HTTP/1.1 requests until the client pauses; then return the connection.
 async fn serve_http1<I, S>(client: &Arc<Client>, mut io: ClientIo<I>, service: S) -> Option<I>
 where
     I: AsyncRead + AsyncWrite + Keeping + Unpin + Send + 'static,
@@ -124,13 +125,13 @@ where
         if parts.read_buf.is_empty() && unread.is_empty() {
             return Some(resting);
         }
-        // The beginning of a request, from a client that is slow to send it.
+        // The client has sent part of its next request: go on serving.
         let first = [parts.read_buf, unread].concat().into();
         io = ClientIo::new(resting, first, Arc::clone(client));
     }
 }
 
-/// What is asked for each request.
+/// The hyper service that handles each request.
 fn service<S, F>(
     shared: Arc<Shared>,
     client: &Arc<Client>,
@@ -151,12 +152,12 @@ where
 {
     let (client, alternative) = (Arc::clone(client), door.alternative.clone());
     service_fn(move |mut request: Request<RequestBody>| {
-        // What is here before the handshake is complete came in early data, and nothing later did.
+        // A request that arrives before the handshake is complete came in early data.
         if let Some(handshake) = handshake.as_ref().filter(|handshake| !handshake.is_complete()) {
             request.extensions_mut().insert(handshake.clone());
         }
-        // On the heap: hyper moves what it is given three times before it asks for the first time, and an
-        // `async` block once more, at some kilobytes for each.
+        // On the heap: hyper moves the future three times before its first poll, and an `async` block once
+        // more, at some kilobytes each.
         let answer = Box::pin(serve(Arc::clone(&shared), Arc::clone(&client), request));
         let (client, alternative) = (Arc::clone(&client), alternative.clone());
         async move {
@@ -174,13 +175,13 @@ where
 
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // Clients that are slow or idle are watched for by `Client`, in either protocol.
+    // `Client` enforces the timeouts for slow and idle clients, for both protocols.
     builder.header_read_timeout(None).max_headers(HEADERS_LIMIT).max_buf_size(HEADER_BYTES);
     builder
 }
 
-/// Wait for the first bytes, and where nobody has said so for as many as tell which protocol they
-/// are of. Nothing if the client goes or has to go before.
+/// Read the first bytes; if `sniff` is set, as many as identify the protocol. `None` if the connection ends
+/// first.
 async fn first_bytes<I: AsyncRead + Unpin>(io: &mut I, client: &Client, sniff: bool) -> Option<BytesMut> {
     let mut read = BytesMut::new();
     loop {
@@ -210,7 +211,7 @@ fn poll_more<I: AsyncRead + Unpin>(
     }
 }
 
-/// Ready when the client has gone, or has to go.
+/// Ready when the connection has ended, or has to.
 fn poll_serving<I, S>(
     mut serving: Pin<&mut http1::UpgradeableConnection<ClientIo<I>, S>>,
     client: &Client,
@@ -222,7 +223,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Sent>, Error = Infallible>,
 {
     loop {
-        // A client's protocol error ends its connection, which is all it needs to know.
+        // A protocol error of the client ends its connection; no further handling is needed.
         if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }

@@ -1,8 +1,8 @@
-//! Admission of connections to a port, and the timeouts that apply to them.
+//! Connection limits of a port, and the timeouts of its connections.
 //!
-//! Descriptors and memory run out before anything else does where many connect and few ask: so
-//! connections are counted, in all and for each address, from before the first byte of TLS until
-//! they end. Whoever comes beyond is let go at once, without an answer, which is what costs least.
+//! Many idle connections exhaust descriptors and memory before anything else. So connections are counted, in
+//! total and per address, from before the first TLS byte until they end. A connection over the limit is
+//! closed at once without an answer, which costs least.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,37 +17,37 @@ use crate::Error;
 use crate::config::Clients;
 use crate::shared::Phase;
 
-/// What the connections of a port have in common.
+/// What all connections of a port have in common.
 pub struct Door {
     pub tls: Option<Arc<ServerConfig>>,
-    /// Whether connections begin by saying whose they are (`proxy_protocol`).
+    /// Whether connections begin with a PROXY protocol header (`proxy_protocol`).
     pub announced: bool,
-    /// Whether connections of HTTP/3 are served from their first datagram on.
+    /// Whether HTTP/3 connections are served before their handshake is complete (0-RTT).
     pub early_data: bool,
-    /// Where else the same is served (RFC 7838), for the answers.
+    /// The `Alt-Svc` header (RFC 7838) of answers.
     pub alternative: Option<HeaderValue>,
-    /// Whether it is for clients, who are counted, and whom a drain waits for.
+    /// Whether this is the client port: its connections are counted, and a drain waits for them.
     pub for_clients: bool,
-    /// The phase in which nobody new is let in.
+    /// The phase from which no connection is accepted.
     pub last: Phase,
     pub patience: Patience,
     pub places: Arc<Places>,
 }
 
-/// How long a client is waited for.
+/// Timeouts of a client connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// For its first request, and for the end of the head of any, the handshake before included.
+    /// For the first request (TLS handshake included), and for the complete head of any request.
     pub head: Duration,
-    /// For its next request.
+    /// For the next request.
     pub idle: Duration,
-    /// For it to take the next part of an answer.
+    /// For the client to receive the next part of an answer.
     pub stall: Duration,
 }
 
 impl Patience {
     /// # Errors
-    /// A time is no number of seconds.
+    /// `Error::Config`: a value isn't a valid number of seconds.
     pub fn new(clients: &Clients) -> Result<Self, Error> {
         let seconds = |name: &str, value: f64| {
             Duration::try_from_secs_f64(value)
@@ -61,13 +61,13 @@ impl Patience {
     }
 }
 
-/// The connections that there may be; 0 for as many as come.
+/// The connection limits; 0 means unlimited.
 #[derive(Default)]
 pub struct Places {
     most: usize,
     most_each: usize,
     taken: AtomicUsize,
-    /// By address, where that is limited: as many entries as there are connections.
+    /// Per address, if that is limited; an address without connections has no entry.
     taken_each: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -77,13 +77,13 @@ impl Places {
         Self { most, most_each, ..Self::default() }
     }
 
-    /// A place for a connection from this address, unless they are taken.
+    /// A place for a connection from this address; `None` if a limit is reached.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let mut place = self.take_for_whomever()?;
         place.settle(address).then_some(place)
     }
 
-    /// A place for a connection of which it is still to be heard whose it is.
+    /// A place for a connection whose client address isn't known yet.
     pub fn take_for_whomever(self: &Arc<Self>) -> Option<Place> {
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most && self.most > 0 {
             self.taken.fetch_sub(1, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl Places {
     }
 }
 
-/// What one customer of a network has: an address of IPv4, a prefix of 64 bits of IPv6.
+/// The unit that the per-address limit counts: an IPv4 address, or an IPv6 /64 prefix.
 pub fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
@@ -101,14 +101,14 @@ pub fn site(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A connection's place, free again when this is dropped.
+/// A connection's place, freed on drop.
 pub struct Place {
     places: Arc<Places>,
     address: Option<IpAddr>,
 }
 
 impl Place {
-    /// Count it as one of this address, unless that has as many as it may have.
+    /// Count the connection for this address; false if the address has reached its limit.
     pub fn settle(&mut self, address: IpAddr) -> bool {
         if self.places.most_each == 0 {
             return true;

@@ -1,4 +1,4 @@
-//! One request from its head to its answer: route, identity, limits, hooks, concurrency, attempts, stub.
+//! The life of a request: route, identity, limits, hooks, concurrency, attempts, stub.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -36,38 +36,38 @@ use crate::tunnel::{self, Upgrade};
 use crate::upload::{Upload, discard, drain};
 use crate::{grpc, grpc_web, hook, limit};
 
-/// What a service says its answer brought about: the other half of the stub.
+/// Header by which a service names the effect of its answer: the other half of the stub.
 pub const EFFECT: HeaderName = HeaderName::from_static("counterfoil-effect");
 
-/// What is known of a request by the time it is answered.
+/// What is known about a request by the time it is answered.
 pub struct Seen {
     pub started: Instant,
     pub under_way: UnderWay,
     pub request_id: HeaderValue,
     pub bearer: Option<Arc<Bearer>>,
-    /// Where the request comes from, if trusted proxies passed it on.
+    /// The request's origin, if trusted proxies forwarded it.
     pub origin: Option<Box<Origin>>,
-    /// Whether it might be a replay, and the service is told so.
+    /// Whether it came in early data and may be a replay; the service is told.
     pub early: bool,
-    /// Its place in its trace, where requests are traced.
+    /// Its trace context, if requests are traced.
     pub trace: Option<Box<Trace>>,
-    /// Which service of a split it goes to.
+    /// The index of the split's service that it goes to.
     pub side: Option<usize>,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
-    /// What is changed of the request on its way to an instance.
+    /// How the request is rewritten for the instance.
     pub rewrite: Option<Arc<Rewrite>>,
-    /// Who else gets it.
+    /// The mirror that gets a copy.
     pub mirror: Option<Arc<Mirror>>,
-    /// What hooks add to it.
+    /// Headers that hooks add.
     pub hooked: hook::Headers,
     pub cache: Outcome,
-    /// Whether early hints go to who asks.
+    /// Whether the service's early hints (103) are forwarded to the client.
     pub hinted: bool,
 }
 
 impl Seen {
-    /// Read a request's head; claims that only trusted proxies may make are removed from anyone else's.
+    /// Read a request's head; headers that only trusted proxies may set are removed if anyone else sent them.
     fn new(started: Instant, under_way: UnderWay, snapshot: &Snapshot, parts: &mut Parts) -> Self {
         let request_id = request_id(parts.headers.get(headers::REQUEST_ID));
         let peer = under_way.client().address.to_str().unwrap_or_default();
@@ -94,23 +94,23 @@ impl Seen {
         }
     }
 
-    /// The address that the request comes from.
+    /// The client's address, from trusted proxies if they forwarded the request.
     pub fn address(&self) -> &str {
         let client = || self.under_way.client().address.to_str().unwrap_or_default();
         self.origin.as_ref().map_or_else(client, |origin| &origin.address)
     }
 
-    /// The addresses that instances are told it came by.
+    /// The `X-Forwarded-For` addresses that instances get.
     pub fn way(&self) -> &HeaderValue {
         self.origin.as_ref().map_or(&self.under_way.client().address, |origin| &origin.way)
     }
 
-    /// Where hints of the service go, if they do.
+    /// Where early hints of the service go, if they are forwarded.
     pub fn hints<'a>(&'a self, parts: &'a Parts) -> Option<Hints<'a>> {
         if self.hinted { Hints::to(self.under_way.client(), parts) } else { None }
     }
 
-    /// The same for what is done on behalf of this request and may outlive it.
+    /// A copy for work on behalf of this request that may outlive it.
     pub fn apart(&self) -> Self {
         Self {
             started: Instant::now(),
@@ -132,7 +132,7 @@ impl Seen {
     }
 }
 
-/// Answer one request, and leave its stub before the answer leaves.
+/// Answer one request; its stub is written before the answer is sent.
 pub async fn serve(
     shared: Arc<Shared>,
     client: Arc<Client>,
@@ -169,7 +169,7 @@ pub async fn serve(
     let duration_us = record.duration_us();
     let written = record.settle(response.status(), text(response.headers(), EFFECT), duration_us);
     if written.is_err() && response.status().is_success() {
-        // Without its stub an answer could never be matched; the same request may come again.
+        // Without a stub the answer could never be matched; the client may send the request again.
         response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the answer could not be recorded")
             .retry_after(1)
             .into_response();
@@ -201,7 +201,7 @@ pub async fn serve(
     Ok(response)
 }
 
-/// The one route of a request whose path can be read in one way only.
+/// The route of a request. Fails if the path can be read in more than one way.
 fn find_route<'a>(snapshot: &'a Snapshot, parts: &Parts) -> Result<&'a Route, Problem> {
     let path = checked_path(parts)?;
     let (routes, method) = (&snapshot.routes, tunnel::method(parts));
@@ -217,8 +217,9 @@ fn find_route<'a>(snapshot: &'a Snapshot, parts: &Parts) -> Result<&'a Route, Pr
     Ok(route)
 }
 
-/// See to what is left of a refused request's body: what comes soon is waited for, what comes later
-/// is thrown away while the client reads its answer, and what it only offers is not asked for.
+/// Handle the unread rest of a refused request's body. What arrives soon is awaited, what arrives later is
+/// discarded while the client reads its answer, and a body that was only offered (`Expect: 100-continue`)
+/// isn't requested.
 async fn refuse_rest(parts: &Parts, mut body: RequestBody, mut answer: Response<Body>) -> Response<Body> {
     let one_at_a_time = parts.version < Version::HTTP_2;
     let offered = parts.headers.contains_key(header::EXPECT);
@@ -226,7 +227,7 @@ async fn refuse_rest(parts: &Parts, mut body: RequestBody, mut answer: Response<
         return answer;
     }
     if one_at_a_time {
-        // What is still on its way would be taken for the next request, so this one is the last.
+        // The rest of the body would be parsed as the next request, so close the connection.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     tokio::spawn(async move { discard(&mut body).await });
@@ -270,7 +271,7 @@ async fn pass_on(
     let target = match &route.leads {
         Leads::To(target) => target,
         Leads::Split(split) => split.choose(route, parts, seen),
-        // Such a route has a redirect, which has answered.
+        // Unreachable: such a route has a redirect, which has answered.
         Leads::Nowhere => return Err(no_service()),
     };
     let upstream = &target.upstream;
@@ -300,7 +301,7 @@ async fn pass_on(
         let offers = parts.headers.contains_key(header::EXPECT);
         Box::pin(Upload::receive(body, limit, offers, is_repeatable(parts))).await?
     };
-    // After the body, of which a slow client would otherwise hold a place meanwhile.
+    // Admit only after the body: a slow upload would hold a place meanwhile.
     let admitted = match admit(shared, upstream, seen).await {
         Ok(admitted) => admitted,
         Err(problem) => {
@@ -319,7 +320,7 @@ async fn pass_on(
         answer = answer.and_then(tunnel::or_refused);
     }
     match answer.as_mut().map(Response::body_mut) {
-        // It may stay open for days, and counts as what it is.
+        // A tunnel may stay open for days, so it counts against the tunnel limit instead.
         Ok(body @ Body::Tunnel(_)) => body.keep(tunnelled),
         Ok(body) => body.keep(admitted),
         Err(_) => {}
@@ -334,7 +335,7 @@ fn no_service() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "the route leads to no service")
 }
 
-/// Be one of as many requests as a service may have.
+/// Take one of the service's concurrency places.
 pub async fn admit(shared: &Shared, upstream: &Upstream, seen: &Seen) -> Result<Admitted, Problem> {
     let bearer = seen.bearer.as_deref();
     let tenant = bearer.map_or("", |bearer| &bearer.tenant);
@@ -357,8 +358,8 @@ fn identify(
     Ok(verifier.identify(parts, has_body, now_us() / 1_000_000)?)
 }
 
-/// The client's own id of its request if it is one, or a new one: a random beginning for each
-/// worker, and a number.
+/// The client's request id if it is valid, or a new one: a random prefix for each worker thread, and a
+/// counter.
 fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     thread_local! {
         static LAST: Cell<u128> = Cell::new(u128::from(RandomState::new().hash_one(())) << 64);

@@ -1,9 +1,9 @@
-//! Listening sockets and worker threads, and the operators' port.
+//! Listening sockets, worker threads, and the admin port.
 //!
-//! It is done in two steps, so that a gateway can be there before it lets clients in. `start` binds the
-//! port of clients, which shows whether it can be had, and serves operators; `Closed::open` listens. The
-//! kernel hands connections to sockets that listen alone: until then they go to the gateway that is
-//! there already, if there is one, and a gateway that knows no instance yet refuses nobody.
+//! Startup has two steps, so that a gateway can be running before it accepts clients. `start` binds the
+//! client port, which fails early if the port is taken, and serves the admin port; `Closed::open` calls
+//! `listen`. The kernel distributes connections only among listening sockets: until `open`, they go to the
+//! gateway that already listens there, if any, and a gateway that knows no instances yet rejects no clients.
 
 use std::convert::Infallible;
 use std::io;
@@ -34,26 +34,26 @@ use crate::{
 };
 
 const BACKLOG: i32 = 4096;
-/// Headers of a request: three times what a browser sends.
+/// Maximum number of headers in a request: three times what a browser sends.
 pub const HEADERS_LIMIT: usize = 100;
-/// Their size in all: four times the cookies that a browser keeps for one name.
+/// Maximum total size of a request's headers: four times the cookies that a browser keeps for one name.
 pub const HEADER_BYTES: usize = 32 * 1024;
-/// Requests of a client at a time, in the protocols that have more than one: a page of many
-/// pictures fits (RFC 9113, section 6.5.2, asks for 100 at least).
+/// Concurrent streams per connection in HTTP/2 and HTTP/3: enough for a page with many pictures (RFC 9113,
+/// section 6.5.2, recommends at least 100).
 pub const STREAMS: u32 = 128;
-/// What a client may send of one body before it is read, and of all of them: enough for 80 Mbit/s
-/// of an upload at 25 ms.
+/// Flow-control windows for one request body and for all bodies of a connection: enough for an upload of 80
+/// Mbit/s at 25 ms.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What the kernel holds of answers that can't be sent yet. It would take megabytes, and an answer
-/// that comes later on the same connection would have to wait behind them; what is left with us is
-/// interleaved. Twice what one write of ours takes at most.
+/// Limit of unsent bytes in the kernel's socket buffer (`TCP_NOTSENT_LOWAT`). By default the kernel would
+/// buffer megabytes, and a later answer on the same connection would wait behind them; data that stays in the
+/// gateway is interleaved. Twice the size of our largest write.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
-/// For how long clients may remember that there is HTTP/3 here, in seconds.
+/// How long clients may cache the HTTP/3 advertisement (`Alt-Svc`), in seconds.
 const REMEMBERED: u32 = 86_400;
 
-/// What `start` bound, and the threads that serve operators and what needs no client.
+/// The addresses that `start` bound, and the threads that don't serve clients.
 pub struct Started {
     pub listen: String,
     pub admin: String,
@@ -61,18 +61,18 @@ pub struct Started {
     pub closed: Closed,
 }
 
-/// The port of clients, bound, and not listened to.
+/// The client port, bound but not listening.
 pub struct Closed {
     address: SocketAddr,
     congestion: Option<String>,
     workers: usize,
-    /// One for each worker; none once one of them could not listen.
+    /// One per worker; empty after one of them failed to listen.
     sockets: Vec<Socket>,
     quic: Option<quinn::ServerConfig>,
     door: Arc<Door>,
 }
 
-/// Bind both ports and let operators in.
+/// Bind both ports and serve the admin port.
 pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
     let snapshot = shared.snapshot();
     let config = &snapshot.config;
@@ -101,7 +101,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
         }
     };
     let spoken: [&[u8]; 3] = [b"h2", b"http/1.1", certificates::PROOF];
-    // Sessions that other gateways resume get no early data: who shares a secret wants to share them.
+    // No early data for sessions that other gateways can resume: a shared ticket secret takes precedence.
     let tls = tls.map(|tls| match config.early_data && config.ticket_secret.is_none() {
         true => tls.speaking_early_by_tcp(&spoken),
         false => tls.speaking(&spoken),
@@ -119,7 +119,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
         places,
     });
     let operators = Arc::clone(shared);
-    // Operators get in however many clients there are.
+    // The admin port has no connection limit.
     let office = Door {
         tls: None,
         announced: false,
@@ -147,7 +147,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Started, Error> {
 }
 
 impl Closed {
-    /// Bind what is not bound yet.
+    /// Bind the sockets that aren't bound yet.
     fn bind(&mut self) -> Result<(), Error> {
         while self.sockets.len() < self.workers {
             self.sockets.push(bind(&self.address.to_string(), self.congestion.as_deref())?);
@@ -155,21 +155,20 @@ impl Closed {
         Ok(())
     }
 
-    /// Listen, on a thread for each worker: on all of them or, after an error, on none, and it may be
-    /// tried again.
+    /// Listen, with one thread per worker. After an error no socket listens, and the call may be repeated.
     ///
     /// # Errors
-    /// `Error::Io`: somebody else listens there without sharing, or has the port of UDP.
+    /// `Error::Io`: another process listens there without sharing the port, or has the UDP port.
     pub fn open(&mut self, shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Error> {
         self.bind()?;
         let address = self.address;
-        // A socket of UDP gets datagrams from its binding on, so it has to wait until now.
+        // A UDP socket receives datagrams as soon as it is bound, so bind it only now.
         let datagrams = match &self.quic {
             Some(_) => http3::bind(address, self.workers)
                 .map_err(Error::io(format!("can't listen on {address}, UDP")))?,
             None => Vec::new(),
         };
-        // The threads come first, and wait for their sockets; without one they end.
+        // Start the threads first; each waits for its socket and ends if it gets none.
         let mut threads = Vec::new();
         let mut waiting = Vec::new();
         for number in 0..self.workers {
@@ -185,7 +184,8 @@ impl Closed {
         }
         for socket in &self.sockets {
             if let Err(error) = listen(socket, &address.to_string()) {
-                // Those that listen would be sent clients whom nobody serves.
+                // Close the sockets that listen already: the kernel would give them clients that no thread
+                // serves.
                 self.sockets.clear();
                 return Err(error);
             }
@@ -193,7 +193,7 @@ impl Closed {
         let mut datagrams = datagrams.into_iter();
         for (give, socket) in waiting.iter().zip(self.sockets.drain(..)) {
             let quic = self.quic.clone().zip(datagrams.next());
-            // It waits, so it takes it.
+            // The receiver is waiting, so this can't fail.
             let _ = give.send((TcpListener::from(socket), quic));
         }
         Ok(threads)
@@ -217,7 +217,7 @@ fn thread(
         .map_err(Error::io(name))
 }
 
-/// A socket at `address`, which doesn't listen yet; connections there have its options.
+/// A bound socket at `address` that doesn't listen yet; accepted connections inherit its options.
 fn bind(address: &str, congestion: Option<&str>) -> Result<Socket, Error> {
     let parsed: SocketAddr = address
         .parse()
@@ -243,7 +243,7 @@ fn listen(socket: &Socket, address: &str) -> Result<(), Error> {
     socket.listen(BACKLOG).map_err(Error::io(format!("can't listen on {address}")))
 }
 
-/// Let the kernel's `algorithm` say how fast answers are sent.
+/// Set the congestion control algorithm.
 #[cfg(target_os = "linux")]
 fn control(socket: &Socket, algorithm: &str) -> Result<(), Error> {
     const KNOWN: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
@@ -286,7 +286,7 @@ fn worker(
 fn admin_worker(shared: &Arc<Shared>, listener: TcpListener, door: Door) -> io::Result<()> {
     let serve = |shared: Arc<Shared>, _, request| async move { Ok(admin::serve(&shared, request).await) };
     run(async {
-        // Here it takes no time from clients.
+        // On this thread these tasks take no time from clients.
         let kept = Arc::clone(shared);
         tokio::spawn(async move { identity::keep_fresh(&kept).await });
         let kept = Arc::clone(shared);
@@ -294,14 +294,15 @@ fn admin_worker(shared: &Arc<Shared>, listener: TcpListener, door: Door) -> io::
         let kept = Arc::clone(shared);
         let exporting = tokio::spawn(async move { tracing::keep_exporting(&kept).await });
         let accepted = accept(shared, listener, Arc::new(door), serve).await;
-        // It ends soon after the gateway, with what was still to be told.
+        // It exports what is left and ends soon after the gateway.
         let _ = exporting.await;
         accepted
     })
 }
 
-/// Accept until the door's last phase and those who wait at the door by then, and stay for whoever is
-/// still connected until the gateway ends. A failed accept (no descriptors left) pauses, and goes on.
+/// Accept until the phase `door.last`, then accept the connections that are in the backlog by then, and wait
+/// until the gateway ends, as connections are still being served. After a failed accept (such as no
+/// descriptors left) pause and continue.
 async fn accept<S, F>(
     shared: &Arc<Shared>,
     listener: TcpListener,
@@ -323,7 +324,7 @@ where
                 None => {
                     connection::serve(shared, client, stream, Agreed::default(), &door, place, serve).await
                 }
-                // On the heap, where plain connections don't take its room.
+                // On the heap, so that plain connections don't reserve its space.
                 Some(tls) => Box::pin(secure(shared, client, stream, tls, door, place, serve)).await,
             }
         }
@@ -346,7 +347,7 @@ where
         tokio::spawn(async move {
             let Some(client) = announced(&shared, &mut stream, peer, &door).await else { return };
             if place.settle(client) {
-                // By itself, without the room that reading the header took.
+                // As a task of its own, without the space that reading the header took.
                 tokio::spawn(welcome(shared, client, stream, door, place));
             } else {
                 shared.turned_away.fetch_add(1, Ordering::Relaxed);
@@ -361,8 +362,8 @@ where
         match accepted {
             Ok((stream, address)) => {
                 admit(stream, address);
-                // One in each pass over those who are ready: whoever is served already doesn't wait for
-                // the beginnings of all who come at once, at up to 0.1 ms for each.
+                // Accept one connection per pass over the ready tasks: established connections don't wait
+                // while a burst of new ones is set up, at up to 0.1 ms each.
                 yield_now().await;
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -380,7 +381,7 @@ where
     Ok(())
 }
 
-/// Whose connection a proxy passes on, by its word; nothing if it is to be let go.
+/// The client address that a trusted proxy announces; `None` if the connection must be dropped.
 async fn announced(shared: &Shared, stream: &mut TcpStream, peer: IpAddr, door: &Door) -> Option<IpAddr> {
     if !shared.snapshot().trust.as_ref().is_some_and(|trust| trust.knows(&peer)) {
         shared.unannounced.add(peer, "its address is in none of trusted_proxies");
@@ -389,7 +390,7 @@ async fn announced(shared: &Shared, stream: &mut TcpStream, peer: IpAddr, door: 
     match tokio::time::timeout(door.patience.head, proxy_protocol::source(stream)).await {
         Ok(Ok(source)) => Some(source.unwrap_or(peer)),
         Ok(Err(error)) => {
-            // Balancers connect and go to see whether there is somebody, too.
+            // Any other error is no refusal: load balancers also connect and close as a health check.
             if error.kind() == io::ErrorKind::InvalidData {
                 shared.unannounced.add(peer, &error.to_string());
             }
@@ -415,22 +416,22 @@ async fn secure<S, F>(
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let deadline = Instant::now() + door.patience.head;
-    // On the heap both times, since each layer of what serves the connection would have room for it,
-    // more than a KiB: a handshake that is over takes none, and a connection takes it once.
+    // On the heap both times: each layer that serves the connection would reserve more than a KiB for it.
+    // This way the handshake's memory is freed when it is over, and a connection takes its memory once.
     match timeout_at(deadline, Box::pin(early_data::accept(tls, stream, &client, deadline))).await {
         Ok(Ok(Accepted::Complete(mut stream, protocol))) => match agreed(protocol.as_deref()) {
             Some(spoken) => {
                 let agreed = Agreed { spoken: Some(spoken), handshake: None };
                 connection::serve(shared, client, stream, agreed, &door, place, serve).await;
             }
-            // The directory may be gone already.
+            // The ACME directory may have disconnected already.
             None => _ = stream.shutdown().await,
         },
         Ok(Ok(Accepted::Early(mut stream, protocol, handshake))) => match agreed(protocol.as_deref()) {
             Some(spoken) => {
                 let agreed = Agreed { spoken: Some(spoken), handshake: Some(handshake) };
                 let serving = connection::serve(shared, client, stream, agreed, &door, place, serve);
-                // By itself, where connections without early data don't take its room.
+                // On the heap, so that connections without early data don't reserve its space.
                 Box::pin(serving).await;
             }
             None => _ = stream.shutdown().await,
@@ -439,8 +440,8 @@ async fn secure<S, F>(
     }
 }
 
-/// What is spoken once ALPN has agreed on `protocol`: that, and nothing that looks otherwise. Nothing if the
-/// handshake is all that the client, an ACME directory, wants to see.
+/// The protocol for what ALPN negotiated, never guessed from the bytes. `None` for an ACME directory, which
+/// needs only the handshake.
 fn agreed(protocol: Option<&[u8]>) -> Option<Spoken> {
     match protocol {
         Some(b"h2") => Some(Spoken::Http2),
