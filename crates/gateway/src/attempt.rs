@@ -1,15 +1,14 @@
-//! The attempts of one request: which instance is asked, what its outcome says of it, and whether
-//! another may be asked after it.
+//! The attempts of one request: choice of the instance, outcome, retries and hedging.
 //!
-//! A request is sent again if that is safe (its method is idempotent, it has an Idempotency-Key, or it
-//! never reached the instance), and if the service's retry budget pays for it: in an outage the
-//! instances get little more than what clients ask for. The pause before that is random up to a
-//! bound that doubles (Brooker, "Exponential backoff and jitter", 2015). An instance that says when to come
-//! back is not asked before, if that is soon; others may be at once.
+//! A request is retried if that is safe (its method is idempotent, it has an Idempotency-Key, or it never
+//! reached the instance) and if the service's retry budget allows it, so that in an outage instances get
+//! little more load than clients send. The backoff is random below a bound that doubles (Brooker,
+//! "Exponential backoff and jitter", 2015). An instance that sent Retry-After isn't asked again before then,
+//! and only waited for if that is soon; other instances may be asked at once.
 //!
-//! A hedge is a second attempt while the first is still under way, where that was asked for (Dean and
-//! Barroso, "The tail at scale", 2013): the first good answer counts, the other attempt is dropped with
-//! its connection, and the budget pays for it as for a retry.
+//! A hedge is a second attempt while the first is still in flight, where that is configured (Dean and
+//! Barroso, "The tail at scale", 2013): the first good answer wins, the other attempt is dropped with its
+//! connection, and the budget pays for it as for a retry.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,20 +29,20 @@ use crate::shared::Shared;
 use crate::upload::Upload;
 use crate::upstream::{Failure, Outgoing, exchange};
 
-/// The longest pause between two attempts that an instance didn't ask for.
+/// The longest backoff.
 const PAUSE_LIMIT: Duration = Duration::from_millis(200);
-/// The longest that an instance may ask for; who is to come back later than that is told so.
+/// The longest Retry-After that the gateway waits for; a longer one is passed on to the client.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(1);
 
 /// An attempt that failed.
 struct Missed {
-    /// What is answered if no other instance can do better.
+    /// The answer if no other instance does better.
     answer: Result<Response<Body>, Problem>,
-    /// Whether the instance may have carried the request out.
+    /// Whether the instance may have executed the request.
     reached: bool,
-    /// When the instance wants to be asked again.
+    /// The instance's Retry-After.
     retry_after: Option<Duration>,
-    /// The client's own doing, after which nothing more is to be tried.
+    /// The client caused the failure; no retry.
     by_client: bool,
 }
 
@@ -54,20 +53,20 @@ impl Missed {
     }
 }
 
-/// All that the attempts of a request have in common.
+/// What all attempts of a request have in common.
 struct Asking<'a> {
     shared: &'a Shared,
     upstream: &'a Upstream,
     parts: &'a Parts,
     seen: &'a Seen,
-    /// Whether it may be carried out twice.
+    /// Whether it is safe to execute twice.
     repeatable: bool,
-    /// When the whole request has to be answered, if there is a time for that.
+    /// Deadline of the whole request, if any.
     until: Option<Instant>,
 }
 
-/// Try instances until one answers for good, as far as repeating is safe. `waited` says whether time has
-/// passed since the request came.
+/// Try instances until one gives a final answer, as far as retries are safe. `waited` says whether time has
+/// passed since the request arrived, so that the clock must be read again.
 pub async fn attempt(
     shared: &Shared,
     upstream: &Upstream,
@@ -100,10 +99,11 @@ pub async fn attempt(
                 break;
             }
             tokio::time::sleep(wait).await;
-            // What an instance has asked for is none of the time that it has for its answer.
+            // The Retry-After wait doesn't count against the attempt's timeout.
             now = Instant::now();
         }
-        // Before it is asked: if the client hangs up meanwhile, the stub tells who may have carried it out.
+        // Record the instance before asking it: if the client disconnects meanwhile, the stub names who may
+        // have executed the request.
         seen.attempts += 1;
         upstream.repeated.fetch_add(u64::from(number > 1), Ordering::Relaxed);
         seen.endpoint = Some(Arc::clone(&under_way.endpoint));
@@ -136,7 +136,7 @@ pub async fn attempt(
     missed.answer
 }
 
-/// Ask one instance, once, for nobody who waits for its answer; nothing if there is none to be asked.
+/// Ask one instance once, with no client waiting for the answer; `None` if no instance is available.
 pub async fn attempt_once(
     shared: &Shared,
     upstream: &Upstream,
@@ -152,7 +152,7 @@ pub async fn attempt_once(
 }
 
 impl Asking<'_> {
-    /// Ask one instance, and let its breaker know what became of it.
+    /// Ask one instance, and report the outcome to its breaker.
     async fn ask(
         &self,
         mut under_way: UnderWay,
@@ -190,8 +190,8 @@ impl Asking<'_> {
                 return Ok(response);
             }
             Ok(mut response) => {
-                // The instance itself says that it can't at the moment: if none of them can, its word
-                // stands, and a client is told when to come again in any case.
+                // The instance itself reports that it is unavailable. If no other can answer, its response
+                // goes to the client, a 503 always with a Retry-After.
                 let asked_for = text(response.headers(), header::RETRY_AFTER).parse().ok();
                 if response.status() == StatusCode::SERVICE_UNAVAILABLE {
                     response.headers_mut().entry(header::RETRY_AFTER).or_insert(1.into());
@@ -217,8 +217,8 @@ impl Asking<'_> {
         Err(missed)
     }
 
-    /// Ask one instance, and another one as well if it takes too long: who answered or failed last, how
-    /// many were asked beside the first, and the outcome.
+    /// Ask one instance, and a second one if the first takes longer than `after`. Returns the instance that
+    /// answered or failed last, the number of hedges, and the outcome.
     async fn hedged(
         &self,
         first: UnderWay,
@@ -257,8 +257,8 @@ impl Asking<'_> {
     }
 }
 
-/// Whether a request that may have been carried out may be sent again: not by a key that is empty, which
-/// is none, or that stays behind with the client's connection.
+/// Whether a request that may have been executed can be retried. An Idempotency-Key doesn't count if it is
+/// empty, or if Connection lists it, so that the service never sees it.
 pub fn is_repeatable(parts: &Parts) -> bool {
     let has_key = || {
         let key = parts.headers.get(headers::IDEMPOTENCY_KEY);
@@ -268,8 +268,8 @@ pub fn is_repeatable(parts: &Parts) -> bool {
     parts.method.is_idempotent() || has_key()
 }
 
-/// A request under way to an instance: counted for as long as this lives, and its breaker's admission
-/// given back if the outcome is never known.
+/// A request in flight to an instance, counted until dropped. If the outcome is never known, dropping it
+/// returns the breaker's admission.
 pub struct UnderWay {
     pub endpoint: Arc<Endpoint>,
     pass: Option<Pass>,
@@ -307,7 +307,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// Full jitter over an exponential bound.
+/// Full jitter below an exponential bound.
 fn pause(attempt: u32) -> Duration {
     let bound = Duration::from_millis(10 << attempt.min(5)).min(PAUSE_LIMIT);
     bound.mul_f64(fastrand::f64())

@@ -1,5 +1,4 @@
-//! Which instance of a service gets the next request: the order is that of `policy::balance`, the last
-//! word that of its breaker and of its health checks.
+//! Load balancing: `policy::balance` orders the instances, then breakers and health checks decide.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,7 +8,7 @@ use counterfoil_policy::breaker::{Mode, Pass};
 use crate::attempt::UnderWay;
 use crate::service::{Endpoint, Upstream};
 
-/// An instance whose checks and breaker let a request pass, another than `tried` if there is one.
+/// An instance whose checks and breaker admit the request; `tried` only if no other does.
 pub fn choose(upstream: &Upstream, now_ns: u64, tried: Option<&Endpoint>) -> Option<UnderWay> {
     let endpoints = upstream.endpoints.load();
     let (order, panics) = order(&endpoints, upstream.balance, now_ns, fastrand::f64);
@@ -44,7 +43,7 @@ impl Candidate for Endpoint {
         self.breaker.passes() && !self.is_out()
     }
 
-    /// An operator who holds the breaker closed has the last word over checks, too.
+    /// A breaker that an operator holds closed also overrides health checks.
     fn is_out(&self) -> bool {
         self.checks.as_ref().is_some_and(|checks| checks.health.is_out())
             && self.breaker.view().mode != Mode::HeldClosed

@@ -1,9 +1,9 @@
-//! When the store is told what was admitted here: one task, on a thread of its own, does all of it,
-//! and no request waits for it but those of strict limits (`strict`).
+//! Exchange with the shared store: one task, on a thread of its own, reports what this gateway admitted.
+//! Requests never wait for it, except those of strict limits (`strict`).
 //!
-//! What a failure costs is argued in `shared_gcra`. Here it means: what was taken is given back,
-//! and the connection is made anew, after a pause with full jitter, so that a store that comes back
-//! does not meet all gateways at once (Brooker, "Exponential backoff and jitter", 2015).
+//! `shared_gcra` argues what a failed exchange costs. Here, a failed exchange returns its advances to the
+//! cells, and the task reconnects after a pause with full jitter, so that a store that recovers isn't hit by
+//! all gateways at once (Brooker, "Exponential backoff and jitter", 2015).
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,13 +19,13 @@ use crate::shared::{Phase, Shared};
 use crate::store::{BATCH, Entry, Place, Question, Store, Trouble, Verdict};
 use crate::strict::Queue;
 
-/// Who has nothing to tell asks for a sign of life this often.
+/// How often to ping the store when there is nothing to report.
 const IDLE: Duration = Duration::from_secs(1);
-/// Bounds of the pause before a new connection; the first doubles with each failure in a row.
+/// Bounds of the backoff before a reconnect; `PAUSE` doubles with each consecutive failure.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How it goes with the store.
+/// The connection to the store and its state.
 pub struct Link {
     place: Place,
     every: Duration,
@@ -33,7 +33,7 @@ pub struct Link {
     connected: AtomicBool,
     exchanges: AtomicU64,
     failures: AtomicU64,
-    /// Of those that succeeded: the D of the bound in `shared_gcra`.
+    /// Duration of the slowest successful exchange: the D of the bound in `shared_gcra`.
     slowest_us: AtomicU64,
     last: Mutex<Option<Instant>>,
     trouble: Mutex<Option<Trouble>>,
@@ -62,12 +62,12 @@ impl Link {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// What the store says to a request of a strict limit, unless it is away.
+    /// The store's verdict on a request of a strict limit; `None` if the store is unreachable.
     pub async fn ask(&self, question: Question) -> Option<Verdict> {
         if self.connected() { self.strict.ask(question).await } else { None }
     }
 
-    /// For operators.
+    /// For the admin port.
     pub fn state(&self, waiting: usize) -> Value {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -83,7 +83,7 @@ impl Link {
         })
     }
 
-    /// Name, kind, what it is, and value of each metric.
+    /// Name, kind, help text and value of each metric.
     pub fn metrics(&self, waiting: usize) -> [(&'static str, Kind, &'static str, u64); 4] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
@@ -118,7 +118,7 @@ impl Link {
         self.say("shared_limits_lost", Some(trouble));
     }
 
-    /// Keep what is to be said, and log it if it is news.
+    /// Store the current trouble, and log it if it has changed.
     fn say(&self, event: &str, trouble: Option<Trouble>) {
         let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if *said == trouble {
@@ -135,8 +135,7 @@ impl Link {
     }
 }
 
-/// Exchange until the gateway ends. What was admitted since the last exchange is then forgotten, as
-/// are the cells themselves.
+/// Exchange until the gateway ends. What was admitted since the last exchange is then lost with the cells.
 pub async fn keep(shared: &Shared, link: &Link) {
     let Some(mut waiting) = link.strict.end() else { return };
     let mut phase = shared.phase();
@@ -184,7 +183,7 @@ pub async fn keep(shared: &Shared, link: &Link) {
     }
 }
 
-/// Full jitter: anything up to the bound.
+/// Full jitter: uniform between zero and the bound.
 fn pause(failed: u32) -> Duration {
     let bound = PAUSE.saturating_mul(1 << failed.min(10)).min(PAUSE_LIMIT);
     bound.mul_f64(RandomState::new().hash_one(failed) as f64 / u64::MAX as f64)
@@ -216,7 +215,8 @@ async fn until_lost(
     }
 }
 
-/// Tell all that was admitted since the last exchange, and take in what is owed; how many keys.
+/// Report everything admitted since the last exchange, and take over the debts that the store returns; the
+/// number of keys reported.
 async fn exchange(shared: &Shared, store: &mut Store<'_>) -> Result<usize, Trouble> {
     let snapshot = shared.snapshot();
     let limits = snapshot.limits.iter().filter_map(|limit| Some((&*limit.name, limit.shared()?)));

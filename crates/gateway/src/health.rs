@@ -1,14 +1,13 @@
-//! Active health checks: instances of services that ask for them are sent a request of the gateway's own
-//! now and then. What its outcome means is decided in `policy::health`; here is what sends it.
+//! Active health checks: the gateway sends periodic probes to instances of services that configure them.
+//! `policy::health` interprets the outcomes; this module sends the probes.
 //!
-//! Each instance has a task, which sends one probe at a time and none again before its turn, for as long
-//! as the instance is known: one that discovery drops is not probed any more, and a probe under way to it
-//! ends there. Of all instances together so many may be probed at once; who waits is served in order.
-//! Probes run on the operators' thread and take no time from clients. No route, limit, breaker, place or
-//! access log knows of them.
+//! Each known instance has a task, which sends one probe at a time, at its interval. When discovery drops an
+//! instance, its task ends, and with it a probe in flight. The number of concurrent probes over all instances
+//! is bounded; waiting probes are served in order. Probes run on the admin thread and take no time from
+//! clients. They pass through no route, limit, breaker or concurrency place, and aren't in the access log.
 //!
-//! A probe has a connection of its own. One that was kept from before would not show that an instance
-//! takes no new ones, and would show a failure where an instance had just let go of it.
+//! Each probe uses a new connection. A reused one would not show that an instance accepts no new connections,
+//! and would report a failure where an instance has just closed an idle connection.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,14 +36,14 @@ use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Target, connect};
 
-/// Probes under way at once, of all services: with a timeout of a second, so many instances that don't
-/// answer are found out each second, and descriptors and answers that are held have a bound.
+/// Maximum number of concurrent probes over all services. With a timeout of a second, as many unresponsive
+/// instances are detected each second, and descriptors and buffered answers are bounded.
 const AT_ONCE: usize = 64;
-/// What is read of an answer. Its status is what counts; a report of what is wrong fits.
+/// Maximum bytes read of an answer. The status is what counts; an error report fits.
 const ANSWER_BYTES: usize = 64 * 1024;
 const USER_AGENT: &str = "counterfoil-gateway-health";
 
-/// What a service's instances are asked, and what the answer must be.
+/// The probe of a service, and the expected answer.
 pub struct Probe {
     settings: Settings,
     question: Question,
@@ -53,15 +52,15 @@ pub struct Probe {
     counts: Arc<Counts>,
 }
 
-/// What a probe asks for, and what is a good answer.
+/// The request of a probe, and what makes its answer good.
 enum Question {
-    /// By a GET, with one of these statuses; none: with any success.
+    /// GET; the answer must have one of these statuses, or any 2xx if there are none.
     Http { path: PathAndQuery, statuses: Vec<u16> },
-    /// By the health protocol of gRPC, in one message.
+    /// The gRPC health protocol; the encoded request message.
     Grpc(Bytes),
 }
 
-/// What became of the probes of a service, in earlier and later configurations too.
+/// Outcomes of a service's probes, in earlier and later configurations too.
 #[derive(Default)]
 pub struct Counts {
     passed: AtomicU64,
@@ -69,10 +68,10 @@ pub struct Counts {
 }
 
 impl Probe {
-    /// What `config` says of checks, if it asks for them.
+    /// The probe that `config` describes; `None` without health checks.
     ///
     /// # Errors
-    /// `Error::Config` for a path or a time that is none.
+    /// `Error::Config` for an invalid path, duration or gRPC setting.
     pub fn new(name: &str, config: &Service, counts: &Arc<Counts>) -> Result<Option<Arc<Self>>, Error> {
         let Some(check) = &config.health else { return Ok(None) };
         let wrong = |what: &str, why: &dyn std::fmt::Display| {
@@ -111,10 +110,10 @@ impl Probe {
         })))
     }
 
-    /// Ask an instance.
+    /// Probe an instance.
     ///
     /// # Errors
-    /// Why the probe failed, for people.
+    /// Why the probe failed, as a readable text.
     async fn send(&self, target: &Target<'_>, host: &HeaderValue) -> Result<(), String> {
         let until = tokio::time::Instant::now() + self.timeout;
         let answer = match tokio::time::timeout_at(until, self.ask(target, host, until)).await {
@@ -133,8 +132,8 @@ impl Probe {
         let stream = TokioIo::new(connect(target, until).await?);
         let (path, request, body) = self.question.put();
         let request = request.header(header::USER_AGENT, USER_AGENT);
-        // Dropped with the rest when the time is over, and the connection with it. How that ends is
-        // told by the answer, or by its absence.
+        // Dropped on timeout, and the connection with it. Its result is ignored: the answer, or its absence,
+        // shows it.
         let mut serving = JoinSet::new();
         let response = match target.protocol {
             Protocol::Http1 => {
@@ -158,7 +157,7 @@ impl Probe {
 }
 
 impl Question {
-    /// The path of a request, its head but for that, and its body.
+    /// The request's path, the rest of its head, and its body.
     fn put(&self) -> (&str, request::Builder, Full<Bytes>) {
         match self {
             Self::Http { path, .. } => (path.as_str(), Request::builder(), Full::default()),
@@ -173,7 +172,7 @@ impl Question {
     }
 
     /// # Errors
-    /// Why an answer isn't a good one, for people.
+    /// Why the answer isn't good, as a readable text.
     fn judge(&self, answer: Response<Collected<Bytes>>) -> Result<(), String> {
         let status = answer.status();
         let expected = match self {
@@ -189,7 +188,7 @@ impl Question {
     }
 }
 
-/// An error with what it came from.
+/// An error with its causes.
 fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -199,7 +198,7 @@ fn told(error: &(dyn std::error::Error + 'static)) -> String {
 pub struct Checks {
     pub health: Health,
     probe: Arc<Probe>,
-    /// What was wrong with the last probe, if something was.
+    /// The error of the last probe, if it failed.
     trouble: Mutex<Option<String>>,
 }
 
@@ -215,10 +214,10 @@ impl Checks {
     }
 }
 
-/// Check every instance that is known, as its service asks for, until the gateway ends.
+/// Run the health checks of all known instances until the gateway ends.
 pub async fn keep_checking(shared: &Arc<Shared>) {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
-    // By the address in memory of each, which is nobody else's for as long as it is held here.
+    // Keyed by pointer, which stays unique while the `Arc` is held here.
     let mut checked: HashMap<usize, (Arc<Endpoint>, JoinSet<()>)> = HashMap::new();
     loop {
         let snapshot = shared.snapshot();
@@ -242,13 +241,13 @@ pub async fn keep_checking(shared: &Arc<Shared>) {
     }
 }
 
-/// Probe one instance whenever it is its turn.
+/// Probe one instance at its interval.
 async fn check(shared: Arc<Shared>, endpoint: Arc<Endpoint>, at_once: Arc<Semaphore>) {
     let Some(checks) = &endpoint.checks else { return };
     loop {
         match checks.health.turn(shared.nanoseconds(Instant::now()), fastrand::f64()) {
             Turn::Probe => {
-                // It is never closed.
+                // The semaphore is never closed.
                 let Ok(_permit) = at_once.acquire().await else { return };
                 let snapshot = shared.snapshot();
                 let Some(upstream) = snapshot.upstreams.get(&checks.probe.service) else { return };
@@ -261,7 +260,7 @@ async fn check(shared: Arc<Shared>, endpoint: Arc<Endpoint>, at_once: Arc<Semaph
                 let wait = until_ns.saturating_sub(shared.nanoseconds(Instant::now()));
                 tokio::time::sleep(Duration::from_nanos(wait)).await;
             }
-            // Nobody else sends probes to this instance, and this task waits for each.
+            // Unreachable: only this task probes the instance, and it waits for each probe.
             Turn::UnderWay => return,
         }
     }
@@ -273,12 +272,12 @@ fn record(endpoint: &Endpoint, checks: &Checks, outcome: Result<(), String>, now
     (if passed { good } else { bad }).fetch_add(1, Ordering::Relaxed);
     *checks.trouble.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
     if checks.health.outcome(passed, now_ns) == Some(State::Healthy) {
-        // Who comes back starts as slowly as who is new.
+        // An instance that recovers goes through slow start like a new one.
         endpoint.since_ns.store(now_ns, Ordering::Relaxed);
     }
 }
 
-/// How many probes there were, and what instances are by them, of services that have checks.
+/// Metrics of services with health checks: probes by outcome, instances by state.
 pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
     let mut services: Vec<_> =
         snapshot.upstreams.iter().filter(|(_, upstream)| upstream.probe.is_some()).collect();

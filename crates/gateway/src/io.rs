@@ -1,4 +1,4 @@
-//! Buffered writes to clients; the last bytes of a connection are seen to by `linger.rs`.
+//! Buffered writes to clients; `linger.rs` closes the connection.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 use crate::client::Client;
 use crate::linger::Linger;
 
-/// Up to this size a copy costs less than a gathering write (`writev`) does over a plain one, and
-/// over TLS it makes one record of what would be two.
+/// Up to this size, copying into one buffer costs less than a gathering write (`writev`), and over TLS it
+/// makes one record instead of two.
 const SMALL: usize = 4 * 1024;
 
-/// A connection that may keep what was written for a while.
+/// A connection that may buffer written bytes.
 pub trait Keeping {
-    /// Whether something that was written has not left yet.
+    /// Whether written bytes are still buffered.
     fn keeps(&self) -> bool;
 }
 
@@ -30,16 +30,16 @@ impl Keeping for TcpStream {
     }
 }
 
-/// A client's connection, on which the head and the body of a small answer are written as one.
+/// A client connection that writes the head and the body of a small answer together.
 pub struct ClientIo<I> {
     inner: TokioIo<I>,
-    /// Read before hyper was there.
+    /// Bytes read before hyper took over.
     first: Bytes,
     buffer: Vec<u8>,
-    /// Written before what hyper writes (`Client::write_early`).
+    /// Interim answers, written before hyper's next bytes (`Client::write_early`).
     early: Bytes,
     client: Arc<Client>,
-    /// Since our side of it has ended.
+    /// Set once our side is shut down.
     linger: Option<Linger>,
 }
 
@@ -49,22 +49,22 @@ impl<I> ClientIo<I> {
         Self { inner, first, buffer: Vec::new(), early: Bytes::new(), client, linger: None }
     }
 
-    /// The connection alone, and what is still to be read before what comes on it.
+    /// The bare connection, and the bytes to be read before it.
     pub fn into_parts(self) -> (I, Bytes) {
         (self.inner.into_inner(), self.first)
     }
 }
 
 impl<I: Keeping> ClientIo<I> {
-    /// Remember whether the client takes what is written to it.
+    /// Record whether written bytes are still unsent.
     fn look(&self, pending: bool) {
         self.client.set_blocked(pending || self.inner.inner().keeps());
     }
 }
 
 impl<I: AsyncWrite + Keeping + Unpin> ClientIo<I> {
-    /// Write what comes first. hyper asks to flush at the end of each of its turns, and only when it has
-    /// written all of its own: nothing that is written then lands within an answer.
+    /// Write queued interim answers. hyper flushes at the end of each poll, only after it has written
+    /// everything it has, so bytes written then never land inside an answer.
     fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(early) = self.client.take_early() {
             self.early = [&self.early[..], &early].concat().into();
@@ -142,7 +142,7 @@ impl<I: AsyncRead + AsyncWrite + Keeping + Unpin> Write for ClientIo<I> {
             client.set_ended_by_us();
             ready!(Pin::new(&mut *inner).poll_shutdown(cx))?;
             if client.is_tunnel() {
-                return Poll::Ready(Ok(())); // what comes is for the instance
+                return Poll::Ready(Ok(())); // what the client still sends is for the instance
             }
         }
         linger.get_or_insert_with(Linger::new).poll(inner.inner_mut(), cx).map(Ok)

@@ -1,8 +1,8 @@
-//! The data plane: HTTP/1.1 and HTTP/2 in, a policy at each step, HTTP/1.1 or HTTP/2 to
-//! the instances.
+//! The data plane: HTTP/1.1, HTTP/2 and HTTP/3 from clients, policies at each step, HTTP/1.1 or HTTP/2 to
+//! instances.
 //!
-//! Each worker is one thread with a runtime, a listening socket (`SO_REUSEPORT`) and connections
-//! to the instances of its own, so that nothing on the way of a request is shared but the policies.
+//! Each worker is one thread with its own runtime, listening socket (`SO_REUSEPORT`) and connections to
+//! instances, so that requests share nothing but the policies across threads.
 
 mod access_log;
 mod addresses;
@@ -82,16 +82,16 @@ use std::time::{Duration, Instant};
 pub use config::Config;
 use shared::Shared;
 
-/// Why the gateway can't start or go on.
+/// Why the gateway can't start or apply a change.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is wrong; nothing was started.
+    /// The configuration is invalid; nothing was started or changed.
     #[error("{0}")]
     Config(String),
-    /// The same, where one setting is to blame: its whole name, such as `services.payments.tls.key`.
+    /// The same, with the full name of the setting at fault, such as `services.payments.tls.key`.
     #[error("{detail}")]
     Setting { setting: String, detail: String },
-    /// The operating system refused something.
+    /// An operating system call failed.
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
 }
@@ -107,21 +107,21 @@ fn parse(config_json: &str) -> Result<Config, Error> {
     Config::parse(config_json).map_err(|error| Error::Config(format!("gateway configuration: {error}")))
 }
 
-/// A running data plane; dropping it ends its threads.
+/// A running data plane; dropping it stops its threads.
 pub struct Gateway {
     shared: Arc<Shared>,
     addresses: (String, String),
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The port of clients, until it is opened.
+    /// The client port, until it is opened.
     closed: Mutex<Option<server::Closed>>,
 }
 
 impl Gateway {
-    /// Check the whole configuration, bind both ports, then serve operators on threads of its own.
-    /// Clients are let in by `open`.
+    /// Validate the configuration, bind both ports, and serve the admin port on threads of its own. `open`
+    /// accepts clients.
     ///
     /// # Errors
-    /// `Error::Config` for a configuration that can't be used, `Error::Io` for a port or a file.
+    /// `Error::Config` or `Error::Setting` for an invalid configuration, `Error::Io` for a port or a file.
     pub fn start(config_json: &str) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(parse(config_json)?)?);
         let server::Started { listen, admin, threads, closed } = server::start(&shared)?;
@@ -129,11 +129,11 @@ impl Gateway {
         Ok(Self { shared, addresses: (listen, admin), threads, closed })
     }
 
-    /// Let clients in; once they are, or once it is drained, this does nothing.
+    /// Accept clients. Does nothing if the port is open already or the gateway is draining.
     ///
     /// # Errors
-    /// `Error::Io` for a port that somebody else has taken meanwhile: nobody is let in, and it may be
-    /// tried again.
+    /// `Error::Io` if another process has taken the port meanwhile: no client is accepted, and the call may
+    /// be repeated.
     pub fn open(&self) -> Result<(), Error> {
         let mut port = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shared.draining() {
@@ -146,17 +146,16 @@ impl Gateway {
         Ok(())
     }
 
-    /// The services of routes that can't be asked yet: no instance is known, or one was not
-    /// checked yet.
+    /// Routed services that aren't ready: no instance is known, or one hasn't been checked yet.
     #[must_use]
     pub fn unknown_services(&self) -> Vec<String> {
         self.shared.snapshot().unknown_services()
     }
 
-    /// Look whether a configuration could be started with, and leave it at that.
+    /// Validate a configuration without starting anything.
     ///
     /// # Errors
-    /// As for `start`, but for what only shows when ports are bound and files are written.
+    /// As for `start`, except errors that only show when ports are bound or files are written.
     pub fn check(config_json: &str) -> Result<(), Error> {
         let config = Config { access_log: None, ..parse(config_json)? };
         certificates::check(&config)?;
@@ -165,15 +164,15 @@ impl Gateway {
         Shared::new(config).map(drop)
     }
 
-    /// Put another configuration into force, all of it or nothing; its version. What is under way
-    /// ends as it began. Limits, breakers, keys and counts that are configured as before go on, and so do
-    /// instances; services that are new begin with these `instances` (each with its `host:port`).
-    /// Certificates are read anew, and so is whom to trust.
+    /// Apply another configuration completely or not at all; returns its version. Requests in flight finish
+    /// under the old one. Limits, breakers, keys and counters whose settings are unchanged keep their state,
+    /// and so do instances; new services start with these `instances` (each with its `host:port`).
+    /// Certificates and CA files are read again.
     ///
     /// # Errors
-    /// `Error::Config` and `Error::Setting` for a configuration that can't be used, or that changes what is settled at
-    /// the start (addresses, whether there is TLS, threads, the store of shared limits); `Error::Io` for the
-    /// access log.
+    /// `Error::Config` and `Error::Setting` for an invalid configuration, or one that changes a setting fixed
+    /// at the start (such as addresses, whether there is TLS, threads, the store of shared limits);
+    /// `Error::Io` for the access log.
     pub fn reload(
         &self,
         config_json: &str,
@@ -188,52 +187,50 @@ impl Gateway {
         Ok(version)
     }
 
-    /// Show clients what an ACME directory has issued, and directories the proofs that they look for, from the
-    /// next handshake on; `document` is JSON (`certificates::Given`).
+    /// Install the certificates that an ACME directory has issued, and the challenge certificates that it
+    /// validates, from the next handshake on. `document` is JSON (`certificates::Given`).
     ///
     /// # Errors
-    /// `Error::Config` for what can't be used, and where there is no TLS: what was shown before still is.
+    /// `Error::Config` for invalid certificates, and without TLS; the certificates in use stay.
     pub fn certify(&self, document: &str) -> Result<(), Error> {
         let without = || Error::Config("certificates of a directory need TLS".into());
         self.shared.certificates().ok_or_else(without)?.issue(document)
     }
 
-    /// Where clients and operators are listened to, as `host:port`.
+    /// The client and admin addresses, as `host:port`.
     #[must_use]
     pub fn addresses(&self) -> (String, String) {
         self.addresses.clone()
     }
 
-    /// Replace the instances of a service: (instance, `host:port`). Breakers of those that stay
-    /// keep their state.
+    /// Replace the instances of a service: (instance, `host:port`). Unchanged instances keep their breakers.
     ///
     /// # Errors
-    /// `Error::Config` for a service that no route names.
+    /// `Error::Config` for an unknown service.
     pub fn set_endpoints(&self, service: &str, endpoints: Vec<(String, String)>) -> Result<(), Error> {
         self.shared.set_endpoints(service, endpoints)
     }
 
-    /// Purge answers from the cache; `document` and what comes back are JSON, as they are on the
-    /// operators' port.
+    /// Purge answers from the cache. `document` and the result are JSON, as on the admin port.
     ///
     /// # Errors
-    /// `Error::Config` for a document that makes no sense, or without a route that has a cache.
+    /// `Error::Config` for an invalid document, or if no route has a cache.
     pub fn purge(&self, document: &str) -> Result<String, Error> {
         self.shared.purge(document.as_bytes())
     }
 
-    /// Let an operator decide over the breaker of an instance: `open`, `closed`, or `auto` to let go.
+    /// Hold an instance's breaker `open` or `closed`, or return it to `auto`.
     ///
     /// # Errors
-    /// `Error::Config` for another word, and for a service or an instance that isn't there.
+    /// `Error::Config` for another mode, and for an unknown service or instance.
     pub fn hold_breaker(&self, service: &str, instance: &str, mode: &str) -> Result<(), Error> {
         self.shared.hold_breaker(service, instance, mode)
     }
 
-    /// Change the weights of a route's split; `document` is JSON, as it is on the operators' port.
+    /// Change the weights of a route's split; `document` is JSON, as on the admin port.
     ///
     /// # Errors
-    /// `Error::Config` for a document that makes no sense, and for a route or a service that isn't there.
+    /// `Error::Config` for an invalid document, and for an unknown route or service.
     pub fn weigh(&self, document: &str) -> Result<(), Error> {
         self.shared.weigh(document.as_bytes())
     }
@@ -244,8 +241,8 @@ impl Gateway {
         admin::state(&self.shared).to_string()
     }
 
-    /// Let nobody new in, finish what is under way, and wait, at most `timeout`, until every client
-    /// is gone.
+    /// Refuse new connections, finish the requests in flight, and wait, at most `timeout`, until all clients
+    /// have disconnected.
     pub fn drain(&self, timeout: Duration) {
         self.shared.drain();
         let deadline = Instant::now() + timeout;
@@ -260,7 +257,7 @@ impl Drop for Gateway {
         self.shared.drain();
         self.shared.stop();
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // A worker that panicked has said so on standard error; there is nobody to tell here.
+            // A worker that panicked has reported it on standard error.
             let _ = thread.join();
         }
     }

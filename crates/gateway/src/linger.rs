@@ -1,11 +1,10 @@
-//! Lingering close: ends a connection so that its last answer arrives.
+//! Lingering close: close a connection so that the client still receives its last answer.
 //!
-//! A kernel that closes a socket with bytes in it that nobody has read resets the connection, and a
-//! reset makes the client's kernel throw away what had come and was not read yet: the 431, or the
-//! GOAWAY, that says why. Whoever is refused in the middle of sending would learn nothing. So the
-//! gateway ends its own side, and throws away what still comes until the client has ended its, too
-//! (RFC 9112, section 9.6). The connection keeps its place (`door.rs`) meanwhile, so there are no
-//! more that linger than connections.
+//! Closing a socket with unread bytes resets the connection, and a reset makes the client's kernel discard
+//! data that arrived but wasn't read yet: the 431, or the GOAWAY, that gives the reason. A client refused in
+//! the middle of sending would never see it. So the gateway shuts down its own side, and discards input until
+//! the client has closed its side too (RFC 9112, section 9.6). The connection keeps its place (`door.rs`)
+//! meanwhile, so the connection limits cover lingering connections.
 
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -18,15 +17,14 @@ use tokio::time::Instant;
 use crate::server::CONNECTION_WINDOW;
 use crate::timer::Timer;
 
-/// Some round trips of a bad network: an answer's way there, and the end's way back.
+/// Some round trips on a bad network: the answer's way there, and the client's close on its way back.
 const LONGEST: Duration = Duration::from_secs(2);
-/// What a client that keeps to HTTP/2 may have sent before it hears anything. Who sends more than that
-/// doesn't listen.
+/// The most that an HTTP/2 client may send before it hears from us. A client that sends more isn't reading.
 const MOST: usize = CONNECTION_WINDOW as usize;
-/// Thrown away in one pass over those who are ready.
+/// Bytes discarded per poll.
 const PIECE: usize = 16 * 1024;
 
-/// What is still borne of a client that is to go.
+/// The limits of one lingering close.
 pub struct Linger {
     left: usize,
     until: Instant,
@@ -38,7 +36,7 @@ impl Linger {
         Self { left: MOST, until: Instant::now() + LONGEST, timer: Timer::default() }
     }
 
-    /// Ready when the client has ended its side, or has had its time.
+    /// Ready when the client has closed its side, or has used up its time or bytes.
     pub fn poll(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<()> {
         let mut room = [MaybeUninit::uninit(); PIECE];
         let mut piece = ReadBuf::uninit(&mut room);

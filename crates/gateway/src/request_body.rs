@@ -1,7 +1,6 @@
 //! A request body, over any protocol.
 //!
-//! One type for all of them: the way of a request is compiled once, and what tells the protocols
-//! apart is one branch for each part of a body.
+//! A single type for all protocols: the request path is compiled once, at the cost of one branch per frame.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,23 +15,23 @@ use crate::http2::Received;
 
 /// What a client sends after the head of its request.
 pub enum RequestBody {
-    /// By HTTP/1.1.
+    /// From HTTP/1.1.
     Hyper {
         body: Incoming,
-        /// Until it is read or given up, the client is not at rest: what comes is not a request.
+        /// Keeps the connection from resting until the body is read or dropped: its bytes are not a request.
         _under_way: Option<UnderWay>,
     },
-    /// By HTTP/2, counted like that of HTTP/1.1.
+    /// From HTTP/2, counted as for HTTP/1.1.
     Http2 { body: Received, _under_way: Option<UnderWay> },
-    /// Whoever took it sees to it.
+    /// Moved elsewhere; reads as empty.
     Taken,
-    /// In base64.
+    /// gRPC-Web in base64.
     Decoded(Box<Decoded>),
-    /// By HTTP/3.
+    /// From HTTP/3.
     Quic(Pin<Box<dyn Body<Data = Bytes, Error = Broken> + Send>>),
 }
 
-/// The body broke off, or its client does not keep to the protocol.
+/// The body ended early, or the client violated the protocol.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     #[error(transparent)]

@@ -18,24 +18,24 @@ use crate::grpc_web::Framed;
 use crate::tunnel::Tunnel;
 use crate::upstream::Rest;
 
-/// What an answer carries.
+/// The body of an answer.
 pub enum Body {
     Whole(Bytes),
     Rest(Box<Rest>),
     Compressed(Box<Compressed>),
-    /// Of gRPC, for a client of gRPC-Web.
+    /// gRPC, framed for a gRPC-Web client.
     Framed(Box<Framed>),
-    /// Nothing: the connection that the answer goes by becomes a tunnel after it.
+    /// Empty: after the answer the connection becomes a tunnel.
     Tunnel(Option<Box<Tunnel>>),
 }
 
 impl Body {
-    /// Whether it comes from a service while it goes to the client: it may be of any length.
+    /// Whether it is streamed from a service, of any length.
     pub fn passes_through(&self) -> bool {
         matches!(self, Self::Rest(_) | Self::Compressed(_) | Self::Framed(_))
     }
 
-    /// Keep something until the last part is through.
+    /// Hold `kept` until the body has been sent.
     pub fn keep(&mut self, kept: impl Send + 'static) {
         match self {
             Self::Rest(rest) => rest.keep(kept),
@@ -85,8 +85,8 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// What is left of an answer where only its head was asked for (RFC 9110, section 9.3.2). Servers
-/// of HTTP/1.1 see to it themselves; those of the others send what they are given.
+/// Drop the body of an answer to HEAD, but keep its length (RFC 9110, section 9.3.2). hyper's HTTP/1.1 server
+/// does this itself; the HTTP/2 and HTTP/3 servers send what they are given.
 pub fn head_only(response: &mut Response<Body>) {
     if let Body::Whole(whole) = response.body_mut()
         && !whole.is_empty()
@@ -96,7 +96,7 @@ pub fn head_only(response: &mut Response<Body>) {
     }
 }
 
-/// What hyper's server of HTTP/1.1 adds to an answer: its length, where it is known, and the time of day.
+/// Add what hyper's HTTP/1.1 server adds to an answer: Content-Length where it is known, and Date.
 pub fn complete(parts: &mut Parts, body: &impl hyper::body::Body, asked_for_head: bool) {
     if !parts.headers.contains_key(header::DATE) {
         parts.headers.insert(header::DATE, date());
@@ -105,14 +105,14 @@ pub fn complete(parts: &mut Parts, body: &impl hyper::body::Body, asked_for_head
     if !bodiless
         && !parts.headers.contains_key(header::CONTENT_LENGTH)
         && let Some(length) = body.size_hint().exact()
-        // Nobody knows the length of what a HEAD request did not get.
+        // An empty body says nothing about the length that a GET would have.
         && !(asked_for_head && length == 0)
     {
         parts.headers.insert(header::CONTENT_LENGTH, length.into());
     }
 }
 
-/// The time of day for an answer's `Date`, written anew once a second.
+/// The value of `Date`, formatted once a second.
 fn date() -> HeaderValue {
     thread_local! {
         static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
@@ -128,17 +128,17 @@ fn date() -> HeaderValue {
     })
 }
 
-/// What the gateway says in place of a service, and when to come back.
+/// The gateway's own error answer, in place of a service's.
 #[derive(Debug)]
 pub struct Problem {
     pub status: StatusCode,
     pub detail: Cow<'static, str>,
     pub retry_after_seconds: Option<u64>,
-    /// The methods that the path has, for a 405.
+    /// The value of Allow, for a 405.
     pub allow: String,
-    /// Whether nothing that follows on the connection (of HTTP/1.1) is to be read.
+    /// Whether to close the connection (HTTP/1.1) without reading more.
     pub closes: bool,
-    /// For a 401: whether there was a token, which is no good (RFC 6750, section 3.1).
+    /// For a 401: whether the request had a token, but an invalid one (RFC 6750, section 3.1).
     pub bad_token: bool,
 }
 

@@ -1,15 +1,15 @@
 //! Route lookup.
 //!
-//! The most specific path wins, in whatever order routes are declared: a whole path before a
-//! prefix, a longer prefix before a shorter one. Routes with the same path are asked in the order of
-//! their declaration for method, host and headers. If none of them fits, a less specific path may.
+//! The most specific path wins, in whatever order routes are declared: an exact path before a prefix, a
+//! longer prefix before a shorter one. Among routes with the same path, the first declared whose method, host
+//! and headers match wins. If none matches, a less specific path may.
 //!
-//! Whole paths are in a hash map (nothing that a client sends is ever put into it, so a fast hash
-//! will do). Prefixes are sorted, and each knows the longest other that it begins with. The last one
-//! that isn't greater than a path is either a prefix of it or begins with all that are: whatever
-//! sorts between a prefix and a string that begins with it, begins with it too. So a search and a
-//! few steps up find them all, with a thousand routes as with ten. A tree of segments (`matchit`)
-//! would do as much, but a prefix may end within a segment here.
+//! Exact paths are in a hash map (client input is never inserted, so a fast hash is safe). Prefixes are
+//! sorted, and each links to the longest other prefix that it begins with. The greatest prefix not above a
+//! path either is a prefix of that path or begins with all prefixes of it: whatever sorts between a prefix
+//! and a string that begins with it begins with that prefix too. So one binary search and a few links find
+//! all prefixes, with a thousand routes as with ten. A segment tree (`matchit`) would do as well, but here a
+//! prefix may end within a segment.
 
 use std::ops::Deref;
 
@@ -25,7 +25,7 @@ use crate::cors::{self, Cors};
 use crate::headers::text;
 use crate::route::Route;
 
-/// What a route asks of a request beyond its path; empty parts are fulfilled by all.
+/// What a route requires of a request beyond its path; an empty part matches everything.
 pub struct Conditions {
     methods: Vec<Method>,
     hosts: Vec<String>,
@@ -34,7 +34,7 @@ pub struct Conditions {
 
 impl Conditions {
     /// # Errors
-    /// `Error::Config` for a method or a header that is none.
+    /// `Error::Config` for an invalid method or header.
     pub fn new(config: &config::Route) -> Result<Self, Error> {
         let wrong =
             |what: &str| Error::Config(format!("route {}: {what} can't be in a request", config.path));
@@ -54,7 +54,7 @@ impl Conditions {
         })
     }
 
-    /// Whether all but the method is as it has to be.
+    /// Whether everything but the method matches.
     fn fits(&self, parts: &Parts) -> bool {
         self.fits_host(parts)
             && self
@@ -68,7 +68,7 @@ impl Conditions {
     }
 }
 
-/// The name by which a client asked, without its port.
+/// The host name of the request, without its port.
 pub fn host(parts: &Parts) -> &str {
     let authority = parts
         .uri
@@ -80,7 +80,7 @@ pub fn host(parts: &Parts) -> &str {
     }
 }
 
-/// `*.example.com` is every name below example.com.
+/// Case-insensitive; `*.example.com` matches every name below example.com.
 fn is_host(wanted: &str, given: &str) -> bool {
     match wanted.strip_prefix('*') {
         Some(end) => {
@@ -98,7 +98,7 @@ struct Prefix {
     within: Option<usize>,
 }
 
-/// Where routes are, by their places in the order of declaration.
+/// Indexes of the routes, in the order of declaration.
 struct Table {
     whole: FxHashMap<Box<str>, Vec<usize>>,
     prefixes: Vec<Prefix>,
@@ -135,7 +135,7 @@ impl Table {
         Self { whole, prefixes, conditions }
     }
 
-    /// The place of the route of a request to `path` by `method`, or the methods that there are for it otherwise.
+    /// The index of the route for `path` and `method`; otherwise, the methods that the path has.
     fn find(&self, parts: &Parts, method: &Method, path: &str) -> Result<usize, Vec<&str>> {
         let mut methods = Vec::new();
         let whole = self.whole.get(path).map(Vec::as_slice);
@@ -156,8 +156,8 @@ impl Table {
         Err(methods)
     }
 
-    /// The places of the routes that may take a request of which only path, host and method are known:
-    /// up to the first that takes it whatever its headers are.
+    /// The indexes of the routes that may match when only path, host and method are known: up to the first
+    /// that requires no headers.
     fn possible(&self, parts: &Parts, method: &Method, path: &str) -> Vec<usize> {
         let mut possible = Vec::new();
         let whole = self.whole.get(path).map(Vec::as_slice);
@@ -183,11 +183,11 @@ impl Table {
     }
 }
 
-/// What a preflight may be about.
+/// The routes that a CORS preflight may concern.
 pub struct AskedBefore<'a> {
-    /// Each of them may take the request.
+    /// Each may match the actual request.
     pub possible: Vec<&'a Route>,
-    /// The one of them that allows least to those that it lets ask.
+    /// Of those with CORS, the one that allows least.
     pub strictest: &'a Route,
 }
 
@@ -195,7 +195,7 @@ pub struct AskedBefore<'a> {
 pub struct Routes {
     routes: Vec<Route>,
     table: Table,
-    /// Whether pages of other origins may ask any of them.
+    /// Whether any route has CORS.
     shares: bool,
 }
 
@@ -212,8 +212,8 @@ impl Routes {
         Ok(Self { routes, table, shares })
     }
 
-    /// The route of a request to `path` by `method`, or the methods that there are for it otherwise (none if
-    /// there is no such path).
+    /// The route for `path` and `method`; otherwise, the methods that the path has (empty if there is no such
+    /// path).
     pub fn find(&self, parts: &Parts, method: &Method, path: &str) -> Result<&Route, Vec<&str>> {
         if self.shares
             && let Some(shared) = self.asked_before(parts, path)
@@ -223,8 +223,8 @@ impl Routes {
         self.table.find(parts, method, path).map(|place| &self.routes[place])
     }
 
-    /// Whether a service of `found` may take a request to `path` for one of a route that guards it otherwise:
-    /// a path that is read so by some servers and not by this gateway would be a way around that guard.
+    /// Whether a service of `found` may read `path` as the path of a route with other guards. If servers read
+    /// a path differently from this gateway, that would bypass those guards.
     pub fn is_ambiguous(&self, parts: &Parts, method: &Method, path: &str, found: &Route) -> bool {
         other_readings(path).iter().any(|reading| {
             let other = self.table.find(parts, method, reading).map(|place| &self.routes[place]);
@@ -232,8 +232,8 @@ impl Routes {
         })
     }
 
-    /// The routes that a preflight is about, if any of them lets other origins ask: it tells neither what
-    /// the request's headers will say nor, with that, which of the routes of a path will take it.
+    /// The routes that a preflight concerns, if any of them has CORS. A preflight doesn't carry the headers
+    /// of the actual request, so it can't say which of a path's routes will match.
     pub fn asked_before(&self, parts: &Parts, path: &str) -> Option<AskedBefore<'_>> {
         let method = cors::method_asked_for(parts)?;
         let possible = self.table.possible(parts, &method, path);

@@ -24,16 +24,16 @@ use crate::upstream::{Lifetimes, Target, Timeouts};
 pub struct Endpoint {
     pub instance: String,
     pub address: String,
-    /// The Host of a request.
+    /// The Host header for requests to it.
     pub host: HeaderValue,
     pub breaker: Breaker,
-    /// Requests that it has at the moment.
+    /// Requests in flight.
     pub in_flight: AtomicUsize,
-    /// Where latency counts in the choice.
+    /// Set if latency counts in load balancing.
     pub latency: Option<PeakEwma>,
-    /// Since when it is asked: since it came to be known, or was found healthy after that.
+    /// Start of its slow start: when it was discovered, or last became healthy.
     pub since_ns: AtomicU64,
-    /// Where the service asks for them.
+    /// Set if the service has health checks.
     pub checks: Option<Checks>,
 }
 
@@ -62,41 +62,40 @@ impl Endpoint {
 
 pub struct Upstream {
     pub config: Service,
-    /// Where TLS is spoken with the instances.
+    /// Set if instances are reached with TLS.
     pub tls: Option<Arc<Tls>>,
     pub timeouts: Timeouts,
-    /// For all attempts together, the wait for a place among them.
+    /// For all attempts together, including the wait for a place.
     pub request_timeout: Option<Duration>,
     pub hedge_after: Option<Duration>,
     pub tunnel_idle: Duration,
-    /// Connections that left HTTP behind, shared with the upstreams of this service in earlier and
-    /// later configurations: what is under way is under way whatever the settings were when it began.
+    /// Open tunnels. The counter is shared with this service's upstreams in earlier and later configurations:
+    /// a tunnel counts whatever the settings were when it began.
     pub tunnels: Arc<AtomicUsize>,
     pub queue_timeout: Duration,
     pub places: Arc<Places>,
-    /// What moves the number of places, if anything does.
+    /// Adapts the number of places, if that is configured.
     pub gradient: Option<Arc<Gradient>>,
-    /// Where each tenant has a bound of its own.
+    /// Set if there is a limit per tenant.
     pub tenants: Option<Arc<Bulkhead>>,
     pub endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     pub balance: balance::Settings,
-    /// What instances are asked by checks, where there are any.
+    /// The health check probe, if configured.
     pub probe: Option<Arc<Probe>>,
     pub probes: Arc<Counts>,
     pub retries: Arc<RetryBudget>,
-    /// Times that an instance was asked because one before it had failed.
+    /// Number of retries.
     pub repeated: AtomicU64,
-    /// Retries that the budget didn't pay for.
+    /// Retries refused by the retry budget.
     pub unpaid: AtomicU64,
     pub hedges: AtomicU64,
-    /// Whether it matters how long instances take.
+    /// Whether instances' latency is recorded.
     pub learns: bool,
 }
 
 impl Upstream {
-    /// The upstream of a service in a new configuration. One whose settings are the same as `before`
-    /// is the same; one with new settings goes on with the same instances, and with their breakers
-    /// too, unless it is those whose settings changed.
+    /// The upstream of a service in a new configuration. With unchanged settings it is `before` itself;
+    /// otherwise it keeps the instances, and their breakers too unless the breakers' own settings changed.
     pub fn new(
         name: &str,
         config: &Service,
@@ -135,7 +134,7 @@ impl Upstream {
                 .filter(|_| same(|config| config.tenant_concurrency))
                 .map_or_else(|| Arc::new(Bulkhead::new(config.tenant_concurrency)), Arc::clone)
         });
-        // Counts never go back.
+        // Counters never decrease.
         let carried = |count: fn(&Self) -> &AtomicU64| {
             AtomicU64::new(before.map_or(0, |before| count(before).load(Ordering::Relaxed)))
         };
@@ -194,13 +193,13 @@ impl Upstream {
         Ok(Arc::new(upstream))
     }
 
-    /// Give the places, which are those of earlier configurations too, the bounds of this one: once it is in
-    /// force, since one that is refused must change nothing.
+    /// Apply this configuration's bounds to the places, which earlier configurations share. Called only once
+    /// it is in force, since a refused configuration must change nothing.
     pub fn enforce(&self) {
         self.places.resize(places_at_first(&self.config, self.gradient.as_deref()), self.config.queue);
     }
 
-    /// Replace the instances: (instance, `host:port`). Those that stay keep their breakers.
+    /// Replace the instances: (instance, `host:port`). Unchanged instances keep their breakers.
     pub fn set_endpoints(&self, endpoints: Vec<(String, String)>, now_ns: u64) -> Result<(), Error> {
         let known = self.endpoints.load_full();
         let endpoints = endpoints
@@ -216,13 +215,13 @@ impl Upstream {
         Ok(())
     }
 
-    /// An instance as it is asked.
+    /// How to reach an instance.
     pub fn target<'a>(&'a self, endpoint: &'a Endpoint) -> Target<'a> {
         let Endpoint { instance, address, .. } = endpoint;
         Target { instance, address, protocol: self.config.protocol, tls: self.tls.as_ref() }
     }
 
-    /// Whether it can be asked: an instance is known, and each that is was checked if it is to be.
+    /// Whether it has a known instance, and no instance waits for its first health check.
     pub fn is_known(&self) -> bool {
         let endpoints = self.endpoints.load();
         let is_checked = |each: &Arc<Endpoint>| {
@@ -231,17 +230,17 @@ impl Upstream {
         !endpoints.is_empty() && endpoints.iter().all(is_checked)
     }
 
-    /// Take one more tunnel, which is open for as long as the permit lives.
+    /// Open one more tunnel, counted until the permit is dropped; `None` at the limit.
     pub fn admit_tunnel(&self) -> Option<Permit> {
         let permit = Permit(Arc::clone(&self.tunnels));
         let before = self.tunnels.fetch_add(1, Ordering::Relaxed);
         (before < self.config.tunnels).then_some(permit)
     }
 
-    /// Let a request go to the service, now or after it has waited for a place.
+    /// Admit a request to the service, at once or after waiting in the queue.
     ///
     /// # Errors
-    /// A 503 if there is no place for it in time, a 429 if its tenant has as many as it may have.
+    /// A 503 if no place is free in time, a 429 if the tenant is at its limit.
     pub async fn admit(&self, tenant: &str, rank: impl FnOnce() -> Rank) -> Result<Admitted, Problem> {
         let share = match &self.tenants {
             Some(tenants) => Some(Share::take(tenants, tenant)?),
@@ -254,10 +253,10 @@ impl Upstream {
         Ok(Admitted { waited, _place: place, _share: share })
     }
 
-    /// Let an operator decide over the breaker of an instance, or let go of it.
+    /// Hold an instance's breaker open or closed, or return it to automatic operation.
     ///
     /// # Errors
-    /// `Error::Config` if there is no such instance.
+    /// `Error::Config` for an unknown instance.
     pub fn hold_breaker(&self, instance: &str, mode: Mode, now_ns: u64) -> Result<(), Error> {
         let endpoints = self.endpoints.load();
         let found = endpoints.iter().find(|each| each.instance == instance);
@@ -266,7 +265,7 @@ impl Upstream {
         Ok(())
     }
 
-    /// An instance took this long to answer, or for nothing.
+    /// Record how long an instance took to answer, or to time out.
     pub fn took(&self, endpoint: &Endpoint, took: Duration, now_ns: u64) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         if let Some(latency) = &endpoint.latency {
@@ -280,19 +279,19 @@ impl Upstream {
     }
 }
 
-/// As many as are configured, or as a gradient that goes on has found.
+/// The configured number of places, or the current limit of a gradient taken over.
 fn places_at_first(config: &Service, gradient: Option<&Gradient>) -> usize {
     gradient.map_or(config.concurrency, Gradient::limit)
 }
 
-/// A request under way to a service, counted for as long as this lives.
+/// A request admitted to a service, counted until dropped.
 pub struct Admitted {
     pub waited: bool,
     _place: Place,
     _share: Option<Share>,
 }
 
-/// An open tunnel, counted for as long as this lives.
+/// An open tunnel, counted until dropped.
 pub struct Permit(Arc<AtomicUsize>);
 
 impl Drop for Permit {

@@ -1,28 +1,28 @@
-//! The TLS session cache of this gateway; each session is resumed once.
+//! This gateway's TLS session cache; each session can be resumed once.
 //!
-//! Early data (0-RTT) is what whoever records a client's first flight can send again. A ticket that
-//! gateways open by a shared secret (`tickets.rs`) can't tell the second time from the first; a session
-//! that is forgotten when it is resumed can (RFC 8446, section 8.1). rustls gives early data to such
-//! sessions alone. It has a store of its own, which looks through all of its keys at each resumption,
-//! under a lock that all workers share: this one takes a step or two however many there are.
+//! An attacker who records a client's first flight can replay its early data (0-RTT). A ticket that gateways
+//! decrypt with a shared secret (`tickets.rs`) doesn't reveal a replay; a session that is removed when it is
+//! resumed does (RFC 8446, section 8.1). rustls gives early data to such sessions only. rustls's own cache
+//! scans all keys on each resumption, under a lock that all workers share; this one takes constant time.
 //!
-//! The bound is kept by generations. When as many sessions as half of it are new, those of the generation
-//! before are forgotten: the youngest half is always there, and nothing is there twice as long.
+//! Two generations bound its size. When the young generation is full, at half of the bound, the old one is
+//! dropped: the youngest half of all sessions is always available, and none lives longer than two
+//! generations.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use rustls::server::StoresServerSessions;
 
-/// Sessions of one generation; there are two. Each client is given two for each connection, so the last
-/// connections of 16,384 clients can be resumed at least: as many as may be connected at a time. One
-/// takes some 300 bytes, and all of them 10 MiB.
+/// Sessions per generation; there are two generations. Each connection issues two sessions, so the last
+/// connections of 8,192 clients can be resumed at least, and of 16,384 at most: as many as may be connected
+/// at a time. A session takes some 300 bytes, all of them 10 MiB.
 const GENERATION: usize = 32_768 / 2;
-/// Bytes of a session beyond which it is none that rustls makes here: some 150 without certificates of
-/// clients, which nobody asks for, and a name that was asked for.
+/// Maximum bytes of a session. rustls makes sessions of some 150 bytes here, plus the server name: the
+/// gateway doesn't ask for client certificates.
 const LARGEST: usize = 1024;
 
-/// Sessions by the ids that clients show.
+/// Sessions by the id in the client's ticket.
 #[derive(Default)]
 pub struct Sessions(Mutex<Generations>);
 
@@ -56,7 +56,7 @@ impl StoresServerSessions for Sessions {
         true
     }
 
-    /// Nothing: only TLS 1.2 would resume a session more than once.
+    /// Always `None`: only TLS 1.2 resumes a session more than once.
     fn get(&self, _: &[u8]) -> Option<Vec<u8>> {
         None
     }
@@ -89,7 +89,7 @@ mod tests {
             most in 1usize..8,
         ) {
             let mut generations = Generations::default();
-            // Those that were not taken, by when they were put.
+            // Sessions that were not taken, in the order of their insertion.
             let (mut known, mut puts) = (Vec::new(), 0usize);
             for (is_put, which) in steps {
                 if is_put {

@@ -1,5 +1,5 @@
-//! What lives as long as the gateway: who is connected, where it stands between its start and its
-//! end, its way to the shared store, and which snapshot of its configuration is in force.
+//! State that lives as long as the gateway: connections, phase, link to the shared store, and the snapshot of
+//! the configuration in force.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,11 +21,11 @@ use crate::proxy_protocol::Refused;
 use crate::snapshot::Snapshot;
 use crate::split;
 
-/// Where a gateway stands between its start and its end.
+/// The phases of a gateway's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
-    /// Nobody new is let in; connections end after the requests that are under way.
+    /// New connections are refused; existing ones end after their requests in flight.
     Draining,
     Ended,
 }
@@ -33,21 +33,21 @@ pub enum Phase {
 pub struct Shared {
     pub link: Option<Arc<Link>>,
     pub requests: AtomicU64,
-    /// Clients that found no place.
+    /// Connections refused for lack of a place.
     pub turned_away: AtomicU64,
-    /// Connections that no trusted proxy announced, where one has to.
+    /// Connections refused because no trusted proxy announced them.
     pub unannounced: Refused,
-    /// Requests that might be replays.
+    /// Requests in early data, which may be replays.
     pub early_data: early_data::Counts,
-    /// Where TLS is spoken with clients.
+    /// Set if clients connect with TLS.
     certificates: OnceLock<Arc<Certificates>>,
     snapshot: ArcSwap<Snapshot>,
-    /// Held by who changes the snapshot, or the instances in it.
+    /// Serializes changes of the snapshot and of its instances.
     changing: Mutex<()>,
-    /// Told of each change of instances, for who checks them.
+    /// Notified when instances change; wakes the health checks.
     pub instances_changed: Notify,
     version: watch::Sender<u64>,
-    /// When the configuration in force was loaded, and what became of the last attempt to change it.
+    /// When the current configuration was loaded, and the outcome of the last attempt to change it.
     loaded_us: AtomicU64,
     refusals: AtomicU64,
     refused: Mutex<Option<String>>,
@@ -56,7 +56,7 @@ pub struct Shared {
     phase: watch::Sender<Phase>,
 }
 
-/// A client's connection, counted for as long as this lives.
+/// A client connection, counted until dropped.
 pub struct Connected(Arc<Shared>);
 
 impl Drop for Connected {
@@ -89,26 +89,26 @@ impl Shared {
         })
     }
 
-    /// Show these to clients, from the start on.
+    /// Set the certificates shown to clients; called once, at the start.
     pub fn shows(&self, certificates: Arc<Certificates>) {
-        // A gateway starts once.
+        // Can't fail: a gateway starts once.
         let _ = self.certificates.set(certificates);
     }
 
-    /// What clients are shown; nothing without TLS.
+    /// The certificates shown to clients; `None` without TLS.
     pub fn certificates(&self) -> Option<&Arc<Certificates>> {
         self.certificates.get()
     }
 
-    /// What is in force. A request asks once, and goes by that until it is answered.
+    /// The snapshot in force. A request loads it once and uses it until it is answered.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Put `config` into force, all of it or nothing; its version. Services that are new begin with `instances`.
+    /// Apply `config` completely or not at all; returns its version. New services start with `instances`.
     ///
     /// # Errors
-    /// As for `Snapshot::new` and `Snapshot::ready`, and `Error::Config` for a change that takes a new start.
+    /// As for `Snapshot::new` and `Snapshot::ready`, and `Error::Config` for a change that needs a restart.
     pub fn reload(
         &self,
         config: Config,
@@ -124,7 +124,7 @@ impl Shared {
         outcome
     }
 
-    /// For operators: which configuration is in force, and why the last one isn't if it isn't.
+    /// For the admin port: which configuration is in force, and why the last one was refused, if it was.
     pub fn configuration_state(&self) -> Value {
         json!({
             "version": self.snapshot().version,
@@ -134,8 +134,7 @@ impl Shared {
         })
     }
 
-    /// Configurations that were refused, and when the one in force was loaded (microseconds since
-    /// 1970).
+    /// Number of refused configurations, and when the current one was loaded (microseconds since 1970).
     pub fn configuration_counts(&self) -> (u64, u64) {
         (self.refusals.load(Ordering::Relaxed), self.loaded_us.load(Ordering::Relaxed))
     }
@@ -184,10 +183,10 @@ impl Shared {
         Ok(())
     }
 
-    /// Let an operator decide over a breaker: `open`, `closed`, or `auto` to let go of it.
+    /// Hold a breaker `open` or `closed`, or return it to `auto`.
     ///
     /// # Errors
-    /// `Error::Config` for another word, and if there is no such service or instance.
+    /// `Error::Config` for another mode, or an unknown service or instance.
     pub fn hold_breaker(&self, service: &str, instance: &str, mode: &str) -> Result<(), Error> {
         let mode = match mode {
             "auto" => Mode::Auto,
@@ -205,19 +204,19 @@ impl Shared {
     /// Change the weights of the split that a JSON document names (`split::Change`).
     ///
     /// # Errors
-    /// `Error::Config` for a document that makes no sense, and for a route or a service that isn't there.
+    /// `Error::Config` for an invalid document, and for an unknown route or service.
     pub fn weigh(&self, document: &[u8]) -> Result<(), Error> {
         let change = serde_json::from_slice(document)
             .map_err(|error| Error::Config(format!("send {{\"path\": ..., \"weights\": {{}}}}: {error}")))?;
-        // A reload meanwhile might take the weights of before over.
+        // A concurrent reload might copy the old weights.
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         split::weigh(&self.snapshot().routes, &change).map_err(Error::Config)
     }
 
-    /// Purge from the cache what a JSON document asks for (`cache::purge`); what was purged, as JSON.
+    /// Purge from the cache what a JSON document selects (`cache::purge`); returns what was purged, as JSON.
     ///
     /// # Errors
-    /// `Error::Config` for a document that makes no sense, or without a route that has a cache.
+    /// `Error::Config` for an invalid document, or if no route has a cache.
     pub fn purge(&self, document: &[u8]) -> Result<String, Error> {
         let snapshot = self.snapshot();
         let store = snapshot.cache.as_ref().ok_or_else(|| Error::Config("no route has a cache".into()))?;
@@ -226,12 +225,12 @@ impl Shared {
         serde_json::to_string(&purged).map_err(|error| Error::Config(error.to_string()))
     }
 
-    /// The version in force, for who waits for the next.
+    /// The version in force, to wait for the next one.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// Nanoseconds of a monotonic clock: what policies are told.
+    /// Nanoseconds since the start on a monotonic clock, as the policies use it.
     pub fn nanoseconds(&self, at: Instant) -> u64 {
         u64::try_from(at.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
@@ -241,12 +240,12 @@ impl Shared {
         Connected(Arc::clone(self))
     }
 
-    /// How many clients are connected.
+    /// Number of client connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Whether this gateway lets nobody new in any more.
+    /// Whether the gateway is draining or has ended.
     pub fn draining(&self) -> bool {
         *self.phase.borrow() != Phase::Serving
     }
@@ -270,7 +269,7 @@ impl Shared {
     }
 }
 
-/// For waiting on a thread that serves nobody.
+/// A runtime for blocking on a future in a thread that serves no requests.
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io("runtime"))
 }

@@ -1,10 +1,10 @@
-//! An immutable snapshot of the configuration, which a request uses from beginning to end.
+//! An immutable snapshot of the configuration; a request uses one from beginning to end.
 //!
-//! A reload builds the next one beside it and swaps a pointer. So a request never sees half of a
-//! change, nothing waits for it, and a configuration with a fault in it is refused while the one
-//! before goes on. What both have in common is the same object in both: the cells of a limit, the
-//! instances of a service with their breakers and what is under way to them, the counts of a path,
-//! an issuer's keys. What a request holds of the one before lives until its answer is through.
+//! A reload builds the next snapshot beside the current one and swaps a pointer. So a request never sees half
+//! of a change and never waits for one, and an invalid configuration is refused while the current one stays
+//! in force. State that both configurations share is one object: a limit's cells, a service's instances with
+//! their breakers and requests in flight, a path's counters, an issuer's keys. A request keeps the old
+//! snapshot's objects alive until its answer is sent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -37,16 +37,16 @@ use crate::tracing::Tracing;
 
 pub struct Snapshot {
     pub config: Config,
-    /// 1 at the start, and one more with each reload.
+    /// 1 at the start, incremented by each reload.
     pub version: u64,
     pub routes: Routes,
-    /// What became of requests, by the path of their route.
+    /// Outcomes of requests, by route path.
     pub counts: BTreeMap<String, Arc<Counts>>,
-    /// What became of requests that no route took.
+    /// Outcomes of requests that matched no route.
     pub unrouted: Arc<Counts>,
-    /// What became of those that were split, by the path of their route and the service that they went to.
+    /// Outcomes of split requests, by route path and service.
     pub split_counts: BTreeMap<(String, String), Arc<Counts>>,
-    /// What became of copies, by the path of their route and the service that they went to.
+    /// Outcomes of mirrored copies, by route path and service.
     pub mirror_counts: BTreeMap<(String, String), Arc<mirror::Counts>>,
     /// By name.
     pub limits: Vec<Arc<Limit>>,
@@ -54,22 +54,22 @@ pub struct Snapshot {
     pub hooks: BTreeMap<String, Arc<Hook>>,
     pub upstreams: HashMap<String, Arc<Upstream>>,
     pub verifier: Option<Verifier>,
-    /// Signatures that were accepted: a configuration without signing keys doesn't forget them.
+    /// Signatures accepted so far, kept even across a configuration without signing keys.
     pub replays: Arc<Replays>,
     pub tracing: Option<Arc<Tracing>>,
     pub tenants: Option<Tenants>,
     pub trust: Option<Trust>,
-    /// What routes with a cache keep; nothing if there are none.
+    /// The response cache; `None` if no route has one.
     pub cache: Option<Arc<Store>>,
-    /// Opened anew with each snapshot, so that a reload lets go of a file that was rotated.
+    /// Reopened with each snapshot, so that a reload releases a rotated file.
     pub access_log: Option<AccessLog>,
 }
 
 impl Snapshot {
-    /// Check the whole of `config`, and take over from `before` what it says the same of.
+    /// Validate all of `config`, and take over state from `before` where the settings are the same.
     ///
     /// # Errors
-    /// `Error::Config` for a configuration that can't be used, `Error::Io` for the access log.
+    /// `Error::Config` or `Error::Setting` for an invalid configuration, `Error::Io` for the access log.
     pub fn new(
         mut config: Config,
         link: Option<&Arc<Link>>,
@@ -162,10 +162,10 @@ impl Snapshot {
         })
     }
 
-    /// See that it can serve as soon as it is in force: that each issuer's keys are here.
+    /// Wait until the snapshot can serve: until every issuer's keys are loaded.
     ///
     /// # Errors
-    /// `Error::Config`: which issuer's are not, and why.
+    /// `Error::Config`: which issuer's keys are missing, and why.
     pub async fn ready(&self) -> Result<(), Error> {
         for issuer in self.verifier.iter().flat_map(|verifier| &verifier.issuers) {
             issuer.ready().await.map_err(Error::Config)?;
@@ -175,23 +175,23 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// The services that routes lead to and of which no instance is known, or one was not checked yet
-    /// though it is to be, by name.
+    /// Names of routed services that have no known instance, or an instance with a health check that hasn't
+    /// run yet.
     pub fn unknown_services(&self) -> Vec<String> {
         let routed: BTreeSet<_> = self.routes.iter().flat_map(Route::services).collect();
         let unknown = |name: &&str| self.upstreams.get(*name).is_some_and(|upstream| !upstream.is_known());
         routed.into_iter().filter(unknown).map(str::to_owned).collect()
     }
 
-    /// What a request is to a service that has not places enough. Where nobody says who is who,
-    /// everybody is of the same tier; else who doesn't say is of the lowest.
+    /// The rank of a request when a service is out of places. Without identity configured all requests have
+    /// the same tier; otherwise a request without one, or with an unknown tier, has the lowest.
     pub fn rank(&self, bearer: Option<&Bearer>) -> Rank {
         let tiers = if self.verifier.is_some() { self.config.tiers.len() } else { 1 };
         let tier = bearer.and_then(|bearer| self.config.tiers.iter().position(|tier| *tier == bearer.tier));
         Rank { tier: tier.unwrap_or(tiers - 1), tiers }
     }
 
-    /// How many requests found no place at a service, by tier; `all` where everybody is of the same.
+    /// Requests shed for lack of a place, by tier; a single `all` if there are no identities.
     pub fn shed(&self, upstream: &Upstream) -> Vec<(&str, u64)> {
         let counts = upstream.places.shed.iter().map(|count| count.load(Ordering::Relaxed));
         if self.verifier.is_none() {
@@ -201,12 +201,12 @@ impl Snapshot {
     }
 }
 
-/// How many keys the shared store is still to be told of.
+/// Number of keys waiting to be reported to the shared store.
 pub fn waiting(snapshot: &Snapshot) -> usize {
     snapshot.limits.iter().filter_map(|limit| limit.shared()).map(SharedGcra::waiting).sum()
 }
 
-/// The claims that limits count by, and that splits go by.
+/// The claims that limits and splits use as keys.
 fn claims(config: &Config) -> Vec<String> {
     let claim = |key: &LimitKey| match key {
         LimitKey::Claim(name) => Some(name.clone()),
@@ -234,7 +234,7 @@ fn limits(
         }
         let changed = Limit::new(name, limit, link)?;
         if let Some(known) = known {
-            // Counts never go back, whatever becomes of the cells.
+            // Counters never decrease, even if the cells are new.
             changed.allowed.store(known.allowed.load(Ordering::Relaxed), Ordering::Relaxed);
             changed.refused.store(known.refused.load(Ordering::Relaxed), Ordering::Relaxed);
         }
@@ -255,7 +255,7 @@ fn hooks(config: &Config, before: Option<&Snapshot>) -> Result<BTreeMap<String, 
     built.collect()
 }
 
-/// The store of answers: that of before, unless it is to have another size.
+/// The response cache: the previous one, unless its size has changed.
 fn store(config: &Config, before: Option<&Snapshot>) -> Option<Arc<Store>> {
     config.routes.iter().find(|route| route.cache.is_some())?;
     let known = before.and_then(|before| before.cache.as_ref());
@@ -263,8 +263,8 @@ fn store(config: &Config, before: Option<&Snapshot>) -> Option<Arc<Store>> {
     Some(same.cloned().unwrap_or_else(|| Arc::new(Store::new(config.cache_bytes))))
 }
 
-/// What answers are to be kept apart by, beside what clients ask: the service, and what it is asked in
-/// their place. Another rewrite, of another route or after a reload, has answers of its own.
+/// The cache key's part that doesn't come from clients: the service and the rewrite. Another rewrite, of
+/// another route or after a reload, has its own entries.
 fn asked_of(route: &config::Route, service: &str) -> String {
     let mut asked = service.to_owned();
     if let Some(rewrite) = &route.rewrite {
@@ -276,7 +276,7 @@ fn asked_of(route: &config::Route, service: &str) -> String {
     asked
 }
 
-/// What routes are made of.
+/// What routes are built from.
 struct Parts<'a> {
     limits: &'a HashMap<String, Arc<Limit>>,
     hooks: &'a BTreeMap<String, Arc<Hook>>,
@@ -289,10 +289,10 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// A service as `route` asks it, if there is such a service.
+    /// The target of `route` at a service; `None` if there is no such service.
     fn target(&self, route: &config::Route, service: &str) -> Option<Target> {
         let upstream = Arc::clone(self.upstreams.get(service)?);
-        // Nothing can be changed to on a connection of many requests.
+        // HTTP/2 connections are multiplexed and can't be upgraded.
         let is_http2 = upstream.config.protocol.is_http2();
         let upgrades = if is_http2 { Vec::new() } else { route.upgrades.clone() };
         let cache = self

@@ -1,13 +1,13 @@
 //! TLS session tickets that every gateway with the same secret can resume.
 //!
-//! A ticket is sealed by a key that is derived (HKDF, RFC 5869) from the secret and the number of
-//! the period in which it was made. Gateways that share the secret have the same key at the same
-//! time without telling each other, and the keys change by themselves. A ticket is taken for two
-//! periods after its own, and from one period ahead, since clocks differ.
+//! The key of a ticket is derived (HKDF, RFC 5869) from the secret and the number of the period in which the
+//! ticket was made. So gateways with the same secret have the same keys without communicating, and keys
+//! rotate by themselves. A ticket is accepted for two periods after its own, and one period early, since
+//! clocks differ.
 //!
-//! Who has the secret can open tickets, but not what was said: each resumption agrees on new keys
-//! (`psk_dhe_ke`, the only way that rustls resumes). Without a secret a gateway makes one for itself,
-//! and its tickets end with it.
+//! The secret decrypts tickets, but not recorded traffic: each resumption agrees on new keys (`psk_dhe_ke`,
+//! the only mode that rustls supports). Without a configured secret a gateway generates one, and its tickets
+//! are void when it ends.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,11 +18,12 @@ use rustls::server::ProducesTickets;
 
 use crate::Error;
 
-/// In seconds. A key seals fewer tickets in it than random nonces are good for (2^32).
+/// Length of a period in seconds. A key seals fewer tickets per period than random nonces are safe for
+/// (2^32).
 const PERIOD: u64 = 6 * 3600;
-/// Periods for which a ticket is taken after its own.
+/// Periods for which a ticket is accepted after its own.
 const PERIODS: u64 = 2;
-/// Bytes of a secret: as strong as the keys made of it.
+/// Minimum bytes of a secret: as strong as the derived keys.
 const LEAST_SECRET: usize = 32;
 const PERIOD_BYTES: usize = size_of::<u64>();
 
@@ -32,10 +33,10 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// With the secret in a file, or one of its own.
+    /// Load the secret from a file, or generate one.
     ///
     /// # Errors
-    /// The file can't be read or is too short, or there is no randomness.
+    /// The file can't be read or is too short, or the system has no randomness.
     pub fn load(file: Option<&str>) -> Result<Self, Error> {
         let random = SystemRandom::new();
         let secret = match file {
@@ -62,7 +63,7 @@ impl Tickets {
         Some(LessSafeKey::new(key))
     }
 
-    /// The period, the nonce, the sealed content and its tag.
+    /// Ticket layout: period, nonce, sealed content, tag.
     fn seal(&self, content: &[u8], seconds: u64) -> Option<Vec<u8>> {
         let period = seconds / PERIOD;
         let mut nonce = [0; NONCE_LEN];

@@ -1,8 +1,8 @@
 //! TLS 1.3 with clients: ALPN and session resumption.
 //!
-//! Certificates are chosen by name (`certificates.rs`). Sessions are resumed by tickets that all
-//! gateways read (`tickets.rs`), or where early data (0-RTT) is configured, by those that this one
-//! remembers (`sessions.rs`). What may be done with a request in early data is in `early_data`.
+//! `certificates.rs` selects the certificate by server name. Sessions are resumed by tickets that all
+//! gateways with the same secret can read (`tickets.rs`) or, with early data (0-RTT), from this gateway's own
+//! session cache (`sessions.rs`). `early_data` decides which requests may be served in early data.
 
 use std::sync::Arc;
 
@@ -15,21 +15,21 @@ use crate::config::Config;
 use crate::sessions::Sessions;
 use crate::tickets::Tickets;
 
-/// Bytes of early data that a client of TCP may send: some requests without bodies, or one with the
-/// largest head that browsers send. They are held until they are read or the handshake ends.
+/// Maximum bytes of early data over TCP: some requests without bodies, or one with the largest head that
+/// browsers send. They are buffered until they are read or the handshake ends.
 const EARLY_DATA: u32 = 16 * 1024;
 
-/// How TLS is spoken with clients.
+/// TLS settings for clients.
 pub struct Tls {
-    /// Without a way to resume sessions.
+    /// Without session resumption.
     plain: ServerConfig,
     tickets: Arc<Tickets>,
 }
 
-/// How TLS is spoken where it is configured, and its certificates.
+/// The TLS settings and certificates; `None` if TLS isn't configured.
 ///
 /// # Errors
-/// A certificate, a key or the tickets' secret can't be used.
+/// A certificate, a key or the ticket secret can't be used.
 pub fn load(config: &Config) -> Result<Option<(Tls, Arc<Certificates>)>, Error> {
     let Some(table) = Table::load(config)? else { return Ok(None) };
     let certificates = Arc::new(Certificates::new(table));
@@ -43,7 +43,7 @@ pub fn load(config: &Config) -> Result<Option<(Tls, Arc<Certificates>)>, Error> 
 }
 
 impl Tls {
-    /// For these protocols, the preferred one first, with sessions that other gateways resume.
+    /// For these ALPN protocols, the preferred one first, with tickets that other gateways can resume.
     pub fn speaking(&self, protocols: &[&[u8]]) -> ServerConfig {
         let mut tls = self.plain.clone();
         tls.alpn_protocols = protocols.iter().map(|each| each.to_vec()).collect();
@@ -54,7 +54,7 @@ impl Tls {
     /// The same with early data, for QUIC.
     pub fn speaking_early_by_quic(&self, protocols: &[&[u8]]) -> ServerConfig {
         let mut tls = self.remembering(protocols);
-        // What QUIC wants said of early data (RFC 9001, section 4.6.1): its windows bound it.
+        // The only value that QUIC allows (RFC 9001, section 4.6.1); flow control bounds early data.
         tls.max_early_data_size = u32::MAX;
         tls
     }
@@ -63,12 +63,12 @@ impl Tls {
     pub fn speaking_early_by_tcp(&self, protocols: &[&[u8]]) -> ServerConfig {
         let mut tls = self.remembering(protocols);
         tls.max_early_data_size = EARLY_DATA;
-        // Answers to it don't wait for the handshake either.
+        // Send answers before the handshake is complete, too.
         tls.send_half_rtt_data = true;
         tls
     }
 
-    /// With sessions that only this gateway resumes, each once: to others rustls gives no early data.
+    /// With sessions that only this gateway can resume, each once: rustls gives early data to no others.
     fn remembering(&self, protocols: &[&[u8]]) -> ServerConfig {
         let mut tls = self.speaking(protocols);
         tls.ticketer = Arc::clone(&self.plain.ticketer);
