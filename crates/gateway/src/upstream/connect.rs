@@ -1,4 +1,4 @@
-//! New connections to instances, up to where HTTP begins.
+//! Opens connections to instances, including the TLS handshake.
 
 use std::io;
 
@@ -8,13 +8,13 @@ use tokio::time::{Instant, timeout_at};
 use super::Target;
 use super::stream::Stream;
 
-/// Connect, and see to who is there if TLS is spoken; all of it until `until`.
+/// Connect, with TLS if the target uses it, by the deadline `until`.
 ///
 /// # Errors
-/// Why there is no connection; what TLS had to do with it is kept for operators, and logged.
+/// Why there is no connection. TLS failures are also recorded for operators and logged.
 pub async fn connect(target: &Target<'_>, until: Instant) -> io::Result<Stream> {
     let stream = timeout_at(until, TcpStream::connect(target.address)).await??;
-    // Without this a small request waits for the other side's acknowledgement.
+    // Without TCP_NODELAY, a small request can wait for the peer's acknowledgement (Nagle's algorithm).
     stream.set_nodelay(true)?;
     let Some(tls) = target.tls else { return Ok(Stream::Plain(stream)) };
     let reason = match timeout_at(until, tls.secure(target, stream)).await {

@@ -1,4 +1,4 @@
-//! The beginning of an answer: as much of it as is read before any of it leaves.
+//! Buffers the beginning of a response: small ones completely, before anything is forwarded.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -10,20 +10,20 @@ use tokio::time::Instant;
 use super::Failure;
 use super::rest::Remainder;
 
-/// An answer up to this size is read whole before any of it leaves, so that a broken one can be
-/// asked for again; what is larger passes through.
+/// A response up to this size is read completely before any of it is forwarded, so that a broken one can be
+/// retried; larger ones are streamed.
 const WHOLE: usize = 256 * 1024;
 
-/// What was read of an answer.
+/// The buffered part of a response.
 pub enum Gathered {
-    /// All of it.
+    /// The complete response.
     Whole { body: Bytes, trailers: Option<HeaderMap> },
-    /// This; the rest passes through.
+    /// The beginning; the rest is to be streamed.
     Begun(Bytes),
 }
 
-/// Read an answer until its end, or until it turns out to be large; of one that is to go `through`,
-/// nothing.
+/// Read a response until its end, or until it turns out to be large; nothing if it is to be streamed
+/// (`through`).
 ///
 /// # Errors
 /// `Unknown` if it breaks off, `Late` after the deadline.
@@ -53,7 +53,7 @@ pub async fn gather(
     }
 }
 
-/// Parts read so far; nothing is copied for as long as there is one part.
+/// Parts read so far. A single part is not copied.
 #[derive(Default)]
 struct Joined {
     first: Bytes,

@@ -1,7 +1,7 @@
-//! Closes upstream connections that were idle for too long, without a request that finds them.
+//! Closes idle upstream connections in the background, even if no request comes across them.
 //!
-//! Each worker has its own connections, and so a task of its own that looks after them: from when it keeps the
-//! first until it keeps none.
+//! Each worker has connections of its own and therefore a task of its own, which runs while there are pooled
+//! connections.
 
 use std::cell::Cell;
 use std::thread::LocalKey;
@@ -9,22 +9,21 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-/// Between two looks at what is kept: an instance's end of an idle connection is not held open much
-/// longer than was said, and a look at hundreds costs some microseconds.
+/// The interval between sweeps: short enough that connections close soon after their timeout; a sweep over
+/// hundreds takes a few microseconds.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Whether a worker's task is there, given back when it ends, with its runtime if need be.
+/// Resets the flag when the task ends, also when its runtime drops it.
 struct Watching(&'static LocalKey<Cell<bool>>);
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        // Without the thread's own data there is nobody left to tell.
+        // Fails only while the thread is shutting down.
         let _ = self.0.try_with(|watched| watched.set(false));
     }
 }
 
-/// Have `sweep` called every now and then until it says that nothing is left; `watched` says whether it is
-/// already.
+/// Call `sweep` periodically until it returns false. `watched` tells whether that task is already running.
 pub fn watch(watched: &'static LocalKey<Cell<bool>>, sweep: fn() -> bool) {
     if watched.get() {
         return;

@@ -1,9 +1,8 @@
 //! A worker's connections by address.
 //!
-//! Over TLS that is not enough: two services may reach one address and ask for different names or show
-//! different certificates, and after a reload an authority may not be trusted any more that vouched for
-//! a connection. So each `Tls` has connections of its own, which nobody finds by another, and those of
-//! one that is not in force any more are let go of.
+//! With TLS the address is not enough: two services may use one address with different server names or client
+//! certificates, and a reload may remove the authority that a connection relied on. So each `Tls` has
+//! connections of its own, and those of a replaced `Tls` are dropped.
 
 use std::sync::{Arc, Weak};
 
@@ -32,7 +31,7 @@ impl<T> Kept<T> {
         }
     }
 
-    /// What is kept, or else a first one.
+    /// The entry for an address, created if there is none.
     pub fn get_or_default(&mut self, address: &str, tls: Option<&Arc<Tls>>) -> &mut T
     where
         T: Default,
@@ -51,7 +50,7 @@ impl<T> Kept<T> {
         self.plain.is_empty() && self.secured.is_empty()
     }
 
-    /// Let go of what `keep` says no to, and of all that was secured by what is not in force any more.
+    /// Drop the entries that `keep` rejects, and all of `Tls` instances no longer in use.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
         self.plain.retain(|_, each| keep(each));
         self.secured.retain(|_, (tls, by_address)| {

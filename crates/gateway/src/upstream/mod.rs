@@ -1,8 +1,7 @@
 //! Exchanges with instances: a request out, its response back, in the service's protocol.
 //!
-//! `http1` asks in HTTP/1.1, one request at a time on a connection, `http2` in HTTP/2, many at a time.
-//! What connects (`connect.rs`, and `tls` where that is spoken), what reads an answer (`gather.rs`) and passes
-//! the rest of it on (`rest.rs`) is the same for both.
+//! `http1` sends one request at a time on a connection, `http2` many. Connecting (`connect.rs`, and `tls`),
+//! buffering a response (`gather.rs`) and streaming the rest of it (`rest.rs`) are the same for both.
 
 mod connect;
 mod gather;
@@ -34,87 +33,86 @@ use crate::hints::Hints;
 use crate::respond::Body;
 use crate::upload::{Fault, Upload};
 
-/// Events and messages of gRPC pass through as they come, and may be this far apart.
+/// The idle timeout of event streams and gRPC messages, which are forwarded as they arrive.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What went wrong with one attempt.
+/// Why one attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The request never reached the instance.
+    /// No connection, so the instance did not get the request.
     Connect,
-    /// The instance says that it has not looked at the request.
+    /// The instance reports that it did not process the request.
     Refused,
-    /// It may have reached it; nobody knows what became of it.
+    /// The instance may have processed the request; the outcome is unknown.
     Unknown,
-    /// As `Unknown`, and the instance still had not answered at the end of its time.
+    /// As `Unknown`, because the timeout has passed.
     Late,
-    /// The client did not send its body as it should; the instance has done nothing wrong.
+    /// The client failed to send its body; the instance is not at fault.
     Client(Fault),
 }
 
-/// How long an instance may take.
+/// Timeouts of an exchange.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// To accept a connection.
+    /// For connecting.
     pub connect: Duration,
-    /// For its answer: the head, and the whole of it if it is small.
+    /// For the head of the response, and for the body if it is small.
     pub answer: Duration,
-    /// Between two parts of what passes through.
+    /// Between two parts of a streamed body.
     pub idle: Duration,
-    /// How long a connection is kept without a request, and for how long at all.
     pub lifetimes: Lifetimes,
 }
 
-/// How long connections are good for.
+/// How long connections are reused.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
-    /// Between two requests.
+    /// The idle timeout.
     pub idle: Duration,
-    /// From its beginning on; what is under way then goes on.
+    /// The maximum age. Requests under way still complete.
     pub age: Duration,
 }
 
 impl Timeouts {
-    /// Until when an answer has to be here whole, if it is small, whose head has come just now. If the
-    /// request's body was `streamed`, how long the client took over it is not counted against the instance.
+    /// The deadline for reading a small response completely, computed when its head arrives. The time that
+    /// the client took for a `streamed` request body is not counted against the instance.
     fn whole_until(&self, deadline: Instant, streamed: bool) -> Instant {
         if streamed { deadline.max(Instant::now() + self.idle) } else { deadline }
     }
 }
 
 impl Lifetimes {
-    /// When a connection that begins now is too old. Those of a burst are told to go one after the other, up
-    /// to a tenth sooner, so that an instance doesn't see all of them come anew at once.
+    /// When a new connection reaches its maximum age, reduced by up to a tenth at random, so that connections
+    /// opened in a burst don't all have to be reopened at once.
     fn end(&self) -> Instant {
         Instant::now() + self.age.mul_f64(1.0 - fastrand::f64() / 10.0)
     }
 }
 
-/// Who is asked, and how.
+/// The instance to send to, and how.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     pub instance: &'a str,
     /// `host:port`.
     pub address: &'a str,
     pub protocol: Protocol,
-    /// Where TLS is spoken.
+    /// Set if the service uses TLS.
     pub tls: Option<&'a Arc<Tls>>,
 }
 
-/// A request as an instance gets it.
+/// A request to an instance.
 pub struct Outgoing<'a> {
     pub parts: &'a Parts,
     pub added: Added<'a>,
     pub body: &'a mut Upload,
-    /// Whether it may be carried out twice.
+    /// Whether it is safe to send it twice.
     pub repeatable: bool,
-    /// Where what an instance says before its answer goes.
+    /// Where to pass interim responses.
     pub hints: Option<Hints<'a>>,
 }
 
-/// Send one request to an instance and wait for its answer, until `now + answer`; for each further
-/// part of one that passes through, in either direction, as long as they may be idle, or as events may
-/// be apart.
+/// Send one request to an instance and wait for its response until `now + answer`. Each part of a streamed
+/// body, in either direction, has to follow within the idle timeout, or within `EVENT_TIMEOUT` for event
+/// streams.
 pub async fn exchange(
     target: Target<'_>,
     request: Outgoing<'_>,
@@ -127,7 +125,7 @@ pub async fn exchange(
     http1::exchange(target, request, now, timeouts).await
 }
 
-/// Whether an answer is a series of parts, each of which counts as soon as it is there.
+/// Whether a response is a stream of messages, each of which is to be forwarded at once.
 fn is_series(headers: &HeaderMap) -> bool {
     let kind = text(headers, header::CONTENT_TYPE);
     kind.starts_with("text/event-stream") || kind.starts_with("application/grpc")

@@ -10,55 +10,55 @@ use hyper::body::{Frame, SizeHint};
 use hyper::header::HeaderMap;
 use tokio::time::Instant;
 
-/// What is still to come of an answer, by whichever protocol it comes.
+/// The rest of a response, in either protocol.
 pub trait Remainder: Send {
-    /// The next part, the trailers, or nothing at the end.
+    /// The next part, then the trailers, then `None`.
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Frame<Bytes>>>>;
 
     /// Ready from `deadline` on.
     fn poll_late(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// How many bytes are still to come at least, as far as that is known.
+    /// A lower bound of the bytes to come.
     fn at_least(&self) -> u64;
 
-    /// Whether no more than that is to come.
+    /// Whether that bound is exact.
     fn is_measured(&self) -> bool;
 
     fn is_ended(&self) -> bool;
 
-    /// All is read: see to what the connection is good for.
+    /// Called at the end of the body: reuse the connection if possible.
     fn finish(self: Box<Self>);
 }
 
 pub struct Rest {
     read: Bytes,
     trailers: Option<HeaderMap>,
-    /// Until its end.
+    /// `None` after the end.
     answer: Option<Box<dyn Remainder>>,
     timeout: Duration,
-    /// Until when the next part must be here, while one is waited for.
+    /// The deadline for the next part, while it is awaited.
     until: Option<Instant>,
-    /// What ends with the last part.
+    /// Dropped together with the body, after the last part.
     kept: Vec<Box<dyn Any + Send>>,
 }
 
 impl Rest {
-    /// What was read already, and the trailers, if there are any.
+    /// A complete body, with trailers if there are any.
     pub fn whole(read: Bytes, trailers: Option<HeaderMap>) -> Self {
         Self { read, trailers, answer: None, timeout: Duration::ZERO, until: None, kept: Vec::new() }
     }
 
-    /// What was read already, and what is still to come: each part of it within `timeout`.
+    /// The beginning of a body and its rest, each part of which has to arrive within `timeout`.
     pub fn begun(read: Bytes, answer: impl Remainder + 'static, timeout: Duration) -> Self {
         Self { read, trailers: None, answer: Some(Box::new(answer)), timeout, until: None, kept: Vec::new() }
     }
 
-    /// Keep something until the last part is through.
+    /// Keep a value alive as long as the body.
     pub fn keep(&mut self, kept: impl Send + 'static) {
         self.kept.push(Box::new(kept));
     }
 
-    /// Put back what was read of it, to be read again.
+    /// Put back data that was read, to be read again.
     pub fn put_back(&mut self, read: Bytes) {
         self.read = read;
     }

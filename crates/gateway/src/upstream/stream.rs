@@ -24,7 +24,7 @@ impl Stream {
         }
     }
 
-    /// Both directions apart, each to be waited for by whoever has it.
+    /// Split into two halves that can be polled independently.
     pub fn into_split(self) -> (Reader, Writer) {
         match self {
             Self::Plain(stream) => {
@@ -39,14 +39,15 @@ impl Stream {
     }
 }
 
-/// What comes from an instance.
+/// The read half.
 pub enum Reader {
     Plain(OwnedReadHalf),
     Secured(ReadHalf<Secured>),
 }
 
 impl Reader {
-    /// Whether nothing is there to be read, not even the end. What TLS says for itself is taken note of.
+    /// Whether there is nothing to read, not even the end of the stream. TLS messages that carry no data are
+    /// processed.
     pub fn is_silent(&mut self) -> bool {
         match self {
             Self::Plain(reader) => matches!(
@@ -54,7 +55,7 @@ impl Reader {
             ),
             Self::Secured(reader) => {
                 let mut byte = [0];
-                // Whoever asks on it next has itself woken instead.
+                // The next request on this connection registers its own waker.
                 let mut nobody = Context::from_waker(Waker::noop());
                 Pin::new(reader).poll_read(&mut nobody, &mut ReadBuf::new(&mut byte)).is_pending()
             }
@@ -62,13 +63,13 @@ impl Reader {
     }
 }
 
-/// What goes to an instance. What was written over TLS is sent for certain once it was flushed.
+/// The write half. Over TLS, data is certain to be sent only after a flush.
 pub enum Writer {
     Plain(OwnedWriteHalf),
     Secured(WriteHalf<Secured>),
 }
 
-/// Hand a call on to whichever it is.
+/// Forward a call to the variant.
 macro_rules! either {
     ($self:ident, $call:ident($($argument:expr),*)) => {
         match $self.get_mut() {
@@ -98,7 +99,7 @@ impl AsyncRead for Stream {
     }
 }
 
-/// The same for both that are written to.
+/// `AsyncWrite` for `Stream` and `Writer`.
 macro_rules! writes {
     ($kind:ty) => {
         impl AsyncWrite for $kind {

@@ -16,9 +16,9 @@ use crate::upstream::rest::Remainder;
 pub struct Answer {
     pub connection: Box<Connection>,
     pub framing: Framing,
-    /// Where the connection belongs when all is read, if it is good for more.
+    /// Where to return the connection at the end of the body, if it is reusable.
     pub place: Option<Place>,
-    /// The body of the request, if that is still under way.
+    /// The request body, if it is still being sent.
     pub carried_on: Option<CarriedOn>,
 }
 
@@ -43,7 +43,7 @@ impl Remainder for Answer {
         self.framing == Framing::Done
     }
 
-    /// The connection may serve another request if all was sent as well.
+    /// The connection is reusable only if the request was sent completely.
     fn finish(mut self: Box<Self>) {
         if let Some(carried_on) = self.carried_on {
             self.connection.writer = carried_on.finish();

@@ -1,7 +1,7 @@
 //! An HTTP/1.1 connection to an instance: writes a request, reads its response.
 //!
-//! A connection has no task of its own: whoever waits for its answer reads it. An idle one that
-//! the instance has closed is found out before anything is sent on it.
+//! A connection has no task of its own: the task that awaits the response reads it. Before an idle connection
+//! is reused, it is checked for having been closed.
 
 use std::future::poll_fn;
 use std::io;
@@ -28,27 +28,27 @@ use crate::upload::{CarriedOn, Sending, Stopped, Stream, Upload};
 use crate::upstream::stream::Stream as Wire;
 use crate::upstream::{Failure, Reader, Writer};
 
-/// A body up to this size is sent along with its head.
+/// A body up to this size is written together with the head.
 const TOGETHER: usize = 16 * 1024;
 const READ: usize = 8 * 1024;
-/// Interim answers (1xx) before the one that counts.
+/// The maximum number of interim responses (1xx).
 const INTERIM: u32 = 16;
-/// How long an instance may think about whether it wants a body that it is offered; many never say
-/// (RFC 9110, section 10.1.1, has the client wait no longer than is sensible).
+/// How long to wait for `100 Continue`. Many servers never send it, and RFC 9110, section 10.1.1 forbids
+/// waiting indefinitely.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection to an instance; between two exchanges there is nothing unread on it.
+/// A connection to an instance. Between two exchanges it has no unread data.
 pub struct Connection {
     reader: Reader,
-    /// Elsewhere while a body is still sent that is being answered already.
+    /// `None` while another task is still sending a request body whose response has begun.
     pub writer: Option<Writer>,
     read: BytesMut,
-    /// The head of a request, and its body if that is small.
+    /// The head of a request, together with a small body.
     unsent: Vec<u8>,
     pub timer: Timer,
-    /// When it is too old for another request.
+    /// When it reaches its maximum age.
     pub end: Instant,
-    /// How long its instance keeps it idle, if it says so.
+    /// The instance's keep-alive timeout, if announced.
     pub waits: Option<Duration>,
 }
 
@@ -59,7 +59,7 @@ impl Connection {
         Box::new(Self { reader, writer: Some(writer), read, unsent, timer, end, waits: None })
     }
 
-    /// Write a head for sending, and its body along with it if that is small; returns what remains.
+    /// Encode a head, with the body if it is small; returns the rest of the body.
     pub fn write<'a>(
         &mut self,
         parts: &Parts,
@@ -83,7 +83,7 @@ impl Connection {
         &[]
     }
 
-    /// Send a request, and read the head of its answer.
+    /// Send a request and read the head of its response.
     pub async fn ask(
         &mut self,
         method: &Method,
@@ -95,7 +95,7 @@ impl Connection {
         let asked_for_head = *method == Method::HEAD;
         let (mut sent, mut interim, mut broken) = (0, 0, false);
         let asked = self.until(deadline, |connection, cx| {
-            // An instance may answer, and even close, before it has read all of a request.
+            // An instance may respond, and even close, before it has read the whole request.
             let done = connection.poll_send(&mut sent, &mut body, cx);
             broken = matches!(done, Poll::Ready(Err(_)));
             loop {
@@ -116,14 +116,14 @@ impl Connection {
         }
     }
 
-    /// What it means that not a byte of a request could be written: where it is not for TLS to say what it wrote,
-    /// nothing of it was sent.
+    /// How to classify a failure to write any byte of a request. On a plain connection nothing was sent; TLS
+    /// does not tell whether it has written something.
     fn unsent(&self) -> Failure {
         if matches!(self.writer, Some(Writer::Plain(_))) { Failure::Refused } else { Failure::Unknown }
     }
 
-    /// The same for a body that goes on as it comes. What is left to send is returned along with the
-    /// head of an answer that came before the end of the body and is no refusal.
+    /// The same for a streamed body. If the response's head arrives before the end of the body, is no error
+    /// and leaves the connection reusable, the unsent rest is returned with it.
     pub async fn ask_streaming(
         &mut self,
         method: &Method,
@@ -168,7 +168,7 @@ impl Connection {
                     continue;
                 }
                 if sending.waits_for_client || writes != sending.writes {
-                    // It is not the instance that is waited for, or it goes on taking the body.
+                    // The client is being waited for, or the instance accepts the body: reset the timeout.
                     (writes, until) = (sending.writes, None);
                 }
                 if sending.waits_for_client {
@@ -189,13 +189,13 @@ impl Connection {
         Ok((head, wanted.then_some(sending)))
     }
 
-    /// Give up the connection to what it goes over to.
+    /// Turn the connection into a tunnel.
     pub fn tunnel(self, upgrade: &Upgrade, headers: HeaderMap) -> Result<Response<Body>, Failure> {
         let writer = self.writer.ok_or(Failure::Unknown)?;
         Ok(upgrade.tunnel(headers, self.reader, writer, self.read))
     }
 
-    /// Leave the rest of a body to a task of its own, now that its answer is there to be read.
+    /// Send the rest of a body in a task of its own, while the response is read.
     pub fn carry_on(&mut self, sending: Sending, body: &mut Upload) -> Option<CarriedOn> {
         match std::mem::replace(body, Upload::Whole(Bytes::new())) {
             Upload::Stream(stream) => self.writer.take().map(|writer| sending.carry_on(stream, writer)),
@@ -222,8 +222,7 @@ impl Connection {
         Pin::new(writer).poll_flush(cx)
     }
 
-    /// The head of the answer, or of one that only tells how things stand (1xx), or goes over to what
-    /// was asked for.
+    /// Read the head of the response: final, interim (1xx), or 101 if the upgrade was requested.
     fn poll_head(
         &mut self,
         asked_for_head: bool,
@@ -249,7 +248,7 @@ impl Connection {
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Ok(None) => match ready!(self.poll_read(cx)) {
                     Ok(0) => break,
-                    // Over TLS: who the gateway is was looked at, and nothing else.
+                    // Over TLS, the instance rejected the gateway's certificate before it read the request.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                         return Poll::Ready(Err(Failure::Refused));
                     }
@@ -262,7 +261,7 @@ impl Connection {
         Poll::Ready(Err(Failure::Unknown))
     }
 
-    /// The next part of the answer's body, its trailers, or nothing at its end.
+    /// The next part of the response's body, then the trailers, then `None`.
     pub fn poll_part(
         &mut self,
         framing: &mut Framing,
@@ -286,7 +285,7 @@ impl Connection {
         poll_read_buf(Pin::new(&mut self.reader), cx, &mut self.read)
     }
 
-    /// What `step` leads to, or `Late` after the deadline.
+    /// Poll `step` until it is ready; `Late` after the deadline.
     async fn until<T>(
         &mut self,
         deadline: Instant,
@@ -299,12 +298,12 @@ impl Connection {
         .await
     }
 
-    /// Whether nothing came of an answer.
+    /// Whether no byte of a response was received.
     pub fn has_said_nothing(&self) -> bool {
         self.read.is_empty()
     }
 
-    /// Whether an idle connection is still good: nothing has come on it, not even its end.
+    /// Whether an idle connection is usable: nothing was received on it, not even its end.
     pub fn is_good(&mut self) -> bool {
         self.read.is_empty() && self.reader.is_silent()
     }
@@ -331,7 +330,7 @@ mod tests {
         let later = Instant::now() + Duration::from_secs(20);
         let mut connection = Connection::new(Wire::Plain(stream), later);
         let (accepted, _) = listener.accept().await.unwrap();
-        // Its end is a reset.
+        // Closing sends a reset.
         accepted.set_zero_linger().unwrap();
         drop(accepted);
         while connection.is_good() {

@@ -1,10 +1,10 @@
-//! HTTP/1.1 with instances, over pools of each worker.
+//! HTTP/1.1 with instances, over connection pools per worker.
 //!
-//! An instance may end an idle connection while a request is on its way on it. Such a request is sent once more
-//! at once, on a new connection: if nothing of it was sent, or if it may be carried out twice and nothing of an
-//! answer came. Nobody is blamed, and no retry is paid for, since nothing is wrong with anybody; it can't
-//! happen twice to one attempt, nor more often than there are idle connections. Any other request that
-//! meets such an end may have been carried out (RFC 9112, section 9.3.1), and is answered so.
+//! An instance may close an idle connection while a request is on its way. Such a request is sent again at
+//! once on a new connection, if nothing of it was sent, or if it is repeatable and nothing of a response was
+//! received. This is a normal race, so it counts neither as a failure of the instance nor against the retry
+//! budget. It happens at most once per attempt, and at most as often as there are idle connections. Any other
+//! request that meets a closed connection may have been processed (RFC 9112, section 9.3.1), and fails.
 
 mod answer;
 mod connection;
@@ -88,8 +88,8 @@ pub async fn exchange(
     Ok(response)
 }
 
-/// Send a request, and read the head of its answer; what is left to send of a body that its instance
-/// wants although it has begun to answer.
+/// Send a request and read the head of its response. Also returns the unsent rest of a streamed body if the
+/// instance responds before its end without an error.
 async fn ask(
     connection: &mut Connection,
     parts: &Parts,

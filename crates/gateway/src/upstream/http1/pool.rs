@@ -1,9 +1,9 @@
 //! A worker's idle HTTP/1.1 connections.
 //!
-//! Nothing in HTTP/1.1 tells whether an instance that ends an idle connection had begun to read a request that
-//! crossed its end on the way. So a connection is let go of before its instance does that, as far as one can
-//! know: after the service's `connection_idle_seconds`, or sooner if the instance says how long it waits
-//! (`Keep-Alive: timeout=5`). What remains of the race is seen to by `exchange`.
+//! If a request crosses with the instance's close of an idle connection, HTTP/1.1 gives no indication whether
+//! it was read. The pool therefore tries to close connections before the instance does: after the service's
+//! `connection_idle_seconds`, or earlier if the instance announces its timeout (`Keep-Alive: timeout=5`).
+//! `exchange` handles the remaining race.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use crate::upstream::kept::Kept;
 use crate::upstream::tls::Tls;
 use crate::upstream::{Failure, Lifetimes, Target, Timeouts};
 
-/// Idle connections kept to one address: as many as a service has requests under way at most, if
-/// nothing else is said. With fewer, a load between the two opens and closes one for each request.
+/// Idle connections per address: the default concurrency limit of a service. With fewer, a load between the
+/// two would open and close a connection for each request.
 const IDLE: usize = 256;
-/// What a request takes on its way at most, and so how much sooner than its instance a connection is let go
-/// of that has said for how long it waits.
+/// The maximum time that a request needs to reach the instance; connections are closed this much before an
+/// announced keep-alive timeout.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -41,14 +41,14 @@ impl Idle {
     }
 }
 
-/// Where a connection belongs between two exchanges, and for how long.
+/// Where to return a connection after an exchange, and for how long.
 pub struct Place {
     pub address: String,
     pub tls: Option<Arc<Tls>>,
     pub lifetimes: Lifetimes,
 }
 
-/// An idle connection that is still good.
+/// Take a usable idle connection.
 pub fn pooled(address: &str, tls: Option<&Arc<Tls>>, now: Instant) -> Option<Box<Connection>> {
     POOL.with_borrow_mut(|pool| {
         let idle = pool.get_mut(address, tls)?;
@@ -61,7 +61,7 @@ pub fn pooled(address: &str, tls: Option<&Arc<Tls>>, now: Instant) -> Option<Box
     })
 }
 
-/// Keep a connection on which nothing is under way, unless it is too old.
+/// Return an idle connection to the pool, unless it is too old.
 pub fn give_back(address: &str, tls: Option<&Arc<Tls>>, lifetimes: Lifetimes, connection: Box<Connection>) {
     let now = Instant::now();
     let said = connection.waits.map_or(lifetimes.idle, |waits| waits.saturating_sub(ON_THE_WAY));
@@ -78,7 +78,7 @@ pub fn give_back(address: &str, tls: Option<&Arc<Tls>>, lifetimes: Lifetimes, co
     watch(&WATCHED, sweep);
 }
 
-/// A new connection.
+/// Open a connection.
 ///
 /// # Errors
 /// `Connect` if there is none in time.
@@ -92,8 +92,8 @@ pub async fn connect(
     Ok(Connection::new(stream, timeouts.lifetimes.end()))
 }
 
-/// Let go of what is idle for too long, and of what instances have closed meanwhile, those that are gone for
-/// good among them; whether anything is left.
+/// Close connections that were idle for too long, and drop those that instances have closed, those of removed
+/// instances among them. Returns whether any are left.
 fn sweep() -> bool {
     let now = Instant::now();
     POOL.with_borrow_mut(|pool| {

@@ -1,7 +1,7 @@
 //! A response after its head, on an HTTP/2 stream.
 //!
-//! A part is counted as taken when it goes on to the client: until then it fills the stream's window,
-//! and an instance sends no more than that to a client that reads slowly.
+//! Flow-control capacity is released only when a part is forwarded to the client, so an instance sends at
+//! most one stream window ahead of a slow client.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -19,9 +19,9 @@ use crate::upstream::rest::Remainder;
 
 pub struct Answer {
     stream: RecvStream,
-    /// What is still to come of a body whose length was told.
+    /// Remaining bytes, if the response declares a length.
     left: Option<u64>,
-    /// Whether only trailers can come.
+    /// The data has ended; only trailers can follow.
     read: bool,
     ended: bool,
     timer: Timer,

@@ -17,16 +17,15 @@ use tokio::time::Instant;
 use crate::server::HEADER_BYTES;
 use crate::upstream::stream::Stream;
 
-/// Requests on one connection at a time, however many more its instance allows: RFC 9113, section
-/// 6.5.2, asks servers for 100 at least.
+/// Concurrent requests per connection, even if the instance allows more. RFC 9113, section 6.5.2 recommends
+/// that servers allow at least 100.
 pub const STREAMS: usize = 100;
-/// What an instance may send of one answer before its client has taken any: enough for 500 Mbit/s at
-/// 1 ms, as within a data centre.
+/// The window of a stream: enough for 500 Mbit/s at 1 ms, as within a data centre.
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// The same for all of a connection: as much as its streams have together, so that clients that read
-/// slowly never hold up the answers of others.
+/// The window of a connection: the sum of its streams' windows, so that slow clients never block the
+/// responses of others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
-/// What is kept of one request's body until it is written.
+/// Request bytes buffered per stream until they are written.
 const SEND_BUFFER: usize = 64 * 1024;
 
 pub struct Connection {
@@ -34,9 +33,9 @@ pub struct Connection {
     /// Whether over TLS.
     secured: bool,
     streams: Arc<Streams>,
-    /// Whether it takes no more requests.
+    /// Whether it accepts no more requests.
     ended: Arc<AtomicBool>,
-    /// When it is too old for another request.
+    /// When it reaches its maximum age.
     end: Instant,
 }
 
@@ -44,13 +43,13 @@ pub struct Connection {
 struct Streams {
     began: Instant,
     under_way: AtomicUsize,
-    /// When the last was through that was alone, in nanoseconds since the connection began.
+    /// When the connection last became idle, in nanoseconds since `began`.
     idle_since_ns: AtomicU64,
 }
 
 impl Connection {
-    /// Begin to speak, and hear how many requests the instance allows: some end a connection on which
-    /// there are more. What comes and goes is seen to by a task of the connection's own.
+    /// Perform the HTTP/2 handshake and wait for the instance's limit on concurrent streams: some instances
+    /// close a connection that exceeds it. A task of its own drives the connection.
     ///
     /// # Errors
     /// The instance doesn't speak HTTP/2.
@@ -74,7 +73,7 @@ impl Connection {
         let ended = Arc::<AtomicBool>::default();
         let at_end = Arc::clone(&ended);
         tokio::spawn(async move {
-            // Each request hears for itself how it ended.
+            // Each request gets the error itself.
             let _ = driven.await;
             at_end.store(true, Ordering::Relaxed);
         });
@@ -83,7 +82,7 @@ impl Connection {
         Ok(Self { sender, secured, streams, ended, end })
     }
 
-    /// How many more requests it takes.
+    /// How many more requests it accepts.
     pub fn room(&self) -> usize {
         let most = self.sender.current_max_send_streams().min(STREAMS);
         most.saturating_sub(self.streams())
@@ -93,8 +92,9 @@ impl Connection {
         self.streams.under_way.load(Ordering::Relaxed)
     }
 
-    /// Whether it may take another request at `now`: it is neither too old, nor idle for longer than `idle`.
-    /// What is under way goes on; without any, and without who would ask, a connection ends.
+    /// Whether it accepts another request at `now`: it has neither ended, nor reached its maximum age, nor
+    /// been idle for longer than `idle`. A connection dropped from the pool closes when its last request
+    /// ends.
     pub fn is_good(&self, now: Instant, idle: Duration) -> bool {
         let Streams { began, idle_since_ns, .. } = &*self.streams;
         let idle_since = *began + Duration::from_nanos(idle_since_ns.load(Ordering::Relaxed));
@@ -105,7 +105,7 @@ impl Connection {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Be one more of its requests.
+    /// Reserve a place for a request.
     pub fn lease(&self) -> Lease {
         self.streams.under_way.fetch_add(1, Ordering::Relaxed);
         let (sender, streams, ended) =
@@ -114,7 +114,7 @@ impl Connection {
     }
 }
 
-/// A request on a connection, counted for as long as this lives.
+/// A place for a request on a connection, released on drop.
 pub struct Lease {
     sender: SendRequest<Bytes>,
     secured: bool,
@@ -135,12 +135,12 @@ impl Lease {
         self.sender.send_request(request, is_whole)
     }
 
-    /// Of the requests on it.
+    /// The scheme of its requests.
     pub fn scheme(&self) -> Scheme {
         if self.secured { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
-    /// Let nobody else ask on this connection.
+    /// Accept no more requests on this connection.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }

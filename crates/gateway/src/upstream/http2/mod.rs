@@ -1,14 +1,14 @@
-//! Exchanges in HTTP/2, for services that speak it: with prior knowledge (RFC 9113, section 3.3), or as
-//! agreed on over TLS. gRPC does above all.
+//! Exchanges over HTTP/2, most importantly gRPC: with prior knowledge (RFC 9113, section 3.3), or negotiated
+//! by TLS.
 //!
-//! What a request costs here is decided by what its instance says of it (section 8.7). A stream that was
-//! refused, or lies beyond the last one that a GOAWAY names, was not looked at: it may be sent again
-//! whatever its method. After a GOAWAY without an error, which is how an instance ends a connection
-//! that is in order, it is sent again at once, on another connection, and nobody is blamed. What else
-//! breaks off may have been carried out.
+//! What the instance reports decides whether a failed request is retried (section 8.7). A stream that was
+//! refused, or is beyond the last one that a GOAWAY names, was not processed, so it may be retried whatever
+//! its method. After a GOAWAY without an error, which is a regular shutdown of the connection, the request is
+//! sent again at once on another connection, without counting as a failure of the instance. In all other
+//! cases the request may have been processed.
 //!
-//! h2 is used without hyper's client on top of it, which tells neither a stream that waits to be opened
-//! from one that was, nor how many an instance allows.
+//! h2 is used without hyper's client, which neither distinguishes streams that wait to be opened from opened
+//! ones nor exposes the instance's stream limit.
 
 mod answer;
 mod connection;
@@ -43,13 +43,13 @@ use crate::timer::Timer;
 use crate::tunnel;
 use crate::upload::{Stopped, Stream, Upload};
 
-/// Connections that a request may find ended, one after the other, before it is for the service's
-/// retries to say whether it goes on: an instance that shuts down ends all that there are.
+/// How many ended connections a request may run into before the failure is left to the service's retries: an
+/// instance that shuts down ends all its connections.
 const ENDED: usize = CONNECTIONS + 1;
 
-/// Why there is no answer.
+/// Why there is no response.
 enum Missed {
-    /// The connection had ended before the request.
+    /// The connection was shut down before it processed the request.
     Ended,
     Failed(Failure),
 }
@@ -71,7 +71,8 @@ impl From<h2::Error> for Missed {
     }
 }
 
-/// As in HTTP/1.1. An offered body (`Expect: 100-continue`) is asked for here, and sent.
+/// As in HTTP/1.1, except for bodies offered with `Expect: 100-continue`: these are requested from the client
+/// here, and sent.
 pub async fn exchange(
     target: Target<'_>,
     request: Outgoing<'_>,
@@ -97,16 +98,16 @@ pub async fn exchange(
     Err(Failure::Refused)
 }
 
-/// A request with the head of its answer.
+/// A request whose response's head has arrived.
 struct Asked {
     head: Response<RecvStream>,
-    /// Whether its body went on as it came.
+    /// Whether the request body was streamed.
     streamed: bool,
     carried_on: Option<CarriedOn>,
     timer: Timer,
 }
 
-/// Send a request on a connection, and wait for the head of its answer.
+/// Send a request on a connection and wait for the head of its response.
 async fn ask(
     lease: &mut Lease,
     parts: &Parts,
@@ -122,7 +123,7 @@ async fn ask(
         Upload::Upgrade(_) => Some(0),
     };
     let request = request(parts, added, lease.scheme(), length)?;
-    // Nothing was sent if it can't be.
+    // On an error nothing was sent.
     let (mut response, mut stream) = lease.send(request, length == Some(0)).map_err(|_| Missed::Ended)?;
     let mut timer = Timer::default();
     let streamed = matches!(body, Upload::Stream(_));
@@ -136,7 +137,7 @@ async fn ask(
         }
         Upload::Whole(whole) => {
             if !whole.is_empty() {
-                // If it can't be sent the answer says why.
+                // If this fails, awaiting the response returns the reason.
                 let _ = stream.send_data(whole.clone(), true);
             }
             (until(&mut response, hints, &mut timer, deadline).await?, None)
@@ -168,11 +169,11 @@ fn request(
         *request.headers_mut() = headers::map(method, &parts.headers, added, length)?;
         Ok(request)
     };
-    // An address that is none is no instance's.
+    // An invalid authority can't be an instance's.
     build().map_err(|_| Failure::Connect)
 }
 
-/// The head of the answer; what is said before it goes on.
+/// Poll for the head of the response, and pass on interim responses.
 fn poll_head(
     response: &mut ResponseFuture,
     hints: Option<Hints<'_>>,
@@ -199,8 +200,8 @@ async fn until(
     .await
 }
 
-/// The same while a body is sent as it comes. Whether there is more of it to send is returned with the
-/// head.
+/// Send a streamed body while waiting for the head of the response. Also returns whether some of the body is
+/// unsent.
 async fn ask_streaming(
     response: &mut ResponseFuture,
     hints: Option<Hints<'_>>,
@@ -219,7 +220,7 @@ async fn ask_streaming(
             return Poll::Ready(head.map(|head| (head, sent.is_pending())));
         }
         if sending.waits_for_client || moves != sending.moves {
-            // It is not the instance that is waited for, or it goes on taking the body.
+            // The client is being waited for, or the instance accepts the body: reset the timeout.
             (moves, until) = (sending.moves, None);
         }
         if sending.waits_for_client {
@@ -232,7 +233,7 @@ async fn ask_streaming(
     .await
 }
 
-/// Leave the rest of a body to a task of its own, now that its answer is there to be read.
+/// Send the rest of a body in a task of its own, while the response is read.
 fn carry_on(sending: Sending, body: &mut Upload) -> Option<CarriedOn> {
     match std::mem::replace(body, Upload::Whole(Bytes::new())) {
         Upload::Stream(stream) => Some(sending.carry_on(stream)),
@@ -240,7 +241,7 @@ fn carry_on(sending: Sending, body: &mut Upload) -> Option<CarriedOn> {
     }
 }
 
-/// An answer as the client gets it: whole if it is small, or as it comes.
+/// The response for the client: complete if it is small, otherwise streamed.
 async fn answer(
     asked: Asked,
     lease: Lease,
@@ -253,7 +254,7 @@ async fn answer(
     let length =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if *method != Method::HEAD {
-        // What comes is measured, and told of again.
+        // The length is set again from the body.
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     let series = is_series(&parts.headers);
@@ -262,7 +263,7 @@ async fn answer(
     let mut answer = Answer::new(stream, length, timer, carried_on, lease);
     let is_bodiless = matches!(parts.status.as_u16(), 204 | 304);
     let body = match gather(&mut answer, through && !is_bodiless, deadline).await? {
-        // What comes nevertheless is no part of it (RFC 9110, sections 15.3.5 and 15.4.5).
+        // These have no body; ignore anything that follows (RFC 9110, sections 15.3.5 and 15.4.5).
         _ if is_bodiless => Body::Whole(Bytes::new()),
         Gathered::Begun(read) => Body::Rest(Box::new(Rest::begun(read, answer, timeout))),
         Gathered::Whole { body, trailers: None } => Body::Whole(body),

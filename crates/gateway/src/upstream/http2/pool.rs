@@ -13,12 +13,11 @@ use crate::upstream::idle::watch;
 use crate::upstream::kept::Kept;
 use crate::upstream::{Failure, Target, Timeouts};
 
-/// Connections of a worker to one address. Beyond what they take together, requests wait in the
-/// one with the fewest: four hold more than the requests that a service has under way at most, if
-/// nothing else is said (256).
+/// Connections of a worker to one address. When all are full, requests wait on the one with the fewest. Four
+/// hold more requests than the default concurrency limit of a service (256).
 pub const CONNECTIONS: usize = 4;
-/// An instance that acknowledges nothing for so long is gone, though nobody has said so. A request of
-/// its own runs out of time before that; the next ones must not find the same connection.
+/// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged before the connection counts as dead. A
+/// request times out before that; this keeps later ones off the same connection.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
@@ -27,18 +26,19 @@ thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What there is to an address.
+/// The connections to one address.
 #[derive(Default)]
 struct Known {
     connections: Vec<Connection>,
-    /// Held by who connects: the others wait for the connection that it brings.
+    /// Held while connecting; other requests wait for the new connection.
     connecting: Arc<Mutex<()>>,
-    /// How long they are kept without a request, by the last who connected.
+    /// The idle timeout, as of the last connect.
     idle: Duration,
 }
 
 impl Known {
-    /// A place on the connection with the fewest requests, if one has room, or there may be no more.
+    /// Reserve a place on the connection with the fewest requests, if it has room or no more connections are
+    /// allowed.
     fn lease(&mut self) -> Option<Lease> {
         self.let_go();
         let is_full = self.connections.len() >= CONNECTIONS;
@@ -46,14 +46,14 @@ impl Known {
         (is_full || least.room() > 0).then(|| least.lease())
     }
 
-    /// Keep those that may take another request.
+    /// Drop connections that accept no more requests.
     fn let_go(&mut self) {
         let (now, idle) = (Instant::now(), self.idle);
         self.connections.retain(|connection| connection.is_good(now, idle));
     }
 }
 
-/// A place for a request on a connection to an instance.
+/// Reserve a place for a request on a connection, opening one if necessary.
 ///
 /// # Errors
 /// `Connect` if there is none in time.
@@ -67,8 +67,8 @@ pub async fn lease(target: &Target<'_>, deadline: Instant, timeouts: &Timeouts) 
     connected.map_err(|_| Failure::Connect)?.map_err(|_| Failure::Connect)
 }
 
-/// Let go of connections that are idle for too long or have ended, those that are gone for good among them;
-/// whether anything is left.
+/// Drop connections that have ended or were idle for too long, those of removed instances among them. Returns
+/// whether any are left.
 fn sweep() -> bool {
     POOL.with_borrow_mut(|pool| {
         pool.retain(|known| {

@@ -1,4 +1,4 @@
-//! A request body on an HTTP/2 stream, as flow control allows.
+//! A request body on an HTTP/2 stream, within flow control.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
@@ -13,10 +13,10 @@ use crate::upload::{Stopped, Stream};
 
 pub struct Sending {
     stream: SendStream<Bytes>,
-    /// Come, and not sent yet: the next is not asked for before that.
+    /// Received but not yet sent; no more is read from the client before it is.
     part: Bytes,
     ended: bool,
-    /// Whether nothing is sent because the client has sent nothing.
+    /// Whether the client is the one being waited for.
     pub waits_for_client: bool,
     /// How many times something was sent.
     pub moves: u64,
@@ -27,7 +27,7 @@ impl Sending {
         Self { stream, part: Bytes::new(), ended: false, waits_for_client: false, moves: 0 }
     }
 
-    /// Send all there is, and all that comes.
+    /// Send everything, until the end of the body.
     pub fn poll(&mut self, upload: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         self.waits_for_client = false;
         while !self.ended {
@@ -73,7 +73,7 @@ impl Sending {
         Poll::Ready(Ok(()))
     }
 
-    /// Go on while the answer is on its way already, until the end of either.
+    /// Continue while the response is read, until either ends.
     pub fn carry_on(mut self, mut upload: Box<Stream>) -> CarriedOn {
         let (stop, mut stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -83,7 +83,7 @@ impl Sending {
             };
             match sent {
                 Ok(()) => {}
-                // The instance must not take what came for all of it.
+                // The instance must not mistake a truncated body for a complete one.
                 Err(Stopped::Client(_)) => self.stream.send_reset(Reason::CANCEL),
                 Err(Stopped::Instance) => {
                     drop(self);
@@ -95,7 +95,7 @@ impl Sending {
     }
 }
 
-/// A body that is sent while its answer is read; dropping this ends it.
+/// A body that is sent while its response is read; dropping this cancels it.
 pub struct CarriedOn {
     _stop: oneshot::Sender<()>,
 }

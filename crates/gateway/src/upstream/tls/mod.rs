@@ -1,16 +1,15 @@
 //! TLS 1.3 and 1.2 with instances: server authentication and client certificates.
 //!
-//! An instance must show a certificate that a trusted authority vouches for, and that is for the name
-//! it is asked by: the host of its address, or `server_name` where discovery knows addresses alone. There
-//! is no setting that leaves this out, since whoever is between could then answer in its place, and
-//! nobody would see it; a service with a certificate of its own making has it named in `ca_file`.
-//! Identities other than names (SPIFFE) would be another verifier here, and nothing else.
+//! An instance has to present a certificate that is issued by a trusted authority and valid for the expected
+//! name: the host of its address, or `server_name` where discovery returns IP addresses. No setting disables
+//! this check, since an attacker on the path could then impersonate the instance unnoticed; for a self-signed
+//! certificate, set `ca_file`. Identities other than names (SPIFFE) would only need another verifier here.
 //!
-//! All files are read at the start and at each reload. If they say the same as before, this is the same
-//! `Tls`, with its sessions and connections. If not, it is another, which begins with none: what was
-//! believed by the files before is not believed by these. Requests under way end as they began.
+//! All files are read at the start and at each reload. If their content is unchanged, the existing `Tls`
+//! stays, with its sessions and connections. Otherwise a new one replaces it and begins without any, since
+//! what the old files trusted is no longer trusted. Requests under way complete on the old one.
 //!
-//! Sessions are kept apart for each instance, since a ticket is good for the one that made it alone.
+//! Sessions are kept per instance, since a ticket is only valid at the instance that issued it.
 
 mod reason;
 mod record;
@@ -39,34 +38,33 @@ use crate::Error;
 use crate::authorities;
 use crate::config::{Protocol, Service, ServiceTls};
 
-/// Instances of a service whose sessions are remembered; when one more comes, all are forgotten, which
-/// costs each a whole handshake.
+/// Instances per service whose sessions are kept. When the limit is exceeded, all are dropped, which costs
+/// each a full handshake.
 const INSTANCES: usize = 1024;
-/// Sessions of one instance: as many as rustls keeps for one name. Each is good for one connection
-/// (RFC 8446, section C.4).
+/// Sessions per instance: rustls' own limit for one name. Each is used for one connection only (RFC 8446,
+/// section C.4).
 const SESSIONS: usize = 8;
 
-/// How one service's instances are spoken with.
+/// The TLS configuration for one service's instances.
 pub struct Tls {
-    /// No other has it.
+    /// Unique within the process.
     pub id: u64,
     config: ClientConfig,
     server_name: Option<ServerName<'static>>,
-    /// Of all that this was made of.
+    /// A digest of all inputs.
     digest: Digest,
-    /// By address.
+    /// Configurations with the sessions of one instance each, by address.
     sessions: Mutex<HashMap<String, Arc<ClientConfig>>>,
     surroundings: Arc<Surroundings>,
-    /// Shared with what the files said before.
+    /// Kept across changes of the files.
     pub record: Arc<Record>,
 }
 
 impl Tls {
-    /// What a service says of TLS, if it does; `before` if it comes to the same.
+    /// The TLS configuration of a service, if it uses TLS; `before` itself if nothing has changed.
     ///
     /// # Errors
-    /// `Error::Setting` for a file that can't be used, a name that is none, and a protocol that doesn't go
-    /// with it.
+    /// `Error::Setting` for an unusable file, an invalid name, or a protocol that contradicts the use of TLS.
     pub fn load(
         name: &str,
         service: &Service,
@@ -127,10 +125,10 @@ impl Tls {
         })))
     }
 
-    /// Speak TLS on a new connection.
+    /// Perform the TLS handshake on a new connection.
     ///
     /// # Errors
-    /// Why the instance is not taken for one, or doesn't take the gateway; for people.
+    /// A message for operators that tells why the handshake failed.
     pub async fn secure(&self, target: &Target<'_>, stream: TcpStream) -> Result<Secured, String> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
@@ -174,8 +172,8 @@ fn host(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
 }
 
-/// As whom a service with this TLS is asked (`Host`) at an address: the name that the certificate is
-/// for, since servers that know several names answer by it, and refuse one that is not the same (421).
+/// The `Host` for a service's instance at an address: with TLS, the name that the certificate is for, since
+/// servers with several names select by it and reject a mismatch (421).
 pub fn authority(settings: Option<&ServiceTls>, address: &str) -> String {
     let Some(name) = settings.and_then(|settings| settings.server_name.as_deref()) else {
         return address.to_owned();
@@ -186,7 +184,7 @@ pub fn authority(settings: Option<&ServiceTls>, address: &str) -> String {
     }
 }
 
-/// What instances that ask for the gateway's certificate are shown; that they asked is noted.
+/// Presents the gateway's certificate to instances that request one, and records that they did.
 #[derive(Debug)]
 struct Shown {
     own: Option<SingleCertAndKey>,
@@ -204,10 +202,10 @@ impl ResolvesClientCert for Shown {
     }
 }
 
-/// Who the gateway is to a service's instances.
+/// The gateway's client certificate for a service.
 struct Own {
     certified: CertifiedKey,
-    /// For the digest alone.
+    /// For the digest only.
     key: PrivateKeyDer<'static>,
 }
 
@@ -241,8 +239,8 @@ impl Own {
     }
 }
 
-/// See that a certificate may be shown today. Whether an instance trusts it, only that can say: so it is
-/// no fault here that nobody vouches for it.
+/// Check that a certificate is currently valid and usable for client authentication. Only the instance knows
+/// whether it trusts the issuer, so an unknown issuer is no error.
 fn fit_for_clients(chain: &[CertificateDer<'_>]) -> Result<(), String> {
     let leaf = chain.first().ok_or("there is no certificate in it")?;
     let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|error| error.to_string())?;
@@ -261,7 +259,7 @@ fn fit_for_clients(chain: &[CertificateDer<'_>]) -> Result<(), String> {
     }
 }
 
-/// What tells one `Tls` from another: a file that was written anew with the same content changes nothing.
+/// A digest of the configuration. Rewriting a file with the same content does not change it.
 fn digest(settings: &ServiceTls, protocol: Protocol, roots: &RootCertStore, own: Option<&Own>) -> Digest {
     let mut context = Context::new(&SHA256);
     let mut add = |part: &[u8]| {

@@ -7,17 +7,17 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustls::{AlertDescription, CertificateError, Error};
 use rustls_pki_types::UnixTime;
 
-/// What is said along with a reason that the settings have to do with.
+/// Settings that explain a failure.
 #[derive(Debug)]
 pub struct Surroundings {
     pub ca_file: Option<String>,
-    /// Whether the gateway has a certificate of its own to show.
+    /// Whether the gateway has a client certificate for the service.
     pub shows_certificate: bool,
-    /// Whether an instance has asked for it.
+    /// Whether an instance has requested it.
     pub asked: AtomicBool,
 }
 
-/// Why there was no handshake.
+/// Explain a failed handshake.
 pub fn of_handshake(error: &io::Error, surroundings: &Surroundings) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(Error::InvalidCertificate(error)) => of_certificate(error, surroundings),
@@ -39,7 +39,7 @@ fn of_certificate(error: &CertificateError, surroundings: &Surroundings) -> Stri
             format!("its certificate is for {names}, not {}", expected.to_str())
         }
         CertificateError::UnknownIssuer => unknown_issuer(surroundings),
-        // An authority that was made anew under its old name, mostly.
+        // Usually an authority that was recreated under its old name.
         CertificateError::BadSignature => {
             format!("{} (one of the same name has another key)", unknown_issuer(surroundings))
         }
@@ -60,7 +60,7 @@ fn unknown_issuer(surroundings: &Surroundings) -> String {
     }
 }
 
-/// Why an instance doesn't take the gateway.
+/// Explain an alert from an instance.
 pub fn of_alert(alert: AlertDescription, surroundings: &Surroundings) -> String {
     match alert {
         AlertDescription::NoApplicationProtocol => {
@@ -76,16 +76,16 @@ pub fn of_alert(alert: AlertDescription, surroundings: &Surroundings) -> String 
     }
 }
 
-/// Why an instance reset the connection in place of its first word, if that can be told: it closed with
-/// what it had not read, and its alert was lost with that.
+/// Explain a reset before the first byte from an instance, if possible: it probably closed with unread data,
+/// which discarded its alert.
 pub fn of_reset(error: &io::Error, surroundings: &Surroundings) -> Option<String> {
     let asked = surroundings.asked.load(Ordering::Relaxed);
     let reset = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
     (asked && reset).then(|| of_alert(AlertDescription::CertificateRequired, surroundings))
 }
 
-/// Whether an alert may be about the certificate of a client: in TLS 1.3 it comes after the client's
-/// part of the handshake is over, in place of an answer.
+/// Whether an alert may be about the client certificate. In TLS 1.3 it arrives after the handshake is
+/// complete for the client, instead of a response.
 pub fn is_about_clients(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -108,7 +108,7 @@ fn bare(name: &str) -> &str {
     inner.unwrap_or(name).trim_matches('"')
 }
 
-/// As HTTP writes dates.
+/// In the format of HTTP dates.
 pub fn date(time: UnixTime) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
 }

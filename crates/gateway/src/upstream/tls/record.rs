@@ -1,5 +1,5 @@
-//! What became of handshakes with a service's instances: how many there were, and what is wrong with
-//! whom. It lives as long as the service has TLS, whatever files it is made of meanwhile.
+//! Outcomes of TLS handshakes with a service's instances: counters, and the current problem of each instance.
+//! Kept as long as the service uses TLS, across reloads.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-/// Of one instance at most one line in so long is logged, however often it changes; what is wrong at the
-/// moment is in the state.
+/// At most one line per instance is logged in this time, however often its state changes; the current state
+/// is in the admin API.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
-/// Instances of which something is known to be wrong; with one more, those before are forgotten.
+/// Instances whose problems are kept; beyond this number, the earlier ones are dropped.
 const INSTANCES: usize = 1024;
 
 pub struct Record {
     service: String,
-    /// Connections on which an instance has said something, by whether there was a session before.
+    /// Connections on which an instance has sent data, by full and resumed handshakes.
     pub full: AtomicU64,
     pub resumed: AtomicU64,
     pub failed: AtomicU64,
@@ -25,7 +25,7 @@ pub struct Record {
 
 #[derive(Default)]
 struct Trouble {
-    /// Nothing once it is over.
+    /// `None` once the problem is resolved.
     reason: Option<String>,
     told: Option<Instant>,
 }
@@ -41,13 +41,13 @@ impl Record {
         }
     }
 
-    /// What is wrong with an instance, if something is.
+    /// The current problem of an instance.
     pub fn trouble(&self, instance: &str) -> Option<String> {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.get(instance)?.reason.clone()
     }
 
-    /// A handshake with an instance came to nothing.
+    /// Record a failed handshake.
     pub fn failed(&self, instance: &str, reason: &str) {
         self.count_failed();
         self.say(instance, reason);
@@ -57,7 +57,7 @@ impl Record {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Remember what is wrong with an instance.
+    /// Record the problem of an instance.
     pub fn say(&self, instance: &str, reason: &str) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if troubles.len() >= INSTANCES && !troubles.contains_key(instance) {
@@ -71,7 +71,7 @@ impl Record {
         self.tell(instance, trouble);
     }
 
-    /// An instance has said something over TLS.
+    /// Record that an instance has sent data over TLS, which resolves its problem.
     pub fn heard(&self, instance: &str, resumed: bool) {
         (if resumed { &self.resumed } else { &self.full }).fetch_add(1, Ordering::Relaxed);
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
-//! A connection over TLS, which takes note of whether the other side takes it for one.
+//! A TLS connection that detects whether the instance accepts the gateway's certificate.
 //!
-//! In TLS 1.3 a client is through with the handshake before the server has looked at its certificate. A
-//! server that doesn't like it says so in place of the first answer; nothing that was sent was read then.
-//! It may end the connection at once, so that whoever is about to write hears of that end first.
+//! In TLS 1.3 the handshake is complete for the client before the server has checked the client certificate.
+//! A server that rejects it sends an alert instead of the first response; it has read none of the request. It
+//! may close the connection immediately, so that a write fails before the alert is read.
 
 use std::io;
 use std::pin::Pin;
@@ -22,9 +22,9 @@ pub struct Secured {
     record: Arc<Record>,
     surroundings: Arc<Surroundings>,
     instance: Box<str>,
-    /// Whether the other side has said something.
+    /// Whether the instance has sent data.
     heard: bool,
-    /// Whether it was noted that it would not take the gateway.
+    /// Whether the failure has been counted.
     noted: bool,
 }
 
@@ -43,15 +43,15 @@ impl Secured {
         self.stream.get_ref().0
     }
 
-    /// An error before anything was heard, of the kind `ConnectionRefused` if the other side doesn't take
-    /// the gateway for who it lets in.
+    /// Classify an error before any data was received: `ConnectionRefused` if the instance rejected the
+    /// gateway's certificate.
     fn before_all(&mut self, error: io::Error) -> io::Error {
         let refused = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(Error::AlertReceived(alert)) => reason::is_about_clients(*alert),
             _ => false,
         };
         if !refused {
-            // It may have read what was sent, so the error stays what it is.
+            // The instance may have read the request, so the error kind stays.
             if let Some(reason) = reason::of_reset(&error, &self.surroundings) {
                 self.note(&reason);
             }
@@ -69,7 +69,7 @@ impl Secured {
         self.record.say(&self.instance, reason);
     }
 
-    /// What became of something that was to be written.
+    /// Classify an error of a write.
     fn written<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.heard { written } else { written.map_err(|error| self.before_all(error)) }
     }
