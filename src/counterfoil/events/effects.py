@@ -1,12 +1,12 @@
-"""What the handlers of one commit do, held in memory until its end.
+"""The effects of one commit's handlers, buffered in memory until it ends.
 
-State, transfers and messages are written together, each table with one statement. A handler that
-fails has only to be forgotten. A savepoint is opened for one that runs SQL of its own, once what
-handlers before it have done is written.
+State, transfers and messages are written together, one statement per table. The effects of a
+handler that fails are dropped from the buffer. For a handler that runs its own SQL, the buffer is
+flushed and a savepoint opened first.
 
-If the database refuses what was written together, nobody knows whose it was. The commit is then
-undone and its events are handled again `alone`: each in a savepoint of its own that includes the
-writing, so that what is wrong is one event's failure.
+If the database rejects such a joint write, it can't be attributed to one event. The commit is then
+rolled back and its events are handled again `alone`: each in a savepoint that includes its writes,
+so that the error fails one event only.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 class Context(StatelessContext):
-    """What a handler may use; all of it takes effect with the event's commit, or not at all."""
+    """What a handler may use; its effects commit with the event, or not at all."""
 
     __slots__ = ("_effects", "state")
 
@@ -44,19 +44,19 @@ class Context(StatelessContext):
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger, which notes this event as the cause of what is posted."""
+        """The ledger, which records this event as the cause of its postings."""
         return Ledger(self._effects.book, self.record, self.now_us)
 
     @property
     def timers(self) -> TimersOfRecord:
-        """The timers of the pipeline, to be set and cancelled."""
+        """Sets and cancels the pipeline's timers."""
         return TimersOfRecord(self._effects.timers, self.record)
 
     @property
     def watermark_us(self) -> int:
-        """The event time before which all events are there, within the allowed disorder.
+        """The event time before which all events have arrived, within the allowed disorder.
 
-        An event's handler sees it as the commit before has left it, a timer's as this commit does.
+        An event's handler sees the value after the previous commit, a timer's that of this commit.
 
         Raises:
             EventsError: the pipeline is declared without event time.
@@ -68,10 +68,10 @@ class Context(StatelessContext):
         return self._effects.watermark_us
 
     def is_over(self, at_us: int) -> bool:
-        """Whether event time has come to `at_us`: whether that is at or before the watermark.
+        """Whether event time has reached `at_us`: whether `at_us` is at or before the watermark.
 
-        Where several processes move the watermark, a handler that was told no can rely on it: if
-        another one has moved it that far meanwhile, the event is handled once more.
+        A False stays valid for the commit: if another process has moved the watermark that far
+        meanwhile, the event is handled again.
 
         Raises:
             EventsError: the pipeline is declared without event time.
@@ -83,7 +83,7 @@ class Context(StatelessContext):
         return False
 
     def row(self, table: Topic[R], key: str) -> R | None:
-        """The newest event with that key of a topic that the pipeline keeps as a table, or None.
+        """The newest event of a key in a topic that the pipeline keeps as a table, or None.
 
         Raises:
             EventsError: the pipeline is declared without this table.
@@ -96,10 +96,10 @@ class Context(StatelessContext):
         return rows.find(self.state, table, key, self._effects.copy)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
-        """Run a statement on tables of your own in the database of the pipelines.
+        """Run a statement on your own tables in the pipelines' database.
 
-        It is SQL for both engines, as a service's is, and part of the event's commit. Events with
-        statements of their own take a savepoint each; state and ledger don't need one.
+        It is part of the event's commit. As in a service, the SQL must suit the engines in use.
+        Each event that runs statements needs a savepoint; state and ledger don't.
 
         Raises:
             StoreUnavailable: the database can't be used at the moment.
@@ -108,11 +108,11 @@ class Context(StatelessContext):
 
 
 class TimerContext(Context):
-    """What the handler of a timer may use.
+    """What a timer's handler may use.
 
-    An event may have set several timers and sent something on itself. So what a timer's handler
-    emits has ids of the timer's own, the same if it fires again, and says in its header `caused-by`
-    which event has set it.
+    An event may set several timers and emit events itself. So the ids of what a timer's handler
+    emits derive from the timer, the same if it fires again. The header `caused-by` has the id of
+    the event that set the timer.
     """
 
     __slots__ = ("_part",)
@@ -123,7 +123,7 @@ class TimerContext(Context):
 
 
 class Effects(Outgoing):
-    """State, transfers and messages of the commit at work; of one handler at a time."""
+    """State, transfers and messages of the current commit; one handler runs at a time."""
 
     def __init__(
         self,
@@ -143,16 +143,16 @@ class Effects(Outgoing):
         self.tables = frozenset(table.name for table in tables)
         self.watermark_us: int | None = None
         self.not_over_us: int | None = None
-        """The first moment that a handler was told event time has not come to."""
+        """The earliest time for which `is_over` has returned False."""
         self.book = Book(store.database, self.execute)
         self._database = store.database
         self._send: Callable[[Sequence[Message]], None] = store.send
         self._alone = False
         self._savepoint: AbstractContextManager[None] | None = None
         self._unwritten: Exception | None = None
-        """What the database said to earlier handlers' work, when a later one had to have it there.
+        """The error of flushing earlier handlers' effects before a later handler's SQL.
 
-        It is not that one's failure: the commit ends with it, whatever becomes of the handler."""
+        It is not that handler's failure: it fails the whole commit."""
 
     def begin(self, *, alone: bool) -> None:
         """A transaction has begun."""
@@ -164,7 +164,7 @@ class Effects(Outgoing):
         self.book.begin(careful=alone)
 
     def handle(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Do the work of a handler; what it raises leaves nothing of it behind."""
+        """Run a handler; if it raises, its effects are discarded."""
         try:
             if self._alone:
                 self._open()
@@ -179,13 +179,13 @@ class Effects(Outgoing):
             raise
 
     def bury(self, message: Message) -> None:
-        """Send a message for an event that no handler could take."""
+        """Send a dead letter for an event whose handler failed."""
         super().bury(message)
         if self._alone:
             self.flush()
 
     def execute(self, sql: str, parameters: Sequence[object]) -> Cursor:
-        """Run a statement in the savepoint of the handler at work."""
+        """Run a statement in the running handler's savepoint."""
         if self._savepoint is None:
             try:
                 self.flush()
@@ -196,7 +196,7 @@ class Effects(Outgoing):
         return self._database.execute(sql, parameters)
 
     def flush(self) -> None:
-        """Write what handlers have done that came to their ends."""
+        """Write the effects of the handlers that have succeeded."""
         if self._unwritten is not None:
             raise self._unwritten
         self.book.flush()
@@ -206,21 +206,21 @@ class Effects(Outgoing):
             self._send(self.take())
 
     def finish(self) -> None:
-        """Write what is left, and see that all of it stands on what is still true.
+        """Write the rest, and check that the state which handlers have read is unchanged.
 
         Raises:
-            Contended: another process of the pipeline was faster; the commit must be undone.
+            Contended: another process has changed it; the commit must be rolled back.
         """
         self.flush()
         self.state.check()
 
     def doubt(self) -> None:
-        """The transaction was rolled back because another process of the pipeline was faster."""
+        """The transaction was rolled back because another process changed state first."""
         self.state.doubt()
         self.timers.forget()
 
     def forget(self) -> None:
-        """The transaction was rolled back, or somebody else has written."""
+        """The transaction was rolled back, or another process has written."""
         self.state.forget()
         self.timers.forget()
 

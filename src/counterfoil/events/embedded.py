@@ -1,13 +1,12 @@
 """The embedded log: topics in a SQLite file, beside the state of the pipelines.
 
-Any number of processes may open it; SQLite lets one write at a time, and a writer holds the lock
-from its first check to its commit. Records are kept in batches (`record_batches.py`). What a batch
-row tells without being decoded is enough for reading from an offset, for looking from a time on,
-and for forgetting what is old.
+Any number of processes may open it. SQLite has one writer at a time, which holds the lock from its
+first check to its commit. Records are stored in batches (`record_batches.py`). A batch row's
+columns suffice, without decoding the batch, to find an offset or a time and to delete old records.
 
-A commit writes and syncs every page that it touches, which is most of the work of a small one. So
-no row follows a partition's end: its last batch tells that, and `ends` only where it goes on when
-all of its batches are forgotten.
+A commit writes and syncs every page that it touches, which is most of the cost of a small one. So
+no row is updated for each partition's end: the last batch gives it, and `ends` is used only when
+retention has deleted all batches.
 """
 
 import math
@@ -39,15 +38,15 @@ CREATE TABLE IF NOT EXISTS sources (
     name TEXT PRIMARY KEY, position INTEGER NOT NULL, fencing_token INTEGER NOT NULL) STRICT;
 """
 RETRIES: Final = 8
-"""Fetches to one look for what comes back to be tried again, while there are events: mostly there
-is nothing, and to ask takes a commit of a few events some 7% more. What is said of a reader that is
-`exhaustive` is of the others."""
+"""While there are events, only every eighth fetch reads retry topics: they are mostly empty, and
+reading them costs a commit of a few events some 7%. A reader is `exhaustive` for the other topics
+only."""
 EARLY_US: Final = 60_000_000
-"""How much earlier than an event's own time its record is looked for: clocks differ."""
+"""How much before an event's own time the search for its record begins: clocks differ."""
 
 
 class EmbeddedLog:
-    """The log in `database`, a `SqliteDatabase`; schemas of its topics are kept in `registry`."""
+    """The log in `database`, a `SqliteDatabase`; its topics' schemas are in `registry`."""
 
     def __init__(self, database: Database, registry: Registry) -> None:
         self._database = database
@@ -56,11 +55,11 @@ class EmbeddedLog:
         database.create([_SCHEMA])
 
     def declare(self, topics: Iterable[AnyTopic]) -> None:
-        """Make topics known.
+        """Create missing topics, and register their schemas.
 
         Raises:
-            EventsError: a topic exists with another number of partitions, which would tear keys.
-            IncompatibleSchema: a topic's schema breaks with its last one.
+            EventsError: a topic exists with another number of partitions.
+            IncompatibleSchema: a topic's schema is incompatible with its last one.
             RegistryUnavailable: the registry can't be reached.
         """
         topics = list(topics)
@@ -101,11 +100,11 @@ class EmbeddedLog:
         *,
         whole: Collection[AnyTopic] = (),
     ) -> "EmbeddedReader":
-        """Read a share of `topics`, and all of those that are `whole`, from their positions on."""
+        """Read a share of `topics` and all partitions of `whole`, from their positions."""
         return EmbeddedReader(self, topics, positions, share, whole=whole)
 
     def insert(self, messages: Iterable[Message]) -> None:
-        """Give messages their places, inside the caller's transaction."""
+        """Append messages, inside the caller's transaction."""
         places: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
         partitions = self._partitions
         for message in messages:
@@ -139,10 +138,10 @@ class EmbeddedLog:
         *,
         limit_bytes: float = math.inf,
     ) -> list[Record]:
-        """The records from `offset` on to the end of the batch in which the last of `limit` is, or
-        the last of `limit_bytes`.
+        """The records from `offset` up to the end of the batch that reaches `limit` or
+        `limit_bytes`.
 
-        So there may be more, by less than a batch: they are decoded anyway.
+        They may exceed the limits by less than a batch, which is decoded as a whole anyway.
         """
         found: list[Record] = []
         for last, batch in self._database.execute(
@@ -166,7 +165,7 @@ class EmbeddedLog:
         *,
         within_seconds: float = math.inf,
     ) -> Record | None:
-        """The first record of an event: its key tells the partition, its time where to begin."""
+        """The first record of an event, searched in its key's partition from about its time."""
         deadline = time.monotonic() + within_seconds
         partition = partition_of(key, topic.partitions)
         for last, batch in self._database.execute(
@@ -182,11 +181,11 @@ class EmbeddedLog:
         return None
 
     def sources(self) -> dict[str, int]:
-        """Up to where each source has been appended."""
+        """The position up to which each source has been appended."""
         return dict(self._database.execute("SELECT name, position FROM sources"))
 
     def begins(self, topic: AnyTopic) -> dict[int, int]:
-        """The offset of each partition's oldest record that is kept, or will be."""
+        """The offset of each partition's oldest retained record, or of its next if it has none."""
         kept = self._database.execute(
             "SELECT partition, coalesce((SELECT last + 1 - number FROM record_batches AS batch "
             "WHERE batch.topic = ends.topic AND batch.partition = ends.partition "
@@ -222,11 +221,11 @@ class EmbeddedLog:
         return found
 
     def close(self) -> None:
-        """Nothing is open but the database, which is its owner's."""
+        """Do nothing: the database is closed by its owner."""
 
 
 class EmbeddedAppender:
-    """One term; the log refuses a fencing token older than one it has seen."""
+    """One term; the log rejects a fencing token older than the newest it has seen."""
 
     def __init__(
         self, database: Database, log: EmbeddedLog, source: str, fencing_token: int
@@ -241,7 +240,8 @@ class EmbeddedAppender:
         """Append what the source has between its position and the new `position`.
 
         Raises:
-            Fenced: a newer token was seen, or the source stands elsewhere than this term thinks.
+            Fenced: a newer token was seen, or the source's stored position differs from this
+                term's.
         """
         with self._database.transaction():
             stored, newest = self._stored()
@@ -261,7 +261,7 @@ class EmbeddedAppender:
         self.position = position
 
     def close(self) -> None:
-        """Nothing is left to do: the next term's token ends this one."""
+        """Do nothing: the next term's token ends this one."""
 
     def _stored(self) -> tuple[int, int]:
         row: tuple[int, int] | None = self._database.execute(
@@ -271,7 +271,7 @@ class EmbeddedAppender:
 
 
 class EmbeddedReader:
-    """Reads each partition from the position that its owner keeps."""
+    """Reads each partition from the position that the caller stores."""
 
     exhaustive = True
 
@@ -288,11 +288,11 @@ class EmbeddedReader:
         self._shares = [(topic, ALL) for topic in whole] + [(topic, share) for topic in topics]
         places = sum(len(self._share_of(topic, share)) for topic, share in self._shares)
         self._limit_bytes = FETCH_BYTES // max(places, 1)
-        """Of each partition: none waits for the others, nor has the whole of a fetch for itself."""
+        """For each partition, so that none takes a whole fetch and delays the others."""
         self._positions = positions
         self._next: dict[str, dict[int, int]] = {}
         self._decoded: dict[tuple[str, int], tuple[list[Record], int]] = {}
-        """Records that were decoded together, and from which of them on they come next."""
+        """Records that were decoded together, and the index of the next to return."""
         self._fetches = 0
 
     def fetch(self, limit: int) -> list[Batch]:
@@ -304,7 +304,7 @@ class EmbeddedReader:
         try:
             return self._fetch(limit)
         except BaseException:
-            self.rewind()  # what was read before the error would be passed over
+            self.rewind()  # or records read before the error would be skipped
             raise
 
     def _fetch(self, limit: int) -> list[Batch]:
@@ -344,7 +344,7 @@ class EmbeddedReader:
         }
 
     def rewind(self) -> None:
-        """Ask for the stored positions at the next fetch."""
+        """Start from the stored positions at the next fetch."""
         self._next.clear()
         self._decoded.clear()
 

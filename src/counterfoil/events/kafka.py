@@ -1,10 +1,10 @@
-"""The log on Apache Kafka: transactions in, committed records out.
+"""The log on Apache Kafka: written in transactions, read committed.
 
-A source's position is a record of its own topic, written in the same Kafka transaction as the
-source's events, so both are there or neither is; unlike a consumer group's offset it never expires.
-Each term takes the source's transactional id, which ends the term before it (KIP-98, KIP-890), and
-reads the position only then. A producer whose transaction ended with an error is given up: a new
-term finds out what became of it.
+A source's position is a record in a topic of its own, written in the same Kafka transaction as the
+source's events. Unlike a consumer group's offset, it never expires. Each term initialises the
+source's transactional id, which fences the term before it (KIP-98, KIP-890), and only then reads
+the position. A producer whose transaction ended with an error is closed: a new term finds out
+whether it committed.
 
 Topics are named `APPLICATION.TOPIC`, so that applications can share a cluster.
 """
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
 COPY_SECONDS: Final = 60.0
 EARLY_MS: Final = 60_000
-"""How much earlier than an event's own time its record is looked for: clocks differ."""
+"""How much before an event's own time the search for its record begins: clocks differ."""
 _TOPIC: Final = MappingProxyType({"message.timestamp.type": "LogAppendTime"})
-"""Retention counts from when a record came in: an event may be older than that, after a move."""
+"""Retention counts from when a record was appended: after a move, events may be much older."""
 _POSITIONS: Final = MappingProxyType(
     {
         "cleanup.policy": "compact",
@@ -61,14 +61,14 @@ _POSITIONS: Final = MappingProxyType(
         "min.cleanable.dirty.ratio": "0.1",
     }
 )
-"""A topic of which the newest record of each key counts, and all that is there is read where a term
-begins. Only segments that are full are compacted, in their default those of a gigabyte: after
-weeks of a hundred commits a second a new leader would read for minutes. As they are here, these are
-some ten thousand commits, which takes a moment."""
+"""Settings of a positions topic: the newest record of each key counts, and each term reads all of
+it first. Kafka compacts full segments only, by default of 1 GiB: after weeks of a hundred commits a
+second, a new leader would read for minutes. A segment of this size holds some ten thousand commits,
+which are read in a moment."""
 _FETCHING: Final = MappingProxyType(
     {"queued.min.messages": 50_000, "queued.max.messages.kbytes": 32 * 1024}
 )
-"""Read ahead while events are handled, within 32 MiB a partition."""
+"""Prefetch while events are handled, up to 32 MiB a partition."""
 
 
 class KafkaLog:
@@ -81,26 +81,26 @@ class KafkaLog:
         self._connection: dict[str, Any] = {
             **access.librdkafka(),
             "error_cb": say,
-            "log_level": 2,  # the callback says what goes wrong; the rest would be standard error
+            "log_level": 2,  # the callback logs errors; the rest would go to standard error
             "reconnect.backoff.max.ms": 1_000,
         }
         self._places: dict[str, tuple[str, int]] = {}
-        """The name on the cluster and the number of partitions of each declared topic."""
+        """Each known topic's name on the cluster and number of partitions."""
 
     def declare(self, topics: Iterable[AnyTopic]) -> None:
-        """Make topics known, each with the number of replicas that the cluster gives by default.
+        """Create missing topics with the cluster's default replication; register their schemas.
 
         Raises:
-            EventsError: a topic exists with another number of partitions, which would tear keys.
+            EventsError: a topic exists with another number of partitions.
             LogUnavailable: no broker answered.
-            IncompatibleSchema: a topic's schema breaks with its last one.
+            IncompatibleSchema: a topic's schema is incompatible with its last one.
             RegistryUnavailable: the registry can't be reached.
         """
         topics = list(topics)
         declare_schemas(topics, self._registry)
         wanted = {topic.name: topic.partitions for topic in topics}
         for kept, compacted in {(topic.retention_seconds, topic.compacted) for topic in topics}:
-            # For ever is said, too: brokers keep for a week what nothing is said of.
+            # "For ever" must be set explicitly: the brokers' default is a week.
             settings = {"retention.ms": "-1" if kept is None else str(kept * 1_000)}
             if compacted:
                 settings["cleanup.policy"] = "compact" if kept is None else "compact,delete"
@@ -115,13 +115,13 @@ class KafkaLog:
         self._places |= {name: (self._named(name), number) for name, number in wanted.items()}
 
     def check_rights(self, topics: Iterable[AnyTopic], holders: Iterable[str]) -> None:
-        """See that the user may use `topics`, which are declared, and act for `holders`.
+        """Check that the user may use declared `topics` and act for `holders`.
 
-        Those are the sources and the stateless pipelines: they keep positions, in topics that are
-        made here if need be.
+        Holders are sources and stateless pipelines: they store positions, in topics that are
+        created here if missing.
 
         Raises:
-            EventsError: it may not; names the rights that are missing.
+            EventsError: the user may not; names the missing rights.
             LogUnavailable: the brokers did not answer.
         """
         positions = [self._named(f"{holder}.positions") for holder in holders]
@@ -131,9 +131,9 @@ class KafkaLog:
             check_rights(self._access, self._application, [*names, *positions])
 
     def appender(self, source: str, fencing_token: int) -> "KafkaAppender":
-        """Begin a term of appending for `source`, with a producer that ends the earlier ones.
+        """Begin a term of appending for `source`, with a producer that fences earlier ones.
 
-        The token of the lease is not needed: the producer's epoch fences, and grows with each term.
+        The lease's token is not needed: the producer's epoch fences, and grows with each term.
         """
         positions = self._positions_of(source)
         return KafkaAppender(
@@ -151,7 +151,7 @@ class KafkaLog:
         *,
         whole: Collection[AnyTopic] = (),
     ) -> "KafkaReader":
-        """Read a share of `topics`, and all of those that are `whole`, from their positions on."""
+        """Read a share of `topics` and all partitions of `whole`, from their positions."""
         names = {self._named(topic.name): topic for topic in [*whole, *topics]}
         settings = reader_settings(self._connection)
         return KafkaReader(settings, names, positions, share, whole=whole)
@@ -159,7 +159,7 @@ class KafkaLog:
     def exchange(
         self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL
     ) -> KafkaExchange:
-        """Begin a term of `consumer` over a share of `topics`, which ends the earlier ones."""
+        """Begin a term of `consumer` over a share of `topics`, which ends earlier ones."""
         positions = self._positions_of(consumer)
         return KafkaExchange(
             self._connection,
@@ -180,7 +180,7 @@ class KafkaLog:
         *,
         within_seconds: float = math.inf,
     ) -> Record | None:
-        """The first record of an event: its key tells the partition, its time where to begin."""
+        """The first record of an event, searched in its key's partition from about its time."""
         from confluent_kafka import TopicPartition  # noqa: PLC0415 - an extra
 
         name, partition = self._named(topic.name), partition_of(key, topic.partitions)
@@ -197,7 +197,7 @@ class KafkaLog:
         return None
 
     def begins(self, topic: AnyTopic) -> dict[int, int]:
-        """The offset of each partition's oldest record that is kept, or will be."""
+        """The offset of each partition's oldest retained record, or of its next if it has none."""
         from confluent_kafka import TopicPartition  # noqa: PLC0415
 
         name = self._named(topic.name)
@@ -217,7 +217,7 @@ class KafkaLog:
             return {number: bounds(consumer, TopicPartition(name, number))[1] for number in known}
 
     def offsets_at(self, topic: AnyTopic, time_us: int) -> dict[int, int]:
-        """The offset of each partition from which on records have come in since that time."""
+        """The offset of each partition's first record that was appended at that time or later."""
         from confluent_kafka import TopicPartition  # noqa: PLC0415
 
         name = self._named(topic.name)
@@ -233,10 +233,11 @@ class KafkaLog:
             }
 
     def copy(self, topic: AnyTopic, records: Iterable[Record], ends: Mapping[int, int]) -> None:
-        """Fill an empty topic with the records of another log, each at the offset it had there.
+        """Fill an empty topic with another log's records, each at its original offset.
 
-        Not in a transaction: its markers would take offsets of their own. In the place of what the
-        other log has forgotten, up to `ends` if that is all, come records that are deleted again.
+        Not in a transaction: its markers would take offsets. Offsets that the other log no longer
+        has are filled with empty records, which are then deleted; a partition without records is
+        filled up to its `ends`.
 
         Raises:
             LogUnavailable: some were not acknowledged; drop the topic and begin again.
@@ -276,13 +277,13 @@ class KafkaLog:
         """Let a stateless pipeline that has never run here begin at `positions`.
 
         Raises:
-            LogUnavailable: whether it will is unknown.
+            LogUnavailable: the outcome is unknown.
         """
         topic = self._positions_of(consumer)
         continue_at(self._connection, self._named(f"{consumer}.exchange"), topic, positions)
 
     def close(self) -> None:
-        """Nothing is open between two calls."""
+        """Do nothing: no connection stays open between calls."""
 
     def _named(self, topic: str) -> str:
         return f"{self._application}.{topic}"
@@ -294,23 +295,23 @@ class KafkaLog:
         return name, partition_of(message.key, partitions)
 
     def check(self, topic: str) -> None:
-        """See that there is a topic; a cluster that doesn't answer says nothing against it.
+        """Check that a topic exists; passes if no broker answers.
 
         Raises:
-            EventsError: there is none.
+            EventsError: it doesn't exist.
         """
         if topic not in self._places:
             with suppress(LogUnavailable):
                 self._find(topic)
 
     def _positions_of(self, holder: str) -> str:
-        """The name of the topic of a holder's positions, which is there from then on."""
+        """The name of a holder's positions topic, which is created if missing."""
         name = self._named(f"{holder}.positions")
         self._create({name: 1}, _POSITIONS)
         return name
 
     def _find(self, topic: str) -> None:
-        """Ask for a topic that this process has not declared, but others have before it."""
+        """Look up a topic that another process has declared."""
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415
 
         name = self._named(topic)
@@ -351,7 +352,7 @@ class KafkaLog:
 
 
 def _fill(producer: "Producer", topic: str, partition: int, number: int) -> None:
-    """Send `number` records that say nothing."""
+    """Send `number` empty records."""
     nothing = Message(0, topic, "", b"", {}, 0)
     for _ in range(number):
         produce(producer, topic, partition, nothing)
@@ -359,7 +360,7 @@ def _fill(producer: "Producer", topic: str, partition: int, number: int) -> None
 
 
 class KafkaAppender:
-    """One term, with a transactional producer of its own."""
+    """One term, with its own transactional producer."""
 
     def __init__(
         self,
@@ -406,15 +407,15 @@ class KafkaAppender:
         self.position = position
 
     def close(self) -> None:
-        """Give the producer up; what it left open is aborted by the next term."""
+        """Close the producer; the next term aborts what it left open."""
         give_up(self._producer)
 
 
 def _last_position(connection: dict[str, Any], topic: str) -> int:
-    """The newest position in a source's own topic, which nobody else writes to.
+    """The newest position in a source's own topic, which only this source writes.
 
-    Read as far as the leader says it goes: a fetch alone may be told an end that is too early, of a
-    leader that is new and doesn't know yet how far its followers are (KIP-207).
+    Read up to the end that the leader reports: a fetch alone may see an end that is too early, from
+    a new leader that doesn't know its followers' progress yet (KIP-207).
     """
     from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
 

@@ -19,32 +19,34 @@ if TYPE_CHECKING:
 CALL_SECONDS: Final = 10.0
 FETCH_SECONDS: Final = 0.1
 TRANSACTION_MS: Final = 30_000
-"""Longer than a commit waits; what a dead process left open is aborted by the next term at once."""
+"""Longer than a commit waits. The next term aborts what a dead process left open at once."""
 MESSAGE_BYTES: Final = 1_048_000
-"""What our producers send at most, just below what brokers take in their default (1,048,588); by
-itself librdkafka refuses what is above 1,000,000. An event has `EVENT_BYTES`; the rest is for
-headers, and for what a dead letter tells beside its event."""
+"""Our producers' limit, just below the brokers' default (1,048,588); librdkafka's own default is
+1,000,000. An event may have `EVENT_BYTES`; the rest is for headers, and for what a dead letter adds
+to its event."""
 SENDING: Final = MappingProxyType(
     {"compression.type": "lz4", "linger.ms": 5, "message.max.bytes": MESSAGE_BYTES}
 )
 GROUPS: Final = "counterfoil."
 READER: Final = f"{GROUPS}none"
-"""librdkafka asks for a group's coordinator even where nothing is joined or committed."""
+"""librdkafka needs a group, and asks for its coordinator, even if nothing is joined or committed.
+"""
 _ID: Final = "counterfoil-event-id"
 _TIME: Final = "counterfoil-time-us"
 _NUMBER: Final = msgspec.json.Decoder(
     Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 ).decode
-"""Reads a number that the databases can keep, in half the time that `int` and a look at it take."""
+"""Parses a 64-bit integer, which the databases can store; twice as fast as `int` and a range check.
+"""
 _RIGHTS: Final = "docs/events.md has the ACLs that the user in [kafka] needs"
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 
 def produce(producer: "Producer", topic: str, partition: int, message: Message | Record) -> None:
-    """Hand a message to the producer, which sends it when it likes.
+    """Hand a message to the producer, which sends it asynchronously.
 
-    One by one: `produce_batch` knows no headers (confluent-kafka 2.16).
+    One at a time: `produce_batch` doesn't support headers (confluent-kafka 2.16).
     """
     headers: Any = {
         _ID: str(message.event_id),
@@ -53,19 +55,19 @@ def produce(producer: "Producer", topic: str, partition: int, message: Message |
     }
     while True:
         try:
-            # By position: names would be a tenth of the call. No callbacks, and the time of now.
+            # Positional: keywords would take a tenth of the call. No callbacks; timestamp is now.
             producer.produce(topic, message.value, message.key, partition, None, None, 0, headers)
-        except BufferError:  # the local queue is full: let some of it go first
+        except BufferError:  # the local queue is full: wait for some of it to be sent
             producer.poll(0.1)
         else:
             return
 
 
 def give_up(producer: "Producer") -> None:
-    """Close a transactional producer; what it left open is aborted by the next one of its id.
+    """Close a transactional producer; the next one of its id aborts what it left open.
 
-    A producer that has been fenced, or has lost its cluster, can't abort anything by itself. It
-    says so with an error or a warning, depending on what it was about, and is closed all the same.
+    A producer that was fenced, or has lost its cluster, can't abort its transaction. It then raises
+    an error or warns, depending on its state, and is closed all the same.
     """
     from confluent_kafka import KafkaException  # noqa: PLC0415
 
@@ -79,33 +81,33 @@ def give_up(producer: "Producer") -> None:
 
 
 def reader_settings(connection: dict[str, Any]) -> dict[str, Any]:
-    """A consumer that sees what is committed."""
+    """The settings of a consumer that reads committed records."""
     return {
         **connection,
         "group.id": READER,
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
-        # A position that is not there is never passed over in silence.
+        # Never skip silently to another offset if a position no longer exists.
         "auto.offset.reset": "error",
     }
 
 
 def looker(connection: dict[str, Any]) -> "Consumer":
-    """A consumer for one look, which is told where a partition ends."""
+    """A consumer for one lookup, which gets an event at a partition's end."""
     from confluent_kafka import Consumer  # noqa: PLC0415
 
     return Consumer(
         {
             **reader_settings(connection),
             "enable.partition.eof": True,
-            # The end is told by a fetch that has found nothing, for which the broker waits so long.
+            # An empty fetch tells the end; the broker holds it back for so long.
             "fetch.wait.max.ms": 10,
         }
     )
 
 
 def once_led(ask: Callable[[], Answer]) -> Answer:
-    """What a question about partitions has for an answer, once all are known and have a leader."""
+    """Ask about partitions; retry while one is unknown or has no leader."""
     from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
 
     not_yet = (
@@ -125,15 +127,15 @@ def once_led(ask: Callable[[], Answer]) -> Answer:
 
 
 def bounds(consumer: "Consumer", partition: "TopicPartition") -> tuple[int, int]:
-    """The offset of a partition's oldest record, and the next one's."""
+    """A partition's low and high watermark: the oldest record's offset, and the next one's."""
     return once_led(lambda: consumer.get_watermark_offsets(partition, timeout=CALL_SECONDS))
 
 
 def begin_at(consumer: "Consumer", places: "list[TopicPartition]") -> None:
-    """Let a consumer read partitions, each from its offset or its `OFFSET_BEGINNING` on.
+    """Assign partitions to a consumer, each from its offset or from `OFFSET_BEGINNING`.
 
-    Where a partition begins is asked for here. The client by itself asks before it is connected,
-    and once more only half a second later.
+    The beginnings are resolved here: the client itself asks before it is connected, and retries
+    only half a second later.
     """
     from confluent_kafka import OFFSET_BEGINNING  # noqa: PLC0415
 
@@ -150,8 +152,8 @@ def until_end(
 ) -> "Iterable[KafkaMessage]":
     """The messages of the one assigned partition up to its end, which is at `beyond` at least.
 
-    What is committed may be behind a transaction that is open, and is waited for then. Where others
-    go on writing, the end may never be told: what reaches as far as `beyond` is enough.
+    Waits for open transactions before `beyond`, which hide committed records after them. While
+    others keep writing, the consumer may never report an end: reaching `beyond` is enough.
     """
     from confluent_kafka import KafkaError  # noqa: PLC0415
 
@@ -175,10 +177,10 @@ def until_end(
 
 
 def record_of(message: "KafkaMessage", topic: str) -> Record:
-    """The record of `topic` that a message is, whoever has written it.
+    """Convert a message to a record of `topic`, also if another producer has written it.
 
-    Other producers' keys and headers may be any bytes, and must not stop those who read: what is no
-    UTF-8 is replaced, an id or time that is no number of 64 bits is 0, as if there were none.
+    Foreign keys and headers may be any bytes and must not stop readers: invalid UTF-8 is replaced,
+    and an id or time that is missing or no 64-bit integer is 0.
     """
     event_id = timestamp_us = 0
     headers: dict[str, str] = {}
@@ -211,7 +213,7 @@ def _number(value: bytes | None) -> int:
 
 
 def _foreign_number(value: bytes) -> int:
-    """A number as we don't write it, such as `+5` or `007`."""
+    """Parse a number in a form that we don't write, such as `+5` or `007`."""
     try:
         return _NUMBER(b"%d" % int(value))
     except (ValueError, msgspec.DecodeError):
@@ -219,10 +221,10 @@ def _foreign_number(value: bytes) -> int:
 
 
 def raise_for(message: "KafkaMessage") -> None:
-    """Raise what a consumer has to say in place of a message.
+    """Raise the error that a consumer returns in place of a message.
 
     Raises:
-        KafkaException: it says something.
+        KafkaException: the message is an error.
     """
     from confluent_kafka import KafkaException  # noqa: PLC0415
 
@@ -232,7 +234,7 @@ def raise_for(message: "KafkaMessage") -> None:
 
 
 def unauthorised() -> frozenset[int]:
-    """What brokers answer to users who may not."""
+    """The error codes for missing rights."""
     from confluent_kafka import KafkaError  # noqa: PLC0415
 
     return frozenset(
@@ -246,7 +248,7 @@ def unauthorised() -> frozenset[int]:
 
 
 class Reported:
-    """Turns Kafka's errors into ours: `Fenced`, or what the caller calls every other."""
+    """Turns Kafka's errors into `Fenced`, or into `other`."""
 
     def __init__(self, other: type[EventsError] = LogUnavailable) -> None:
         self._other = other
@@ -271,5 +273,5 @@ class Reported:
 
 
 def say(error: object) -> None:
-    """Log what a client tells of its connections."""
+    """Log a client's connection error."""
     log.warning("kafka", error=str(error))

@@ -1,25 +1,25 @@
 """Consume-transform-produce on Kafka, in one transaction.
 
-The positions are records of a topic of the pipeline's own, one key for each partition, compacted.
-`send_offsets_to_transaction` would do as well, but it needs a consumer group, two more requests in
-each transaction, and offsets that expire while a pipeline stands still. With records, the newest
-committed ones tell exactly what was handled, and are read where a term begins.
+The positions are records in the pipeline's own compacted topic, one key per partition.
+`send_offsets_to_transaction` would also work, but it needs a consumer group and two more requests
+in each transaction, and its offsets expire while a pipeline is stopped. The newest committed
+position records tell exactly what was handled; each term reads them first.
 
-An exchange is one term. Its transactional id fences the term before it, settles what that one left
-open (KIP-98, KIP-890), and only then are the positions read. After an error nobody knows what
-became of the last transaction: the exchange is given up, and the next one reads. So a zombie can't
-commit, and a broker that dies in the middle of a commit leaves no doubt behind.
+An exchange is one term. Its transactional id fences the term before it and settles what that one
+left open (KIP-98, KIP-890); only then are the positions read. After an error the outcome of the
+last transaction is unknown: the exchange is closed, and the next one reads the positions. So a
+zombie can't commit, and a broker that dies in the middle of a commit leaves no ambiguity.
 
-A pipeline may have several processes, each with a share of the partitions and a transactional id of
-its own (`shares.py`). The positions topic also tells in which layouts a pipeline has ever run. A
-term notes its own first, then reads which others there are, and takes the ids of those shares that
-overlap its own: of any two terms that could both commit for a partition, the one that reads later
-sees the other, and fences it before it reads a position. Other shares may have transactions open
-in that topic meanwhile, behind which a reader of what is committed doesn't see; so positions are
-read up to where the topic ended, and that waits for whoever is in between.
+A pipeline may have several processes, each with a share of the partitions and its own transactional
+id (`shares.py`). The positions topic also records each layout in which the pipeline has ever run.
+A term first records its own, then reads the others, and fences the ids of those shares that overlap
+its own: of any two terms that could both commit for a partition, the one that reads later sees the
+other and fences it before it reads a position. Other shares may have open transactions in that
+topic, which hide committed records after them; so positions are read up to the topic's end
+(uncommitted included), which waits for those transactions.
 
-A commit waits for the broker several times. It does so in a thread of its own, while the next
-events are read and handled; they are sent only once it is known to be done.
+A commit waits for the broker several times. It runs in its own thread, while the next events are
+read and handled; their messages are sent only after it has succeeded.
 """
 
 import json
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     from confluent_kafka import Producer
 
 COMMIT_SECONDS: Final = 20.0
-"""Less than `TRANSACTION_MS`: the outcome is known before the broker would abort by itself."""
+"""Less than `TRANSACTION_MS`: the outcome is known before the broker aborts by timeout."""
 
 
 class KafkaExchange:
-    """One term of a pipeline; `names` tells the topics on the cluster that it reads."""
+    """One term of a pipeline; `names` maps names on the cluster to the topics that it reads."""
 
     def __init__(
         self,
@@ -105,21 +105,21 @@ class KafkaExchange:
         try:
             return self._reader.fetch(limit)
         except LogUnavailable as error:
-            # The reader would begin again at positions that the commit at work is moving.
+            # The reader would restart from positions that the commit in progress is changing.
             raise TermOver(str(error), hint=error.hint) from error
 
     def commit(self, batches: Sequence[Batch], messages: Sequence[Message]) -> None:
-        """Begin to commit what follows from some batches, after the commit before.
+        """Begin to commit batches and the messages that result, after the previous commit.
 
         Raises:
             Fenced: another term has begun.
-            TermOver: the outcome of this or the commit before is unknown.
+            TermOver: the outcome of this or the previous commit is unknown.
         """
         self.settle()
         with Reported(TermOver):
             self._producer.begin_transaction()
-            # First, so that the coordinator is told of this partition together with the others:
-            # last, it would be told in a request of its own, for which the commit would wait.
+            # First, so that one request adds this partition to the transaction with the others:
+            # last, it would need a separate one, for which the commit would wait.
             moved = {(batch.topic, batch.partition): batch.end for batch in batches}
             _move(self._producer, self._positions_topic, moved)
             for message in messages:
@@ -130,7 +130,7 @@ class KafkaExchange:
         self._committing = self._commits.submit(self._producer.commit_transaction, COMMIT_SECONDS)
 
     def settle(self) -> None:
-        """Wait for the commit that has begun.
+        """Wait for the commit in progress.
 
         Raises:
             Fenced: another term has begun.
@@ -145,7 +145,7 @@ class KafkaExchange:
         faults.point("pipeline.after-commit")
 
     def close(self) -> None:
-        """Give the term up; what it left open is aborted by the next one."""
+        """End the term; the next one aborts what it left open."""
         self._commits.shutdown()
         self._reader.close()
         give_up(self._producer)
@@ -161,8 +161,8 @@ class KafkaExchange:
     def _begin(
         self, connection: dict[str, Any], names: Mapping[str, AnyTopic], share: Share
     ) -> None:
-        """Note where partitions begin that have no position yet: what retention deletes from then
-        on before it was read, is missed."""
+        """Store where partitions without a position begin, so that records which retention deletes
+        before they are read are noticed."""
         from confluent_kafka import TopicPartition  # noqa: PLC0415
 
         unread = [
@@ -188,18 +188,18 @@ class KafkaExchange:
 
 
 OPEN_SECONDS: Final = TRANSACTION_MS / 1_000 + CALL_SECONDS
-"""How long positions are waited for that are behind another share's transaction: if that share's
-process is dead and doesn't come back, the broker aborts it after `TRANSACTION_MS`."""
+"""How long to wait for positions behind another share's open transaction. If that share's process
+is dead and stays so, the broker aborts the transaction after `TRANSACTION_MS`."""
 
 
 class _Found(NamedTuple):
     positions: dict[tuple[str, int], int]
     layouts: set[int]
-    """Numbers of processes."""
+    """The numbers of processes with which the pipeline has run."""
 
 
 def _read(connection: dict[str, Any], topic: str) -> _Found:
-    """The newest position of each partition, in a topic that only this pipeline writes to."""
+    """The newest position of each partition, in a topic that only this pipeline writes."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition  # noqa: PLC0415
 
     found = _Found({}, set())
@@ -224,10 +224,10 @@ def continue_at(
     positions_topic: str,
     positions: Mapping[tuple[str, int], int],
 ) -> None:
-    """Let a pipeline that has never had a term here begin at `positions`.
+    """Let a pipeline that has never run here begin at `positions`.
 
     Raises:
-        LogUnavailable: whether it will is unknown.
+        LogUnavailable: the outcome is unknown.
     """
     producer = _producer(connection, transactional_id)
     try:
@@ -252,7 +252,7 @@ def _move(
 
 
 def _producer(connection: dict[str, Any], transactional_id: str) -> "Producer":
-    """A producer whose id has ended the term before, and settled what that one left open."""
+    """A producer that has fenced the previous term and settled what that one left open."""
     from confluent_kafka import Producer  # noqa: PLC0415 - an extra
 
     producer = Producer(

@@ -1,4 +1,4 @@
-"""Reads Kafka from offsets that are stored elsewhere."""
+"""Reads Kafka from offsets that are stored outside of it."""
 
 import time
 from collections import defaultdict
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from confluent_kafka import Message as KafkaMessage
 
 PORTION: Final = 256
-"""Messages taken from the client at once. Python's garbage collector looks at its objects, not at
-records. As few as these are gone again before it begins to; of 10,000 it would look at each several
-times, and at all else in the process, which is more than reading them takes."""
+"""Messages taken from the client at once. Python's garbage collector tracks the client's messages,
+but not records. This few are freed before a collection starts; with 10,000, it would traverse each
+several times, and everything else in the process, which costs more than reading them."""
 GATHER_SECONDS: Final = 0.005
-"""For how long events gather, once there is one: what a trickle costs each of them, so that a
-commit, which costs as much as hundreds of events, is not made for each."""
+"""How long to wait for more events after the first, like Kafka's linger. At low rates it delays
+each event, but avoids a commit per event: a commit costs as much as hundreds of events."""
 Found = defaultdict[tuple[str, int], list[Record]]
 
 
 class KafkaReader:
-    """Reads every partition of a share from the position that its owner keeps.
+    """Reads every partition of a share from the position that the caller stores.
 
-    It joins no consumer group: who may handle what is decided where the positions are, and a group
-    would add nothing but its own ways to lose a member when a broker dies.
+    It joins no consumer group: fencing is decided where the positions are stored, and a group would
+    only add ways to lose a member when a broker dies.
     """
 
     exhaustive = False
@@ -59,16 +59,16 @@ class KafkaReader:
         self._whole = frozenset(topic.name for topic in whole)
         self._next: dict[tuple[str, int], int] = {}
         self._ended: dict[tuple[str, int], int] = {}
-        """Where partitions ended when the client last came there."""
+        """The end of each partition when the client last reached it."""
         self._number = self._size = 0
-        """Of the records of this fetch, and of their values in bytes."""
+        """Records in this fetch, and bytes of their values."""
         self._placed = False
         self._consumer = Consumer({**settings, "enable.partition.eof": True})
 
     def fetch(self, limit: int) -> list[Batch]:
-        """The next records, at most `limit` in all; none when there are none yet.
+        """The next records, at most `limit` and about `FETCH_BYTES` in all.
 
-        Of large ones there are fewer, `FETCH_BYTES` about.
+        Empty if there are none yet.
 
         Raises:
             LogUnavailable: the cluster does not answer, or retention has deleted what comes next.
@@ -80,7 +80,7 @@ class KafkaReader:
             with Reported():
                 self._consume(limit, records)
         except BaseException:
-            self.rewind()  # what was read before the error would be passed over
+            self.rewind()  # or records read before the error would be skipped
             raise
         batches: list[Batch] = []
         for place, found in records.items():
@@ -90,8 +90,8 @@ class KafkaReader:
         return batches
 
     def reached(self, topic: str) -> Mapping[int, int]:
-        """The next offset of each partition that is read, or its end where the client came to it:
-        the last offsets may be markers of transactions."""
+        """The next offset of each partition, or its end if the client has reached it: the last
+        offsets may be transaction markers."""
         return {
             place[1]: max(following, self._ended.get(place, 0))
             for place, following in self._next.items()
@@ -99,7 +99,7 @@ class KafkaReader:
         }
 
     def rewind(self) -> None:
-        """Ask for the stored positions at the next fetch."""
+        """Start from the stored positions at the next fetch."""
         self._placed = False
         self._next.clear()
         self._ended.clear()
@@ -110,7 +110,7 @@ class KafkaReader:
 
     def _consume(self, limit: int, records: Found) -> None:
         self._number = self._size = 0
-        # Asked for more than there is, the client waits as long as it may: first for one alone.
+        # Asked for more than is there, the client waits its full timeout: so wait for one first.
         deadline = time.monotonic() + FETCH_SECONDS
         while not self._number:
             patience_seconds = deadline - time.monotonic()
@@ -141,7 +141,7 @@ class KafkaReader:
         return len(found)
 
     def _note_end(self, message: "KafkaMessage") -> bool:
-        """Whether it says that a partition ends here, at the moment."""
+        """Whether the message reports a partition's end."""
         from confluent_kafka import KafkaError  # noqa: PLC0415
 
         error, name, number = message.error(), message.topic(), message.partition()
@@ -152,7 +152,7 @@ class KafkaReader:
         return True
 
     def _see_whether_deleted(self, message: "KafkaMessage") -> None:
-        """Raise LogUnavailable if it says that a position is not in the log any more."""
+        """Raise LogUnavailable if the message reports that retention deleted a position."""
         from confluent_kafka import KafkaError, TopicPartition  # noqa: PLC0415
 
         error, name, number = message.error(), message.topic(), message.partition()
@@ -169,7 +169,7 @@ class KafkaReader:
             )
 
     def _place(self) -> None:
-        """Put every partition to its stored position, or without one to its oldest record."""
+        """Seek every partition to its stored position, or without one to its oldest record."""
         from confluent_kafka import OFFSET_BEGINNING, TopicPartition  # noqa: PLC0415
 
         partitions: list[TopicPartition] = []

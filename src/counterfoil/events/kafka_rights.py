@@ -1,8 +1,8 @@
-"""The ACLs that a Kafka user needs, checked before anything relies on them.
+"""The ACLs that a Kafka user needs, checked at start.
 
-Without this a relay would find out in its first term, when payments are already taken. Topics and
-groups are asked what they allow. A transactional id can't be asked: one is taken that nothing else
-uses. Users whom no listener asks for have no rights to be asked for either.
+Without this, a relay would fail in its first term, when services have already accepted requests.
+Topics and groups are described with the operations that they allow. Transactional ids can't be:
+one that nothing else uses is initialised instead. Without authentication there is nothing to check.
 """
 
 import logging
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _ASKED: Final = "rights"
 _ANSWER_SECONDS: Final = CALL_SECONDS + 2
-"""Longer than a request may take, so that its own error is heard and not that of waiting for it."""
+"""Longer than a request may take, so that its own error is raised and not this timeout's."""
 _unheard = logging.getLogger("counterfoil.kafka.rights")
-_unheard.addHandler(logging.NullHandler())  # what is refused here is raised
+_unheard.addHandler(logging.NullHandler())  # errors are raised
 _unheard.propagate = False
 
 
@@ -40,12 +40,12 @@ class Right(NamedTuple):
     """An operation on the resources of a type whose names begin with `prefix`."""
 
     resource: str
-    """In the words of `kafka-acls`, without the dashes."""
+    """The option of `kafka-acls`, without its dashes."""
     prefix: str
     operation: str
 
     def command(self, user: str) -> str:
-        """What an administrator runs to give it to a user."""
+        """The command with which an administrator grants it to a user."""
         return (
             f"kafka-acls --add --allow-principal User:{user} --operation {self.operation} "
             f"--{self.resource} {self.prefix} --resource-pattern-type prefixed"
@@ -53,7 +53,7 @@ class Right(NamedTuple):
 
 
 def needed(application: str) -> list[Right]:
-    """All that the processes of an application need; what is Read or Write is Describe as well."""
+    """All that an application's processes need; Read and Write imply Describe."""
     return [
         *(Right("topic", f"{application}.", each) for each in ("Create", "Read", "Write")),
         Right("transactional-id", f"{application}.", "Write"),
@@ -62,10 +62,10 @@ def needed(application: str) -> list[Right]:
 
 
 def check_rights(access: KafkaAccess, application: str, topics: Iterable[str]) -> None:
-    """See that the user may do with these topics, which exist, what an application does with them.
+    """Check that the user has an application's rights on existing topics, ids and groups.
 
     Raises:
-        EventsError: it may not; names the rights that are missing and who can give them.
+        EventsError: rights are missing; names them and the commands that grant them.
         LogUnavailable: the brokers did not answer.
     """
     from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
@@ -95,7 +95,7 @@ def check_rights(access: KafkaAccess, application: str, topics: Iterable[str]) -
 
 
 def _refused_topics(admin: "AdminClient", names: list[str]) -> set[str]:
-    """Read and Write, where some topic allows it not."""
+    """Those of Read and Write that some topic doesn't allow."""
     from confluent_kafka import KafkaException  # noqa: PLC0415
 
     refused: set[str] = set()
@@ -111,7 +111,7 @@ def _refused_topics(admin: "AdminClient", names: list[str]) -> set[str]:
 
 
 def _described(admin: "AdminClient", name: str) -> "TopicDescription":
-    """A topic, once the broker that is asked has heard of it: it may have been made just now."""
+    """Describe a topic; retry while the broker doesn't know it yet, as it may be new."""
     from confluent_kafka import KafkaError, KafkaException, TopicCollection  # noqa: PLC0415
 
     deadline = time.monotonic() + CALL_SECONDS
@@ -140,7 +140,7 @@ def _refuses_id(connection: dict[str, Any], transactional_id: str) -> bool:
         {
             **connection,
             "transactional.id": transactional_id,
-            # As a relay asks: brokers refuse an id to whoever wants longer than they allow.
+            # As a relay has it: brokers reject a timeout above their limit.
             "transaction.timeout.ms": TRANSACTION_MS,
         }
     )
@@ -164,7 +164,7 @@ def _refuses_group(admin: "AdminClient") -> bool:
     try:
         asked[READER].result(_ANSWER_SECONDS)
     except KafkaException as error:
-        return _unauthorised(error)  # or there is no such group, which is how it should be
+        return _unauthorised(error)  # otherwise there is no such group, as expected
     return False
 
 

@@ -1,7 +1,7 @@
-"""The log port: partitioned topics, appended to exactly once, read by whoever keeps a position.
+"""The log's interface: partitioned topics, appended to exactly once, read from positions.
 
-A position is kept by its reader, in the same commit as the effects of what was read: in the
-database of a pipeline, in a Delta table. The log itself is never asked how far somebody has come.
+Each reader stores its position itself, in the same commit as the effects of what it read: in a
+pipeline's database, or in a Delta table. The log stores no reader's position.
 """
 
 import math
@@ -13,31 +13,32 @@ from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
 FETCH_BYTES: Final = 16 * 1024 * 1024
-"""Of values, about as much as is fetched at once: a thousand of the largest events would be a
-gigabyte, in memory several times over, and in one commit."""
+"""Approximate limit on the values of one fetch. Without it, a thousand of the largest events would
+put a gigabyte into one commit, and several times that into memory."""
 Positions = Callable[[str], Mapping[int, int]]
-"""Tells, for a topic, the next offset to be read of each partition.
+"""Returns the next offset to read of each of a topic's partitions.
 
-None means the oldest record that is kept, and 0 the very first: it must be there."""
+A partition that is missing starts at the oldest retained record; 0 means the very first record,
+which must still exist."""
 
 
 class Appender(Protocol):
-    """One source's way into the log, for one term of its leader.
+    """Appends one source's messages, for one term of its leader.
 
-    Appending and moving the source's position are one step, so that what a source has is in the
-    log once, in the source's order.
+    Appending and advancing the source's position are atomic, so each message is in the log once,
+    in the source's order.
     """
 
     position: int
-    """Up to where the source has been appended."""
+    """The position up to which the source has been appended."""
 
     def append(self, messages: Sequence[Message], position: int) -> None:
         """Append what the source has between its position and the new `position`.
 
         Raises:
-            TermOver: another term has begun (`Fenced`), or nobody knows whether it was appended;
-                make a new appender, which does.
-            StoreUnavailable: nothing was appended; it may be tried again.
+            TermOver: another term has begun (`Fenced`), or the outcome is unknown; a new appender
+                finds it out.
+            StoreUnavailable: nothing was appended; try again.
         """
         ...
 
@@ -50,13 +51,13 @@ class Reader(Protocol):
     """Reads some topics."""
 
     exhaustive: bool
-    """Whether a fetch that brings nothing of a partition says that there is nothing: on Kafka it
-    may be under way."""
+    """Whether a fetch without records of a partition means that it has no more. On Kafka it
+    doesn't: records may still be in flight."""
 
     def fetch(self, limit: int) -> list[Batch]:
-        """The next records, at most `limit` of each partition; none when there are none yet.
+        """The next records, at most `limit` of each partition and about `FETCH_BYTES` in all.
 
-        Of large ones there are fewer, `FETCH_BYTES` about in all.
+        Empty if there are none yet.
 
         Raises:
             LogUnavailable: the log can't be reached, or has lost what comes next.
@@ -64,12 +65,13 @@ class Reader(Protocol):
         ...
 
     def reached(self, topic: str) -> Mapping[int, int]:
-        """Up to where each partition was read, past what no reader is given: markers of Kafka's
-        transactions. As far as one of the log's `ends`, all that was there then was fetched."""
+        """The offset up to which each partition was read, including Kafka's transaction markers,
+        which no reader gets. Once it reaches one of the log's `ends`, all before that end was
+        fetched."""
         ...
 
     def rewind(self) -> None:
-        """Go back to the positions that are stored: the last batches were not taken in."""
+        """Go back to the stored positions: the last batches were not committed."""
         ...
 
     def close(self) -> None:
@@ -78,16 +80,16 @@ class Reader(Protocol):
 
 
 class Exchange(Protocol):
-    """A pipeline's way from topics to topics, for one term: positions and messages in one commit.
+    """One term of a pipeline from topics to topics: commits positions and messages together.
 
-    After any error the term is over: make a new exchange, which knows what was committed.
+    Any error ends the term: make a new exchange, which finds out what was committed.
     """
 
     positions: dict[tuple[str, int], int]
     """(topic, partition) to the next offset, as committed."""
 
     def fetch(self, limit: int) -> list[Batch]:
-        """The next records, at most `limit` in all; none when there are none yet.
+        """The next records, at most `limit` in all; empty if there are none yet.
 
         Raises:
             TermOver: the log can't be reached, or has lost what comes next.
@@ -95,7 +97,7 @@ class Exchange(Protocol):
         ...
 
     def commit(self, batches: Sequence[Batch], messages: Sequence[Message]) -> None:
-        """Begin to commit what follows from some batches, after the commit before.
+        """Begin to commit batches and the messages that result, after the previous commit.
 
         Raises:
             TermOver: another term has begun (`Fenced`), or an outcome is unknown.
@@ -103,7 +105,7 @@ class Exchange(Protocol):
         ...
 
     def settle(self) -> None:
-        """Wait for the commit that has begun.
+        """Wait for the commit in progress.
 
         Raises:
             TermOver: another term has begun (`Fenced`), or the outcome is unknown.
@@ -119,17 +121,17 @@ class EventLog(Protocol):
     """Partitioned topics."""
 
     def declare(self, topics: Iterable[AnyTopic]) -> None:
-        """Make topics known, and their schemas to their registry.
+        """Create missing topics, and register their schemas.
 
         Raises:
-            EventsError: a topic exists with another number of partitions, which would tear keys.
-            IncompatibleSchema: a topic's schema breaks with its last one.
+            EventsError: a topic exists with another number of partitions.
+            IncompatibleSchema: a topic's schema is incompatible with its last one.
             RegistryUnavailable: the registry can't be reached.
         """
         ...
 
     def appender(self, source: str, fencing_token: int) -> Appender:
-        """Begin a term of appending for `source`; earlier terms are over."""
+        """Begin a term of appending for `source`, which ends earlier ones."""
         ...
 
     def reader(
@@ -140,7 +142,7 @@ class EventLog(Protocol):
         *,
         whole: Collection[AnyTopic] = (),
     ) -> Reader:
-        """Read a share of `topics`, and all of those that are `whole`, from their positions on."""
+        """Read a share of `topics` and all partitions of `whole`, from their positions."""
         ...
 
     def find(
@@ -152,14 +154,14 @@ class EventLog(Protocol):
         *,
         within_seconds: float = math.inf,
     ) -> Record | None:
-        """The first record of an event, made not long before `since_us`.
+        """The first record of an event that was created at `since_us` or shortly before.
 
-        None if there is none, or none was found in the time that a look may take.
+        None if there is none, or none was found within `within_seconds`.
         """
         ...
 
     def begins(self, topic: AnyTopic) -> dict[int, int]:
-        """The offset of each partition's oldest record that is kept, or will be."""
+        """The offset of each partition's oldest retained record, or of its next if it has none."""
         ...
 
     def ends(self, topic: str) -> dict[int, int]:
@@ -167,29 +169,29 @@ class EventLog(Protocol):
         ...
 
     def offsets_at(self, topic: AnyTopic, time_us: int) -> dict[int, int]:
-        """The offset of each partition from which on to look for what is of that time or later.
+        """The offset of each partition from which to look for records of that time or later.
 
-        The embedded log knows the time of the event, Kafka that of the record's arrival.
+        The embedded log compares the event's time, Kafka the time at which it was appended.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what is open."""
         ...
 
 
 @runtime_checkable
 class ExchangeLog(EventLog, Protocol):
-    """A log with transactions that stateless pipelines can do with alone."""
+    """A log with transactions, which stateless pipelines can use without a database."""
 
     def check(self, topic: str) -> None:
-        """See that there is a topic, unless nobody answers.
+        """Check that a topic exists; passes if no broker answers.
 
         Raises:
-            EventsError: there is none.
+            EventsError: it doesn't exist.
         """
         ...
 
     def exchange(self, consumer: str, topics: Sequence[AnyTopic], share: Share = ALL) -> Exchange:
-        """Begin a term of `consumer` over a share of `topics`; earlier terms over it are over."""
+        """Begin a term of `consumer` over a share of `topics`, which ends earlier ones over it."""
         ...

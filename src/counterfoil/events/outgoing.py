@@ -13,22 +13,22 @@ T = TypeVar("T")
 
 
 class Outgoing:
-    """The messages of the commit at work of `pipeline`: all that a stateless one does."""
+    """The messages of a pipeline's current commit: the only effects of a stateless one."""
 
     def __init__(self, pipeline: str, check: Callable[[str], None] | None = None) -> None:
-        """`check` raises for a topic that does not exist, the first time that it is sent to."""
+        """`check` raises if a topic doesn't exist; called at the first message to each."""
         self.pipeline = pipeline
         self.check = check
         self.checked: set[str] = set()
         self.numbers: dict[tuple[object, str], int] = {}
-        """How many events each context has emitted to each topic, in the handler at work."""
+        """Events that each context has emitted to each topic, in the running handler."""
         self._handler: list[Message] = []
         self._commit: list[Message] = []
         self.send: Callable[[Message], None] = self._handler.append
-        """Send a message with the commit, if the handler at work comes to its end."""
+        """Send a message with the commit, unless the running handler fails."""
 
     def handle(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Do the work of a handler; what it raises leaves nothing of it behind."""
+        """Run a handler; if it raises, its effects are discarded."""
         try:
             work(*arguments)
         except ENDINGS as error:
@@ -42,11 +42,11 @@ class Outgoing:
             self._forget_handler()
 
     def bury(self, message: Message) -> None:
-        """Send a message for an event that no handler could take."""
+        """Send a dead letter for an event whose handler failed."""
         self._commit.append(message)
 
     def take(self) -> list[Message]:
-        """What is to be sent, once."""
+        """Remove and return the messages to send."""
         taken, self._commit = self._commit, []
         return taken
 
@@ -56,26 +56,26 @@ class Outgoing:
 
 
 class StatelessContext:
-    """What the handler of a stateless pipeline may use; it takes effect with the event's commit."""
+    """What a stateless pipeline's handler may use; takes effect with the event's commit."""
 
     __slots__ = ("_outgoing", "now_us", "record")
     _part: tuple[object, ...] = ()
-    """Which work of several that its event causes this is; nothing for the event itself."""
+    """Tells apart several runs for one event, such as its timers; empty for the event itself."""
 
     def __init__(self, outgoing: "Outgoing", record: Record, now_us: int) -> None:
         self.record = record
         self.now_us = now_us
-        """When the commit began, in microseconds: the same for all of its events."""
+        """When the commit began, in microseconds; the same for all of its events."""
         self._outgoing = outgoing
 
     def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
-        """Send an event on to another topic; it carries the event id that caused it.
+        """Send an event to another topic.
 
-        Of several that a handler emits to one topic only the first does. The others have ids that
-        follow from it, the same if the event is handled again.
+        The first event emitted to a topic has the id of the event being handled. Further ones to
+        the same topic have ids derived from it, the same if the event is handled again.
 
         Raises:
-            InvalidEvent: it does not fit its topic, is too large, or has a key that is no text.
+            InvalidEvent: it does not fit its topic, is too large, or has an invalid key.
             EventsError: there is no such topic.
         """
         record, outgoing = self.record, self._outgoing

@@ -25,23 +25,23 @@ class Pipeline(Generic[T]):
     name: str
     source: Topic[T]
     handler: Callable[..., None]
-    """Takes an event and its context; a batch handler takes a list of such pairs."""
+    """Called with an event and its context; a batch handler, with a list of such pairs."""
     tries: int = field(default=3, kw_only=True)
     batch: bool = field(default=False, kw_only=True)
     stateless: bool = field(default=False, kw_only=True)
-    """Its handler only emits, so that a log with transactions can do without the database."""
+    """Whether the handler only emits: on a log with transactions, no database is then needed."""
     commit_limit: int = field(default=BATCH, kw_only=True)
-    """How many events of each partition one commit takes at most."""
+    """Maximum events of each partition in one commit."""
     timer: Callable[..., None] | None = field(default=None, kw_only=True)
-    """Takes a timer and its context, once for each timer that handlers have set."""
+    """Called with a timer and its context, once for each timer that handlers have set."""
     event_time: EventTime[T] | None = field(default=None, kw_only=True)
-    """When its events happened; without it there are timers of processing time alone."""
+    """How to tell when events happened; without it, timers use processing time only."""
     tables: Sequence[AnyTopic] = field(default=(), kw_only=True)
-    """Topics of which the newest event of each key is kept, for handlers to look up."""
+    """Topics whose newest event per key is kept, for handlers to look up."""
     joined: AnyTopic | None = field(default=None, kw_only=True)
-    """A second topic, whose events the handler takes as well, and the watermark waits for."""
+    """A second topic that the handler processes too, and that the watermark waits for."""
     check: Callable[[], None] | None = field(default=None, kw_only=True)
-    """Raises EventsError if what was declared is not whole; asked before it runs."""
+    """Called before the pipeline runs; raises EventsError if its declaration is incomplete."""
 
     def __post_init__(self) -> None:
         check_handler(self.name, self.handler, self.timer)
@@ -60,7 +60,7 @@ class Pipeline(Generic[T]):
 
     @property
     def sources(self) -> list[AnyTopic]:
-        """The topics whose events the handler takes: the source, and what is joined with it."""
+        """The topics that the handler processes: the source and the joined topic."""
         return [self.source] if self.joined is None else [self.source, self.joined]
 
     @property
@@ -71,7 +71,7 @@ class Pipeline(Generic[T]):
         return frozenset({"processing"} if self.event_time is None else {"event", "processing"})
 
     def check_processes(self, number: int) -> None:
-        """See that it can run in so many processes, each with a share of the partitions.
+        """Check that it can run in `number` processes, each with a share of the partitions.
 
         Raises:
             EventsError: it can't; says why.
@@ -92,21 +92,21 @@ class Pipeline(Generic[T]):
             )
 
     def stream_of(self, record: Record) -> AnyTopic:
-        """The topic that a record is an event of: its own, or a dead letter's that comes back."""
+        """The source topic of a record, also of one that came back as a retry or dead letter."""
         joined = self.joined
         if joined is None or record.topic == self.source.name:
             return self.source
         return joined if joined.name in (record.topic, record.headers.get(STREAM)) else self.source
 
     def buried(self, record: Record) -> Record:
-        """A record in the shape of a dead letter, which knows of which source it is."""
+        """The record with its source in a header, as its dead letter must have it."""
         stream = self.stream_of(record)
         if stream is self.source:
             return record
         return msgspec.structs.replace(record, headers={**record.headers, STREAM: stream.name})
 
     def _check_co_partitioned(self, joined: AnyTopic) -> None:
-        """See that a key's events are in partitions of one number, and so in one process."""
+        """Check for equal partition counts, so that one process gets all events of a key."""
         if joined.partitions != self.source.partitions:
             raise EventsError(
                 f"pipeline {self.name} joins {self.source.name} with {self.source.partitions} "
@@ -117,7 +117,7 @@ class Pipeline(Generic[T]):
             )
 
     def topics(self) -> list[AnyTopic]:
-        """The source, and what belongs to this pipeline alone: its retries and dead letters."""
+        """The source, and this pipeline's own topics for retries and dead letters."""
         return [
             self.source,
             self.source.beside(retry_topic(self.name)),

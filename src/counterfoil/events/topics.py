@@ -14,38 +14,37 @@ from counterfoil.events.schemas import Codec, Compatibility, Format, Registry, c
 
 T = TypeVar("T")
 EVENT_BYTES: Final = 1_000_000
-"""Of an event's key and value together, on either engine. Brokers of Kafka take 1,048,588 in their
-default, and an event that no handler could take travels on with its error and traceback, at most
-some 40,000 bytes more."""
+"""Limit on an event's key and value together, on both engines. Kafka brokers accept 1,048,588 by
+default; a dead letter adds its error and traceback to the event, some 40,000 bytes at most."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
-"""What Kafka takes, which leaves room for the application's name before it. Keys of state, lanes
-and positions are joined from topics and what is in them: no topic's name may hold a joint."""
+"""Names that Kafka accepts, with room left for the application's prefix. Keys of state, lanes and
+positions are composed of a topic's name and more, so a name can't contain their separators."""
 PLACES: Final = 16_384
-"""Partitions of keys that are remembered: keys come again, and some megabytes are little."""
+"""Size of the cache from keys to partitions; takes some megabytes."""
 
 
 @dataclass(frozen=True)
 class Topic(Generic[T]):
-    """A stream of events of one type, in order within a key.
+    """A stream of events of one type, ordered within each key.
 
     Raises:
-        UnmappableType: the format can't hold the type; says the field.
-        EventsError: the name is none that both engines take, or the format's library is missing.
+        UnmappableType: the format can't represent the type; names the field.
+        EventsError: the name isn't valid on both engines, or the format's library is missing.
     """
 
     name: str
     type: type[T]
     partitions: int = field(default=4, kw_only=True)
     retention_seconds: int | None = field(default=None, kw_only=True)
-    """How long events are kept; None for the engine's default, which is for ever if embedded."""
+    """How long events are kept; None keeps them for ever."""
     compacted: bool = field(default=False, kw_only=True)
-    """Whether only the newest event of a key must be kept: Kafka then forgets the older ones."""
+    """Whether only the newest event of each key must be kept: Kafka then deletes older ones."""
     format: Format = field(default="json", kw_only=True)
-    """Other than JSON, events carry the id of a schema that a registry keeps."""
+    """In formats other than JSON, events carry the id of their schema in the registry."""
     compatibility: Compatibility = field(default="BACKWARD", kw_only=True)
-    """What a new schema must keep to; of no account to JSON."""
+    """The rule that a new schema must satisfy; ignored for JSON."""
     copies: "Topic[T] | None" = field(default=None, kw_only=True, repr=False)
-    """The topic whose events, byte for byte, are in this one."""
+    """The topic whose events this one contains, byte for byte."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -54,10 +53,10 @@ class Topic(Generic[T]):
                 hint="use 1 to 200 letters, digits, dots, hyphens and underscores, as Kafka does",
             )
         if self.format != "json":
-            _ = self.codec  # what can't be mapped is refused where it is declared
+            _ = self.codec  # raises UnmappableType at the declaration
 
     def beside(self, name: str) -> "Topic[T]":
-        """A topic of one partition for some of this one's events as they are, to be tried again."""
+        """A topic of one partition that holds some of this one's events unchanged, for retries."""
         return Topic(name, self.type, partitions=1, format=self.format, copies=self)
 
     def encode(self, value: T) -> bytes:
@@ -65,7 +64,7 @@ class Topic(Generic[T]):
 
         Raises:
             InvalidEvent: it does not fit the topic's schema.
-            TypeError: it is of another type, which the topic's readers could do nothing with.
+            TypeError: it is not of the topic's type.
         """
         if not isinstance(value, self._class):
             raise TypeError(
@@ -78,12 +77,12 @@ class Topic(Generic[T]):
 
         Raises:
             msgspec.DecodeError: they are no event of this type.
-            RegistryUnavailable: the schema that they were written with can't be had at the moment.
+            RegistryUnavailable: their writer's schema can't be fetched at the moment.
         """
         return self.codec.decode(data)
 
     def to_json(self, data: bytes) -> bytes:
-        """An event's bytes as JSON, for people; JSON is left as it is, whatever is in it.
+        """An event's bytes as readable JSON; a JSON topic's are returned unchecked.
 
         Raises:
             msgspec.DecodeError, RegistryUnavailable: as `decode` does.
@@ -91,7 +90,7 @@ class Topic(Generic[T]):
         return data if self.format == "json" else msgspec.json.encode(self.decode(data))
 
     def from_json(self, data: bytes) -> bytes:
-        """The bytes of an event that people wrote as JSON, or that are in the topic's own format.
+        """The bytes of an event written as JSON by hand, or already in the topic's format.
 
         Raises:
             msgspec.DecodeError, UnicodeDecodeError, InvalidEvent: it is no event of this topic.
@@ -107,13 +106,13 @@ class Topic(Generic[T]):
 
     @cached_property
     def _class(self) -> "type[Any]":
-        """What events are instances of, as far as that can be asked: a union, say, can't be."""
+        """The class to check events against; `object` if the type is no class (a union, say)."""
         kind: Any = self.type
         return kind if isinstance(kind, type) else object
 
     @cached_property
     def codec(self) -> Codec:
-        """What encodes and decodes; it knows the schemas that this process has met."""
+        """Encodes and decodes events; caches the schemas that this process has met."""
         return codec_of(self.type, self.format) if self.copies is None else self.copies.codec
 
 
@@ -121,10 +120,11 @@ AnyTopic = Topic[Any]
 
 
 def declare_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
-    """Register the schemas of topics that have one, for this process to encode and decode.
+    """Register the topics' schemas, so that this process can encode and decode their events.
 
     Raises:
-        IncompatibleSchema: a schema breaks with the topic's last one; names the field and the rule.
+        IncompatibleSchema: a schema is incompatible with the topic's last one; names the field and
+            the rule.
         RegistryUnavailable: the registry can't be reached.
     """
     for topic in topics:
@@ -133,9 +133,9 @@ def declare_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
 
 
 def attach_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
-    """Let this process read what a registry knows, and write what is registered already.
+    """Let this process use the schemas in a registry without registering any.
 
-    For those who look on: nothing is asked before it is needed, and nothing is registered.
+    For tools that inspect: the registry is asked only when a schema is needed.
     """
     for topic in topics:
         if topic.copies is None:
@@ -143,11 +143,11 @@ def attach_schemas(topics: Iterable[AnyTopic], registry: Registry) -> None:
 
 
 def check_sendable(topic: AnyTopic, key: str, value: bytes) -> None:
-    """See that both engines take an event, before anything is promised that depends on it.
+    """Check that both engines accept an event, before anything depends on it.
 
     Raises:
-        InvalidEvent: the key is no text that a database keeps, or key and value are too large.
-        TypeError: the key is no text at all.
+        InvalidEvent: the key is not UTF-8 or has a NUL, or key and value exceed `EVENT_BYTES`.
+        TypeError: the key is not a `str`.
     """
     if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - users' programs
         raise TypeError(f"an event of {topic.name} has the key {key!r}: keys are text, as str(...)")
@@ -165,7 +165,7 @@ def check_sendable(topic: AnyTopic, key: str, value: bytes) -> None:
 
 
 def no_topic(name: str) -> EventsError:
-    """What is said of an event whose topic the application doesn't declare."""
+    """The error for a topic that the application doesn't declare."""
     return EventsError(f"no topic {name!r}", hint="declare it with app.topic(...)")
 
 
