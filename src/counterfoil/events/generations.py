@@ -1,8 +1,8 @@
 """A bounded cache in two generations.
 
-What is used stays: it moves to the young generation. When that is full the old one is forgotten
-whole, and the young one becomes the old. So an entry costs one dictionary and no list of uses, and
-a working set that fits into one generation is never forgotten.
+An entry that is used moves to the young generation. When that is full, the old one is evicted as a
+whole and the young one takes its place. So eviction needs no list of uses, and a working set that
+fits into one generation is never evicted.
 """
 
 from typing import Final, Generic, TypeVar
@@ -10,11 +10,11 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 ENTRY_BYTES: Final = 200
-"""What an entry takes beside its value, roughly: key, object headers, its place in a dictionary."""
+"""Approximate overhead of an entry: key, object headers, slot in a dictionary."""
 
 
 class Generations(Generic[K, V]):
-    """Remembers entries of at most twice `limit_bytes` bytes."""
+    """A cache of at most about twice `limit_bytes` bytes."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -33,7 +33,7 @@ class Generations(Generic[K, V]):
         return absent
 
     def put(self, key: K, value: V, size: int = 0) -> None:
-        """Remember a value of `size` bytes."""
+        """Cache a value of `size` bytes."""
         if key not in self._young:
             self._bytes += ENTRY_BYTES
         self._bytes += size
@@ -42,5 +42,5 @@ class Generations(Generic[K, V]):
             self._old, self._young, self._bytes = self._young, {}, 0
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._young, self._old, self._bytes = {}, {}, 0

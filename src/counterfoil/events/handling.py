@@ -1,7 +1,7 @@
 """Calls a pipeline's handler: retries, halved batches, and dead letters.
 
-Timers go to a handler of their own in the same way, and so does the dead letter of one that comes
-back by the pipeline's retry topic.
+Timers are handled in the same way by their own handler, and so are their dead letters when they
+come back through the pipeline's retry topic.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,13 +21,13 @@ from counterfoil.events.topics import AnyTopic
 
 Pair = tuple[Any, StatelessContext]
 Bury = Callable[[Record, Exception, int, int], None]
-"""Told of a record that is given up: its error, the number of tries, the time in microseconds."""
+"""Makes a record a dead letter: its error, the number of tries, the time in microseconds."""
 Observe = Callable[[Record, Any, int], None]
-"""Told of an event before it is handled; what it raises is the event's failure."""
+"""Called before an event is handled; an exception fails the event, without retries."""
 
 
 class Handling:
-    """The handler of `pipeline`; what it does goes to `outgoing`."""
+    """Runs the handler of `pipeline`, with its effects in `outgoing`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Handling:
         self._takes_more = bool(pipeline.timer or pipeline.tables or pipeline.joined)
 
     def run(self, batches: Iterable[Batch], now_us: int) -> None:
-        """Handle or bury every event.
+        """Handle every event, or make it a dead letter.
 
         Raises:
             StoreUnavailable: the database can't be used, which is no event's fault.
@@ -80,7 +80,7 @@ class Handling:
                 if batched:
                     pairs.append((event, context))
                     continue
-                try:  # what `_try` does, without a call more for each event
+                try:  # as `_try` does, inlined to save a call per event
                     handle(handler, event, context)
                     continue
                 except StoreUnavailable:
@@ -93,7 +93,7 @@ class Handling:
             self._handle_some([context for _, context in pairs], now_us, pairs)
 
     def fire(self, timer: Timer, now_us: int, before: Callable[[], None] | None = None) -> bool:
-        """Hand a timer to its handler, or bury it; `before` is done with it. False if it failed.
+        """Call a timer's handler after `before`, or make it a dead letter; whether it succeeded.
 
         Raises:
             StoreUnavailable: the database can't be used, which is no timer's fault.
@@ -113,7 +113,7 @@ class Handling:
         return self._try(work, buried, now_us, timer, context)
 
     def _take(self, record: Record, now_us: int) -> bool:
-        """Take a record that is no event: a timer's dead letter, or a row of a table."""
+        """Handle a record if it is no event: a timer's dead letter, or a row of a table."""
         pipeline = self._pipeline
         if pipeline.timer is not None and (timer := buried_timer(record)) is not None:
             self.fire(timer, now_us)
@@ -128,7 +128,7 @@ class Handling:
     def _handle_some(
         self, contexts: list[StatelessContext], now_us: int, pairs: list[Pair] | None = None
     ) -> None:
-        """Hand events over together; `pairs` are they, if no handler has had them yet."""
+        """Handle events together, halving the batch on failure; `pairs` if they are fresh."""
         if len(contexts) == 1:
             self._try(self._anew, contexts[0].record, now_us, *contexts)
             return
@@ -145,7 +145,7 @@ class Handling:
             self._handle_some(contexts[half:], now_us)
 
     def _anew(self, *contexts: StatelessContext) -> None:
-        """Hand events over as they were read: a handler that failed may have changed them."""
+        """Call the handler with freshly decoded events: a failed try may have changed them."""
         pairs = [
             (self._pipeline.stream_of(each.record).codec.decode(each.record.value), each)
             for each in contexts
@@ -163,7 +163,7 @@ class Handling:
         *arguments: Any,
         failed: int = 0,
     ) -> bool:
-        """Call a handler as often as it may fail, then bury the record; whether it was handled."""
+        """Call a handler up to `tries` times, then bury the record; whether it was handled."""
         attempt = failed
         while True:
             attempt += 1
@@ -178,7 +178,7 @@ class Handling:
                 return True
 
     def _give_up(self, record: Record, error: Exception, attempt: int, now_us: int) -> bool:
-        """Bury a record that has failed, unless it may be tried again; whether it was buried."""
+        """Bury a record that has failed, unless it has tries left; whether it was buried."""
         undecodable = isinstance(error, msgspec.DecodeError | UnicodeDecodeError)
         if undecodable or attempt == self._pipeline.tries:
             self._bury(record, error, attempt, now_us)

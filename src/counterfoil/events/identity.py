@@ -1,27 +1,28 @@
-"""Deterministic ids, so that a repetition gets the same one."""
+"""Deterministic ids: repeated work gets the same ones."""
 
 import hashlib
 from typing import Final
 
 _ESCAPES: Final = str.maketrans({"\0": "\x01\x03", "\x01": "\x01\x02"})
-"""Of what parts two parts: names with it in them are another's neither."""
+"""Escapes the separator of parts, so that names that contain it don't collide with others."""
 
 
 BEYOND: Final = 1 << 63
-"""The first number that is no id: both databases keep 64 bits, of which ours use 63."""
+"""The first number that is no id: ids have 63 bits, as both databases store signed 64-bit integers.
+"""
 
 
 def identity_in(text: str) -> int | None:
-    """The id that a header holds, or None: others may have written it, and anything into it."""
+    """The id in a header, or None if invalid: foreign producers may write anything into it."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else BEYOND
     return number if number < BEYOND else None
 
 
 def identity_of(*parts: object) -> int:
-    """An id that follows from `parts`, so that a repetition has the same: 63 bits of BLAKE2b.
+    """An id derived from `parts`: 63 bits of BLAKE2b.
 
-    Two of a thousand million ids are equal with a chance of 1 in 18; ids that are compared share a
-    topic or a ledger, where equal ids with another content are refused and not mixed up.
+    Among 1,000 million ids, the chance that any two are equal is 1 in 18. Ids are compared only
+    within a topic or a ledger, where an equal id with other content is rejected.
     """
     text = "\0".join(str(part).translate(_ESCAPES) for part in parts)
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

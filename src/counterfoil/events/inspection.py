@@ -14,13 +14,13 @@ from counterfoil.events.topics import AnyTopic
 
 READ_BATCH: Final = 500
 IDLE_SECONDS: Final = 2.0
-"""Without a record for this long, a topic is read to its end: on Kafka its last offsets may be
-markers of transactions, which no reader is given."""
+"""After this long without a record, a topic counts as read to its end: on Kafka its last offsets
+may be transaction markers, which no reader gets."""
 REST_SECONDS: Final = 0.02
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How a consumer gets on in one partition, between two looks."""
+    """A consumer's progress in one partition, between two measurements."""
 
     group: str
     topic: str
@@ -29,10 +29,10 @@ class Progress(msgspec.Struct, frozen=True):
     end: int
     lag: int
     per_second: float
-    """Records that it has come further by."""
+    """Records that it has handled."""
     arriving_per_second: float
     catch_up_seconds: float | None
-    """Until nothing is left, if both go on like this; None if it does not get closer."""
+    """Time until the lag is 0 at these rates; None if it is not decreasing."""
 
 
 class TopicPartition(msgspec.Struct, frozen=True):
@@ -49,9 +49,9 @@ class TopicView(msgspec.Struct, frozen=True):
 
     name: str
     records: int
-    """On Kafka, markers of transactions count as well."""
+    """The sum of the partitions' ends; on Kafka, transaction markers count too."""
     skew: float
-    """The largest partition over the mean; 1 is even, 0 is empty."""
+    """The largest partition divided by the mean; 1 if even, 0 if empty."""
     partitions: list[TopicPartition]
 
 
@@ -67,7 +67,7 @@ def lag(log: EventLog, store: PipelineStore) -> list[Lag]:
 
 
 def progress(before: Sequence[Lag], after: Sequence[Lag], seconds: float) -> list[Progress]:
-    """What has changed between two looks that were `seconds` apart."""
+    """The change between two measurements that were `seconds` apart."""
     earlier = {(each.group, each.topic, each.partition): each for each in before}
     found: list[Progress] = []
     for now in after:
@@ -116,13 +116,13 @@ def topics(log: EventLog, declared: Sequence[AnyTopic]) -> list[TopicView]:
 
 
 def read(log: EventLog, topic: AnyTopic, positions: Mapping[int, int]) -> Iterator[Record]:
-    """The records of a topic from some offsets to its end as it is now, in each partition's order.
+    """The records of a topic from `positions` to its current end, in each partition's order.
 
-    A partition that is not named is left out. Nobody's position is moved, and what is not kept any
-    more is not missed.
+    Partitions without a position are left out. No stored position is moved, and records that
+    retention has deleted are skipped.
     """
     begins, ends = log.begins(topic), log.ends(topic.name)
-    # A partition that is not wanted is read from its end, which is not behind its end.
+    # A partition that is not wanted is read from its end, so it yields nothing.
     begin = {
         number: max(positions.get(number, end), begins.get(number, 0))
         for number, end in ends.items()

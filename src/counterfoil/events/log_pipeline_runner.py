@@ -1,10 +1,9 @@
 """Runs a stateless pipeline in the log's own transactions, without a database.
 
-For a log with transactions of its own, which commits positions and what was emitted together. What
-its handlers emit needs no outbox, and the pipeline goes on while the database is away. The database
-is told afterwards, by a thread of its own: how far the pipeline is, for `lag`, and its dead
-letters. These are read back from their topic, by the first of the pipeline's processes, with a
-position of their own, so that each is listed once.
+The log commits positions and emitted events together. So emitted events need no outbox, and the
+pipeline goes on while the database is unavailable. A separate thread then reports to the database:
+the pipeline's positions, for `lag`, and its dead letters. The first of the pipeline's processes
+reads these back from their topic, with their own position, so that each is listed once.
 """
 
 from collections.abc import Callable
@@ -25,18 +24,18 @@ from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.shares import ALL, Share
 
 TELL_US: Final = 1_000_000
-"""Between two reports to the database: what people look at may be a second old."""
+"""Interval of reports to the database: what is displayed may be a second old."""
 LETTERS: Final = 100
 log = structlog.get_logger()
 
 
 def letters_collector(pipeline: str) -> str:
-    """Under which it is kept how far the dead letters of a stateless pipeline are listed."""
+    """The consumer whose position tells which dead letters of a stateless pipeline are listed."""
     return f"{pipeline}.letters"
 
 
 class LogPipelineRunner:
-    """One term of one share of a pipeline: it ends earlier ones, and is over after any error."""
+    """One term of one share of a pipeline: it ends earlier terms, and any error ends it."""
 
     def __init__(
         self,
@@ -66,17 +65,17 @@ class LogPipelineRunner:
         self._exchange = event_log.exchange(pipeline.name, topics[:2], share)
 
     def step(self) -> int:
-        """Handle at most a commit's events; returns how many that were.
+        """Handle at most a commit's events; returns their number.
 
-        They are committed while the next ones are read, and at the latest with the next step.
+        They are committed while the next ones are read; the next step waits for the commit.
 
         Raises:
             TermOver: another term has begun (`Fenced`), the log can't be used, or the outcome of a
-                commit is unknown. This term is over, and takes no further step.
+                commit is unknown. No further step is possible.
         """
         if self._over:
             raise TermOver(f"pipeline {self._pipeline.name}: this term has ended with an error")
-        self._over = True  # unless all goes well: a next step would pass over what this one read
+        self._over = True  # unless all goes well: after an error, a step would skip these events
         handled = self._step()
         self._over = False
         return handled
@@ -98,7 +97,7 @@ class LogPipelineRunner:
         return sum(len(batch.records) for batch in batches)
 
     def close(self) -> None:
-        """End the term; what is being committed may still be."""
+        """End the term; a commit in progress may still succeed."""
         self._exchange.close()
         self._telling.shutdown()
         self._letters.close()
@@ -108,7 +107,7 @@ class LogPipelineRunner:
         self._outgoing.bury(letter(name, record, error, tries=tries, now_us=now_us))
 
     def _tell(self, positions: dict[tuple[str, int], int]) -> None:
-        """Tell the database what people ask it for; it may be away, and is told later."""
+        """Report to the database; if it is unavailable, the next report catches up."""
         name = self._pipeline.name
         try:
             for topic in {topic for topic, _ in positions}:

@@ -1,9 +1,9 @@
-"""The transactional outbox: events wait in the database whose rows they tell of, in commit order.
+"""The transactional outbox: events are stored in the database of their rows, in commit order.
 
-A position must never be passed by a commit that comes later with a smaller one, or its event is
-never read. SQLite has one writer at a time. PostgreSQL hands numbers out before their transactions
-commit, so writers enter the outbox one after the other, last thing before their commits; unless it
-is read from PostgreSQL's log (`replication`), in which commits are in order by themselves.
+No transaction may commit a position below one that was already read, or its event is never read.
+SQLite has one writer at a time. PostgreSQL assigns sequence numbers before transactions commit, so
+writers take a lock on the outbox just before they commit. That is not needed where the outbox is
+read from PostgreSQL's WAL (`replication`), which is in commit order.
 """
 
 import json
@@ -20,14 +20,14 @@ CREATE TABLE IF NOT EXISTS outbox (
     created_us INTEGER NOT NULL) STRICT;
 """
 COLUMNS: Final = ("event_id", "topic", "key", "value", "headers", "created_us")
-"""What makes an event."""
+"""The columns of an event."""
 READ_BYTES: Final = 16 * 1024 * 1024
-"""Content that is read at once: some tenths of a second to a broker, where a thousand of the
-largest events are a gigabyte, in memory twice, and more than a transaction has time for."""
+"""Limit on the content of one read, which a broker takes in some tenths of a second. A thousand of
+the largest events would be a gigabyte, twice in memory, and exceed the transaction's timeout."""
 
 
 def insert(database: Database, messages: Iterable[Message]) -> None:
-    """Leave events in the outbox; call it last in a transaction."""
+    """Put events into the outbox; call it last in a transaction."""
     database.enter_outbox()
     database.executemany(
         "INSERT INTO outbox (event_id, topic, key, value, headers, created_us) "
@@ -52,7 +52,7 @@ class OutboxReader(Protocol):
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
         """About `limit` events after `position`, each with its own position.
 
-        All that is up to `position` is in the event log, and is not asked for again.
+        All up to `position` is in the event log, and is not read again.
         """
         ...
 
@@ -71,8 +71,7 @@ class TableOutbox:
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
         """At most `limit` events after `position`, each with its own position.
 
-        Of large ones fewer, `READ_BYTES` about: they are appended in one transaction, for which
-        a broker waits only so long.
+        About `READ_BYTES` in all: they are appended in one transaction, which has a timeout.
         """
         sizes = self._database.execute(
             "SELECT seq, length(value) FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
@@ -100,6 +99,6 @@ class TableOutbox:
 
 
 def message_of(row: Sequence[Any]) -> Message:
-    """The event of a row, whose columns come in the order of `COLUMNS`."""
+    """The event of a row with the columns `COLUMNS`."""
     event_id, topic, key, value, headers, created_us = row
     return Message(event_id, topic, key, value, json.loads(headers), created_us)

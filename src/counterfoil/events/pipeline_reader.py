@@ -1,9 +1,8 @@
 """What a pipeline reads: its tables first, then everything.
 
-A process that begins reads the topics of its tables up to where they end at that moment, and only
-then the first event: an event never misses a row that was there before its pipeline was started.
-From then on tables and events are read side by side, and of what one fetch brings the rows come
-first.
+A process first reads its tables' topics up to their ends at its start, and only then the first
+event: so an event never misses a row that was there before the start. From then on, tables and
+events are read together; within one fetch, rows come first.
 """
 
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from counterfoil.events.shares import ALL, Share
 from counterfoil.events.topics import AnyTopic
 
 PATIENCE: Final = 20
-"""Fetches without a record after which a table counts as read to its end: 2 s on Kafka, where the
-last offsets may be markers of transactions, which no reader is given."""
+"""Empty fetches after which a table counts as read to its end: 2 s on Kafka, where the last offsets
+may be transaction markers, which no reader gets."""
 
 
 class PipelineReader:
@@ -37,12 +36,12 @@ class PipelineReader:
         self._topics = topics
         self._names = {table.name for table in tables}
         self._ends: dict[tuple[str, int], int] | None = None
-        """Where the tables ended at first."""
+        """The tables' ends at the start."""
         self._left: dict[tuple[str, int], int] | None = None
-        """Those ends that are not reached; None before the positions are known."""
+        """The ends that are not reached yet; None before the positions are known."""
         self._without = 0
         self.preparing = bool(tables)
-        """Whether only tables are read as yet."""
+        """Whether still only tables are read."""
         self._reader: Reader
         if tables:
             self._reader = log.reader([], positions, share, whole=tables)
@@ -51,7 +50,7 @@ class PipelineReader:
 
     @property
     def exhaustive(self) -> bool:
-        """Whether a fetch that brings nothing of a partition says that there is nothing."""
+        """Whether a fetch without records of a partition means that it has no more."""
         return self._reader.exhaustive
 
     def fetch(self, limit: int) -> list[Batch]:
@@ -70,7 +69,7 @@ class PipelineReader:
         return batches
 
     def rewind(self) -> None:
-        """Go back to the positions that are stored: the last batches were not taken in."""
+        """Go back to the stored positions: the last batches were not committed."""
         self._left = None
         self._reader.rewind()
 
@@ -99,7 +98,7 @@ class PipelineReader:
                 self._left.pop(place, None)
         self._without = 0 if batches else self._without + 1
         if not batches and (not self._left or self._reader.exhaustive or self._without >= PATIENCE):
-            # What was fetched before is committed by now: the next reader begins behind it.
+            # The earlier batches are committed by now: the next reader starts after them.
             self._reader.close()
             self._reader = self._log.reader(
                 self._topics, self._positions, self._share, whole=self._tables

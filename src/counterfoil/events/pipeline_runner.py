@@ -1,19 +1,19 @@
-"""Runs a pipeline: state, ledger, what it emits and its positions in one commit.
+"""Runs a pipeline: commits state, ledger, emitted events and positions together.
 
-A step takes some events from every partition and handles them in one transaction. What handlers do
-is held in memory and written together at its end (`effects.py`). What a handler did for an event
-that failed is undone; after its last try the event becomes a dead letter in the same commit, and
-the partition goes on.
+A step takes some events from every partition and handles them in one transaction. Handlers' effects
+are buffered in memory and written together at its end (`effects.py`). The effects of a failed try
+are discarded; after its last try the event becomes a dead letter in the same commit, and the
+partition goes on.
 
-A pipeline with timers fires in the same commit what is due by then, and commits without events when
-nothing but time has passed (`timing.py`). Rows of its tables come first in a commit (`rows.py`).
+A pipeline with timers fires due timers in the same commit, and commits without events if only time
+has passed (`timing.py`). Rows of its tables come first in a commit (`rows.py`).
 
-A pipeline may run in several processes, each with a share of the partitions. Which of them may
-commit is known before anything is done (`terms.py`). A commit that finds in the end that another
-process has written what it has read is undone and tried once more, with all others kept out.
+A pipeline may run in several processes, each with a share of the partitions. Each commit first
+checks that its process may commit (`terms.py`). One that finds at its end that another process has
+changed what it read is rolled back and retried once, with the others locked out.
 
-A batch handler gets all events of a step at once. If it fails, its batch is halved until the events
-that it can't take are alone, and only these are tried again and become dead letters.
+A batch handler gets all events of a step at once. If it fails, its batch is halved until the
+failing events are alone; only these are retried and become dead letters.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 class PipelineRunner:
-    """Runs a share of a pipeline; twins may run beside it, and handle nothing twice."""
+    """Runs a share of a pipeline; even if duplicates run beside it, nothing is handled twice."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class PipelineRunner:
     def step(self) -> int:
         """Handle at most a batch from each partition, and fire the timers that are due.
 
-        Returns how many events and timers that were.
+        Returns the number of events and timers.
 
         Raises:
-            StoreUnavailable, LogUnavailable: nothing was handled; a later step may.
-            Superseded: the pipeline runs in another number of processes; no later step may.
+            StoreUnavailable, LogUnavailable: nothing was handled; try again later.
+            Superseded: the pipeline runs in another number of processes; don't try again.
         """
         batches, due, now_us = self._next()
         if not batches and not due:
@@ -183,7 +183,7 @@ class PipelineRunner:
         return fired
 
     def _consumer(self, topic: str) -> str:
-        """Under which the positions of a topic are kept: each process reads tables by itself."""
+        """The consumer that holds a topic's positions: of tables, each process has its own."""
         name = self._pipeline.name
         return f"{name}{self._share.name}" if topic in self._effects.tables else name
 
@@ -196,7 +196,7 @@ class PipelineRunner:
             self._store.advance(consumer, moved)
 
     def _handle(self, batches: list[Batch], now_us: int, *, alone: bool) -> int:
-        """Do what is to be done in the transaction; returns how many timers were fired."""
+        """Handle events and timers in the transaction; returns how many timers fired."""
         self._effects.begin(alone=alone)
         if self._timing is not None:
             self._timing.begin(now_us)
@@ -217,5 +217,5 @@ class PipelineRunner:
     def _bury(self, record: Record, error: Exception, tries: int, now_us: int) -> None:
         name, record = self._pipeline.name, self._pipeline.buried(record)
         if rows.is_buried(record) and self._share.number:
-            return  # each process has met this row, and one of them tells of it
+            return  # each process reads this row; only the first reports it
         self._effects.bury(bury(self._store, name, record, error, tries=tries, now_us=now_us))

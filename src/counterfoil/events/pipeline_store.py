@@ -1,8 +1,8 @@
-"""What pipelines keep: positions, state, ledger and dead letters, in one database.
+"""What pipelines store: positions, state, ledger and dead letters, in one database.
 
-That they share a database is the point: what a handler did and how far its pipeline has come become
-durable in one commit, so that no crash can part them. What a handler sends on leaves from the same
-commit: into the embedded log, which is in the same file, or through an outbox.
+Sharing a database makes a handler's effects and its pipeline's positions durable in one commit.
+Events that a handler emits are part of it: in the embedded log, which is in the same file, or in an
+outbox.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -47,13 +47,13 @@ _OF_POSITIONS: Final = (
     "DELETE FROM watermarks WHERE pipeline = ?",
     "DELETE FROM timers WHERE pipeline = ?",
 )
-"""What is of no use, and wrong, without the positions that it was written with."""
+"""What is invalid without the positions that it was written with."""
 _SAGA: Final = "saga."
-"""Before the name of a saga: it has begun, and goes on with its state whatever its positions."""
+"""Prefix of saga pipelines, whose state stays: sagas under way go on whatever their positions."""
 
 
 class PipelineStore:
-    """The tables of all pipelines; `send` is told what leaves with the current transaction."""
+    """The tables of all pipelines; `send` adds messages to the current transaction."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class PipelineStore:
         self.database = database
         self.send = send
         self.log = log
-        """The log, if it is in this database: read through the connection that writes, it keeps its
-        pages in memory, where every commit would take them from another connection."""
+        """The log, if it is in this database. Reading it through the writing connection keeps its
+        pages cached; every commit would invalidate another connection's cache."""
         database.create(
             [
                 _SCHEMA,
@@ -78,7 +78,7 @@ class PipelineStore:
         )
 
     def positions(self, consumer: str, topic: str) -> dict[int, int]:
-        """The next offset of each partition that `consumer` has still to handle."""
+        """The next offset that `consumer` has to handle, of each partition."""
         return dict(
             self.database.execute(
                 "SELECT partition, next FROM offsets WHERE consumer = ? AND topic = ?",
@@ -87,17 +87,17 @@ class PipelineStore:
         )
 
     def begin(self, consumer: str, topics: Iterable[AnyTopic], log: EventLog) -> None:
-        """Give `consumer` a position in each partition of `topics`: where it has none, the oldest
-        record's in `log`, which knows the topics.
+        """Store a position for `consumer` in each partition of `topics` that has none: the offset
+        of the oldest record in `log`, where the topics exist.
 
-        From then on retention keeps what it has not read and `lag` tells of it, though it may not
-        be able to commit anything for a long time. Where brokers delete by time alone, it is told
-        what they have deleted before it was read.
+        From then on, retention keeps what it hasn't read and `lag` lists it, even before its first
+        commit. Brokers delete by time alone; with a position, the consumer notices what they have
+        deleted before it was read.
         """
         missing: list[tuple[object, ...]] = []
         for topic in topics:
             partitions = set(range(topic.partitions)) - set(self.positions(consumer, topic.name))
-            if partitions:  # as it is once in a consumer's life: nothing is asked otherwise
+            if partitions:  # only at a consumer's first start: later ones don't ask the log
                 begins = log.begins(topic)
                 missing += [(consumer, topic.name, number, begins[number]) for number in partitions]
         if missing:
@@ -106,12 +106,12 @@ class PipelineStore:
             )
 
     def forget(self, consumer: str) -> int:
-        """Forget how far `consumer` has come, which holds nothing back any more.
+        """Delete `consumer`'s positions, so that it no longer holds retention back.
 
-        With its positions goes what was written with them: state, timers, watermarks, and what was
-        done beyond a position. Whoever has its name later begins with the oldest events, would
-        count them twice on top of an old state, and take what is not done for done. Transfers,
-        dead letters and sagas with their state stay. Returns the number of positions.
+        State, timers, watermarks and the record of what is done beyond a position are deleted too:
+        a later consumer of the name starts from the oldest events, and would apply them on top of
+        old state, or skip what it takes for done. Transfers, dead letters and sagas with their
+        state stay. Returns the number of positions.
         """
         forgotten = 0
         with self.database.transaction():
@@ -127,11 +127,12 @@ class PipelineStore:
         return forgotten
 
     def advance(self, consumer: str, batches: Iterable[Batch]) -> None:
-        """Move the positions over some batches; first thing in the transaction that handles them.
+        """Move the positions past batches; call it first in the transaction that handles them.
+
+        Waits for the commit of a duplicate process that handles the same batches.
 
         Raises:
-            Fenced: somebody else has handled them, or is about to; a twin waits here for the
-                other's commit.
+            Fenced: another process has handled some of them.
         """
         batches = list(batches)
         moved = self.database.executemany(
@@ -153,7 +154,7 @@ class PipelineStore:
             raise Fenced(f"{consumer}: a twin has handled some of {places}")
 
     def store_positions(self, consumer: str, topic: str, positions: Mapping[int, int]) -> None:
-        """Note how far a consumer is whose truth is kept elsewhere, for those who ask."""
+        """Store, for display only, positions whose authoritative copy is elsewhere."""
         with self.database.transaction():
             self.database.executemany(
                 "INSERT INTO offsets VALUES (?, ?, ?, ?) ON CONFLICT (consumer, topic, partition) "

@@ -1,8 +1,7 @@
-"""The outbox relay: moves rows into the log, in commit order, each once.
+"""The outbox relay: moves rows into the log, in commit order, exactly once.
 
-The position in the outbox is stored in the log together with the records, and the log knows when
-a term is over: a leader that was paused for longer than its lease wakes up to `Fenced` in place of
-a second copy.
+The outbox position is stored in the log together with the records, and the log fences ended terms:
+a leader that was paused for longer than its lease gets `Fenced` instead of writing duplicates.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ BATCH = 1_000
 class Relay:
     """One term of a leading relay; make a new one for each term.
 
-    Beside that it lets `forget` some of what was moved long ago, up to a position.
+    `forget` deletes some old rows up to a position that was moved, and returns their number.
     """
 
     def __init__(
@@ -28,15 +27,15 @@ class Relay:
         self._forget = forget
 
     def step(self) -> int:
-        """Move at most a batch; returns the number of rows moved, or forgotten in the place of it.
+        """Move at most a batch; returns the number of rows moved or, if none were, deleted.
 
         Raises:
-            TermOver: this term is over; a new one knows what was moved.
+            TermOver: this term is over; a new one finds out what was moved.
         """
         rows = self._outbox.read_after(self._appender.position, BATCH)
         if rows:
             faults.point("relay.before-append")
             self._appender.append([message for _, message in rows], rows[-1][0])
-        # Also while there is more to move: a source that never rests would keep all for ever.
+        # Also while there is more to move: otherwise a busy source would never delete anything.
         forgotten = self._forget(self._appender.position)
         return len(rows) or forgotten

@@ -1,17 +1,17 @@
-"""A service's database: group commit of commands with their events and answers.
+"""A service's database: group commit of commands with their events and responses.
 
-One thread writes. It takes whatever commands wait, runs each in a savepoint of one transaction,
-commits once, and only then lets the answers go: at some 600 syncs a second, a sync for each request
-would be the limit of the shop. A command first claims its Idempotency-Key, on which a twin in
-another instance waits; the answer is stored with the effect it belongs to, so whoever repeats a key
-gets the same answer, from any instance, after any crash.
+One thread writes. It takes all waiting commands, runs each in a savepoint of one transaction,
+commits once, and only then sends the responses: at some 600 syncs a second, a sync for each request
+would limit the service's throughput. A command first claims its Idempotency-Key, on which a
+duplicate in another instance waits. The response is stored with the command's effects, so a
+repeated key gets the same response from any instance, also after a crash.
 
-What can't be committed together is tried one by one, so that what is wrong with one command is its
-own failure; so is what was ended because two instances waited for each other's rows: a commit holds
-what all of its commands have written, and those of two meet in any order.
+If a joint commit fails, its commands are retried one by one, so that an error fails one command
+only. The same goes for deadlocks between instances: a commit holds the locks of all its commands,
+and those of two instances are taken in any order.
 
-If the thread comes to an end all the same, so does the process: whoever watches over it starts
-another, where requests to this one would wait for ever.
+If the thread ends all the same, so does the process: its supervisor restarts it, whereas requests
+to it would wait for ever.
 """
 
 import json
@@ -49,16 +49,16 @@ log = structlog.get_logger()
 T = TypeVar("T")
 BATCH: Final = 512
 WAITING: Final = 4_096
-"""Commands that may wait; beyond that a client is better served by a 503 at once."""
+"""Maximum waiting commands; beyond it, clients get a 503 at once."""
 SABOTAGE_SECONDS: Final = 0.1
-"""How long a commit comes after its answers when that bug is switched on: long enough for them to
+"""Delay of the commit after its responses when that fault is injected: long enough for them to
 reach the clients, so that a crash in between always shows."""
 
 CONTENDED_TRIES: Final = 3
-"""Of a command that is alone in its commit, and still waits for who waits for it."""
+"""Tries of a command that is alone in its commit and still deadlocks."""
 
 EXIT_STATUS: Final = 70
-"""Of a process whose writer has ended: EX_SOFTWARE of sysexits."""
+"""Exit status of a process whose writer thread has ended: EX_SOFTWARE of sysexits."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS idempotency (
@@ -70,7 +70,7 @@ CREATE INDEX IF NOT EXISTS idempotency_by_age ON idempotency (created_us);
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is answered: an HTTP status, a body and headers."""
+    """A response: HTTP status, body and headers."""
 
     status: int
     body: bytes
@@ -78,24 +78,24 @@ class Reply:
 
 
 class Asked:
-    """What is known of a request and of who asks."""
+    """A request's headers, and who sent it."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self.headers = headers
 
     @property
     def tenant(self) -> str:
-        """Who asks, as the gateway has checked it; empty on a route without identity."""
+        """The caller's tenant, as verified by the gateway; empty on a route without identity."""
         return self.headers.get("tenant", "")
 
     @property
     def tier(self) -> str:
-        """The tier of who asks, such as gold; empty on a route without identity."""
+        """The caller's tier, such as gold; empty on a route without identity."""
         return self.headers.get("tier", "")
 
 
 class Unit(Asked):
-    """What a command may use: its database, and events that leave with its rows or not at all."""
+    """What a command may use: its database, and events that commit with its rows or not at all."""
 
     def __init__(
         self,
@@ -114,12 +114,12 @@ class Unit(Asked):
         self._topics = topics
 
     def new_id(self) -> int:
-        """A Snowflake id: unique over all instances, growing with time."""
+        """A Snowflake id: unique across instances, increasing with time."""
         return self._next_id()
 
     @property
     def now_us(self) -> int:
-        """When the commit began, in microseconds: the same for all of its commands."""
+        """When the commit began, in microseconds; the same for all of its commands."""
         return self._now_us
 
     @property
@@ -132,20 +132,20 @@ class Unit(Asked):
         return self._database.execute(sql, parameters)
 
     def created(self) -> None:
-        """Let the answer say that this command has made what was not there (201, and not 200).
+        """Respond with 201 instead of 200: this command has created a resource.
 
-        So a PUT must tell its client (RFC 9110, section 9.3.4); a POST says so by itself.
+        A PUT must tell its client so (RFC 9110, section 9.3.4); a POST does by default.
         """
         self.has_created = True
 
     def publish(self, topic: Topic[T], value: T, *, key: str, event_id: int | None = None) -> None:
-        """Leave an event in the outbox; events of one key stay in order.
+        """Put an event into the outbox; events of one key stay in order.
 
         Raises:
-            InvalidEvent: it does not fit its topic, is too large, has a key that is no text, or an
-                id that is no number of 63 bits.
-            EventsError: the application declares no such topic: nobody would ever move the event.
-            TypeError: the value is not of the topic's type, or the key is no text.
+            InvalidEvent: it does not fit its topic, is too large, or has an invalid key or an id
+                beyond 63 bits.
+            EventsError: the application declares no such topic.
+            TypeError: the value is not of the topic's type, or the key is not a `str`.
         """
         if self._topics is not None and topic.name not in self._topics:
             raise no_topic(topic.name)
@@ -162,9 +162,9 @@ class Unit(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A write to be done once for its key.
+    """A write that is done once for its key.
 
-    `handle` may be called again after what it did was rolled back, before anybody is answered.
+    `handle` may be called again after a rollback, before the response is sent.
     """
 
     idempotency_key: str
@@ -179,13 +179,12 @@ def create_service(
     migrations: Sequence[Migration],
     now_us: Callable[[], int],
 ) -> list[Applied]:
-    """Make all tables of a service: its answers, its outbox and its own; returns what was migrated.
+    """Create a service's tables: stored responses, outbox, and its own; returns what was migrated.
 
-    What belongs to Counterfoil is no matter of the service's migrations, and made each time.
+    Counterfoil's tables are not subject to the service's migrations, and are created if missing.
 
     Raises:
-        MigrationRefused: as `migrate` does.
-        StoreUnavailable: likewise.
+        MigrationRefused, StoreUnavailable: as `migrate` does.
     """
     ours = [each for each in schema if each == AGGREGATE_SCHEMA]
     database.create([SCHEMA, outbox.SCHEMA, *ours])
@@ -194,10 +193,10 @@ def create_service(
 
 
 class ServiceStore:
-    """A service's part of `database`; `schema` and `migrations` make the service's own tables.
+    """A service's part of `database`; `schema` and `migrations` create the service's own tables.
 
-    Of `topics`, if they are given, commands may publish to those alone: an event of another one
-    would stand in the outbox for good, and all that come after it.
+    If `topics` are given, commands may publish to those only: an event of an undeclared topic would
+    block the outbox.
     """
 
     def __init__(
@@ -220,10 +219,10 @@ class ServiceStore:
         self._thread.start()
 
     def submit(self, command: Command) -> "Future[Reply]":
-        """Hand a command over; the future is done once its effect is durable.
+        """Queue a command; the future is done once its effects are durable.
 
         The future raises `KeyReused`, `VersionConflict`, `InvalidEvent`, `StoreUnavailable`, or
-        what the command raised. One that is cancelled before its turn is not run.
+        what the command raised. A command whose future is cancelled before its turn is not run.
         """
         future: Future[Reply] = Future()
         try:
@@ -233,7 +232,7 @@ class ServiceStore:
         return future
 
     def close(self) -> None:
-        """Finish what waits, then close."""
+        """Run the waiting commands, then close."""
         self._waiting.put(None)
         self._thread.join()
         self._database.close()
@@ -285,7 +284,7 @@ class ServiceStore:
                 self._commit([each])
 
     def _attempt(self, batch: "list[_Waiting]") -> None:
-        """Run the commands, commit, and answer."""
+        """Run the commands, commit, and respond."""
         early = faults.sabotaged("acknowledge-before-commit")
         with self._database.transaction():
             now_us = self._clock_us()
@@ -307,15 +306,15 @@ class ServiceStore:
             with self._database.transaction():
                 reply = self._run(command, unit, now_us)
         except StoreUnavailable:
-            raise  # the disk or the server, not this command: nothing of the batch may stand
+            raise  # the disk or the server, not this command: roll back the whole batch
         except EventsError as error:
-            return error  # this command's own: another try would do no better
+            return error  # this command's own: a retry wouldn't help
         except CounterfoilError as error:
-            return StoreUnavailable(str(error))  # such as coordination, of which ids are had
+            return StoreUnavailable(str(error))  # such as of coordination, which issues ids
         except Exception as error:
             return error
         except BaseException as error:
-            # Such as SystemExit: it is for this command to fail, not for the writer to end.
+            # Such as SystemExit: it must fail this command, not end the writer.
             failed = RuntimeError(f"a command ended with {type(error).__name__}: {error}")
             failed.__cause__ = error
             return failed
@@ -323,7 +322,7 @@ class ServiceStore:
         return reply
 
     def _run(self, command: Command, unit: Unit, now_us: int) -> Reply:
-        """Run a command that is the first with its key, or find what the first was answered."""
+        """Run a command that is the first with its key, or return the first's response."""
         if faults.sabotaged("idempotency-off"):
             return command.handle(unit)
         database = self._database
@@ -333,7 +332,7 @@ class ServiceStore:
                 "SELECT request_hash, status, body, headers FROM idempotency WHERE key = ?", (key,)
             ).fetchone()
             if answered is None:
-                continue  # it was forgotten in between, being old
+                continue  # it has expired and was deleted in between
             request_hash, status, body, headers = answered
             if request_hash != command.request_hash:
                 raise KeyReused("this key was used with another request")
@@ -348,7 +347,7 @@ class ServiceStore:
         return reply
 
     def _claim(self, command: Command, now_us: int) -> bool:
-        """Whether this command is the first with its key; a twin waits here for the first."""
+        """Whether this command is the first with its key; a duplicate waits here for the first."""
         claimed = self._database.execute(
             "INSERT INTO idempotency VALUES (?, ?, 0, ?, '{}', ?) ON CONFLICT (key) DO NOTHING",
             (command.idempotency_key, command.request_hash, b"", now_us),
@@ -362,7 +361,7 @@ _Waiting = tuple[Command, "Future[Reply]"]
 
 def _settle(batch: list[_Waiting], outcomes: Sequence[_Outcome]) -> None:
     for (_, future), outcome in zip(batch, outcomes, strict=True):
-        if future.done():  # answered too early, by that bug
+        if future.done():  # settled early by the injected fault
             continue
         if isinstance(outcome, Exception):
             future.set_exception(outcome)

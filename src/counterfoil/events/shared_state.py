@@ -1,16 +1,17 @@
 """Keyed state of a pipeline that several processes write.
 
-Handlers may read and write any key, and mostly it is one of their event's own, which no other
-process touches. So nothing is locked beforehand. A commit remembers what it has read, and writes
-`WHERE value = ` that: a row that another process has changed meanwhile isn't there, the count is
-too small, and the commit is undone (`Contended`). What was read and not written is compared at the
-end. The same events are then handled once more, alone, by what is stored by then.
+Handlers may read and write any key, but mostly use their event's own, which no other process
+touches. So concurrency control is optimistic. A commit remembers the values that it has read, and
+updates `WHERE value = ` the value read: if another process has changed the row, too few rows match
+and the commit is rolled back (`Contended`). Values that were read but not written are compared at
+the end. After a conflict, the same events are handled again on the current values, with other
+processes locked out.
 
-Keys that turned out to be shared are not remembered beyond a commit. A pipeline whose handlers all
-write one key is as right as any other, and no faster than in one process.
+Keys that turned out to be shared are not cached across commits. A pipeline whose handlers all write
+one key stays correct, but is no faster than in one process.
 
-Whoever writes a key without having read it overwrites it, as it would in one process. Two commits
-at the same time that each read, and only read, what the other writes may both go through.
+A write without a prior read overwrites, as in one process. Write skew is possible: of two
+concurrent commits that each only read what the other writes, both may succeed.
 """
 
 from collections.abc import Iterable
@@ -22,10 +23,10 @@ from counterfoil.events.errors import Contended
 from counterfoil.events.state import State
 
 CHUNK: Final = 256
-"""Keys asked for at once. Always as many, the last one repeated, so that it is one statement for
-the database to prepare."""
+"""Keys per query. The last one is repeated to fill it up, so that one prepared statement serves
+all queries."""
 CONTENDED: Final = 10_000
-"""Keys that are known to be shared; when there are more, all are given another chance."""
+"""Maximum keys to remember as shared; beyond it, the set is cleared."""
 _UNKNOWN: Final = object()
 _CHANGE: Final = "UPDATE state SET value = ? WHERE pipeline = ? AND key = ? AND value = ?"
 _ADD: Final = "INSERT INTO state VALUES (?, ?, ?) ON CONFLICT (pipeline, key) DO NOTHING"
@@ -42,22 +43,22 @@ _LOOK: Final = (
 
 
 class SharedState(State):
-    """The state of `pipeline`, believed only as far as the database confirms it."""
+    """The state of `pipeline`, whose cached values are verified in the database."""
 
     def __init__(self, database: Database, pipeline: str) -> None:
         super().__init__(database, pipeline)
         self._read: dict[str, bytes | None] = {}
-        """What this commit was given, of keys that it has read."""
+        """The values that this commit has read."""
         self._there: dict[str, bytes | None] = {}
-        """What its transaction sees of them now, with what it has written itself."""
+        """The values as the transaction sees them now, including its own writes."""
         self._overwritten: dict[str, bytes | object | None] = {}
-        """What its transaction saw of those that it has written since the last savepoint."""
+        """The previous values of keys written since the last savepoint."""
         self._doubted: dict[str, bytes | None] = {}
-        """What a commit was given that then came too late."""
+        """The values that a commit had read before it failed with a conflict."""
         self._contended: set[str] = set()
 
     def begin(self) -> None:
-        """A transaction has begun, and the one before has gone well unless somebody said no."""
+        """A transaction has begun; the previous one succeeded unless `doubt` or `forget` ran."""
         for key, value in self._there.items():
             if key not in self._contended:
                 self._known.put(key, value, len(value or b""))
@@ -67,14 +68,14 @@ class SharedState(State):
             self._look_again()
 
     def save(self) -> None:
-        """A savepoint has begun: what is written from now on, `roll_back` takes back."""
+        """A savepoint has begun, to which `roll_back` returns."""
         self._overwritten.clear()
 
     def roll_back(self) -> None:
-        """What was written since `save` is no more.
+        """What was written since `save` was rolled back.
 
-        What was read stays to be compared: by those handlers that came to their ends, and by the
-        one that failed, which what it has read may have led to.
+        Reads are still compared at the end, including those of the failed handler: its failure may
+        result from what it read.
         """
         self._handler.clear()
         self._commit.clear()
@@ -120,10 +121,10 @@ class SharedState(State):
             self._there[key] = value
 
     def check(self) -> None:
-        """See that what was read and not written is still so, last thing before the commit.
+        """Check, just before the commit, that what was read and not written is unchanged.
 
         Raises:
-            Contended: it is not.
+            Contended: it has changed.
         """
         read = {key: value for key, value in self._read.items() if self._there[key] is value}
         found = self._stored(read)
@@ -131,12 +132,12 @@ class SharedState(State):
             raise Contended(f"{self._pipeline}: another process has written what was read here")
 
     def doubt(self) -> None:
-        """The commit came too late: find out what of it others have written."""
+        """The commit failed with a conflict: look up later which values others have changed."""
         self._doubted.update(self._read)
         self._clear()
 
     def forget(self) -> None:
-        """Believe only the database: the commit has failed, or somebody else has written."""
+        """Clear the cache: the commit has failed, or another process has written."""
         super().forget()
         self._doubted.clear()
         self._clear()

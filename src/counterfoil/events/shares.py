@@ -1,11 +1,11 @@
 """Static assignment of partitions to a pipeline's processes.
 
-A consumer group deals partitions out anew whenever a member comes or goes, and stops all of them
-for it; static members are spared that for as long as a restart takes less than a session. Here a
-process owns the partitions whose numbers leave its own when divided by the number of processes. So
-a restart moves nothing, however long it takes, and the others don't notice; its partitions wait.
-Who was replaced is fenced by the transactional id of the share. Another number of processes is
-another layout, whose processes fence those of all layouts before it.
+A consumer group rebalances whenever a member joins or leaves, which pauses all of them; static
+members avoid that only if a restart takes less than the session timeout. Here process n of m owns
+the partitions whose number modulo m is n. So a restart, however long, moves no partitions and
+doesn't affect the other processes; its own partitions wait. A replaced process is fenced by the
+transactional id of its share. Another number of processes is another layout, whose processes fence
+those of all layouts before it.
 """
 
 import math
@@ -14,27 +14,27 @@ from typing import Final, NamedTuple
 
 
 class Share(NamedTuple):
-    """The part of process `number`, from 0 on, of so many in all."""
+    """The share of process `number`, counted from 0, of `of` processes."""
 
     number: int
     of: int
 
     def has(self, partition: int) -> bool:
-        """Whether a partition belongs to it."""
+        """Whether it contains a partition."""
         return partition % self.of == self.number
 
     def overlaps(self, other: "Share") -> bool:
-        """Whether any partition could belong to both."""
+        """Whether both could contain the same partition."""
         return (self.number - other.number) % math.gcd(self.of, other.of) == 0
 
     @property
     def all(self) -> "list[Share]":
-        """The shares of all processes, when there are so many."""
+        """The shares of all `of` processes."""
         return [Share(number, self.of) for number in range(self.of)]
 
     @property
     def name(self) -> str:
-        """What tells its transactional id from others' of the same pipeline; nothing if alone."""
+        """Suffix of its names and transactional id; empty for a single process."""
         return "" if self.of == 1 else f".{self.number}-of-{self.of}"
 
 
@@ -43,6 +43,6 @@ _NAMED: Final = re.compile(r"(.*)\.\d+-of-\d+")
 
 
 def whole(consumer: str) -> str:
-    """The pipeline that a consumer is, or is a share of."""
+    """A consumer's name without the suffix of a share."""
     share = _NAMED.fullmatch(consumer)
     return consumer if share is None else share[1]

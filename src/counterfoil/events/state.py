@@ -1,11 +1,10 @@
 """A pipeline's keyed state: cached within a commit, written with it.
 
-Three layers, looked through from the top: what the handler at work has changed (dropped if it
-fails), what the commit has changed so far (written at its end), and what was read or written
-before. The last survives commits, since only this pipeline's commits write its state and each of
-them is counted in the database: a count that is not this process's own means that a twin has
-written, and everything is forgotten (`terms.py`). Where several processes write at once that is not
-enough: see `shared_state.py`.
+Lookups go through three layers: the running handler's changes (dropped if it fails), the commit's
+changes so far (written at its end), and a cache of what was read or written before. The cache
+survives commits: only this pipeline's commits write its state, and each of them increments a count
+in the database. A count that this process didn't write means that another process has written, and
+the cache is cleared (`terms.py`). For several concurrent writers see `shared_state.py`.
 """
 
 from typing import Final
@@ -14,10 +13,9 @@ from counterfoil.events.database import Database
 from counterfoil.events.generations import Generations
 
 REMEMBERED_BYTES: Final = 32 * 1024 * 1024
-"""Of one generation: some hundred thousand keys, small beside a process that handles events."""
+"""Size of one cache generation: some hundred thousand keys."""
 OWN: Final = "\x01"
-"""Keys that begin with it are not the handlers' but the package's own: windows, what waits to be
-joined, rows of tables."""
+"""Prefix of the package's own keys: windows, events that wait to be joined, rows of tables."""
 _UNKNOWN: Final = object()
 
 
@@ -50,14 +48,14 @@ class State:
         self._handler[key] = value
 
     def delete(self, key: str) -> None:
-        """Forget `key`."""
+        """Delete `key`."""
         self._handler[key] = None
 
     def begin(self) -> None:
         """A transaction has begun."""
 
     def accept(self) -> None:
-        """The handler has come to its end."""
+        """The handler has succeeded."""
         if self._handler:
             self._commit.update(self._handler)
             self._handler.clear()
@@ -67,10 +65,10 @@ class State:
         self._handler.clear()
 
     def save(self) -> None:
-        """A savepoint has begun: what is written from now on, `roll_back` takes back."""
+        """A savepoint has begun, to which `roll_back` returns."""
 
     def roll_back(self) -> None:
-        """What was written since `save` is no more."""
+        """What was written since `save` was rolled back."""
         self.forget()
 
     def flush(self) -> None:
@@ -95,20 +93,20 @@ class State:
         self._commit.clear()
 
     def check(self) -> None:
-        """See that what was read is still so, last thing before the commit."""
+        """Check, just before the commit, that what was read is unchanged."""
 
     def doubt(self) -> None:
-        """The commit came too late: others have written what it has read."""
+        """The commit failed because others have changed what it read."""
         self.forget()
 
     def forget(self) -> None:
-        """Believe only the database: the commit has failed, or somebody else has written."""
+        """Clear the cache: the commit has failed, or another process has written."""
         self._handler.clear()
         self._commit.clear()
         self._known.clear()
 
     def _find(self, key: str) -> bytes | None:
-        """The value that handlers of this commit have not changed."""
+        """The value of a key that this commit's handlers have not changed."""
         known = self._known.get(key, _UNKNOWN)
         if known is None or isinstance(known, bytes):
             return known
