@@ -1,4 +1,4 @@
-"""Makes API keys, which the data plane checks."""
+"""Makes API keys."""
 
 import hashlib
 import re
@@ -11,14 +11,14 @@ NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 
 
 class WrongName(CounterfoilError):
-    """A key can't be called that."""
+    """The name isn't allowed for a key."""
 
 
 def new_api_key(name: str) -> tuple[str, str]:
-    """A new key of 256 random bits for its holder, and the `sha256` for the configuration.
+    """A new key of 256 random bits, and the `sha256` for the configuration.
 
     Raises:
-        WrongName: the name isn't of 1 to 64 small letters, digits and hyphens.
+        WrongName: the name isn't 1 to 64 lowercase letters, digits and hyphens.
     """
     if not NAME.fullmatch(name):
         raise WrongName(

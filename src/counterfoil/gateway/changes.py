@@ -1,9 +1,9 @@
-"""What a reload would change, told before it is asked for.
+"""Shows what a reload would change.
 
-What is in force is what the data plane's `GET /config` says; what would be is made from the file in
-the same shape. Two documents are compared setting by setting, so nobody has to know beforehand what
-people change. Secrets are hidden in both: that one has changed is not seen here, and it comes into
-force all the same.
+The configuration in force comes from the data plane's `GET /config`, the new one is made from the
+file in the same shape. The two documents are compared setting by setting, so that new settings need
+no code here. Secrets are hidden in both: a changed secret isn't shown, but takes effect all the
+same.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ SETTLED_AT_START: Final = frozenset(
     {"listen", "admin", "tls", "ticket_secret", "http3", "early_data", "clients", "threads"}
     | {"proxy_protocol"}
 )
-"""What a running gateway can't change: a reload with another value is refused whole."""
+"""Settings fixed at start: a reload that changes one is refused as a whole."""
 NAMES: Final = ("path", "issuer", "certificate")
-"""What tells the items of a list apart better than their numbers, which move."""
+"""Fields that identify items of a list; indices would shift when an item is inserted."""
 VALUE_LIMIT: Final = 200
-"""Characters of a value: a list of a thousand certificates says nothing on a page."""
+"""Characters shown of a value, so that a list of a thousand certificates fits on a page."""
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A setting that differs; None where it isn't set."""
+    """A setting that differs; None where it is unset."""
 
     setting: str
     """Such as `limits.tenant.rate`, or `routes[/payments].limits`."""
@@ -48,7 +48,7 @@ def changes(shown: Mapping[str, Any], config: GatewayConfig, *, folder: Path) ->
     wanted = document(config, folder=folder)
     before = _settings({name: value for name, value in shown.items() if name in wanted})
     after = _settings(wanted)
-    # The data plane is told of TLS by the certificate that it serves with.
+    # The data plane's document has no `tls`, but has a certificate if TLS is on.
     before["tls"] = '"off"' if shown.get("certificate") is None else '"development"'
     after["tls"] = _text(config.tls)
     return [
@@ -64,7 +64,7 @@ def changes(shown: Mapping[str, Any], config: GatewayConfig, *, folder: Path) ->
 
 
 def _settings(document: Mapping[str, Any]) -> dict[str, str]:
-    """Each setting by its whole name."""
+    """Each setting by its full name."""
     found: dict[str, str] = {}
 
     def walk(name: str, value: object) -> None:
@@ -72,7 +72,7 @@ def _settings(document: Mapping[str, Any]) -> dict[str, str]:
         items = cast("list[object]", value) if isinstance(value, list) else []
         for each, inner in fields.items():
             if name.startswith("hooks.") and each == "addresses":
-                continue  # of processes, which are settled at the start of all
+                continue  # addresses of hooks' processes, which are fixed at start
             hidden = each in SECRETS and isinstance(inner, str)
             walk(f"{name}.{each}" if name else each, "(hidden)" if hidden else inner)
         names = _names(items)

@@ -18,20 +18,20 @@ _COMPRESSED_TYPES: Final = (
     "font/otf",
     "font/ttf",
 )
-"""What gets smaller: images, sound, films, archives and WOFF are compressed already."""
+"""Compressible types: images, audio, video, archives and WOFF are compressed already."""
 _TYPE: Final = re.compile(r"[a-z]+/(\*(\+[a-z0-9.-]+)?|[a-z0-9][a-z0-9.+_-]*)")
 
 
 class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which answers of a route are compressed, for clients that read one of the encodings. Not for
-    answers that hold a secret and repeat what was sent: docs/compression.md says why."""
+    """Which answers of a route are compressed. Not for answers that contain both a secret and input
+    of the client: see docs/compression.md."""
 
     encodings: tuple[Literal["zstd", "br", "gzip"], ...] = ("zstd", "gzip", "br")
-    """Those that are offered. A client's weights decide; among what it likes equally, the first."""
+    """Offered encodings. The client's weights decide; at equal weight, the first one here."""
     types: tuple[str, ...] = _COMPRESSED_TYPES
-    """Types of content, such as `text/html`, `text/*` or `application/*+json`. Never gRPC."""
+    """Content types, such as `text/html`, `text/*` or `application/*+json`. Never gRPC."""
     minimum_bytes: int = 1024
-    """Smaller answers fit into one packet as they are. Those of unknown length are compressed."""
+    """Smaller answers fit into one packet anyway. Answers of unknown length are compressed."""
 
     def __post_init__(self) -> None:
         if not self.encodings or len(set(self.encodings)) < len(self.encodings):

@@ -1,4 +1,4 @@
-"""The gateway's part of `counterfoil.toml`; every setting has a default that is safe to keep."""
+"""The gateway's settings in `counterfoil.toml`; every default is safe."""
 
 import re
 from ipaddress import ip_network
@@ -23,37 +23,37 @@ from counterfoil.gateway.services import Upstream
 from counterfoil.gateway.splitting import Split
 
 HIDING_PROTOCOLS: Final = frozenset({"h2c", "h2", "http/1.1", "http/2.0"})
-"""HTTP within a tunnel would get around routes, identity and limits."""
+"""Tunneled HTTP would bypass routes, identity and limits."""
 
 _LOG_LIMIT = 100_000
-"""Times that a sliding log may keep for one key, at 8 bytes each: larger limits need no log."""
+"""Timestamps that a sliding log may keep per key, at 8 bytes each; larger limits need no log."""
 _SECONDS_LIMIT: Final = 31_536_000
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much each key may ask for: `rate` and `burst`, or `requests` in a window."""
+    """A limit per key: `rate` and `burst`, or `requests` in a window."""
 
     key: str
-    """`tenant`, `address`, `route` (one account for all of a path), `claim:NAME` or `header:NAME`.
-    Requests without it share an account."""
+    """`tenant`, `address`, `route` (one count for the whole path), `claim:NAME` or `header:NAME`.
+    Requests without it share one count."""
     algorithm: Literal["gcra", "sliding_counter", "sliding_log", "fixed_window"] = "gcra"
-    """`gcra` takes `rate` and `burst`, the others `requests` and `window_seconds`; what each lets
-    pass is in docs/limits.md."""
+    """`gcra` takes `rate` and `burst`, the others `requests` and `window_seconds`; docs/limits.md
+    states what each admits."""
     rate: float | None = None
-    """Requests a second, over a long time."""
+    """Requests per second, in the long run."""
     burst: int | None = None
     """Requests at once."""
     requests: int | None = None
-    """Requests in a window."""
+    """Requests per window."""
     window_seconds: float | None = None
     fallback: Literal["local", "refuse"] = "local"
-    """While the store that gateways share is away: `local`, each gateway limits alone; `refuse`,
-    nothing passes (503). Without `[engines] limits = "redis"` it means nothing."""
+    """While the shared store is unavailable: `local`, each gateway limits by itself; `refuse`, all
+    requests get 503. Without `[engines] limits = "redis"` it has no effect."""
     strict: bool = False
-    """Ask the store that gateways share about each request before it passes: all of them together
-    admit no more than one would, and each request waits for an answer. Means nothing without it."""
+    """Ask the shared store before each request: all gateways together admit no more than one would,
+    at the cost of a round trip per request. Without a shared store it has no effect."""
     tell: bool = False
-    """Say what is left in each answer (RateLimit fields); refusals always say it."""
+    """Send the remaining allowance with each answer (RateLimit fields); refusals always do."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"tenant|address|route|claim:.+|header:[\w!#$%&'*+.^`|~-]+", self.key):
@@ -76,15 +76,15 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class HookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a hook (`@app.hook(NAME)`) is run and asked."""
+    """How a hook (`@app.hook(NAME)`) is run and called."""
 
     processes: int = 2
     deadline_ms: int = 50
-    """For its answer, the wait for a free process included."""
+    """For its answer, including the wait for a free process."""
     queue: int = 256
-    """Requests that may wait for it at once; what comes on top gets no answer."""
+    """Requests that may wait for it at once; requests beyond that are treated as unanswered."""
     failure: Literal["refuse", "pass"] = "refuse"
-    """Without an answer: `refuse`, 503 with Retry-After; `pass`, as if it had nothing to say."""
+    """If the hook doesn't answer: `refuse`, 503 with Retry-After; `pass`, the request passes."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.processes <= 64 or not 1 <= self.deadline_ms <= 60_000 or self.queue < 1:
@@ -92,33 +92,33 @@ class HookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which answers of a route are kept (RFC 9111), for how long, and who waits for whose."""
+    """Which answers of a route are cached (RFC 9111), for how long, and how requests collapse."""
 
     max_object_bytes: int = 1_048_576
-    """Larger bodies pass through, and are not kept."""
+    """Larger bodies pass through uncached."""
     default_ttl_seconds: float = 0.0
-    """How long an answer is fresh that doesn't say; 0 leaves it to the heuristic."""
+    """The freshness of an answer that doesn't state one; 0 leaves it to the heuristic."""
     min_ttl_seconds: float = 0.0
-    """Answers are fresh for so long even if they say less. `no-store`, `private` and `no-cache`
-    hold all the same."""
+    """The least freshness of an answer, even if it states less. `no-store`, `private` and
+    `no-cache` still apply."""
     heuristic_limit_seconds: float = 3600.0
-    """An answer that has a Last-Modified and says nothing else is fresh for a tenth of the time
-    since, and for no longer than this; 0 switches it off."""
+    """An answer that states no freshness but has a Last-Modified is fresh for a tenth of the time
+    since then, and at most this long; 0 disables the heuristic."""
     stale_while_revalidate_seconds: float = 0.0
-    """For so long a stale answer is sent while a new one is fetched, where the answer itself says
-    nothing of it (RFC 5861)."""
+    """How long a stale answer is served while a new one is fetched, unless the answer states it
+    (RFC 5861)."""
     stale_if_error_seconds: float = 0.0
-    """For so long a stale answer is sent if the service fails, where the answer itself says nothing
-    of it (RFC 5861)."""
+    """How long a stale answer is served if the service fails, unless the answer states it
+    (RFC 5861)."""
     collapse_wait_seconds: float = 5.0
-    """How long a request waits for another's answer before it asks for itself."""
+    """How long a request waits for another request's answer before it fetches its own."""
     cookies: bool = False
-    """Keep answers that set cookies, as RFC 9111 would have it: everybody then gets the same."""
+    """Cache answers that set cookies, as RFC 9111 allows: all clients then get the same cookies."""
     request_directives: bool = True
-    """Heed the Cache-Control of requests. Without it no client can reach past the cache."""
+    """Honor the Cache-Control of requests. Otherwise clients can't bypass the cache."""
     tags_header: str = "surrogate-key"
-    """The header in which answers carry the tags that they are purged by, apart by spaces or
-    commas. Clients don't get it."""
+    """The response header with an answer's purge tags, separated by spaces or commas. It is not
+    sent to clients."""
 
     def __post_init__(self) -> None:
         seconds = (
@@ -139,56 +139,56 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which requests go to which service. The most specific path wins; among routes of one path the
-    first that fits."""
+    """Which requests go to which service. The most specific path wins; among routes with the same
+    path, the first match."""
 
     path: str
-    """A whole path, or a prefix if it ends in `*`."""
+    """A full path, or a prefix if it ends in `*`."""
     methods: tuple[str, ...]
     hosts: tuple[str, ...] = ()
-    """Names by which clients must ask, without ports; `*.example.com` is every name below it."""
+    """Host names to match, without ports; `*.example.com` matches every name below it."""
     headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    """What headers must say, to the letter."""
+    """Headers that must have exactly these values."""
     allow: tuple[str, ...] = ()
-    """Networks (CIDR) that may ask, all if there are none; others get 403."""
+    """Networks (CIDR) whose clients are allowed, all if empty; others get 403."""
     deny: tuple[str, ...] = ()
-    """Networks that may not, though they are allowed."""
+    """Networks that are refused even if allowed."""
     service: str = ""
-    """Left out where there is a `split` or a `redirect`."""
+    """Omitted with a `split` or a `redirect`."""
     split: Split | None = None
-    """Divide the requests between several services, in place of `service`."""
+    """Divide the requests among several services, instead of `service`."""
     mirror: Mirror | None = None
-    """Send copies of requests to another service, and throw its answers away."""
+    """Send copies of requests to another service, and discard its answers."""
     identity: bool = True
     limits: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
-    """Asked in this order, once the identity is known and the limits have let the request pass."""
+    """Called in this order, after identity and limits."""
     request_body_limit: int | None = None
-    """In bytes, in place of the gateway's; 0 for no limit."""
+    """In bytes, instead of the gateway's limit; 0 for no limit."""
     upgrades: tuple[str, ...] = ("websocket",)
-    """The protocols that a client's connection may go over to if the instance agrees."""
+    """The protocols that a client's connection may be upgraded to if the instance agrees."""
     early_data: bool = True
-    """Let requests of safe methods pass that might be replays: in early data, where the gateway
-    takes it, or marked by a proxy before it (`Early-Data`). Without it they wait for the end of the
+    """Forward requests of safe methods that may be replays: sent in early data, where the gateway
+    accepts it, or marked by a proxy (`Early-Data`). Otherwise they wait for the end of the
     handshake, or get 425."""
     early_hints: bool = False
-    """Pass on Early Hints (103) of the service, to clients of HTTP/1.1 and HTTP/3. Some old clients
-    of HTTP/1.1 take one for the answer."""
+    """Forward the service's Early Hints (103) to clients of HTTP/1.1 and HTTP/3. Some old HTTP/1.1
+    clients mistake them for the final answer."""
     grpc_web: bool = False
-    """Make calls of gRPC-Web, by pages, into calls of gRPC; others pass as they are."""
+    """Translate gRPC-Web calls into gRPC calls; other requests pass unchanged."""
     cache: Cache | None = None
-    """Keep answers that may be kept; without this table none are."""
+    """Cache answers; without this table nothing is cached."""
     cors: Cors | None = None
-    """Let pages of other origins ask; without this table the service says who may."""
+    """Allow pages of other origins; without this table CORS is up to the service."""
     rewrite: Rewrite | None = None
     request_headers: HeaderEdits | None = None
-    """Changed on the way to the service, before what hooks say."""
+    """Edits of requests to the service, made before those of hooks."""
     response_headers: HeaderEdits | None = None
-    """Changed in all answers, those of the cache and the gateway too."""
+    """Edits of all answers, including those of the cache and of the gateway."""
     redirect: Redirect | None = None
-    """Send clients elsewhere, and ask no service."""
+    """Redirect clients; no service is involved."""
     compression: Compression | None = None
-    """Compress answers; without this table none are."""
+    """Compress answers; without this table none are compressed."""
 
     def __post_init__(self) -> None:
         check_path(self.path)
@@ -199,7 +199,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         check_headers(self.headers)
         self._check_edge()
         for network in (*self.allow, *self.deny):
-            ip_network(network)  # says itself what is wrong
+            ip_network(network)  # raises if it is invalid
         if self.request_body_limit is not None and self.request_body_limit < 0:
             raise ValueError("request_body_limit is a number of bytes, or 0 for no limit")
         for protocol in self.upgrades:
@@ -212,7 +212,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def services(self) -> tuple[str, ...]:
-        """All that the route leads to, or sends copies to."""
+        """All services that the route sends requests or copies to."""
         weighed = tuple(self.split.weights) if self.split is not None else ()
         named = (self.service, self.mirror.service if self.mirror else "")
         return tuple(dict.fromkeys(name for name in (*named, *weighed) if name))
@@ -265,31 +265,31 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A certificate with those that vouch for it, and its key: paths of files in PEM."""
+    """A certificate chain and its key: paths of PEM files."""
 
     certificate: str
     key: str
 
 
 class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How long clients are waited for, and how many may be connected. Settled at the start."""
+    """Timeouts and limits of client connections. Fixed at start."""
 
     head_seconds: float = 10.0
-    """For the TLS handshake, for the first request, and for the end of the head of any."""
+    """For the TLS handshake, for the first request, and for the rest of any request's head."""
     idle_seconds: float = 30.0
-    """Between requests: a connection ends after once to twice this time."""
+    """Between requests: an idle connection is closed after once to twice this time."""
     stall_seconds: float = 60.0
-    """For a client to take the next part of an answer. Beyond, up to twice this time, it is cut
-    off; over HTTP/3 only the stream of that answer."""
+    """For a client to read the next part of an answer. After once to twice this time the connection
+    is closed; with HTTP/3 only the answer's stream is reset."""
     connections: int = 16_384
-    """In all; whoever comes beyond is let go at once. 0 for as many as come. Keep it some thousands
-    below the limit of open files of the process, since requests to services need them, too."""
+    """In all; further connections are closed at once. 0 for no limit. Keep it some thousands below
+    the process's limit of open files, since connections to services need some, too."""
     connections_per_address: int = 0
-    """From one address (of IPv6: one network of 64 bits); 0 for as many as come, since behind a
-    load balancer all clients have one address."""
+    """Per address (IPv6: per /64 network); 0 for no limit, the default, since behind a load
+    balancer all clients have the same address."""
     congestion: str | None = None
-    """The kernel's algorithm for how fast answers are sent over TCP, such as `bbr`, which keeps the
-    queues on the way short; without it, the machine's usual one."""
+    """The kernel's congestion control for TCP connections to clients, such as `bbr`, which keeps
+    queues on the path short; by default the system's."""
 
     def __post_init__(self) -> None:
         times = (self.head_seconds, self.idle_seconds, self.stall_seconds)
@@ -300,21 +300,20 @@ class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is told of requests, and to whom. Every request that failed (5xx) or was slow is traced,
-    and a share of the others; metrics have labels from the configuration alone."""
+    """Traces and metrics. Every request that failed (5xx) or was slow is traced, and a share of the
+    others; metric labels come from the configuration alone."""
 
     otlp_url: str = ""
-    """A collector that takes OTLP over HTTP in JSON, such as `http://127.0.0.1:4318`; empty: no
-    traces."""
+    """An OTLP collector (HTTP, JSON), such as `http://127.0.0.1:4318`; empty disables traces."""
     ca_file: str = ""
-    """Authorities (PEM) that vouch for its certificate, in place of those this machine trusts."""
+    """CAs (PEM) for its certificate, instead of the system's."""
     service_name: str = "counterfoil-gateway"
     sample_ratio: float = 0.01
-    """The share of requests that are traced though nothing is wrong with them, 0 to 1."""
+    """The share of the other requests to trace, 0 to 1."""
     slow_ms: int = 1_000
-    """Milliseconds from which on a request is slow."""
+    """From how many milliseconds on a request is slow."""
     tenants: tuple[str, ...] = ()
-    """Tenants with counts of their own in metrics, at most 100; all others are `other`."""
+    """Tenants with their own label value in metrics, at most 100; all others are `other`."""
 
     def __post_init__(self) -> None:
         check_url("otlp_url", self.otlp_url)
@@ -325,51 +324,51 @@ class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The data plane."""
+    """The settings of the data plane (`[gateway]`)."""
 
     listen: str = "127.0.0.1:8443"
     admin: str = "127.0.0.1:8444"
     tls: Literal["development", "off"] = "development"
     certificates: tuple[Certificate, ...] = ()
-    """Further certificates, chosen by the name that a client asks for (SNI); for all other names
-    there is the one of `tls`. Files are read anew by each reload: renew them in place."""
+    """Further certificates, chosen by SNI; all other names get the one of `tls`. Each reload reads
+    the files again: renew them in place."""
     acme: Acme | None = None
-    """Certificates from an ACME directory, such as Let's Encrypt's, for the hosts that it names."""
+    """Certificates for its `hosts` from an ACME directory, such as Let's Encrypt's."""
     ticket_secret: str | None = None
-    """A file of at least 32 random bytes: gateways with the same one resume each other's TLS
-    sessions. Keys are made from it and change every 6 hours. Without it each makes its own."""
+    """A file of at least 32 random bytes: gateways that share it resume each other's TLS sessions.
+    Ticket keys are derived from it and change every 6 hours. Without it, each has its own keys."""
     http3: bool = False
-    """HTTP/3 (QUIC) as well, on the UDP port of the same number: clients learn of it by the Alt-Svc
-    header of their answers. Needs TLS, and a firewall that lets UDP through."""
+    """Serve HTTP/3 (QUIC) as well, on the UDP port of the same number, advertised by Alt-Svc. Needs
+    TLS, and a firewall that lets UDP through."""
     early_data: bool = False
-    """Requests that clients which come back send with their first flight (0-RTT): those of safe
-    methods don't wait for the handshake, and what is recorded and sent again is let in by nobody.
-    Sessions are then resumed at this gateway alone, each once. Beside `ticket_secret`, by which
-    gateways share those of TCP, it is for HTTP/3."""
+    """Accept 0-RTT requests of returning clients: those of safe methods don't wait for the
+    handshake, and replays are rejected. Each session is then resumed once, and only at this
+    gateway. With `ticket_secret`, by which gateways share TCP sessions, it applies to HTTP/3
+    only."""
     clients: Clients = Clients()
     start_wait_seconds: float = 5.0
-    """How long a gateway that starts leaves its port alone while the routes' services have no
-    instance that it knows of; 0 to take it at once."""
+    """How long a starting gateway waits before it listens while a routed service has no known
+    instance; 0 to listen at once."""
     threads: int = 1
     request_body_limit: int = 1_048_576
-    """In bytes; 0 for no limit. Up to 64 KiB of a body are held, so that it can be sent again to
-    another instance; a larger one goes on as it comes, and is sent once."""
+    """In bytes; 0 for no limit. Bodies up to 64 KiB are buffered, so that they can be sent again to
+    another instance; larger ones are streamed, and sent once."""
     trusted_proxies: tuple[str, ...] = ()
-    """Networks (CIDR) of one's own proxies: what they say in X-Forwarded-For is believed."""
+    """Networks (CIDR) of your own proxies: their X-Forwarded-For is trusted."""
     trusted_hops: int = 0
-    """Or how many proxies every request passes, whatever their addresses."""
+    """Or the number of proxies that every request passes, whatever their addresses."""
     proxy_protocol: bool = False
-    """Every connection begins with the header of the PROXY protocol (version 1 or 2), by which one
-    of `trusted_proxies` says whose it is; who sends none, or isn't one of them, is let go."""
+    """Every connection begins with a PROXY protocol header (version 1 or 2) from one of
+    `trusted_proxies`, which gives the client's address; other connections are closed."""
     cache_bytes: int = 67_108_864
-    """What stored answers of all routes with a cache take together, at most; the least used go."""
+    """The memory limit of all routes' caches together; the least used answers are evicted."""
     identity: Identity | tuple[Identity, ...] | None = None
     """One issuer (`[gateway.identity]`), or several (`[[gateway.identity]]`)."""
     api_keys: dict[str, ApiKey] = msgspec.field(default_factory=dict[str, ApiKey])
     signing_keys: dict[str, SigningKey] = msgspec.field(default_factory=dict[str, SigningKey])
     tiers: tuple[str, ...] = ("gold", "silver", "bronze")
-    """The highest first: who keeps being served when there is not enough for all. Who is of
-    none of them is of the lowest."""
+    """From the highest to the lowest: under overload, higher tiers are served first. An unknown
+    tier counts as the lowest."""
     telemetry: Telemetry = Telemetry()
     limits: dict[str, Limit] = msgspec.field(default_factory=dict[str, Limit])
     hooks: dict[str, HookSettings] = msgspec.field(default_factory=dict[str, HookSettings])
@@ -396,7 +395,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             if not re.fullmatch(r"[!-~]{1,64}", tier):
                 raise ValueError(f"tiers: {tier!r} is no name: use 1 to 64 visible ASCII letters")
         if found := next((name for name in self.limits if ":" in name), None):
-            # In the store that gateways share, a count is under NAME:KEY.
+            # The shared store keeps counts under NAME:KEY.
             raise ValueError(f"the name of a limit holds no colon: {found!r}")
         self._check_proxies()
         if self.http3 and self.tls == "off":
@@ -419,7 +418,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         if not 0 <= self.trusted_hops <= 16:
             raise ValueError("trusted_hops are 0 to 16")
         for network in self.trusted_proxies:
-            ip_network(network)  # says itself what is wrong
+            ip_network(network)  # raises if it is invalid
         if self.proxy_protocol and not self.trusted_proxies:
             raise ValueError("proxy_protocol: say in trusted_proxies who may send it")
         if self.proxy_protocol and self.http3:

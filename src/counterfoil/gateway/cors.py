@@ -14,28 +14,28 @@ _OWN_PORT: Final = re.compile(r"http://.*:80|https://.*:443")
 _EVERYBODY_BELOW: Final = re.compile(
     r"[^/]*//\*\.(?!localhost\b)[^.]*|[^/]*//\*\.[^:]*\.\d+(?::\d+)?"
 )
-"""Below a top-level domain, or an address."""
+"""Wildcards directly below a top-level domain, or below an IP address."""
 _DAY_SECONDS: Final = 86_400
-"""Browsers keep what a preflight was told for no longer than that."""
+"""No browser caches a preflight for longer."""
 
 
 class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Preflights are answered by the gateway, before the route asks who it is; what the service
-    says itself (Access-Control-...) is replaced."""
+    """The gateway answers preflights, before the route's identity check, and replaces the service's
+    own CORS headers (Access-Control-...)."""
 
     origins: tuple[str, ...]
     """`https://shop.example`, `https://*.shop.example` for every name below it, or `*` for all."""
     methods: tuple[str, ...] = ()
     """Some of the route's; left out, all of them."""
     headers: tuple[str, ...] = ()
-    """What requests may carry beyond what every page may send. JSON needs `content-type`; `*` is
-    every header but `authorization`, which must be named."""
+    """Request headers to allow beyond those always allowed. JSON needs `content-type`; `*` is every
+    header but `authorization`, which must be named."""
     exposed_headers: tuple[str, ...] = ()
-    """What pages may read of answers beyond what every page may read."""
+    """Response headers that pages may read beyond those always readable."""
     credentials: bool = False
-    """Whether requests may carry cookies and the like."""
+    """Whether requests may carry credentials such as cookies."""
     max_age_seconds: int = 600
-    """For so long a browser needn't ask again, 0 to a day."""
+    """How long a browser may cache a preflight, 0 to a day."""
 
     def __post_init__(self) -> None:
         if not self.origins:

@@ -7,20 +7,20 @@ from urllib.parse import urlsplit
 import msgspec
 
 DEFAULT_TIER: Final = "bronze"
-"""Of keys that name none; where `tiers` doesn't have it, it is the lowest, as all others are."""
+"""For keys without a tier. Like any tier that isn't in `tiers`, it then counts as the lowest."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who vouches for clients (OpenID Connect), and which claims matter."""
+    """A token issuer (OpenID Connect) and the claims to use."""
 
     issuer: str
-    """As the tokens' `iss` names it."""
+    """The value of the tokens' `iss`."""
     audience: str
-    """What the tokens' `aud` must hold."""
+    """A value that the tokens' `aud` must contain."""
     jwks_url: str = ""
-    """Where its keys are, by `http://` or `https://`; empty: where its discovery document says."""
+    """The URL of its keys, `http://` or `https://`; empty: taken from its discovery document."""
     ca_file: str = ""
-    """Authorities (PEM) that vouch for its certificate, in place of those this machine trusts."""
+    """CAs (PEM) for its certificate, instead of the system's."""
     tenant_claim: str = "tenant"
     tier_claim: str = "tier"
 
@@ -33,10 +33,10 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may show a key in `X-Api-Key`; `counterfoil gateway key` makes one, and its entry."""
+    """A client's key for `X-Api-Key`; `counterfoil gateway key` makes one, and its entry here."""
 
     sha256: str
-    """Of the whole key, in hex: the key itself is its holder's alone."""
+    """The hash of the whole key, in hex; the key itself is not stored."""
     tenant: str
     tier: str = DEFAULT_TIER
 
@@ -47,11 +47,11 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class SigningKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may sign requests (RFC 9421, hmac-sha256) with a secret that client and gateway share."""
+    """A client that signs requests (RFC 9421, hmac-sha256) with a secret that the gateway has."""
 
     secret_file: str
-    """Holds the secret, at least 32 bytes; relative to the configuration's folder. Read at the
-    start and at each reload."""
+    """A file with the secret, at least 32 bytes; relative to the configuration's folder. It is read
+    at start and at each reload."""
     tenant: str
     tier: str = DEFAULT_TIER
 
@@ -60,7 +60,7 @@ class SigningKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def check_url(name: str, url: str) -> None:
-    """Empty is fine."""
+    """Check a URL; an empty one is valid."""
     if url and not url.startswith(("http://", "https://")):
         raise ValueError(f"{name} must begin with http:// or https://, not {url!r}")
     if "@" in url:
@@ -74,7 +74,7 @@ def _is_address(url: str) -> bool:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
     except ValueError:
-        return False  # of the port, or of an address in brackets
+        return False  # the port or the IPv6 address is invalid
 
 
 def _check_tenant(tenant: str) -> None:

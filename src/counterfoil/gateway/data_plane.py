@@ -1,4 +1,4 @@
-"""Python's interface to the native data plane: start, update instances, inspect, drain."""
+"""Python interface to the native data plane: start, update instances, inspect, drain."""
 
 import functools
 import re
@@ -20,27 +20,27 @@ from counterfoil.gateway.credentials import SigningKey
 from counterfoil.gateway.services import ServiceTls, Upstream
 
 _OTHER_BUILD: Final = re.compile(r"unknown (field|variant) `|missing field `")
-"""How the native side says that it does not know what this one writes."""
+"""Error messages of a native part built from another version of the settings."""
 LOOK_SECONDS: Final = 0.02
-"""Between two looks whether instances are known: a start takes a second in any case."""
+"""Between two polls for instances; small next to a start, which takes a second."""
 
 
 class GatewayError(CounterfoilError):
-    """The data plane did not start, or refused a configuration; what served before still does."""
+    """The data plane did not start, or refused a configuration; what ran before keeps running."""
 
     def __init__(self, message: str, *, hint: str = "", setting: str = "") -> None:
         super().__init__(message, hint=hint)
         self.setting = setting
-        """Which one is to blame, by its whole name under `[gateway]`, if it is known."""
+        """The faulty setting, by its full name under `[gateway]`; empty if unknown."""
 
 
 def _refused(error: Exception) -> GatewayError:
-    """What the native side said, and of which setting."""
+    """The native side's error, with the setting at fault if it names one."""
     match error.args:
         case (str(detail), str(setting)):
             return GatewayError(detail, setting=setting)
         case _ if _OTHER_BUILD.search(str(error)):
-            # The document is made from this side's types, which a user's setting has passed.
+            # The document is made from the Python types, which have already been validated.
             return GatewayError(
                 f"the native part of Counterfoil is of another build than its Python: {error}",
                 hint="build it anew: `make`, or install the package again",
@@ -51,23 +51,23 @@ def _refused(error: Exception) -> GatewayError:
 
 @dataclass(frozen=True, slots=True)
 class SharedLimits:
-    """The Redis or Valkey by which limits hold over all gateways of an application."""
+    """The Redis or Valkey in which an application's gateways share their limits."""
 
     url: str
     """`redis://host:port/0`, or `rediss://` with TLS."""
     application: str
-    """Keys of another application of the same name on the same server would be the same."""
+    """Part of the keys: two applications of the same name must not share a server."""
     password: str = field(default="", repr=False)
     interval_ms: int = 50
-    """Between two exchanges: what it means for the bound is in docs/limits.md."""
+    """Between two synchronizations; docs/limits.md states its effect on the bound."""
 
 
 class DataPlane:
-    """Serves on native threads from construction on; they never take the interpreter's lock.
+    """Serves from construction on, on native threads that never take the interpreter's lock.
 
-    With `opened=False` operators alone are served, and clients from `open` on: until then their
-    port is bound, and not listened to, so that another gateway on it gets them all.
-    `hooks` tells the `host:port` of each process of each hook (`counterfoil.gateway.hooks`).
+    With `opened=False` only the admin address is served until `open` is called. Until then the
+    clients' port is bound but not listening, so that another gateway on it gets all connections.
+    `hooks` gives the `host:port` of each process of each hook (`counterfoil.gateway.hooks`).
 
     Raises:
         GatewayError: a port is taken, a certificate can't be read, or the configuration is wrong.
@@ -114,10 +114,10 @@ class DataPlane:
             self.open()
 
     def open(self) -> None:
-        """Let clients in, if they aren't yet.
+        """Start listening for clients, if not done yet.
 
         Raises:
-            GatewayError: somebody else has taken the port meanwhile; it may be tried again.
+            GatewayError: another process has taken the port; `open` may be retried.
         """
         try:
             self._native.open()
@@ -125,10 +125,10 @@ class DataPlane:
             raise GatewayError(str(error)) from error
 
     def await_instances(self, timeout_seconds: float, stop: threading.Event) -> list[str]:
-        """Wait until every service of the routes can be asked, so that who is let in then gets no
-        503 for want of an instance; at most so long, and not after `stop`.
+        """Wait until an instance of every routed service is known, so that the first clients don't
+        get 503; at most `timeout_seconds`, and not after `stop` is set.
 
-        Returns the services that can't be asked yet: no instance is known.
+        Returns the services without a known instance.
         """
         deadline = time.monotonic() + timeout_seconds
         while (unknown := self._native.unknown_services()) and time.monotonic() < deadline:
@@ -142,18 +142,18 @@ class DataPlane:
         *,
         instances: Mapping[str, Iterable[tuple[str, str]]] | None = None,
     ) -> int:
-        """Put another configuration into force without losing a request; its version.
+        """Replace the configuration without losing a request; returns its version.
 
-        It is checked whole before anything changes. Limits, breakers, instances and counts that
-        are configured as before keep their state; requests under way end as they began.
-        Certificates are read anew, and serve the connections that begin from then on; so are the
-        files of services' `tls`, and connections that rest on what they said before take no more
-        requests. Services that no route led to before begin with `instances`, as `set_endpoints`
-        takes them: who is sent there at once is served.
+        The new configuration is checked as a whole before anything changes. Unchanged limits,
+        breakers, instances and counters keep their state; requests under way finish under the old
+        configuration. Certificate files are read again and used for new connections, as are the
+        files of services' `tls`; connections made with replaced ones take no more requests.
+        Services that get their first route begin with `instances` (as in `set_endpoints`), so that
+        their first requests are served.
 
         Raises:
-            GatewayError: the configuration can't be used, or changes what is settled at the start
-                (`listen`, `admin`, `tls`, `threads`); the one before stays in force.
+            GatewayError: the configuration is invalid, or changes a setting that is fixed at start
+                (`changes.SETTLED_AT_START`); the previous one stays in force.
         """
         if config.tls != self._tls:
             raise GatewayError("tls can't change while the gateway runs: start it again")
@@ -166,7 +166,7 @@ class DataPlane:
             raise _refused(error) from error
 
     def set_endpoints(self, service: str, endpoints: Iterable[tuple[str, str]]) -> None:
-        """Replace the instances of a service by (instance, `host:port`) pairs."""
+        """Replace the instances of a service with (instance, `host:port`) pairs."""
         self._native.set_endpoints(service, list(endpoints))
 
     def purge(
@@ -177,13 +177,13 @@ class DataPlane:
         everything: bool = False,
         soft: bool = False,
     ) -> None:
-        """Take back stored answers: by path and query, by tag, or all there are.
+        """Purge stored answers: by path and query, by tag, or all of them.
 
-        `soft` makes them stale: they are still used where they may be used stale. Answers on their
-        way from a service are purged as well.
+        `soft` marks them as stale: they are still used where stale answers may be used. Answers
+        that are being fetched are purged as well.
 
         Raises:
-            GatewayError: nothing is named, a URL is none, or no route has a cache.
+            GatewayError: nothing is named, a URL is invalid, or no route has a cache.
         """
         document = {"urls": list(urls), "tags": list(tags), "all": everything, "soft": soft}
         try:
@@ -194,7 +194,7 @@ class DataPlane:
     def hold_breaker(
         self, service: str, instance: str, mode: Literal["open", "closed", "auto"]
     ) -> None:
-        """Decide over the breaker of an instance, or let go of it (`auto`).
+        """Force an instance's breaker open or closed, or release it (`auto`).
 
         Raises:
             GatewayError: there is no such service or instance.
@@ -205,8 +205,8 @@ class DataPlane:
             raise GatewayError(str(error)) from error
 
     def weigh(self, path: str, weights: Mapping[str, int] | None) -> None:
-        """Change weights of the splits of the routes with `path`, until a reload changes the split
-        or the gateway ends; None goes back to those of the configuration.
+        """Override the split weights of the routes with `path`, until a reload changes the split or
+        the gateway ends; None restores those of the configuration.
 
         Raises:
             GatewayError: there is no such split, or no service would have a weight above 0.
@@ -219,12 +219,12 @@ class DataPlane:
             raise GatewayError(str(error)) from error
 
     def certify(self, showing: Showing) -> None:
-        """Show clients what an ACME directory has issued, and directories the proofs that they look
-        for, from the next handshake on, in place of what was told before.
+        """Replace the certificates issued by an ACME directory, and the challenge certificates that
+        it looks for; in effect from the next handshake on.
 
         Raises:
-            GatewayError: there is no TLS. A name whose certificate or key can't be used is left
-                out, and says so in `state`.
+            GatewayError: TLS is off. A host whose certificate or key can't be used is skipped, and
+                reported in `state`.
         """
         try:
             self._native.certify_json(showing.document())
@@ -232,16 +232,16 @@ class DataPlane:
             raise GatewayError(str(error)) from error
 
     def state(self) -> dict[str, Any]:
-        """Limits, breakers and counts."""
+        """The state of limits and breakers, and counters."""
         return msgspec.json.decode(self._native.state_json())
 
     def drain(self, timeout_seconds: float) -> None:
-        """Refuse what is new, and wait for what is under way."""
+        """Refuse new requests, and wait for those under way."""
         self._native.drain(timeout_seconds)
 
 
 def check(config: GatewayConfig, *, folder: Path = Path()) -> None:
-    """Look whether a data plane could be started with `config`; nothing is started.
+    """Check whether a data plane could start with `config`, without starting it.
 
     Raises:
         GatewayError: it couldn't; says why.
@@ -250,7 +250,7 @@ def check(config: GatewayConfig, *, folder: Path = Path()) -> None:
         **dict.fromkeys(("access_log", "certificate", "key", "shared_limits")),
         "admin_credential": "",
     }
-    hooks = dict.fromkeys(config.hooks, ("127.0.0.1:1",))  # nobody is asked
+    hooks = dict.fromkeys(config.hooks, ("127.0.0.1:1",))  # never connected to
     try:
         _native.DataPlane.check(_document(config, surroundings, folder, hooks))
     except (ValueError, RuntimeError) as error:
@@ -258,7 +258,7 @@ def check(config: GatewayConfig, *, folder: Path = Path()) -> None:
 
 
 def document(config: GatewayConfig, *, folder: Path = Path()) -> dict[str, Any]:
-    """What the data plane is told of `config` itself, without what is around it; secrets are in it.
+    """The data plane's document for `config` without its surroundings; it contains secrets.
 
     Raises:
         GatewayError: a signing key's secret can't be read.
@@ -272,7 +272,7 @@ def _document(
     folder: Path,
     hooks: Mapping[str, Sequence[str]],
 ) -> str:
-    """What the native side is told: the configuration, complete, and what is around it."""
+    """The data plane's document: the complete configuration and its surroundings."""
     named = {name: Upstream() for route in config.routes for name in route.services}
     services = named | config.services
     document = msgspec.to_builtins(msgspec.structs.replace(config, services=services))
@@ -305,10 +305,10 @@ def _document(
 
 
 def _acme(acme: Acme, folder: Path) -> Acme:
-    """With paths that hold wherever a process stands, and files that are there.
+    """`acme` with absolute paths, whose files exist.
 
     Raises:
-        GatewayError: one is missing.
+        GatewayError: a file is missing.
     """
     _placed(folder, "acme.ca_file", acme.ca_file)
     if acme.external_account is not None:
@@ -317,7 +317,7 @@ def _acme(acme: Acme, folder: Path) -> Acme:
 
 
 def _placed(folder: Path, setting: str, file: str | None) -> str | None:
-    """The path of a file that is there, wherever a process stands; nothing for what isn't set.
+    """The absolute path of a file that exists; None if the setting is empty.
 
     Raises:
         GatewayError: it is missing.
@@ -331,7 +331,7 @@ def _placed(folder: Path, setting: str, file: str | None) -> str | None:
 
 
 def _service_tls(tls: ServiceTls, folder: Path) -> dict[str, str | None]:
-    """With paths that hold wherever a process stands, and nothing for what isn't set."""
+    """`tls` with absolute paths, and None for unset settings."""
     files = {"ca_file": tls.ca_file, "certificate": tls.certificate, "key": tls.key}
     placed = {name: str(folder.resolve() / file) if file else None for name, file in files.items()}
     return placed | {"server_name": tls.server_name or None}

@@ -1,10 +1,9 @@
-"""Hooks: Python that has a say in a request before a service gets it.
+"""Hooks: Python functions that inspect a request before a service gets it.
 
-A hook runs in processes of its own, never in the gateway's: what it takes, and what becomes of it,
-touches only the routes that name it. The gateway asks the one of its processes with the fewest
-questions before it, waits for `deadline_ms` at most, and does what `failure` says when there is no
-answer. A hook looks at a request and decides; it should change nothing, since it may be asked twice
-about the same request. Bodies are not shown to it.
+A hook runs in its own processes, never in the gateway's: its CPU time and its failures affect only
+the routes that use it. The gateway asks the hook process with the fewest pending requests, waits at
+most `deadline_ms`, and applies `failure` if there is no answer. A hook should have no side effects,
+since it may be called twice for one request. It doesn't get the body.
 """
 
 import asyncio
@@ -17,24 +16,24 @@ import msgspec
 import structlog
 
 QUESTION_LIMIT: Final = 256 * 1024
-"""Bytes of a request's head as JSON: the gateway takes heads of 32 KiB, in which every byte may
-have to be written as six."""
+"""In bytes, of a request's head as JSON: the gateway accepts heads of 32 KiB, in which every byte
+may take six when escaped."""
 _LENGTH: Final = struct.Struct(">I")
 log = structlog.get_logger()
 
 
 class HookRequest(msgspec.Struct, frozen=True):
-    """A request as a hook sees it."""
+    """A request as passed to a hook."""
 
     method: str
     path: str
     query: str
     headers: tuple[tuple[str, str], ...]
-    """Names are in lower case. The client's own, so credentials may be among them."""
+    """Names are in lower case. These are the client's headers and may contain credentials."""
     address: str
-    """Where it comes from, behind the proxies that are trusted."""
+    """The client's address, behind the trusted proxies."""
     tenant: str
-    """As its token says; empty on a route without identity."""
+    """From the client's credentials; empty on a route without identity."""
     tier: str
     request_id: str
 
@@ -44,13 +43,13 @@ class HookRequest(msgspec.Struct, frozen=True):
 
 
 class Pass(msgspec.Struct, frozen=True):
-    """Let the request go on, with these headers in place of the client's own of the same names."""
+    """Let the request pass, with these headers replacing the client's of the same names."""
 
     headers: dict[str, str] = {}
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Answer the client with a problem document; `status` is one of 400 to 599."""
+    """Answer the client with a problem document; `status` is 400 to 599."""
 
     status: int
     detail: str
@@ -62,15 +61,15 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 Decision = Pass | Refuse | None
-"""None lets the request pass as it is."""
+"""None lets the request pass unchanged."""
 Hook = Callable[[HookRequest], Decision | Awaitable[Decision]]
-"""A function that decides at once, or an `async def` if it has to wait for something."""
+"""A function, or an `async def` if it has to wait."""
 
 
 async def serve_hook(
     hook: Hook, address: str, stopped: asyncio.Event, on_ready: Callable[[], None]
 ) -> None:
-    """Answer the gateway's questions at `host:port` until `stopped` is set.
+    """Answer the gateway's requests at `host:port` until `stopped` is set.
 
     Raises:
         OSError: the address can't be listened on.
@@ -88,7 +87,7 @@ async def serve_hook(
                 writer.write(_LENGTH.pack(len(answer)) + answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the gateway has hung up: it gave the question up, or ended
+            pass  # the gateway has closed the connection: its deadline has passed, or it ended
         except msgspec.DecodeError as error:
             log.warning("not_a_question", error=str(error))
         finally:

@@ -1,7 +1,7 @@
-"""A small OpenID Connect issuer for development: anyone who reaches it gets a token.
+"""A small OpenID Connect issuer for development: anyone who can reach it gets a token.
 
-It listens on loopback and is started only when the configuration has an `[issuer]` table. In
-production an issuer of your own takes its place by one line.
+It is started only when the configuration has an `[issuer]` table, and listens on loopback by
+default. In production, configure your own issuer instead.
 """
 
 import os
@@ -21,7 +21,7 @@ TIERS: Final = ("gold", "bronze")
 
 
 class DevelopmentIssuer:
-    """Signs with the ES256 key in `key_file`, which is made on first use."""
+    """Signs with the ES256 key in `key_file`, which is created on first use."""
 
     def __init__(self, issuer: str, audience: str, key_file: Path) -> None:
         self._issuer = issuer

@@ -1,6 +1,6 @@
-"""What a route may ask of requests: nothing that no request could ever have.
+"""Checks of a route's conditions: refuses those that no request could ever meet.
 
-Who wrote it meant something, and would find a route that is never asked only by its absence.
+A route that never matches would otherwise go unnoticed.
 """
 
 import difflib
@@ -11,14 +11,14 @@ from typing import Final
 from urllib.parse import unquote
 
 TOKEN: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
-"""The name of a method or a header (RFC 9110, section 5.6.2)."""
+"""The name of a method or a header: a token (RFC 9110, section 5.6.2)."""
 _PATH: Final = re.compile(r"/(?:[\w!$&'()+,./:;=@\[\]|~-]|%[0-9A-Fa-f]{2})*\*?", re.ASCII)
 _CLIMBS: Final = re.compile(r"/\.{1,2}(?:[;/]|$)")
 _UNRESERVED: Final = re.compile(r"[\w.~-]", re.ASCII)
 _HOST: Final = re.compile(r"(?:\*\.)?[\w-]+(?:\.[\w-]+)*\.?", re.ASCII)
 _USUAL: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SLIP: Final = 0.65
-"""How alike a method is to a usual one that was meant: GTE and POTS are, REPORT isn't."""
+"""Above this similarity to a usual method, a typo is assumed: for GTE and POTS, not for REPORT."""
 
 
 def check_path(path: str) -> None:
@@ -42,7 +42,7 @@ def check_path(path: str) -> None:
 
 def check_methods(path: str, methods: Iterable[str]) -> None:
     """Raises:
-    ValueError: one is no method, or a slip.
+    ValueError: one is not a method, or a likely typo.
     """
     for method in methods:
         if not TOKEN.fullmatch(method) or method != method.upper():
@@ -56,7 +56,7 @@ def check_methods(path: str, methods: Iterable[str]) -> None:
 
 def check_hosts(hosts: Iterable[str]) -> None:
     """Raises:
-    ValueError: nobody asks by such a name.
+    ValueError: no request can have such a host.
     """
     for host in hosts:
         if not _HOST.fullmatch(host) and not _is_ipv6(host):
@@ -80,7 +80,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def has_port(address: str) -> bool:
-    """Whether the number at the end of `address`, if there is one, is a port."""
+    """Whether the port at the end of `address` is valid; true if there is none."""
     found = re.search(r":(\d+)$", address, re.ASCII)
     return found is None or 0 < int(found[1]) < 65_536
 

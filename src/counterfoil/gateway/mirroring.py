@@ -4,14 +4,15 @@ import msgspec
 
 
 class Mirror(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is copied has effects at that service, too: it should have data of its own. Clients
-    neither wait for copies nor learn of them."""
+    """Copied requests have effects at the other service, so it should have its own data. Clients
+    don't wait for copies, and get none of their answers."""
 
     service: str
     percent: float = 100.0
-    """Of the requests, drawn one by one."""
+    """The share of requests copied, chosen at random."""
     concurrency: int = 64
-    """Copies under way at once, beside the service's own `concurrency`; others are dropped."""
+    """Copies under way at once, in addition to the service's own `concurrency`; further ones are
+    dropped."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:

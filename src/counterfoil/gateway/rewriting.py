@@ -8,7 +8,7 @@ import msgspec
 from counterfoil.gateway.matching import TOKEN, has_port
 
 _PATH: Final = re.compile(r"/(?!/)[\w!$&'()*+,./:;=@~\[\]-]*", re.ASCII)
-"""Without what is encoded, and what ends a path."""
+"""A path without percent-encoding, query and fragment."""
 _CLIMBS: Final = re.compile(r"/\.{1,2}(?:[;/]|$)")
 _HOST: Final = re.compile(
     r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)(?::\d{1,5})?"
@@ -22,16 +22,16 @@ _OF_THE_MESSAGE: Final = frozenset(
         *("content-length", "content-encoding", "content-range", "expect"),
     }
 )
-"""They belong to a connection, or say where a message ends and how its body is to be read."""
+"""Hop-by-hop headers, and those that frame the message or describe its body's encoding."""
 _VOUCHED_FOR: Final = frozenset(
     {"host", "x-forwarded-for", "x-request-id", "traceparent", "authorization", "x-api-key"}
     | {"idempotency-key", "early-data"}
 )
-"""What the gateway itself says to services, takes from clients, or repeats requests by."""
+"""Request headers that the gateway sets or evaluates itself."""
 _OF_THE_GATEWAY: Final = frozenset(
     {"x-request-id", "counterfoil-effect", "content-type", "alt-svc"}
 )
-"""What the gateway itself says to clients, and what a service says of its body."""
+"""Response headers that the gateway sets, and the content type, which is the service's."""
 
 
 def _check_path(name: str, path: str) -> None:
@@ -43,19 +43,19 @@ def _check_path(name: str, path: str) -> None:
 
 
 def begins_all(prefix: str, path: str) -> bool:
-    """Whether all paths of a route begin with `prefix`, and end it where a segment ends."""
+    """Whether all paths of a route begin with `prefix`, up to the end of a segment."""
     beginning = prefix.removesuffix("/")
     return path == beginning or path.startswith(f"{beginning}/")
 
 
 class Rewrite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A beginning of the path that the service doesn't get. Everything but the service goes by the
-    path that the client asked for: identity, signatures, limits, hooks, the cache and logs."""
+    """Replaces a prefix of the path for the service only. Identity, signatures, limits, hooks, the
+    cache and logs use the path of the client's request."""
 
     prefix: str
-    """With which all paths of the route begin, up to a slash."""
+    """All paths of the route must begin with it, up to a slash."""
     to: str = "/"
-    """What takes its place; left out, it is taken away."""
+    """What replaces the prefix; by default it is removed."""
 
     def __post_init__(self) -> None:
         _check_path("prefix", self.prefix)
@@ -63,7 +63,7 @@ class Rewrite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class HeaderEdits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Headers that are taken away, then set in place of what was there, then added beside it."""
+    """Edits of headers: first `remove`, then `set` replaces values, then `add` adds values."""
 
     remove: tuple[str, ...] = ()
     set: dict[str, str] = msgspec.field(default_factory=dict[str, str])
@@ -82,12 +82,12 @@ class HeaderEdits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise ValueError(f"{value!r} can't be in a header: use visible ASCII and spaces")
 
     def names(self) -> list[str]:
-        """All that are touched, in lower case."""
+        """The names of all edited headers, in lower case."""
         return [name.lower() for name in (*self.remove, *self.set, *self.add)]
 
     def check_request(self) -> None:
         """Raises:
-        ValueError: one of the headers is not to be changed in requests.
+        ValueError: one of the headers must not be changed in requests.
         """
         for name in self.names():
             if name in _VOUCHED_FOR or name.startswith("x-counterfoil-"):
@@ -97,7 +97,7 @@ class HeaderEdits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def check_answer(self) -> None:
         """Raises:
-        ValueError: one of the headers is not to be changed in answers.
+        ValueError: one of the headers must not be changed in answers.
         """
         for name in self.names():
             if name.startswith("access-control-"):
@@ -110,23 +110,23 @@ class HeaderEdits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Redirect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where clients are sent: what isn't set stays as they asked for it. Nobody is asked for an
-    identity, and the route's addresses alone are looked at before."""
+    """Where clients are redirected; unset parts stay as in the request. No identity is required:
+    only the route's `allow` and `deny` are checked first."""
 
     status: Literal[301, 302, 307, 308] = 308
-    """308 and 301 for good, 307 and 302 for now. After 301 and 302 a POST may become a GET."""
+    """308 and 301 are permanent, 307 and 302 temporary. 301 and 302 may turn a POST into a GET."""
     scheme: Literal["", "http", "https"] = ""
-    """Without a host the route's `hosts` must say which are ours; with one, `https` if left out."""
+    """Without `host`, it needs the route's `hosts`. With `host`, the default is `https`."""
     host: str = ""
-    """A name or an address, with a port or without."""
+    """A name or an address, with an optional port."""
     path: str = ""
     """The whole path."""
     prefix: str = ""
-    """Or a beginning of it that is replaced, with which all paths of the route begin."""
+    """Or a prefix to replace; all paths of the route must begin with it."""
     to: str = "/"
-    """What takes the prefix's place; left out, it is taken away."""
+    """What replaces the prefix; by default it is removed."""
     query: bool = True
-    """Whether the query stays."""
+    """Whether to keep the query."""
 
     def __post_init__(self) -> None:
         if not (self.scheme or self.host or self.path or self.prefix):

@@ -7,26 +7,26 @@ import msgspec
 
 
 class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How each instance is checked beside its answers to requests: by a request of the gateway's
-    own, on a connection of its own, without the headers that requests of clients get."""
+    """Active health checks of a service's instances: each probe has its own connection, and none of
+    the headers added to clients' requests."""
 
     path: str = ""
-    """What is asked for by GET, and its query if it has one; services of Counterfoil answer
+    """The path, with a query if needed, of a GET probe; services of Counterfoil answer
     `/healthz`."""
     grpc: str | None = None
-    """Or the service that is asked for by the health protocol of gRPC (`grpc.health.v1.Health`);
-    empty: the whole server. It has to answer `SERVING`."""
+    """Or the service named in a gRPC health check (`grpc.health.v1.Health`); empty: the whole
+    server. It must answer `SERVING`."""
     interval_seconds: float = 5.0
-    """From one probe of an instance to the next, a tenth more or less by chance; longer while a
-    probe is under way, since there is one at a time."""
+    """Between two probes of an instance, with a jitter of a tenth; probes of an instance never
+    overlap."""
     timeout_seconds: float = 1.0
-    """For the whole of a probe, the connection included."""
+    """For a whole probe, including its connection."""
     failures: int = 3
-    """In a row, until an instance gets no requests. The first probe of all decides alone."""
+    """In a row, before an instance gets no more requests. The very first probe decides alone."""
     successes: int = 2
-    """In a row, until it gets requests again, at first fewer if `slow_start_seconds` says so."""
+    """In a row, before it gets requests again, fewer at first with `slow_start_seconds`."""
     statuses: tuple[int, ...] = ()
-    """What a good answer's status is; empty: 200 to 299. Redirects are not followed."""
+    """Statuses that count as success; empty: 200 to 299. Redirects are not followed."""
 
     def __post_init__(self) -> None:
         if self.grpc is not None and (self.path or self.statuses):
@@ -50,22 +50,21 @@ class HealthCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class ServiceTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """TLS 1.3 or 1.2 with the instances of a service; `tls = {}` for what is safe to keep.
+    """TLS 1.3 or 1.2 to the instances of a service; `tls = {}` uses the defaults.
 
-    An instance's certificate is always looked at: nothing switches that off. Files are PEM, their
-    paths from the configuration's folder; a start and each reload read them."""
+    Instances' certificates are always verified. Files are PEM, with paths relative to the
+    configuration's folder; they are read at start and at each reload."""
 
     ca_file: str = ""
-    """Authorities that vouch for the instances, in place of those this machine trusts. A
-    certificate that a service has signed itself is its own authority."""
+    """CAs for the instances' certificates, instead of the system's. A self-signed certificate is
+    its own CA."""
     server_name: str = ""
-    """The name that certificates must be for, that instances are asked for (SNI) and by (`Host`);
-    empty: the host of each instance's address."""
+    """The name to verify in certificates, and to send as SNI and `Host`; empty: the host of each
+    instance's address."""
     certificate: str = ""
-    """What the gateway shows to instances that ask who it is (mutual TLS), with those that vouch
-    for it."""
+    """The gateway's own certificate chain, for instances that ask for one (mutual TLS)."""
     key: str = ""
-    """The certificate's."""
+    """The certificate's private key."""
 
     def __post_init__(self) -> None:
         if bool(self.certificate) != bool(self.key):
@@ -99,74 +98,74 @@ _UPSTREAM_BOUNDS: dict[str, tuple[float, float]] = {
     "tunnels": (0, 1_000_000),
     "tunnel_idle_seconds": (0.001, 86_400),
 }
-"""What a setting may be, if it is set at all."""
+"""The allowed ranges of settings."""
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a service is asked and protected, and from what its clients are shielded."""
+    """How a service is called and protected, and how failures are kept from clients."""
 
     protocol: Literal["http/1.1", "h2c", "h2"] = "http/1.1"
-    """What its instances speak. HTTP/2, which gRPC needs, is `h2` over TLS and `h2c`, with prior
-    knowledge, without; connections to such a service can't be upgraded."""
+    """What its instances speak. HTTP/2, which gRPC needs, is `h2` over TLS, or `h2c` (prior
+    knowledge) without; connections to such a service can't be upgraded."""
     tls: ServiceTls | None = None
-    """Speak TLS with its instances; without this table it is not spoken."""
+    """Use TLS to its instances; without this table TLS is not used."""
     concurrency: int = 256
-    """Requests that the service has at once, over all of its instances."""
+    """Concurrent requests to the service, over all of its instances."""
     adaptive_concurrency: bool = False
-    """Find out how many it can have from how long they take; `concurrency` is the most then."""
+    """Adapt the limit to measured latencies; `concurrency` is then the maximum."""
     least_concurrency: int = 4
-    """The fewest, if it adapts."""
+    """The minimum of an adaptive limit."""
     tenant_concurrency: int = 0
-    """Requests that one tenant has at once (429 beyond); 0 for no bound of its own."""
+    """Concurrent requests of one tenant (429 beyond); 0 for no limit per tenant."""
     queue: int = 64
-    """Requests that may wait for a place; 0 for none. A higher tier pushes out a lower one."""
+    """Requests that may wait for a slot; 0 for none. A higher tier displaces a lower one."""
     queue_timeout_seconds: float = 0.1
-    """How long the highest tier waits; lower ones wait less, the lowest of several not at all."""
+    """For the highest tier; lower ones wait less, the lowest of several not at all."""
     connect_timeout_seconds: float = 0.5
     """For an instance to accept a connection."""
     attempt_timeout_seconds: float = 2.0
-    """For an instance to answer: the head, and the whole of an answer up to 256 KiB."""
+    """For an instance to answer: the head, and the complete body if it is up to 256 KiB."""
     idle_timeout_seconds: float | None = None
-    """Between two parts of a body that passes through; left out, as for an attempt."""
+    """Between two parts of a streamed body; by default `attempt_timeout_seconds`."""
     connection_idle_seconds: float = 4.0
-    """How long a connection to an instance is kept between two requests, sooner if the instance
-    says so (`Keep-Alive: timeout=`); 0 to connect for each. Less than the instances themselves
-    wait, or a request meets the end of its connection: uvicorn and Node wait 5 seconds."""
+    """How long an idle connection to an instance is kept, less if the instance says so
+    (`Keep-Alive: timeout=`); 0 for a connection per request. It must be less than the instances'
+    own timeout, or a request may meet a closed connection: uvicorn and Node wait 5 seconds."""
     connection_age_seconds: float = 3600.0
-    """How long one is used at all, up to a tenth less by chance; what is under way then goes on."""
+    """The age limit of a connection, minus up to a tenth at random; requests under way finish."""
     request_timeout_seconds: float | None = None
-    """For all attempts together; left out, as long as they take."""
+    """For all attempts together; by default unlimited."""
     attempts: int = 3
-    """How often an instance is asked at most, where repeating is safe."""
+    """At most, for requests that are safe to repeat."""
     retry_budget: float = 0.2
-    """Retries and hedges for each request, beside ten at once and one a second; 0 for none."""
+    """Retries and hedges per request, on top of a burst of ten and one a second; 0 for none."""
     hedge_after_seconds: float | None = None
-    """Ask a second instance if the first has not answered by then, where repeating is safe."""
+    """Ask a second instance if the first hasn't answered by then and repeating is safe."""
     balance: Literal["least_requests", "peak_ewma"] = "least_requests"
-    """Of two instances drawn, take the one with fewer requests, or the one that will be through
-    with them sooner."""
+    """Of two instances chosen at random, use the one with fewer requests, or the one with the lower
+    expected completion time."""
     slow_start_seconds: float = 0.0
-    """For so long an instance gets less than its share that is new, or healthy again."""
+    """How long an instance that is new or healthy again gets less than its full share."""
     panic_share: float = 0.0
-    """With fewer than this part of the instances closed and healthy, all are asked whatever their
-    breakers and checks say; 0 for never."""
+    """If fewer than this share of the instances are healthy with a closed breaker, all are used
+    regardless; 0 for never."""
     health: HealthCheck | None = None
-    """Check instances; without this table they are known by their answers to requests alone."""
+    """Active checks; without this table instances are judged by their answers to requests."""
     breaker_failures: int = 5
-    """Failures in a row that open an instance's breaker."""
+    """Consecutive failures that open an instance's breaker."""
     breaker_ratio: float | None = None
-    """The part of requests in the window whose failure opens it as well; left out, none."""
+    """The share of failures in the window that also opens it; by default none does."""
     breaker_window_seconds: float = 10.0
     breaker_minimum: int = 20
-    """Requests in the window below which a ratio says nothing."""
+    """The least number of requests in the window for the ratio to apply."""
     breaker_open_seconds: float = 1.0
     """How long it stays open before it lets probes through."""
     breaker_probes: int = 1
-    """Probes that have to succeed, and pass at once."""
+    """Probes that may be under way at once, and that must succeed to close it."""
     tunnels: int = 1024
-    """WebSockets and other upgraded connections at once; they don't count as requests under way."""
+    """Concurrent WebSockets and other upgraded connections; not counted in `concurrency`."""
     tunnel_idle_seconds: float = 300.0
-    """A tunnel ends when for so long there was no byte in either direction."""
+    """A tunnel without a byte in either direction for this long is closed."""
 
     def __post_init__(self) -> None:
         for name, (least, most) in _UPSTREAM_BOUNDS.items():

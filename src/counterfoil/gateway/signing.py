@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 def signed_headers(
     method: str, url: str, body: bytes, *, key_id: str, secret: bytes, created: int
 ) -> dict[str, str]:
-    """The headers that make a signed request of this one.
+    """The headers that sign a request.
 
     `created` is the time in seconds since 1970; the gateway accepts each signature once, within a
-    minute of it. Nothing but method, path, query and body is covered: a client that wants more
-    covered signs by itself, see docs/gateway.md.
+    minute of it. Only method, path, query and body are covered; to cover more, a client has to sign
+    by itself: see docs/gateway.md.
     """
     parts = urlsplit(url)
     digest = b64encode(hashlib.sha256(body).digest()).decode()

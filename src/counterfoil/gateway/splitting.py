@@ -9,21 +9,21 @@ from counterfoil.gateway.matching import TOKEN
 
 WEIGHT_LIMIT: Final = 1_000_000
 SIDES_LIMIT: Final = 16
-"""Each takes a logarithm of every request that is split."""
+"""Each request computes a logarithm for each service."""
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Services that share the requests of a route. With `by` a client stays where it is; raising a
-    weight moves clients to that service, and nobody else."""
+    """Services that share the requests of a route. With `by`, each client sticks to one service;
+    raising a service's weight moves clients to that service only."""
 
     weights: dict[str, int]
-    """Services and their parts, whatever these sum up to; 0: only who names it in `header`."""
+    """Services and their relative weights; 0: only requests that name it in `header`."""
     by: str | None = None
-    """What a client is told by: `tenant`, `address`, `claim:NAME` or `header:NAME`. Left out, and
-    for requests without it, each request goes its own way."""
+    """The client's identity for stickiness: `tenant`, `address`, `claim:NAME` or `header:NAME`.
+    Without it, or for requests that lack it, each request is assigned at random."""
     header: str | None = None
-    """A header in which requests may name their service, for testers; any client may set it. Other
-    names in it mean nothing."""
+    """A header by which requests choose their service, for testers; any client may set it. Unknown
+    names in it are ignored."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.weights) <= SIDES_LIMIT:
@@ -43,5 +43,5 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def needs_identity(self) -> bool:
-        """Whether who asks decides."""
+        """Whether `by` depends on the client's identity."""
         return self.by is not None and self.by.startswith(("tenant", "claim:"))

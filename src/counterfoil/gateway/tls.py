@@ -1,4 +1,4 @@
-"""The development certificate of a gateway, made once and kept in the state folder."""
+"""A gateway's development certificate, created once and kept in the state folder."""
 
 import datetime
 from pathlib import Path
@@ -7,7 +7,7 @@ from counterfoil.certificates import certify
 
 
 def development_certificate(folder: Path, now: datetime.datetime) -> tuple[Path, Path, Path]:
-    """The authority's certificate, the server's certificate and its key, for localhost."""
+    """The CA certificate, the server certificate for localhost, and its key."""
     authority = folder / "ca.pem"
     if not authority.exists():
         certify(folder, ["server"], now, authority="Counterfoil development CA")

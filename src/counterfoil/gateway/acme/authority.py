@@ -1,4 +1,4 @@
-"""Client of an ACME directory: the native client with Python's types and errors."""
+"""Client of an ACME directory: the native client with Python types and errors."""
 
 import base64
 import binascii
@@ -12,17 +12,17 @@ from counterfoil.gateway.acme.errors import DirectoryRefused, DirectoryUnavailab
 from counterfoil.gateway.acme.settings import Acme, ExternalAccount
 
 ANSWER_SECONDS: Final = 30.0
-"""For a step that the directory answers from what it knows."""
+"""For a step that the directory answers at once."""
 PROOF_SECONDS: Final = 120.0
-"""For one at which it looks elsewhere, or signs: public directories take seconds, and more when
-they are busy."""
+"""For a step at which it validates or signs: public directories take seconds, and longer under
+load."""
 
 
 class Authority:
-    """An account at a directory; `credentials` are what `register` gave.
+    """An account at a directory; `credentials` come from `register`.
 
-    An order is its URL: each step asks the directory how far it has come, so that any of them can
-    be done again, by another process too.
+    An order is identified by its URL. Each step asks the directory for the order's state, so it can
+    be repeated, by another process too.
 
     Raises (from each step):
         DirectoryUnavailable: no answer in time.
@@ -37,7 +37,7 @@ class Authority:
 
     @staticmethod
     def register(settings: Acme) -> str:
-        """Make an account, which agrees to the directory's terms. The credentials hold its private
+        """Create an account, agreeing to the directory's terms. The credentials contain its private
         key."""
         external = settings.external_account
         bound = (external.key_id, external_key(external)) if external else None
@@ -51,28 +51,28 @@ class Authority:
             )
 
     def order(self, host: str, replaces: str) -> str:
-        """Order a certificate that follows on `replaces` (PEM; empty for none)."""
+        """Order a certificate that replaces `replaces` (PEM; empty for none)."""
         with _errors(self._directory):
             return self._client.order(host, self._profile, replaces or None, ANSWER_SECONDS)
 
     def challenge(self, order: str) -> bytes | None:
-        """The digest to show by TLS-ALPN-01 (RFC 8737); None if nothing has to be proved."""
+        """The digest for TLS-ALPN-01 (RFC 8737); None if no challenge is pending."""
         with _errors(self._directory):
             return self._client.challenge(order, ANSWER_SECONDS)
 
     def prove(self, order: str) -> None:
-        """Have the directory look, and wait until it has seen it."""
+        """Start the directory's validation, and wait for its end."""
         with _errors(self._directory):
             self._client.prove(order, PROOF_SECONDS)
 
     def certificate(self, order: str, csr: bytes) -> str:
-        """The certificate and those that vouch for it, in PEM, for a request in DER."""
+        """The certificate chain in PEM, for a signing request in DER."""
         with _errors(self._directory):
             return self._client.certificate(order, csr, PROOF_SECONDS)
 
     def renewal(self, certificate: str) -> tuple[tuple[float, float], float] | None:
-        """When to renew a certificate (PEM): a window in seconds since 1970, and in how many
-        seconds to ask again. None from a directory that has no say in it."""
+        """When to renew a certificate (PEM): a window in seconds since 1970, and the seconds until
+        the next query. None if the directory doesn't support renewal information."""
         with _errors(self._directory):
             found = self._client.renewal(certificate, ANSWER_SECONDS)
         return None if found is None else ((found[0], found[1]), found[2])
@@ -82,7 +82,7 @@ def external_key(external: ExternalAccount) -> bytes:
     """The key of an external account.
 
     Raises:
-        DirectoryRefused: the file can't be read, or holds none.
+        DirectoryRefused: the file can't be read, or is empty.
     """
     try:
         text = Path(external.key_file).read_text(encoding="ascii").strip()

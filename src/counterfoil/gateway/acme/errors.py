@@ -29,30 +29,30 @@ HINTS: Final = MappingProxyType(
         "userActionRequired": "the directory's terms have changed: open the address that it names",
     }
 )
-"""What to do about the kinds of problems that RFC 8555 (section 6.7) and its successors name."""
+"""Remedies for the problem types of RFC 8555 (section 6.7) and its extensions."""
 
 
 class AcmeError(CounterfoilError):
-    """The root of the family."""
+    """The base of ACME's errors."""
 
 
 class DirectoryUnavailable(AcmeError):
-    """The directory did not answer, or said that the fault is its own; it may have done what it was
-    asked for."""
+    """The directory did not answer, or reported an error of its own; the request may have taken
+    effect."""
 
 
 class DirectoryRefused(AcmeError):
-    """The directory said no, in the words of its problem document (RFC 7807)."""
+    """The directory refused with a problem document (RFC 7807)."""
 
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message, hint=HINTS.get(kind, ""))
         self.kind = kind
-        """Such as `rejectedIdentifier`; empty where there was no document."""
+        """The problem type, such as `rejectedIdentifier`; empty without a document."""
 
 
 class StoreUnavailable(AcmeError):
-    """What is known of certificates could not be read or written."""
+    """The store can't be read or written."""
 
 
 class Superseded(AcmeError):
-    """Another gateway has written meanwhile: it is that one's turn."""
+    """Another gateway has written meanwhile, and has taken over."""

@@ -14,12 +14,12 @@ from counterfoil.gateway.acme.pairs import Pair
 from counterfoil.gateway.acme.store import Account, Held, Record, Store, View
 
 _ONLY: Final = 0
-"""The revision of every record: nobody else writes."""
+"""The revision of every record: there are no other writers."""
 Document = TypeVar("Document", Account, Record)
 
 
 class _Turn:
-    """The turn of the only gateway."""
+    """The term of the only gateway."""
 
     def held(self) -> bool:
         return True
@@ -29,8 +29,8 @@ class _Turn:
 
 
 class FolderStore(Store):
-    """In the folder `root`, which is made on the first write: `account.json`, and a file for each
-    name below `hosts`. Another process must not use it at the same time."""
+    """A store in the folder `root`, created on the first write: `account.json`, and a file per host
+    below `hosts`. Only one process may use it at a time."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -54,33 +54,33 @@ class FolderStore(Store):
         return View(held, challenges)
 
     def listen(self, changed: Callable[[View], None]) -> None:
-        """It is called by whoever writes."""
+        """Called by each write."""
         self._changed = changed
 
     def follow(self, stop: threading.Event) -> None:
-        """There are no others."""
+        """Does nothing: there are no other gateways."""
 
     def campaign(self, stop: threading.Event) -> _Turn | None:
-        """It is always the turn of the only one."""
+        """Returns at once: there are no other candidates."""
         return None if stop.is_set() else _Turn()
 
     def keep(self, host: str, record: Record, after: Held | None) -> Held:
-        """Replace the file of the name."""
+        """Replace the host's file."""
         self._write(self._root / "hosts" / f"{host}.json", record)
         self._changed(self.load())
         return Held(record, _ONLY)
 
     def account(self) -> Account | None:
-        """Read the file of the account."""
+        """Read the account's file."""
         return _read(self._root / "account.json", Account)
 
     def keep_account(self, account: Account) -> None:
-        """Replace the file of the account."""
+        """Replace the account's file."""
         self._write(self._root / "account.json", account)
 
     @contextmanager
     def shown(self, host: str, proof: Pair) -> Generator[None, None, None]:
-        """This gateway is the only one."""
+        """Published by this gateway, the only one."""
         with self._lock:
             self._challenges[host] = proof
         self._changed(self.load())
@@ -92,7 +92,7 @@ class FolderStore(Store):
             self._changed(self.load())
 
     def _write(self, path: Path, document: Account | Record) -> None:
-        """Replace a file in one step, so that a kill leaves the old one or the new one."""
+        """Replace a file atomically, so that a crash leaves the old one or the new one."""
         temporary = path.with_name(f"{path.name}.tmp")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class FolderStore(Store):
             temporary.replace(path)
             folder = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)  # else the new name may be lost with the machine's power
+                os.fsync(folder)  # else a power failure may lose the new name
             finally:
                 os.close(folder)
         except OSError as error:

@@ -1,13 +1,12 @@
-"""Keeps the certificates of `[gateway.acme]`: orders, proves, renews, and shows what there is.
+"""Keeps the certificates of `[gateway.acme]`: orders, validates, renews, and publishes them.
 
-It runs beside the data plane, on threads of its own, so that nothing waits for it: other listeners
-serve while the first certificate is ordered, and a certificate goes on being shown for as long as
-its renewal fails.
+It runs on its own threads, so that the data plane never waits for it: other listeners serve while
+the first certificate is ordered, and a certificate stays in use while its renewal fails.
 
-A try is written down before it is made, and an order before it is gone on with. So a process that
-is killed at any moment neither loses an order nor makes more of them than it may: what was ordered
-is gone on with at once by whoever is next, and what may have been ordered is not ordered again
-before the try would have been due if it had failed.
+An attempt is stored before it is made, and an order before it is continued. So a process that is
+killed at any moment neither loses an order nor exceeds the limits: the next process continues a
+known order at once, and doesn't repeat an order that may have been made before the retry of a
+failed attempt would have been due.
 """
 
 import math
@@ -38,22 +37,21 @@ from counterfoil.gateway.acme.showing import Showing, Standing
 from counterfoil.gateway.acme.store import Account, Held, Record, Store, Term, View
 
 LOOK_SECONDS: Final = 60.0
-"""Between two looks at what is due, at most: the clock may have been set, a turn may have ended."""
+"""The longest interval between checks: the clock may have been set, or the term have ended."""
 STORE_SECONDS: Final = 5.0
-"""Until a store that could not be read or written is tried again."""
+"""Between retries while the store is unavailable."""
 LIMITED: Final = frozenset({"rateLimited"})
 log = structlog.get_logger()
 
 
 class Keeper:
-    """Nothing is done before `use`.
+    """Inactive until `use` is called.
 
     Args:
-        show: puts certificates and proofs before clients and directories; may be called by several
-            threads, one at a time.
-        store: what is known of them.
+        show: publishes certificates and challenges; called by several threads, one at a time.
+        store: the stored state.
         clock: seconds since 1970.
-        draw: chance, 0 to 1.
+        draw: random numbers, 0 to 1.
     """
 
     def __init__(
@@ -73,10 +71,10 @@ class Keeper:
         self._allowance = Allowance()
         self._settings: Acme | None = None
         self._rest_until = 0.0
-        """When a directory that let us in for no name is asked again for any."""
+        """Until when a directory that gave no access to an account is not asked."""
         self._unkept: Account | None = None
-        """An account that could not be written: one made anew at each try would soon be too many
-        (Let's Encrypt takes ten in three hours)."""
+        """An account that could not be stored. Making a new one at each attempt would exceed the
+        limits (Let's Encrypt allows ten in three hours)."""
         self._view = View({}, {})
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -84,8 +82,8 @@ class Keeper:
         self._threads: list[threading.Thread] = []
 
     def use(self, settings: Acme | None) -> None:
-        """Keep certificates for these hosts from now on, and show those that are there already;
-        None for no hosts. May be called again with others."""
+        """Keep certificates for these hosts from now on, and publish those that exist; None for no
+        hosts. May be called again with other settings."""
         with self._lock:
             before, self._settings = self._settings, settings
             if settings == before:
@@ -106,8 +104,8 @@ class Keeper:
         self._wake.set()
 
     def stop(self) -> None:
-        """Order nothing more. What a directory was asked is not waited for: its order is gone on
-        with at the next start."""
+        """Order nothing more. Requests under way are not waited for: the next start continues their
+        order."""
         self._stop.set()
         self._wake.set()
 
@@ -115,7 +113,7 @@ class Keeper:
         self._store.follow(self._stop)
 
     def _changed(self, view: View) -> None:
-        """Show what there is, of the hosts that are configured."""
+        """Publish the certificates and challenges of the configured hosts."""
         with self._lock:
             self._view = view
             hosts = self._settings.hosts if self._settings else ()
@@ -152,13 +150,13 @@ class Keeper:
                 log.warning("acme_store_unavailable", error=str(error))
                 self._stop.wait(STORE_SECONDS)
             except Exception:
-                # What nobody foresaw must not be the end of renewals, nor of the data plane.
+                # A bug here must not end renewals or the data plane.
                 log.exception("acme_broken")
                 self._stop.wait(LOOK_SECONDS)
 
     def _lead(self, term: Term) -> None:
         while not self._stop.is_set() and term.held():
-            self._wake.clear()  # before, so that other settings from now on are looked at next
+            self._wake.clear()  # first, so that settings changed from now on are seen next time
             settings = self._settings
             if settings is None:
                 return
@@ -166,7 +164,7 @@ class Keeper:
             self._wake.wait(wait)
 
     def _work(self, settings: Acme, term: Term) -> float:
-        """Do what is due; in how many seconds to look again."""
+        """Do what is due; returns the seconds until the next check."""
         now = self._clock()
         if now < self._rest_until and schedule.is_believed(self._rest_until, now):
             return min(self._rest_until - now, LOOK_SECONDS)
@@ -179,7 +177,7 @@ class Keeper:
             try:
                 authority = self._authority(settings)
             except (DirectoryUnavailable, DirectoryRefused) as error:
-                # For as long as it can't be written down.
+                # Applies as long as the store fails below.
                 self._rest_until = now + self._pace.unavailable(1, self._draw())
                 waits = [self._failed(host, held.get(host), error) for host in due]
                 self._rest_until = now + min(waits, default=0.0)
@@ -208,11 +206,11 @@ class Keeper:
                 self._ask(authority, host, held[host])
 
     def _authority(self, settings: Acme) -> Authority:
-        """The account at the directory, which is made where there is none.
+        """The account at the directory, created if there is none.
 
         Raises:
             DirectoryUnavailable: it does not answer.
-            DirectoryRefused: it makes no account for us.
+            DirectoryRefused: it refuses to create an account.
             StoreUnavailable: the account can't be read or written.
         """
         account = self._store.account()
@@ -226,11 +224,11 @@ class Keeper:
         return Authority(account.credentials, settings)
 
     def _obtain(self, settings: Acme, authority: Authority, host: str, held: Held | None) -> None:
-        """Get a certificate for a name, from where its order stands.
+        """Get a certificate for a host, continuing its order if there is one.
 
         Raises:
-            Superseded: it is another gateway's turn.
-            StoreUnavailable: what came of it can't be written.
+            Superseded: another gateway has taken over.
+            StoreUnavailable: the result can't be written.
         """
         try:
             if held is None or not _goes_on(settings, held.record):
@@ -261,8 +259,8 @@ class Keeper:
         log.info("acme_issued", host=host, until=_text(lifetime[1]))
 
     def _begin(self, host: str, held: Held | None) -> Held | None:
-        """Write down that an order is made, as if it had failed already, for who is killed before
-        its URL is known; None if none may be made now."""
+        """Store that an order is being made, as if it had failed already, in case the process is
+        killed before its URL is known; None if no order is allowed now."""
         now = self._clock()
         record = held.record if held else Record()
         wait = self._allowance.wait(now)
@@ -274,7 +272,7 @@ class Keeper:
         return self._store.keep(host, begun, held)
 
     def _order(self, settings: Acme, authority: Authority, host: str, held: Held) -> Held:
-        """Make an order, and write it down."""
+        """Make an order, and store it."""
         record = held.record
         follows_on = record.pair is not None and record.directory == settings.directory
         replaces = record.pair.certificate if record.pair and follows_on else ""
@@ -292,14 +290,14 @@ class Keeper:
     def _failed(
         self, host: str, held: Held | None, error: DirectoryUnavailable | DirectoryRefused
     ) -> float:
-        """Write down when to try again, in so many seconds, and why. What serves goes on
-        serving."""
+        """Store the error and the time of the next attempt; returns the seconds until then. The
+        current certificate stays in use."""
         record = held.record if held else Record()
         failures = record.failures + 1
         if isinstance(error, DirectoryRefused):
             limited = error.kind in LIMITED
             wait = self._pace.refused(failures, self._draw(), limited=limited)
-            # It was this order that came to nothing.
+            # The refusal ends this order.
             record = replace(record, order="", order_key="", order_directory="")
             if error.kind == "accountDoesNotExist":
                 self._store.keep_account(Account("", ""))
@@ -325,7 +323,7 @@ class Keeper:
         return wait
 
     def _ask(self, authority: Authority, host: str, held: Held) -> None:
-        """Ask when to renew a certificate. Without an answer, what was known before stands."""
+        """Query when to renew a certificate. Without an answer, the stored time stands."""
         record = held.record
         assert record.pair is not None  # else there is nothing to ask about
         try:
@@ -353,12 +351,12 @@ class Keeper:
 
 
 def _goes_on(settings: Acme, record: Record) -> bool:
-    """Whether there is an order to go on with."""
+    """Whether there is an order to continue."""
     return bool(record.order) and record.order_directory == settings.directory
 
 
 def _order_at(settings: Acme, held: Held | None, now: float) -> float:
-    """When to order a certificate, or to go on with its order: 0 for at once."""
+    """When to order a certificate, or to continue its order: 0 for at once."""
     if held is None:
         return 0.0
     record = held.record
@@ -369,7 +367,7 @@ def _order_at(settings: Acme, held: Held | None, now: float) -> float:
 
 
 def _question_at(settings: Acme, held: Held | None, now: float) -> float:
-    """When to ask a directory about the renewal of its certificate; never without one."""
+    """When to query the directory about renewal; infinity without a certificate of its."""
     if held is None or held.record.pair is None or held.record.directory != settings.directory:
         return math.inf
     ask_at = held.record.ask_at

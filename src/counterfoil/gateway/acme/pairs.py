@@ -1,4 +1,4 @@
-"""Keys and certificates: ordered ones, and those for TLS-ALPN-01 challenges."""
+"""Keys and certificates: issued ones, and those for TLS-ALPN-01 challenges."""
 
 import datetime
 from typing import Final
@@ -15,13 +15,13 @@ from counterfoil.gateway.acme.errors import DirectoryRefused
 _PROOF: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 """id-pe-acmeIdentifier (RFC 8737, section 6.1)."""
 _OCTET_STRING: Final = b"\x04\x20"
-"""In DER, of 32 bytes."""
+"""The DER header of an octet string of 32 bytes."""
 _PROOF_DAYS: Final = 7
-"""Longer than an order lives; nobody but the directory looks at it."""
+"""Longer than an order lives; only the directory sees the certificate."""
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """A certificate, with those that vouch for it, and its private key, in PEM."""
+    """A certificate chain and its private key, in PEM."""
 
     certificate: str
     key: str
@@ -33,8 +33,8 @@ def new_key() -> str:
 
 
 def request(host: str, key: str) -> bytes:
-    """What asks for a certificate (PKCS #10), in DER; the same names and key ask for the same."""
-    # Without a subject: a common name has room for 64 letters, and nobody reads it any more.
+    """A certificate signing request (PKCS #10), in DER."""
+    # No subject: a common name is limited to 64 characters, and is no longer used.
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
@@ -45,7 +45,7 @@ def request(host: str, key: str) -> bytes:
 
 
 def proof(host: str, digest: bytes, now: float) -> Pair:
-    """What a directory looks for (RFC 8737, section 3), with a key of its own."""
+    """The challenge certificate for a directory (RFC 8737, section 3), with its own key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
     began = datetime.datetime.fromtimestamp(now, datetime.UTC)
@@ -65,11 +65,11 @@ def proof(host: str, digest: bytes, now: float) -> Pair:
 
 
 def issued(host: str, given: str, key: str, now: float) -> Pair:
-    """What a directory `given` (PEM) for a name and the key that was asked with, without what else
-    stands between its certificates.
+    """The certificate chain that a directory issued (PEM) with its key; text between the
+    certificates is dropped.
 
     Raises:
-        DirectoryRefused: it isn't a certificate for this name and key, or has ended at `now`.
+        DirectoryRefused: it isn't a certificate for this host and key, or has expired at `now`.
     """
     try:
         chain = x509.load_pem_x509_certificates(given.encode())
@@ -103,7 +103,7 @@ def issued(host: str, given: str, key: str, now: float) -> Pair:
 
 
 def lifetime(pair: Pair) -> tuple[float, float]:
-    """From when until when a certificate is good, in seconds since 1970."""
+    """A certificate's validity, from and until, in seconds since 1970."""
     made = x509.load_pem_x509_certificate(pair.certificate.encode())
     return made.not_valid_before_utc.timestamp(), made.not_valid_after_utc.timestamp()
 

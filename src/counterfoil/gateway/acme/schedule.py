@@ -1,12 +1,12 @@
-"""When a certificate is ordered, renewed and tried again: pure, with the time and chance passed in.
+"""When a certificate is ordered, renewed and retried: pure functions of time and random draws.
 
 A certificate is renewed when its directory says so (ACME Renewal Information, RFC 9773), or else
-after two thirds of its life, as Let's Encrypt asks for. The moment is drawn once and written down:
-drawn anew at each look, the earliest draw would win, and all gateways would come at the same time.
+after two thirds of its lifetime, as Let's Encrypt recommends. The time is drawn once and stored:
+if it were drawn at each check, the earliest draw would win, and all gateways would renew together.
 
-What fails is tried again later and later. The numbers keep below what Let's Encrypt takes, which is
-the strictest of the public directories: five failed proofs of a name an hour, 300 orders of an
-account in three hours. A directory that doesn't answer has nothing to count, so it is asked sooner.
+Failures are retried with exponential backoff. The numbers stay below the limits of Let's Encrypt,
+the strictest of the public directories: five failed validations of a name per hour, 300 orders of
+an account in three hours. An unanswered request counts against none, so it is retried sooner.
 
 Times are in seconds since 1970, draws are from 0 to 1.
 """
@@ -16,45 +16,46 @@ from typing import Final
 import msgspec
 
 RENEWAL_SHARE: Final = 2 / 3
-"""Of a certificate's life, after which it is renewed at the latest if its directory says nothing:
-with 90 days there are 30 left in which it may fail."""
+"""The share of a certificate's lifetime after which it is renewed at the latest, if its directory
+gives no time: of 90 days, 30 are left for retries."""
 JITTER_SHARE: Final = 1 / 20
-"""Of its life, by which that may be sooner."""
+"""The share of the lifetime by which that may be earlier."""
 LAST_SHARE: Final = 1 / 10
-"""Of its life, which is left at least, whatever the directory says."""
+"""The share of the lifetime that is always left at renewal, whatever the directory says."""
 REST_SECONDS: Final = 3600.0
-"""After a certificate was issued it is not renewed for so long, or for a third of its life if that
-is shorter: a directory that always says "now" would be asked without an end."""
+"""The least time between issue and renewal, or a third of the lifetime if that is shorter:
+otherwise a directory that always says "now" would be asked endlessly."""
 ASK_SECONDS: Final = (60.0, 86_400.0)
-"""Between two questions about renewal, whatever the directory says (RFC 9773, section 4.3.2)."""
+"""The range of intervals between renewal queries, whatever the directory says (RFC 9773, section
+4.3.2)."""
 ASK_AGAIN_SECONDS: Final = 6 * 3600.0
-"""After a question that was not answered (RFC 9773, section 4.3.3)."""
+"""The interval after a failed renewal query (RFC 9773, section 4.3.3)."""
 FURTHEST_SECONDS: Final = 2 * 86_400.0
-"""Longer than any wait: twice that for the next question about renewal, which is the longest."""
+"""Longer than any wait: twice the longest one, that for the next renewal query."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How soon what failed is tried again: twice as long after each failure, up to a limit."""
+    """The backoff after failures: doubled after each one, up to a limit."""
 
     refused_seconds: float = 300.0
-    """After a refusal: tries at 0, 5, 15, 35 and 75 minutes, so four in any hour."""
+    """After a refusal: attempts at 0, 5, 15, 35 and 75 minutes, so four in any hour."""
     refused_longest_seconds: float = 12 * 3600.0
     limited_seconds: float = 3600.0
-    """After a refusal for having asked too often, at least."""
+    """The least wait after a rate limit."""
     unavailable_seconds: float = 30.0
     """After no answer."""
     unavailable_longest_seconds: float = 3600.0
     spread: float = 0.1
-    """By which share a wait is longer, at most, so that not all come back at once."""
+    """The largest share by which a wait is extended at random, to spread retries."""
 
     def refused(self, failures: int, draw: float, *, limited: bool = False) -> float:
-        """Seconds to wait after so many failures in a row (at least 1), of which the last was a
-        refusal; `limited` if it was for having asked too often."""
+        """Seconds to wait after a refusal, the last of `failures` in a row (at least 1); `limited`
+        if a rate limit was its reason."""
         wait = self._grown(self.refused_seconds, self.refused_longest_seconds, failures)
         return max(wait, self.limited_seconds if limited else 0.0) * (1 + self.spread * draw)
 
     def unavailable(self, failures: int, draw: float) -> float:
-        """The same where the directory did not answer."""
+        """As `refused`, for a directory that did not answer."""
         wait = self._grown(self.unavailable_seconds, self.unavailable_longest_seconds, failures)
         return wait * (1 + self.spread * draw)
 
@@ -64,9 +65,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Allowance:
-    """Orders that may be made now: a bucket, so that many names don't all order at once.
+    """A token bucket of orders, so that many names don't all order at once.
 
-    With 100 more than `burst` at the beginning, 280 are made in three hours at most.
+    By default it allows 280 orders in three hours: a burst of 100, and one a minute.
     """
 
     def __init__(self, *, burst: int = 100, seconds: float = 60.0) -> None:
@@ -75,8 +76,8 @@ class Allowance:
         self._full_at = 0.0
 
     def wait(self, now: float) -> float:
-        """Seconds until one may be made; 0 takes it."""
-        # Never further than when all were made just now: the clock may have been set back.
+        """Seconds until an order is allowed; 0 takes a token."""
+        # Never further ahead than an empty bucket: the clock may have been set back.
         full_at = min(max(self._full_at, now), now + self._burst * self._seconds)
         self._full_at = full_at
         wait = full_at + self._seconds - now - self._burst * self._seconds
@@ -87,10 +88,10 @@ class Allowance:
 
 
 def by_lifetime(issued_at: float, lifetime: tuple[float, float], draw: float) -> float:
-    """When to renew a certificate whose directory says nothing of it.
+    """When to renew a certificate whose directory suggests no time.
 
-    `lifetime` is from when until when it is good. Directories date it back, by an hour say, so
-    `issued_at` is when it came.
+    `lifetime` is its validity, from and until. Directories backdate its start, such as by an hour,
+    so `issued_at` is the time of its arrival.
     """
     not_before, not_after = lifetime
     chosen = not_before + (not_after - not_before) * (RENEWAL_SHARE - JITTER_SHARE * draw)
@@ -112,19 +113,19 @@ def by_window(
 
 
 def _rested(issued_at: float, lifetime: tuple[float, float]) -> float:
-    """When a certificate may be renewed at the earliest, however little of its life is left: a
-    directory that gives such ones would be asked without an end."""
+    """The earliest renewal, however little lifetime is left: otherwise a directory that issues such
+    certificates would be asked endlessly."""
     not_before, not_after = lifetime
     return issued_at + min(REST_SECONDS, (not_after - not_before) / 3)
 
 
 def is_believed(at: float, now: float) -> bool:
-    """Whether a moment that was written down to wait for can have been meant: no wait is as long as
-    `FURTHEST_SECONDS`, so one that is further away is a clock's that was wrong."""
+    """Whether a stored time is plausible: no wait is as long as `FURTHEST_SECONDS`, so a later time
+    comes from a wrong clock."""
     return at <= now + FURTHEST_SECONDS
 
 
 def ask_again(said_seconds: float) -> float:
-    """In how many seconds to ask about renewal again, by what the directory said."""
+    """Seconds until the next renewal query, given the directory's Retry-After."""
     shortest, longest = ASK_SECONDS
     return min(max(said_seconds, shortest), longest)

@@ -1,4 +1,4 @@
-"""`[gateway.acme]`: which names get their certificates from a directory, and from which."""
+"""`[gateway.acme]`: the hosts whose certificates come from an ACME directory."""
 
 import re
 from pathlib import Path
@@ -8,37 +8,36 @@ import msgspec
 
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 HOSTS_LIMIT: Final = 100
-"""Names of one gateway, each with a certificate of its own. Let's Encrypt takes 300 orders of an
-account in three hours: with so many names that all fail, tries stay below that (`schedule`)."""
+"""Per gateway, each host with its own certificate. Let's Encrypt allows 300 orders of an account in
+three hours: even if all these hosts fail, attempts stay below that (`schedule`)."""
 _LABEL: Final = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})+")
 
 
 class ExternalAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An account that the directory's owner knows already (RFC 8555, section 7.3.4)."""
+    """An existing account with the directory's owner (RFC 8555, section 7.3.4)."""
 
     key_id: str
     key_file: str
-    """Holds the key (HMAC) as the owner gives it, in base64url."""
+    """A file with the HMAC key in base64url, as issued by the owner."""
 
 
 class Acme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Certificates for `hosts` from an ACME directory, by TLS-ALPN-01: it looks for each name on
-    port 443, which has to lead to `listen`."""
+    """Certificates for `hosts` from an ACME directory by TLS-ALPN-01: it connects to each host on
+    port 443, which must lead to `listen`."""
 
     hosts: tuple[str, ...]
-    """Names as clients ask for them; each gets a certificate. No wildcards, which would need
-    DNS."""
+    """Host names; each gets its own certificate. No wildcards, which need a DNS challenge."""
     terms_agreed: bool = False
-    """Whether you agree to the directory's terms of service. Nothing is asked of it without."""
+    """Whether you agree to the directory's terms of service; required."""
     directory: str = LETS_ENCRYPT
     email: str = ""
-    """Where the directory's owner may write to; not all take one."""
+    """A contact for the directory's owner; not all directories accept one."""
     ca_file: str = ""
-    """The authority (PEM, the first one counts) that vouches for the directory's own certificate,
-    in place of those that this machine trusts: for a directory of one's own."""
+    """The CA (PEM, only the first is used) of the directory's own certificate, instead of the
+    system's: for a private directory."""
     profile: str = ""
-    """Which kind of certificate, where the directory has several (`shortlived`, say)."""
+    """The certificate profile, if the directory has several, such as `shortlived`."""
     external_account: ExternalAccount | None = None
 
     def __post_init__(self) -> None:
@@ -67,7 +66,7 @@ class Acme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError(f"acme: email {self.email!r} is no address")
 
     def placed(self, folder: Path) -> "Acme":
-        """The same with paths that hold wherever a process stands."""
+        """The same settings with absolute paths."""
 
         def place(file: str) -> str:
             return str(folder.resolve() / file) if file else ""

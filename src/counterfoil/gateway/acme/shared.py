@@ -1,11 +1,11 @@
-"""Certificate store of several gateways, in coordination.
+"""Certificate store shared by several gateways, in coordination.
 
-The one that leads orders (`coordination/leadership.py`); all of them follow the same keys, and
-show what is there. A directory looks at whichever gateway a name leads to, so a proof has to be at
-all of them before it is told to look: each gateway says up to which revision it shows proofs, and
-whoever orders waits for that. A proof hangs on a lease, and goes with whoever put it there.
+The leader (`coordination/leadership.py`) orders; all gateways watch the same keys and publish what
+they find. A directory connects to any gateway, so a challenge must be published by all of them
+before the directory is told to validate: each gateway stores the revision up to which it publishes
+challenges, and the leader waits for all. A challenge is attached to its writer's lease.
 
-Private keys are in coordination's store then: whoever may read its keys has them.
+Coordination's store then contains private keys: whoever can read its keys has them.
 """
 
 import threading
@@ -28,21 +28,22 @@ ACCOUNT: Final = f"{KEYS}account"
 HOSTS: Final = f"{KEYS}hosts/"
 CHALLENGES: Final = f"{KEYS}challenges/"
 GATEWAYS: Final = "/acme-gateways/"
-"""Apart from the others, so that saying what is shown wakes nobody."""
+"""Outside `KEYS`, so that writing a gateway's revision wakes no watch."""
 LEADERSHIP: Final = "acme"
 LEASE_SECONDS: Final = 3.0
 SHOWN_SECONDS: Final = 5.0
-"""For all gateways to show a proof. One that is gone is forgotten after `LEASE_SECONDS`; one that
-is behind for longer may not be asked, and if it is, the order fails and is made again."""
+"""For all gateways to publish a challenge. A gateway that has ended is forgotten after
+`LEASE_SECONDS`. One that lags longer may not be contacted; if it is, the order fails and is
+repeated."""
 LOOK_SECONDS: Final = 0.05
 AGAIN_SECONDS: Final = 5.0
-"""Until coordination that refused to be followed is asked again: somebody has to mend it."""
+"""Between retries after coordination has refused a watch: an operator has to repair it."""
 Document = TypeVar("Document", Account, Record, Pair)
 log = structlog.get_logger()
 
 
 class SharedStore(Store):
-    """In coordination, below `/acme/`."""
+    """A store in coordination, below `/acme/`."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -55,11 +56,11 @@ class SharedStore(Store):
             return _view(self._client.range(KEYS))
 
     def listen(self, changed: Callable[[View], None]) -> None:
-        """It is called by the watch."""
+        """Called by the watch."""
         self._changed = changed
 
     def follow(self, stop: threading.Event) -> None:
-        """A watch; after each change this gateway says what it shows."""
+        """A watch; after each change this gateway stores the revision that it publishes."""
         lease: Lease | None = None
         while not stop.is_set():
             try:
@@ -73,14 +74,14 @@ class SharedStore(Store):
             lease.revoke()
 
     def _say(self, lease: Lease | None, keys: Sequence[KeyValue]) -> Lease | None:
-        """Up to which revision this gateway shows proofs."""
+        """Store the revision up to which this gateway publishes challenges."""
         shown = [key.mod_revision for key in keys if key.key.startswith(CHALLENGES)]
         try:
             if lease is None or not lease.alive():
                 lease = self._client.grant(LEASE_SECONDS)
             self._client.put(f"{GATEWAYS}{self._name}", str(max(shown, default=0)), lease)
         except CoordinationError as error:
-            # Whoever orders doesn't wait for this one then.
+            # Then the leader doesn't wait for this gateway.
             log.warning("acme_gateway_not_told", error=str(error))
         return lease
 
@@ -92,7 +93,7 @@ class SharedStore(Store):
             ).campaign(stop)
 
     def keep(self, host: str, record: Record, after: Held | None) -> Held:
-        """A put that depends on the revision that was seen."""
+        """A put conditional on the revision that was read."""
         revision = after.revision if after else 0
         with _errors():
             written = self._client.put(f"{HOSTS}{host}", _text(record), if_revision=revision)
@@ -107,13 +108,13 @@ class SharedStore(Store):
         return _read(found[0], Account) if found else None
 
     def keep_account(self, account: Account) -> None:
-        """A put; the last one stands, and an account that nobody uses costs nothing."""
+        """A put; the last one wins, and an unused account costs nothing."""
         with _errors():
             self._client.put(ACCOUNT, _text(account))
 
     @contextmanager
     def shown(self, host: str, proof: Pair) -> Generator[None, None, None]:
-        """On a lease of its own, so that it is gone when the block ends, or the process."""
+        """On its own lease, so that it is gone when the block or the process ends."""
         with _errors():
             lease = self._client.grant(LEASE_SECONDS)
         try:

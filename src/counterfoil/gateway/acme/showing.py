@@ -1,4 +1,4 @@
-"""What the data plane is told of a directory's certificates (`Given` in the native core)."""
+"""The ACME state passed to the data plane (`Given` in the native core)."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from counterfoil.gateway.acme.store import Record
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a name stands, for operators. Times are in seconds since 1970."""
+    """A host's status, for operators. Times are in seconds since 1970."""
 
     host: str
     ordering: bool = False
@@ -20,7 +20,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, host: str, record: Record | None) -> "Standing":
-        """By what is known of a name."""
+        """From a host's record."""
         if record is None:
             return cls(host=host)
         return cls(
@@ -34,15 +34,15 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Showing(msgspec.Struct, frozen=True, kw_only=True):
-    """Certificates for clients, proofs for directories, and how each name stands. Holds private
-    keys."""
+    """Certificates for clients, challenge certificates for directories, and each host's status.
+    Contains private keys."""
 
     issued: Sequence[tuple[str, Pair]]
     challenges: Sequence[tuple[str, Pair]]
     hosts: Sequence[Standing]
 
     def document(self) -> str:
-        """As the native core reads it."""
+        """The JSON document for the native core."""
 
         def pairs(found: Sequence[tuple[str, Pair]]) -> list[dict[str, str]]:
             return [

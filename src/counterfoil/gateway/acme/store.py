@@ -1,8 +1,8 @@
-"""The port: what is known of certificates, and whose turn it is to order.
+"""The port for the state of certificates, and for whose turn it is to order.
 
-A name has one record, which is replaced whole: a certificate never stands beside another's key, and
-an order that is under way is found again by whoever goes on with it. A record is written after the
-one that its writer has seen, so a gateway that was paused in its turn overwrites nothing.
+Each host has one record, which is replaced as a whole: a certificate is never stored with another's
+key, and any process can continue an order under way. A write is conditional on the record that its
+writer has read, so a gateway that was paused during its term overwrites nothing.
 """
 
 import threading
@@ -16,98 +16,98 @@ from counterfoil.gateway.acme.pairs import Pair
 
 
 class Account(msgspec.Struct, frozen=True):
-    """Who we are to a directory. Holds the account's private key."""
+    """An account at a directory. Contains its private key."""
 
     directory: str
     credentials: str
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a name stands: its certificate, and the order that is under way. Holds private keys.
+    """A host's certificate, and the order under way. Contains private keys.
 
     Times are in seconds since 1970.
     """
 
     pair: Pair | None = None
     directory: str = ""
-    """That has issued the certificate."""
+    """The directory that issued the certificate."""
     issued_at: float = 0.0
     renew_at: float = 0.0
     window: tuple[float, float] | None = None
-    """For the renewal, as the directory suggests it."""
+    """The renewal window that the directory suggested."""
     ask_at: float = 0.0
-    """When to ask the directory about that again."""
+    """When to query the renewal window again."""
     order: str = ""
-    """The URL of an order that may be gone on with; empty for none."""
+    """The URL of an order to continue; empty for none."""
     order_key: str = ""
-    """The private key that its certificate will have."""
+    """The private key of its certificate."""
     order_directory: str = ""
     failures: int = 0
-    """Of tries, in a row."""
+    """Failed attempts in a row."""
     try_at: float = 0.0
-    """Not before that it is tried again."""
+    """When to try again at the earliest."""
     trouble: str = ""
-    """Why the last try failed."""
+    """The error of the last attempt."""
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A record, and which one it is in the order in which they were written."""
+    """A record and its revision."""
 
     record: Record
     revision: int
 
 
 class View(msgspec.Struct, frozen=True):
-    """All that is known, by name."""
+    """The whole state, by host."""
 
     held: Mapping[str, Held]
     challenges: Mapping[str, Pair]
-    """What the directory is to see at the moment, at each gateway."""
+    """The challenge certificates that every gateway publishes at the moment."""
 
 
 class Term(Protocol):
-    """A turn to order."""
+    """A term as the gateway that orders."""
 
     def held(self) -> bool:
-        """Whether the turn can't have ended yet."""
+        """Whether the term can't have ended yet."""
         ...
 
     def resign(self) -> None:
-        """End the turn."""
+        """End the term."""
         ...
 
 
 class Store(Protocol):
-    """What is known. May be used by several threads.
+    """The stored state. Thread-safe.
 
     Raises (from each verb but `listen` and `follow`):
         StoreUnavailable: it can't be read or written now.
     """
 
     def load(self) -> View:
-        """All that is known now."""
+        """The current state."""
         ...
 
     def listen(self, changed: Callable[[View], None]) -> None:
-        """Say once, before all else, who is called after each change, whoever made it.
+        """Set, once and before all else, the callback for changes by any gateway.
 
-        What `changed` was told of is shown to clients and directories when it returns.
+        When `changed` returns, the state it was given is published.
         """
         ...
 
     def follow(self, stop: threading.Event) -> None:
-        """Look for what others change, until `stop` is set."""
+        """Watch for changes by other gateways, until `stop` is set."""
         ...
 
     def campaign(self, stop: threading.Event) -> Term | None:
-        """Wait for the turn to order; None once `stop` is set."""
+        """Wait for a term; None once `stop` is set."""
         ...
 
     def keep(self, host: str, record: Record, after: Held | None) -> Held:
-        """Write a record after the one that was seen.
+        """Write a record, unless it has changed since `after` was read.
 
         Raises:
-            Superseded: somebody else has written one meanwhile.
+            Superseded: it has.
         """
         ...
 
@@ -120,5 +120,5 @@ class Store(Protocol):
         ...
 
     def shown(self, host: str, proof: Pair) -> AbstractContextManager[None]:
-        """A proof that every gateway shows while the block runs."""
+        """Publish a challenge certificate at every gateway while the block runs."""
         ...
