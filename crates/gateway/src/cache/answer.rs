@@ -1,5 +1,5 @@
-//! What a client gets of a stored answer: the whole, a range, the head, or that it has it already;
-//! and where it came from (`Age`; `Cache-Status`, RFC 9211).
+//! Responses to clients from stored ones: complete, a range, the head only, or 304; and where they came from
+//! (`Age`; `Cache-Status`, RFC 9211).
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::respond::Body;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const NS_PER_S: u64 = 1_000_000_000;
-/// What a 304 says of the answer that the client has (RFC 9110, section 15.4.5).
+/// The fields of a 304 (RFC 9110, section 15.4.5).
 const IN_A_304: [HeaderName; 7] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
@@ -25,29 +25,29 @@ const IN_A_304: [HeaderName; 7] = [
     header::VARY,
 ];
 
-/// How a stored answer came to be sent.
+/// Why a stored response was used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Served {
     Hit,
-    /// The client takes stale answers.
+    /// The client accepts stale responses.
     Stale,
     StaleWhileRevalidate,
-    /// The service answered with this, or could not be asked.
+    /// The service failed with this status, or with the gateway's own if it could not be reached.
     StaleIfError(StatusCode),
-    /// Another request brought it.
+    /// Another request fetched it.
     Collapsed,
-    /// This request brought it.
+    /// This request fetched it.
     Forwarded(Forwarded),
 }
 
-/// How a request was sent on.
+/// How a request was forwarded to the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forwarded {
-    /// It is not one that the store has answers for.
+    /// The cache does not apply to this request.
     Bypass,
-    /// `reason`: in the words of RFC 9211, section 2.2.
+    /// `reason`: a value from RFC 9211, section 2.2.
     Whole { reason: &'static str, status: StatusCode, stored: bool },
-    /// What is stored was still right.
+    /// The stored response was revalidated.
     Validated { status: StatusCode, stored: bool },
 }
 
@@ -63,18 +63,18 @@ impl fmt::Display for Forwarded {
     }
 }
 
-/// Append to an answer where it came from, behind what caches closer to the service say.
+/// Append to `Cache-Status`, after the values from caches closer to the service.
 pub fn mark(answer: &mut Response<Body>, how: &str) {
     if let Ok(value) = HeaderValue::from_str(&format!("counterfoil; {how}")) {
         answer.headers_mut().append(CACHE_STATUS, value);
     }
 }
 
-/// The answer to a request (GET or HEAD) out of what is stored.
+/// The response to a request (GET or HEAD) from a stored one.
 pub fn of(stored: &Stored, request: &Parts, now_ns: u64, served: &Served) -> Response<Body> {
     let mut answer = selected(stored, request);
     let age_s = stored.terms.age_ns(now_ns) / NS_PER_S;
-    // What has just come from the service keeps the age that it came with, and has none otherwise.
+    // A response that has just arrived from the service keeps its own `Age`, if any.
     if !matches!(served, Served::Forwarded(_)) || stored.headers.contains_key(header::AGE) {
         answer.headers_mut().insert(header::AGE, age_s.into());
     }
@@ -126,14 +126,14 @@ fn selected(stored: &Stored, request: &Parts) -> Response<Body> {
     }
 }
 
-/// Whether the client has what is stored already.
+/// Whether the client's conditions match, so that 304 is the response.
 fn has_it(stored: &Stored, given: &HeaderMap) -> bool {
     let lines = given.get_all(header::IF_NONE_MATCH).into_iter().map(HeaderValue::as_bytes);
     let since = given.get(header::IF_MODIFIED_SINCE).and_then(|value| seconds_since_1970(value.as_bytes()));
     stored.validators.not_modified(lines, since)
 }
 
-/// Which part the client wants: all of it, if the range is one of another state (`If-Range`).
+/// The range that the client asks for: everything, if the range refers to another version (`If-Range`).
 fn range(stored: &Stored, given: &HeaderMap, length: u64) -> Range {
     let Some(range) = given.get(header::RANGE).filter(|_| stored.status == StatusCode::OK) else {
         return Range::Whole;

@@ -7,25 +7,25 @@ use serde_json::{Value, json};
 use crate::metrics::{Kind, Page};
 use crate::snapshot::Snapshot;
 
-/// Where an answer came from, as its stub and the counts have it.
+/// Where a response came from, for the access log and the counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// The route has no cache.
     #[default]
     Off,
-    /// Out of the store, fresh.
+    /// Stored and fresh.
     Hit,
-    /// Out of the store, stale as the answer or the client allows.
+    /// Stored and stale, as the response or the client allows.
     Stale,
-    /// Out of the store, since the service failed.
+    /// Stored, because the service failed.
     StaleIfError,
-    /// Out of the store, once the service had said that it is still right.
+    /// Stored, after the service has confirmed it.
     Revalidated,
-    /// Another request brought it.
+    /// Another request fetched it.
     Collapsed,
     /// From the service.
     Miss,
-    /// From the service; the request is not one that the store has answers for.
+    /// From the service; the cache does not apply to the request.
     Bypass,
 }
 
@@ -40,7 +40,7 @@ impl Outcome {
         Self::Bypass,
     ];
 
-    /// Its name in the access log and as a label; empty for `Off`.
+    /// The name in the access log and in labels; empty for `Off`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "",
@@ -55,7 +55,7 @@ impl Outcome {
     }
 }
 
-/// Requests of one path by what became of them, in the order of `Outcome`.
+/// Requests of one path by outcome, in the order of `Outcome`.
 #[derive(Default)]
 pub struct Counts([AtomicU64; 8]);
 
@@ -71,8 +71,8 @@ impl Counts {
     }
 }
 
-/// Counts by path, the store's size, and the share of requests that the service was spared; nothing
-/// if no route has a cache.
+/// Counters by path, the size of the store, and the share of requests that did not reach the service; null if
+/// no route has a cache.
 pub fn state(snapshot: &Snapshot) -> Value {
     let Some(store) = &snapshot.cache else { return Value::Null };
     let (entries, bytes) = store.size();
@@ -100,7 +100,7 @@ pub fn state(snapshot: &Snapshot) -> Value {
     })
 }
 
-/// The same in the Prometheus text format. Labels are paths of routes and the outcomes above.
+/// The same in the Prometheus text format. Labels are the paths of routes and the outcomes.
 pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
     let Some(store) = &snapshot.cache else { return };
     let (entries, bytes) = store.size();
@@ -121,7 +121,7 @@ pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
     }
 }
 
-/// The paths of routes that have a cache, each once.
+/// The distinct paths of routes that have a cache.
 fn cached(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
     let has_cache = |path: &str| {
         snapshot.routes.iter().any(|route| route.config.path == path && route.config.cache.is_some())

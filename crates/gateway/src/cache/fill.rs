@@ -1,4 +1,4 @@
-//! Cache misses: asks the service, and stores what it answers.
+//! Cache misses: fetches from the service and stores the response.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,37 +23,37 @@ use crate::service::{Endpoint, Upstream};
 use crate::shared::{Shared, now_us};
 use crate::upload::Upload;
 
-/// One question to the service, which may outlive the request that it was asked for.
+/// One fetch from the service, which may outlive the request that caused it.
 pub struct Fill {
     cache: Arc<Cache>,
     shared: Arc<Shared>,
     upstream: Arc<Upstream>,
     parts: Parts,
     wanted: Wanted,
-    /// What may turn out to be still right.
+    /// The stored response to revalidate.
     stored: Option<Arc<Stored>>,
     seen: Seen,
 }
 
-/// What came of it.
+/// The outcome of a fetch.
 pub enum Filled {
-    /// An answer that is kept, or at least might have been: whole, and fit for others' conditions.
+    /// A complete response that may be stored. It answers any client's conditions and ranges.
     Stored { stored: Arc<Stored>, forwarded: Forwarded },
-    /// An answer that is not to be kept.
+    /// A response that must not be stored.
     Passed { answer: Box<Response<Body>>, forwarded: Forwarded },
-    /// No answer, or one that says that the service can't; and what is stored of earlier.
+    /// No response, or one that reports a failure; and the response stored before.
     Failed { answer: Box<Response<Body>>, stored: Option<Arc<Stored>> },
 }
 
-/// Who answered, for the stub.
+/// The instance that answered and the number of attempts, for the access log.
 pub struct Asked {
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
 }
 
 impl Fill {
-    /// `keep_conditions`: the client's conditions go on to the service if there is nothing stored,
-    /// since no other waits for the answer, and a 304 is all that the client wants.
+    /// `keep_conditions`: forward the client's conditions if nothing is stored. No other request waits for
+    /// this response, and the client may only want a 304.
     pub(super) fn new(
         asking: &Asking<'_>,
         seen: Seen,
@@ -77,15 +77,14 @@ impl Fill {
         }
     }
 
-    /// Ask on behalf of all that wait, and of the client that it began with for as long as that is
-    /// there.
+    /// Fetch on behalf of all waiting requests. The task continues if the first client hangs up.
     pub async fn spawn(self, flight: Flight) -> Result<(Filled, Asked), Problem> {
         tokio::spawn(self.fly(flight)).await.map_err(|_| {
             Problem::new(StatusCode::BAD_GATEWAY, "the request to the service was given up").retry_after(1)
         })
     }
 
-    /// Ask on nobody's behalf, for those that come later.
+    /// Fetch in the background, for later requests.
     pub fn send_off(self, flight: Flight) {
         tokio::spawn(self.fly(flight));
     }
@@ -100,7 +99,7 @@ impl Fill {
         (filled, asked)
     }
 
-    /// Ask, and keep the answer if it may be kept.
+    /// Fetch, and store the response if that is allowed.
     pub async fn run(mut self) -> (Filled, Asked) {
         let filled = self.ask().await;
         (filled, Asked { endpoint: self.seen.endpoint, attempts: self.seen.attempts })
@@ -131,7 +130,7 @@ impl Fill {
         }
     }
 
-    /// Take the fields of a 304 over into what is stored.
+    /// Update the stored response with the fields of a 304.
     fn refresh(&mut self, stored: &Arc<Stored>, answer: &Response<Body>, times: Times) -> Filled {
         let target = target(&self.parts);
         let (refreshed, headers) =
@@ -154,7 +153,7 @@ impl Fill {
         }
     }
 
-    /// Keep an answer if it may be kept, and is whole before it is too large.
+    /// Store a response if that is allowed and its body does not exceed the limit.
     async fn keep(&mut self, answer: Response<Body>, times: Times) -> Filled {
         let reason = self.reason();
         let (head, body) = answer.into_parts();
@@ -194,21 +193,21 @@ impl Fill {
         self.cache.store.put(self.wanted.key_of(stored), stored);
     }
 
-    /// What was stored is no longer what the service says, and what it says is not stored. Nothing
-    /// of that if it is this request alone whose answers are not.
+    /// Called when the service's response is not stored: drop the outdated one, and let later requests not
+    /// wait for a shared response. Does nothing if only this request's responses are not storable.
     fn take_back(&self, refused: Refused, status: StatusCode, now_ns: u64) {
         let credentials = refused == Refused::Terms(Unstorable::Credentials);
         if self.wanted.directives.no_store || (credentials && self.wanted.tenant_key.is_none()) {
             return;
         }
-        // That it was asked too early says nothing of any answer.
+        // 425 says nothing about later responses.
         if status == StatusCode::TOO_EARLY {
             return;
         }
         if let Some(stored) = &self.stored {
             self.cache.store.remove(self.wanted.key_of(stored), stored);
         }
-        // An error, a part and a 304 say nothing of what the whole answer will be.
+        // Neither does an error, a part or a 304.
         if !status.is_server_error() && !matches!(status.as_u16(), 206 | 304) {
             self.cache.store.mark_pass(self.wanted.own_key(), now_ns);
         }
@@ -218,7 +217,7 @@ impl Fill {
         Presented { wanted: &self.wanted, headers: &self.parts.headers }
     }
 
-    /// Why the service is asked, in the words of RFC 9211, section 2.2.
+    /// Why the request is forwarded: a value from RFC 9211, section 2.2.
     fn reason(&self) -> &'static str {
         if self.stored.is_some() { "stale" } else { "uri-miss" }
     }
@@ -229,7 +228,7 @@ impl Fill {
     }
 }
 
-/// Ask the service, as one of as many requests as it may have.
+/// Ask the service, within its concurrency limit.
 pub async fn ask(
     shared: &Arc<Shared>,
     upstream: &Upstream,
@@ -237,7 +236,7 @@ pub async fn ask(
     seen: &mut Seen,
 ) -> Result<Response<Body>, Problem> {
     let admitted = admit(shared, upstream, seen).await?;
-    // Collapsed misses and refreshes begin when they begin.
+    // Collapsed misses and refreshes may start long after `seen.started`, hence `true`.
     let mut answer = attempt(shared, upstream, parts, &mut Upload::Whole(Bytes::new()), seen, true).await;
     if let Ok(Body::Rest(rest)) = answer.as_mut().map(Response::body_mut) {
         rest.keep(admitted);
@@ -253,11 +252,11 @@ fn no_answer() -> Response<Body> {
 
 enum Read {
     Whole(Bytes),
-    /// With what was read of it put back.
+    /// Too large; what was read has been put back.
     TooLarge(Body),
 }
 
-/// Read a body into memory of its own, unless it is larger than `limit`.
+/// Read a body into a buffer of its own, unless it is larger than `limit`.
 async fn whole(mut body: Body, limit: usize) -> std::io::Result<Read> {
     if let Body::Whole(whole) = &body {
         return Ok(if whole.len() > limit { Read::TooLarge(body) } else { Read::Whole(copied(whole)) });
@@ -276,7 +275,7 @@ async fn whole(mut body: Body, limit: usize) -> std::io::Result<Read> {
     Ok(Read::Whole(copied(&read)))
 }
 
-/// What was read is a part of a larger buffer; what is kept is its own size.
+/// What was read may be part of a larger buffer; the copy has exactly its own size.
 fn copied(read: &[u8]) -> Bytes {
     Bytes::copy_from_slice(read)
 }

@@ -1,4 +1,4 @@
-//! Request collapsing: of concurrent misses for one answer, one asks and the others wait.
+//! Request collapsing: of concurrent misses for one response, one fetches and the others wait.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,33 +9,33 @@ use tokio::sync::watch;
 use crate::cache::request::FlightKey;
 use crate::cache::stored::Stored;
 
-/// What came of asking, as far as it concerns those that wait.
+/// The outcome of a fetch, for the waiting requests.
 #[derive(Clone)]
 pub enum Landing {
     Stored(Arc<Stored>),
-    /// An answer that is not for others.
+    /// A response that can't be shared.
     Passed,
-    /// No answer, or one of the service that it can't.
+    /// No response, or one that reports a failure.
     Failed(StatusCode),
 }
 
 type Slots = Arc<Mutex<HashMap<FlightKey, watch::Receiver<Option<Landing>>>>>;
 
-/// Requests under way that others may wait for. As many as services may have under way, since each
-/// holds a permit of its service or is about to fail for want of one.
+/// Fetches that other requests may wait for. Bounded by the services' concurrency limits: each holds a permit
+/// of its service or is about to fail for lack of one.
 #[derive(Default)]
 pub struct Flights(Slots);
 
-/// What a request is to do.
+/// What a request has to do.
 pub enum Ticket {
-    /// Ask, and tell the others.
+    /// Fetch, and tell the others.
     Lead(Flight),
-    /// Wait.
+    /// Wait for another request's fetch.
     Follow(Waiting),
 }
 
 impl Flights {
-    /// Join whoever asks for `key` already, or be the one.
+    /// Join the fetch for `key` under way, or start one.
     pub fn board(&self, key: FlightKey) -> Ticket {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&key) {
@@ -47,8 +47,7 @@ impl Flights {
     }
 }
 
-/// The right and the duty to ask. Dropped, it lets the others go: whatever becomes of the one that
-/// asks, nobody waits for it in vain.
+/// The right and the duty to fetch. Dropping it wakes the waiting requests, so they never wait in vain.
 pub struct Flight {
     flights: Slots,
     key: FlightKey,
@@ -56,7 +55,7 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Tell those that wait.
+    /// Tell the waiting requests.
     pub fn land(self, landing: Landing) {
         self.landing.send_replace(Some(landing));
     }
@@ -68,11 +67,11 @@ impl Drop for Flight {
     }
 }
 
-/// A wait for what another asked for.
+/// A wait for another request's fetch.
 pub struct Waiting(watch::Receiver<Option<Landing>>);
 
 impl Waiting {
-    /// What has come; nothing if nobody asks any more.
+    /// The outcome; `None` if the fetch was abandoned.
     pub async fn landed(&mut self) -> Option<Landing> {
         match self.0.wait_for(Option::is_some).await {
             Ok(landing) => landing.clone(),

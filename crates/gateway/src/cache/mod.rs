@@ -1,25 +1,25 @@
 //! The shared response cache (RFC 9111), for routes that enable it.
 //!
-//! What may be stored and for how long is `counterfoil_policy::caching`; here is where answers are
-//! kept, who waits for whom, and what an answer out of the store looks like.
+//! `counterfoil_policy::caching` decides what may be stored and for how long. This module stores responses,
+//! collapses concurrent requests and builds responses from stored ones.
 //!
-//! Whose answer it is. On a route with an identity a tenant never gets what was answered to
-//! another, unless the answer itself says `public`: everything else is kept under the tenant and
-//! its tier, which are what the service was told of the client. And as RFC 9111, section 3.5 asks,
-//! an answer to credentials is kept at all only if it says `public`, `s-maxage` or
-//! `must-revalidate`. A key holds all that goes into the choice of a service and of its answer
-//! (host, path and query as they were sent, what trusted proxies say of scheme and host, what hooks added, and the
-//! fields that `Vary` names), so no client can put an answer where it doesn't belong. An answer that brought something about (it carries
-//! `counterfoil-effect`) is never kept: each stub of such an answer is one effect.
+//! Isolation. On a route with an identity, a tenant never gets a response to another tenant, unless the
+//! response says `public`: all others are stored by tenant and tier, which is what the service was told about
+//! the client. As RFC 9111, section 3.5 requires, a response to a request with credentials is stored only if
+//! it says `public`, `s-maxage` or `must-revalidate`. A key contains everything that determines the service
+//! and its response (host, path and query as sent, the scheme and host that trusted proxies report, fields
+//! added by hooks, and the fields that `Vary` names), so no client can store a response under a key where it
+//! doesn't belong. A response with an effect (it carries `counterfoil-effect`) is never stored: each
+//! access-log line of such a response stands for one effect.
 //!
-//! Who asks the service. Of requests that miss the same key at a time one is sent on, in a task of
-//! its own, so that it goes on when its client hangs up; the others wait for it. If what comes back
-//! is not for them (a failure, an answer that is not stored, another variant) or takes too long,
-//! they go by themselves, as far as the service's concurrency allows. A key whose answer was not
-//! to be stored is remembered for a while, and nobody waits there.
+//! Collapsing. Of concurrent requests that miss the same key, one is forwarded, in a task of its own that
+//! continues if its client hangs up; the others wait for it. If the result is not for them (a failure, a
+//! response that is not stored, another variant) or takes too long, they are forwarded individually, within
+//! the service's concurrency limit. A key whose response was not storable is remembered for a while; its
+//! requests don't wait.
 //!
-//! What is kept is whole: an answer is read to its end, up to the largest size that is stored,
-//! before its head leaves; one that turns out to be larger passes through, and so do events.
+//! Only complete responses are stored. A response is read to its end, up to the largest size that is stored,
+//! before its head is sent; larger responses and event streams are passed through.
 
 mod answer;
 mod counts;
@@ -52,8 +52,8 @@ pub use counts::{Counts, Outcome, metrics, state};
 pub use purge::{invalidate, purge};
 pub use store::Store;
 
-/// How often a request waits for another's answer before it asks for itself: a second time, since
-/// the first answer may have been another variant.
+/// How often a request waits for another's response before it is forwarded: twice, since the first response
+/// may have been another variant.
 const WAITS: u32 = 2;
 
 /// The cache of one route.
@@ -89,7 +89,7 @@ impl Cache {
     }
 }
 
-/// What the ways of one request through the cache have in common.
+/// One request's context in the cache.
 struct Asking<'a> {
     cache: &'a Arc<Cache>,
     shared: &'a Arc<Shared>,
@@ -98,12 +98,13 @@ struct Asking<'a> {
     wanted: Wanted,
 }
 
-/// Whether a request without a body is one that the cache has a part in.
+/// Whether the cache applies to a request without a body.
 pub fn concerns(parts: &Parts) -> bool {
     matches!(parts.method, Method::GET | Method::HEAD) && request::can_be_stored_for(&parts.headers)
 }
 
-/// Answer a request that `concerns` the cache: out of the store, by another's answer, or by the service.
+/// Answer a request for which `concerns` is true: from the store, with another request's response, or from
+/// the service.
 pub async fn serve(
     cache: &Arc<Cache>,
     shared: &Arc<Shared>,
@@ -147,7 +148,7 @@ impl Asking<'_> {
             };
             match self.cache.store.flights.board(flight) {
                 Ticket::Lead(flight) => {
-                    // Another may have landed between the look at the store and the boarding.
+                    // Another request may have stored a response after `find` and before `board`.
                     let again = self.cache.store.find(self.asked(), now_ns).stored;
                     if let Some(answer) = self.out_of_store(again.as_ref(), now_ns, seen) {
                         flight.land(again.map_or(Landing::Passed, |(stored, _)| Landing::Stored(stored)));
@@ -180,7 +181,7 @@ impl Asking<'_> {
         self.alone(seen).await
     }
 
-    /// An answer out of the store, if it has one that will do.
+    /// A response from the store, if it has a usable one.
     fn out_of_store(
         &self,
         stored: Option<&(Arc<Stored>, Option<u64>)>,
@@ -203,7 +204,7 @@ impl Asking<'_> {
         Some(answer::of(stored, self.parts, now_ns, &served))
     }
 
-    /// What another request brought, if it is for this one too.
+    /// The response that another request fetched, if it also fits this one.
     fn by_another(&self, stored: &Arc<Stored>, now_ns: u64, seen: &mut Seen) -> Option<Response<Body>> {
         let (stored, purged_ns) = self.cache.store.good(stored, self.asked())?;
         let fresh = stored.terms.usable(&self.wanted.directives, now_ns, purged_ns) == Use::Fresh;
@@ -213,12 +214,12 @@ impl Asking<'_> {
         })
     }
 
-    /// Ask without waiting for anybody, or anybody for it.
+    /// Fetch without collapsing.
     async fn alone(&self, seen: &mut Seen) -> Result<Response<Body>, Problem> {
         let now_ns = self.now_ns();
         let stored = self.cache.store.find(self.asked(), now_ns).stored;
         if let Some(answer) = self.out_of_store(stored.as_ref(), now_ns, seen) {
-            return Ok(answer); // what others waited for was another variant, and this one came too
+            return Ok(answer); // the others waited for another variant, and this one has been stored, too
         }
         let stored = stored.map(|(stored, _)| stored);
         if stored.is_none() && self.wanted.range.is_some() {
@@ -230,7 +231,7 @@ impl Asking<'_> {
         Ok(self.by_service(filled, seen))
     }
 
-    /// Ask for something that is not going to be stored, in the client's own words.
+    /// Forward the request as it is; the response is not stored.
     async fn pass(&self, seen: &mut Seen) -> Result<Response<Body>, Problem> {
         seen.cache = Outcome::Bypass;
         let mut answer = fill::ask(self.shared, self.upstream, self.parts, seen).await?;
@@ -238,7 +239,7 @@ impl Asking<'_> {
         Ok(answer)
     }
 
-    /// What the service said, or what stands in for it.
+    /// The service's response, or a stale one in its place.
     fn by_service(&self, filled: Filled, seen: &mut Seen) -> Response<Body> {
         let now_ns = self.now_ns();
         match filled {
@@ -264,7 +265,7 @@ impl Asking<'_> {
         }
     }
 
-    /// What is stored, in place of an error, if it allows that.
+    /// The stored response in place of an error, if it allows that.
     fn on_error(&self, stored: &Arc<Stored>, status: StatusCode, seen: &mut Seen) -> Option<Response<Body>> {
         let now_ns = self.now_ns();
         let (stored, purged_ns) = self.cache.store.good(stored, self.asked())?;

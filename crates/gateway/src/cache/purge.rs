@@ -1,4 +1,4 @@
-//! Invalidation: purges by operators, and by unsafe requests.
+//! Invalidation, by operators' purges and by unsafe requests.
 
 use counterfoil_policy::caching::purges::Purge;
 use hyper::Response;
@@ -12,19 +12,19 @@ use crate::cache::store::Store;
 use crate::headers::text;
 use crate::respond::Body;
 
-/// What operators want purged: addresses (a path with its query; one with a host is taken for its
-/// path, at every host), tags, or all there is.
+/// What an operator purges: URLs (a path with its query; the host of an absolute URL is ignored, so it
+/// applies to every host), tags, or everything.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Wanted {
     urls: Vec<String>,
     tags: Vec<String>,
     all: bool,
-    /// Stale, and not gone.
+    /// Mark responses as stale instead of dropping them.
     soft: bool,
 }
 
-/// What was purged, whether anything was stored there or not.
+/// What was purged, whether anything was stored for it or not.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Purged {
     pub urls: usize,
@@ -33,11 +33,11 @@ pub struct Purged {
     pub soft: bool,
 }
 
-/// Purge at `now_ns` what a JSON document asks for: `{"urls": [], "tags": [], "all": false, "soft":
-/// false}`, each of which may be left out.
+/// Purge at `now_ns` what a JSON document lists: `{"urls": [], "tags": [], "all": false, "soft": false}`,
+/// where each field is optional.
 ///
 /// # Errors
-/// What is wrong with the document, and how it should be; nothing is purged then.
+/// What is wrong with the document, and the expected form. Nothing is purged then.
 pub fn purge(store: &Store, document: &[u8], now_ns: u64) -> Result<Purged, String> {
     let wanted: Wanted = serde_json::from_slice(document).map_err(|error| {
         format!("send {{\"urls\": [], \"tags\": [], \"all\": false, \"soft\": false}}: {error}")
@@ -68,8 +68,8 @@ pub fn purge(store: &Store, document: &[u8], now_ns: u64) -> Result<Purged, Stri
     Ok(Purged { urls: targets.len(), tags: wanted.tags.len(), all: wanted.all, soft: wanted.soft })
 }
 
-/// Take back what a request that may have changed it was about, and what its answer names, if that
-/// is at the same host (RFC 9111, section 4.4).
+/// Invalidate the target of an unsafe request that succeeded, and the URLs in its response's `Location` and
+/// `Content-Location` if they are at the same host (RFC 9111, section 4.4).
 pub fn invalidate(store: &Store, parts: &Parts, answer: &Response<Body>, now_ns: u64) {
     if !(answer.status().is_success() || answer.status().is_redirection()) {
         return;
@@ -82,7 +82,7 @@ pub fn invalidate(store: &Store, parts: &Parts, answer: &Response<Body>, now_ns:
     }
 }
 
-/// Path and query of a reference in an answer, if it is at the host that the request was for.
+/// Path and query of a URI reference in a response, if it is at the request's host.
 fn resolved(parts: &Parts, reference: &str) -> Option<String> {
     let reference = reference.split('#').next().filter(|reference| !reference.is_empty())?;
     let own = |authority: &str| authority.eq_ignore_ascii_case(&host(parts));

@@ -1,5 +1,4 @@
-//! What a request asks of the cache: the keys under which its answer may be, what it insists on,
-//! and on which conditions it wants it.
+//! A request as the cache sees it: the keys of its response, its cache directives and its conditions.
 
 use counterfoil_policy::caching::directives::RequestDirectives;
 use counterfoil_policy::caching::vary::Vary;
@@ -12,17 +11,16 @@ use crate::forwarded::claimed_address;
 use crate::headers::{of_one_connection, set_by_gateway, words};
 use crate::proxy::Seen;
 
-/// Where an answer is kept: for everybody, or for one tenant in one tier.
+/// The key of a stored response: for everybody, or for one tenant in one tier.
 pub type Key = Box<[u8]>;
-/// By which those that wait for the same answer find each other: where it will be kept, and what
-/// selects it there, as far as that is known.
+/// Identifies the fetches of one response: the key and, as far as known, the variant.
 pub type FlightKey = (Key, Box<[u8]>);
 
 #[derive(Clone)]
 pub struct Wanted {
-    /// Where what is for everybody is kept.
+    /// The key of responses for everybody.
     pub open_key: Key,
-    /// Where what is for this tenant alone is kept, if there is one.
+    /// The key of responses for this tenant only, if there is one.
     pub tenant_key: Option<Key>,
     pub directives: RequestDirectives,
     pub range: Option<HeaderValue>,
@@ -31,7 +29,7 @@ pub struct Wanted {
     tenant: Option<(HeaderValue, HeaderValue)>,
 }
 
-/// A request as stored answers are compared with it.
+/// A request to be matched with stored responses.
 #[derive(Clone, Copy)]
 pub struct Presented<'a> {
     pub wanted: &'a Wanted,
@@ -39,12 +37,12 @@ pub struct Presented<'a> {
 }
 
 impl<'a> Presented<'a> {
-    /// What the request has in the fields that an answer varies by.
+    /// The request's values of the fields that a response varies by.
     pub fn selecting(&self, vary: &Vary) -> Box<[u8]> {
         vary.selecting(|name| self.lines(name))
     }
 
-    /// The lines of a field as the service sees them: who asks is what the gateway has checked.
+    /// The lines of a field as the service sees them: tenant and tier as verified by the gateway.
     fn lines(&self, name: &str) -> Vec<&'a [u8]> {
         match (name, &self.wanted.tenant) {
             ("x-counterfoil-tenant", Some((tenant, _))) => vec![tenant.as_bytes()],
@@ -55,10 +53,9 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// Whether the store may answer: not where the client states what the origin must be like for the
-/// request to go on (RFC 9111, section 4.3.2), nor where it wants another protocol, nor where it takes
-/// back by `Connection` what it says in other fields: the service doesn't see those, so its answer
-/// is none to who says the same and means it.
+/// Whether the cache applies to a request. It does not if the request has preconditions for the origin (RFC
+/// 9111, section 4.3.2), asks for an upgrade, or nominates other fields in `Connection`: these are not
+/// forwarded, so the response would be wrong for a request that does forward them.
 pub fn can_be_stored_for(headers: &HeaderMap) -> bool {
     let taken_back = |option: &[u8]| {
         HeaderName::from_bytes(option)
@@ -70,19 +67,19 @@ pub fn can_be_stored_for(headers: &HeaderMap) -> bool {
         && !words(headers, header::CONNECTION).any(taken_back)
 }
 
-/// Whether answers may depend on a field: not on what the gateway sets towards services, which is
-/// another in each request or not the client's to say, but for the host, which is in every key, and the
-/// tenant.
+/// Whether responses may vary by a field. Not by those that the gateway sets towards services: they differ in
+/// each request or are not under the client's control. Exceptions are the host, which is in every key, and
+/// the tenant and tier.
 pub fn selects(name: &str) -> bool {
     matches!(name, "host" | "x-counterfoil-tenant" | "x-counterfoil-tier") || !set_by_gateway(name)
 }
 
-/// Path and query of a request, as it sent them.
+/// Path and query of a request, as sent.
 pub fn target(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |target| target.as_str())
 }
 
-/// The host that a request is for, in lower case.
+/// The host of a request, in lower case.
 pub fn host(parts: &Parts) -> String {
     match parts.uri.authority() {
         Some(authority) => authority.as_str().to_ascii_lowercase(),
@@ -94,12 +91,12 @@ impl Wanted {
     pub fn new(cache: &Cache, parts: &Parts, seen: &Seen) -> Self {
         let (host, target) = (host(parts), target(parts));
         let bearer = seen.bearer.as_deref();
-        // No field can hold a NUL; how many there are tells the two kinds of keys apart.
+        // No field can contain NUL; the number of fields distinguishes the two kinds of keys.
         let open = [&*cache.service, &*host, target];
         let key = |fields: &[&str]| {
             let mut key = fields.join("\0").into_bytes();
             for (name, value) in &seen.hooked {
-                // A line feed is in no target, and in no name or value of a header.
+                // Neither a target nor a header's name or value can contain a line feed.
                 key.extend([b"\n", name.as_str().as_bytes(), b":", value.as_bytes()].concat());
             }
             for (name, said) in claimed_address(&parts.headers) {
@@ -125,31 +122,31 @@ impl Wanted {
         }
     }
 
-    /// Whether the client wants more than an answer that is fresh, so that it can't share another's.
+    /// Whether the client demands more than freshness, so that it can't share another request's response.
     pub fn insists(&self) -> bool {
         let RequestDirectives { no_store, no_cache, max_age, min_fresh, .. } = self.directives;
         no_store || no_cache || max_age.is_some() || min_fresh.is_some()
     }
 
-    /// Where what is for this request alone, or its tenant, would be kept.
+    /// The key of responses for this request's tenant only, or for everybody without a tenant.
     pub fn own_key(&self) -> &[u8] {
         self.tenant_key.as_ref().unwrap_or(&self.open_key)
     }
 
-    /// Where an answer is kept.
+    /// The key of a stored response.
     pub fn key_of<'a>(&'a self, stored: &'a Stored) -> &'a [u8] {
         stored.owner.as_ref().unwrap_or(&self.open_key)
     }
 
-    /// By what those that wait for one more answer like `stored` find each other.
+    /// Identifies the fetch that replaces `stored`.
     pub fn flight_of(&self, stored: &Stored) -> FlightKey {
         (self.key_of(stored).into(), stored.selecting.clone())
     }
 
-    /// The same where nothing like it is stored, but perhaps another variant (`selecting`: what this
-    /// request has in the fields that one varies by). Where it isn't known yet whether the answer is
-    /// for everybody, tenants don't wait for each other; where it isn't known what it varies by, all
-    /// wait for the first.
+    /// Identifies a fetch if no matching response is stored. `selecting` holds the request's values of the
+    /// fields that another stored variant varies by. While it is unknown whether the response is for
+    /// everybody, tenants don't wait for each other; while it is unknown what it varies by, all requests wait
+    /// for the first.
     pub fn flight_of_new(&self, selecting: Option<Box<[u8]>>) -> FlightKey {
         (self.own_key().into(), selecting.unwrap_or_default())
     }

@@ -1,9 +1,8 @@
 //! Storage of the cache: bounded in bytes, shared by all workers.
 //!
-//! moka evicts by TinyLFU: a newcomer takes the place of what is there only if it was asked for
-//! more often, so a scan of addresses that are asked for once leaves the hot ones where they are.
-//! An entry holds the variants of one address (for everybody, or for one tenant), newest first. A
-//! hit takes no lock, and copies no body.
+//! moka evicts by TinyLFU: a new entry replaces an old one only if it was requested more often, so a scan
+//! over URLs that are requested once doesn't evict the hot ones. An entry holds the variants of one URL (for
+//! everybody, or for one tenant), newest first. A hit takes no lock and copies no body.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -17,14 +16,14 @@ use crate::cache::flights::Flights;
 use crate::cache::request::{Key, Presented};
 use crate::cache::stored::Stored;
 
-/// Variants of one address; the oldest goes when there are more. A service that varies by more than
-/// a handful of values (`Vary: User-Agent`) gains nothing by a cache anyway.
+/// Variants per entry; the oldest is dropped when there are more. A response that varies by many values
+/// (`Vary: User-Agent`) gains nothing from a cache anyway.
 const VARIANTS: usize = 16;
-/// For how long nobody waits for an answer where the last was not to be stored. Long enough for a
-/// burst of requests, short enough that an answer that may be stored again is shared again soon;
-/// one that is stored meanwhile ends it at once.
+/// How long requests don't wait for each other after a response that was not storable. Long enough for a
+/// burst of requests, short enough that responses are soon shared again if they become storable; storing one
+/// ends it at once.
 const PASS_NS: u64 = 10_000_000_000;
-/// What an entry takes without its variants.
+/// The memory of an entry without its variants, in bytes.
 const ENTRY_OVERHEAD: usize = 256;
 
 pub struct Store {
@@ -39,18 +38,18 @@ pub struct Store {
 #[derive(Default)]
 struct Entry {
     variants: Vec<Arc<Stored>>,
-    /// Until when nobody waits for another's answer.
+    /// Until when requests don't wait for each other.
     pass_until_ns: u64,
 }
 
-/// What the store has for a request.
+/// The result of a lookup.
 #[derive(Default)]
 pub struct Found {
-    /// The answer, and since when it is stale by a purge.
+    /// The response, and since when it is stale because of a soft purge.
     pub stored: Option<(Arc<Stored>, Option<u64>)>,
-    /// Without one: what the request has in the fields that the newest variant varies by.
+    /// If there is none: the request's values of the fields that the newest variant varies by.
     pub selecting: Option<Box<[u8]>>,
-    /// Whether it is known that there is nothing to wait for.
+    /// Whether requests should not wait for each other.
     pub pass: bool,
 }
 
@@ -80,7 +79,7 @@ impl Store {
         }
     }
 
-    /// The answer for a request: its tenant's own, or one for everybody.
+    /// Look up the response to a request: its tenant's, or one for everybody.
     pub fn find(&self, asked: Presented<'_>, now_ns: u64) -> Found {
         let (mut pass, mut selecting) = (false, None);
         for key in asked.wanted.tenant_key.iter().chain([&asked.wanted.open_key]) {
@@ -95,8 +94,8 @@ impl Store {
         Found { stored: None, selecting, pass }
     }
 
-    /// An answer that a request may get, and since when it is stale by a purge; nothing if it is
-    /// another variant, or purged for good.
+    /// The response if it matches the request, and since when it is stale because of a soft purge; `None` if
+    /// it is another variant or was purged.
     pub fn good(&self, stored: &Arc<Stored>, asked: Presented<'_>) -> Option<(Arc<Stored>, Option<u64>)> {
         let standing = self.purges.standing(stored.hashes.iter().copied(), stored.asked_ns);
         let purged_ns = match standing {
@@ -107,23 +106,23 @@ impl Store {
         stored.is_for(asked).then(|| (Arc::clone(stored), purged_ns))
     }
 
-    /// Keep an answer, in place of an older one of the same variant.
+    /// Store a response, replacing an older one of the same variant.
     pub fn put(&self, key: &[u8], stored: &Arc<Stored>) {
         self.entries.entry(key.into()).and_upsert_with(|entry| {
             let before = entry.map(|entry| entry.into_value()).unwrap_or_default();
             let same = |each: &Stored| each.selecting == stored.selecting && each.vary == stored.vary;
             if before.variants.iter().any(|each| same(each) && each.asked_ns > stored.asked_ns) {
-                return before; // an answer that was asked for later has come sooner
+                return before; // the response to a later request has arrived first
             }
             let others = before.variants.iter().filter(|each| !same(each));
             let variants = std::iter::once(stored).chain(others).take(VARIANTS).cloned().collect();
             Arc::new(Entry { variants, pass_until_ns: 0 })
         });
-        // Evict now, and not after as many answers as moka would let wait: the bound is in bytes.
+        // Evict now instead of in moka's batches: the bound is in bytes.
         self.entries.run_pending_tasks();
     }
 
-    /// Forget an answer that the service has taken back.
+    /// Drop a response that is outdated.
     pub fn remove(&self, key: &[u8], stored: &Stored) {
         self.entries.entry(key.into()).and_compute_with(|entry| {
             let Some(before) = entry.map(|entry| entry.into_value()) else { return Op::Nop };
@@ -136,7 +135,7 @@ impl Store {
         });
     }
 
-    /// Remember that what is here is not to be stored, so that nobody waits for it.
+    /// Remember that the response was not storable, so that requests don't wait for each other.
     pub fn mark_pass(&self, key: &[u8], now_ns: u64) {
         self.entries.entry(key.into()).and_upsert_with(|entry| {
             let variants = entry.map(|entry| entry.into_value().variants.clone()).unwrap_or_default();
@@ -144,7 +143,7 @@ impl Store {
         });
     }
 
-    /// By which an address is purged, whoever its answers are for: path and query.
+    /// The hash by which path and query are purged, for all tenants.
     pub fn hash_of_target(&self, target: &str) -> u64 {
         self.hasher.hash_one((0u8, target))
     }
@@ -153,7 +152,7 @@ impl Store {
         self.hasher.hash_one((1u8, tag))
     }
 
-    /// Entries, and the bytes that they take.
+    /// The number of entries and their size in bytes.
     pub fn size(&self) -> (u64, u64) {
         self.entries.run_pending_tasks();
         (self.entries.entry_count(), self.entries.weighted_size())

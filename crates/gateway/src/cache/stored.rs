@@ -1,5 +1,5 @@
-//! An answer as it is kept: its head without what is one connection's or one client's, its whole
-//! body, and what it is good for.
+//! A stored response: its head without fields that belong to one connection or client, its complete body, and
+//! how long it may be used.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,16 +15,17 @@ use crate::cache::Cache;
 use crate::cache::request::{Key, Presented, selects};
 use crate::proxy::EFFECT;
 
-/// What one stored answer takes beside its bytes: the entry, its parts, and the store's own books.
+/// The memory that a stored response takes in addition to its bytes: the entry, its parts, and moka's
+/// bookkeeping.
 const OVERHEAD: usize = 640;
-/// What one field of a head takes beside its name and value: its place in the map of fields. With
-/// both, what was counted was within a few percent of what 18,000 small answers took.
+/// The memory that a header field takes in addition to its name and value: its slot in the map. With both,
+/// the computed size was within a few percent of the memory that 18,000 small responses took.
 const FIELD_OVERHEAD: usize = 104;
-/// Tags of one answer that are looked at, so that a hit looks up no more than that.
+/// Tags per response; further ones are ignored. Bounds the lookups of a hit.
 const TAGS: usize = 32;
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-/// Fields that stay as they were stored when a 304 brings new ones: they describe the body, which
-/// the 304 doesn't bring (RFC 9111, section 3.2).
+/// Fields that a 304 does not update: they describe the body, which a 304 doesn't carry (RFC 9111, section
+/// 3.2).
 const OF_THE_BODY: [&str; 5] = ["content-encoding", "content-length", "content-md5", "content-range", "etag"];
 
 pub struct Stored {
@@ -33,35 +34,35 @@ pub struct Stored {
     pub body: Bytes,
     pub terms: Terms,
     pub validators: Validators,
-    /// The key of the tenant that alone may get it; nothing if it is for everybody.
+    /// The key of the tenant that the response is for; `None` if it is for everybody.
     pub owner: Option<Key>,
     pub vary: Vary,
-    /// What the request had in the fields that it varies by.
+    /// The request's values of the fields that it varies by.
     pub selecting: Box<[u8]>,
-    /// By which it is purged: its address, and its tags.
+    /// The hashes by which it is purged: of its URL and its tags.
     pub hashes: Box<[u64]>,
     pub asked_ns: u64,
 }
 
-/// Why an answer isn't kept.
+/// Why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     Terms(Unstorable),
-    /// It varies by what no request can be compared with.
+    /// `Vary` names a field that requests can't be compared by.
     Vary,
-    /// It brought something about.
+    /// It had an effect (`counterfoil-effect`).
     Effect,
-    /// Events, which don't end.
+    /// An event stream, which doesn't end.
     Events,
-    /// It is larger than what is kept.
+    /// It is larger than the limit.
     Size,
 }
 
 impl Stored {
-    /// What would be kept of an answer with this head; its body is put in later.
+    /// Build the stored form of a response with this head; its body is set later.
     ///
     /// # Errors
-    /// Why the answer may not be kept.
+    /// Why the response must not be stored.
     pub fn of(
         cache: &Cache,
         target: &str,
@@ -101,13 +102,13 @@ impl Stored {
         })
     }
 
-    /// This answer as a 304 leaves it, and its head: its body with the fields that the 304 brings.
+    /// The stored response as updated by a 304, and its head.
     ///
-    /// A 304 confirms the one tag that it was asked about. If it carries another strong tag, none of
-    /// its fields is taken over (RFC 9111, section 4.3.4): what is stored begins anew by its own.
+    /// A 304 confirms the entity tag that it was asked about. If it carries another strong tag, its fields
+    /// are ignored (RFC 9111, section 4.3.4), and the lifetime starts anew from the stored fields.
     ///
     /// # Errors
-    /// Why it may be kept no longer.
+    /// Why the response must no longer be stored.
     pub fn refreshed(
         &self,
         cache: &Cache,
@@ -123,7 +124,7 @@ impl Stored {
         let none = HeaderMap::new();
         let brought = if other { &none } else { brought };
         let mut headers = self.headers.clone();
-        // An age is that of one answer; the fields that time is counted from go together.
+        // `Age` belongs to the old response; `Date` is replaced below for the same reason.
         headers.remove(header::AGE);
         for name in brought.keys().filter(|name| !OF_THE_BODY.contains(&name.as_str())) {
             headers.remove(name);
@@ -144,14 +145,14 @@ impl Stored {
         (stored, headers)
     }
 
-    /// Whether a request may get this answer, and it is the one for it. Whose it is is looked at
-    /// however the answer was come by: another request may bring one that is for its tenant alone.
+    /// Whether this response may be used for a request, and is the right variant. The owner is always
+    /// checked, since a collapsed request may get a response that is for one tenant only.
     pub fn is_for(&self, asked: Presented<'_>) -> bool {
         (self.owner.is_none() || self.owner == asked.wanted.tenant_key)
             && asked.selecting(&self.vary) == self.selecting
     }
 
-    /// What it takes of the store's memory, in bytes.
+    /// The memory that it takes in the store, in bytes.
     pub fn weight(&self) -> usize {
         let head: usize =
             self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
@@ -160,7 +161,7 @@ impl Stored {
     }
 }
 
-/// What matters of a head.
+/// The fields of a head that matter for caching.
 fn read(status: StatusCode, headers: &HeaderMap) -> Head {
     let targeted = ResponseDirectives::targeted(lines(headers, CDN_CACHE_CONTROL));
     let mut expires = lines(headers, header::EXPIRES);
@@ -184,9 +185,9 @@ fn read(status: StatusCode, headers: &HeaderMap) -> Head {
     }
 }
 
-/// One number of seconds; RFC 9111, section 5.1 would have a cache make do with the first of
-/// several, and ignore what is none. An age that may be too small makes stale answers fresh, so
-/// here what isn't one number makes an answer stale.
+/// Parse `Age`: a single number of seconds. RFC 9111, section 5.1 recommends to use the first of several
+/// values and to ignore an invalid one. But an age that is too small makes stale responses fresh, so here
+/// anything but a single number makes the response stale.
 fn age(headers: &HeaderMap) -> Field {
     let mut values = headers.get_all(header::AGE).iter();
     match (values.next(), values.next()) {
@@ -198,8 +199,8 @@ fn age(headers: &HeaderMap) -> Field {
     }
 }
 
-/// The fields that are kept, each in memory of its own: as they came they are parts of what was
-/// read from the connection, and would keep all of that alive.
+/// The fields to store, each copied: as received they are slices of the connection's read buffer and would
+/// keep all of it alive.
 fn kept(cache: &Cache, directives: &ResponseDirectives, headers: &HeaderMap, came_s: u64) -> HeaderMap {
     let named = |applies: &Applies, name: &str| match applies {
         Applies::Fields(names) => names.iter().any(|each| each == name),
@@ -210,7 +211,7 @@ fn kept(cache: &Cache, directives: &ResponseDirectives, headers: &HeaderMap, cam
         let dropped = named(&directives.private, name.as_str())
             || named(&directives.no_cache, name.as_str())
             || name.as_str() == cache.tags_header
-            || name == "content-length" // that of what is sent, which may be a part
+            || name == "content-length" // set for what is sent, which may be a range
             || name == "proxy-authentication-info";
         if !dropped && let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
             kept.append(name, value);
@@ -226,7 +227,7 @@ fn lines(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
 
-/// A date in any of the three forms of HTTP.
+/// Parse a date in any of HTTP's three formats, as seconds since 1970.
 pub fn seconds_since_1970(value: &[u8]) -> Option<u64> {
     let date = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
     date.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())

@@ -85,7 +85,7 @@ impl AsyncWrite for Tunnelled {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // the connection's task does
+        Poll::Ready(Ok(())) // done by the connection's task
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -33,8 +33,8 @@ const TOGETHER: usize = 16 * 1024;
 const READ: usize = 8 * 1024;
 /// The maximum number of interim responses (1xx).
 const INTERIM: u32 = 16;
-/// How long to wait for `100 Continue`. Many servers never send it, and RFC 9110, section 10.1.1 forbids
-/// waiting indefinitely.
+/// How long to wait for `100 Continue`. Many servers never send it, and RFC 9110, section 10.1.1 advises
+/// against waiting indefinitely.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection to an instance. Between two exchanges it has no unread data.
