@@ -1,13 +1,12 @@
-//! A response body that is compressed as it passes.
+//! A response body that is compressed as it is streamed.
 //!
-//! A part is taken from the service when the client has taken those before it, as without
-//! compression, so a slow reader still slows the service; what is held beside is the codec's.
-//! While the service has nothing more to say, nothing that it said is held back: an event is flushed
-//! as soon as it is followed by a pause, however short. That costs a few percent of what a large
-//! answer would be compressed to, and nobody has to say which answers are waited for.
+//! A part is read from the service only when the client has taken the previous ones, so backpressure works as
+//! without compression; only the encoder's own buffers come on top. When the service pauses, however briefly,
+//! the encoder is flushed, so an event is never held back. This costs a few percent of a large response's
+//! compression ratio, and saves configuring which responses are interactive.
 //!
-//! A body that breaks off stays broken off: the codec's end is written only after that of the
-//! service's answer, and the error goes on.
+//! A truncated body stays truncated: the encoder's trailer is written only after the end of the service's
+//! response, and errors are passed on.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -20,19 +19,19 @@ use tokio::task::coop::poll_proceed;
 use super::encoder::Encoder;
 use crate::upstream::Rest;
 
-/// Compressed at a time, some 70 us of work at most.
+/// Bytes compressed at a time: some 70 us of work at most.
 const SLICE: usize = 8 * 1024;
-/// What a slice takes of the 128 operations that tokio lets a task do before others have their
-/// turn: a turn is some half a millisecond.
+/// The cost of a slice in tokio's cooperative budget of 128 operations, after which a task yields: about half
+/// a millisecond.
 const SLICE_OPERATIONS: usize = 14;
 
 pub struct Compressed {
     rest: Box<Rest>,
-    /// Until its end is written.
+    /// `None` after its end was written.
     encoder: Option<Encoder>,
-    /// What came from the service and is still to be compressed.
+    /// Received from the service, not yet compressed.
     input: Bytes,
-    /// Whether the codec may hold something back.
+    /// Whether the encoder may hold back data.
     unflushed: bool,
     trailers: Option<HeaderMap>,
 }
@@ -42,7 +41,7 @@ impl Compressed {
         Self { rest, encoder: Some(encoder), input: Bytes::new(), unflushed: false, trailers: None }
     }
 
-    /// Keep something until the last part is through.
+    /// Keep a value alive as long as the body.
     pub fn keep(&mut self, kept: impl Send + 'static) {
         self.rest.keep(kept);
     }
@@ -125,7 +124,7 @@ mod tests {
         Cut,
     }
 
-    /// A service that says what it is told to, and how many bytes of it it has said.
+    /// A scripted service, and the number of bytes that it has sent.
     struct Script {
         steps: VecDeque<Step>,
         ending: Option<Ending>,
@@ -171,7 +170,7 @@ mod tests {
         fn finish(self: Box<Self>) {}
     }
 
-    /// What a reader makes of it, and whether it finds an end.
+    /// The decoded bytes, and whether the decoder found the end.
     fn read(coding: Coding, compressed: &[u8]) -> (Vec<u8>, bool) {
         let mut decoder: Box<dyn Read> = match coding {
             Coding::Gzip => Box::new(flate2::read::GzDecoder::new(compressed)),
@@ -208,7 +207,7 @@ mod tests {
             ending in prop::sample::select(vec![Ending::Plain, Ending::Trailers, Ending::Cut]),
         ) {
             let twice = |step: &Step| match step {
-                // The first is when what came is flushed.
+                // During the first pause the encoder is flushed.
                 Step::Pause => vec![Step::Pause, Step::Pause],
                 part => vec![part.clone()],
             };

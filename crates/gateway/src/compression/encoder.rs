@@ -1,8 +1,8 @@
 //! The encoders, flushed so that a reader can always decode what was sent so far.
 //!
-//! Each is set for a proxy that compresses what it sees once, beside many others. What one holds is
-//! what a client that reads slowly holds, so windows are small. Measured by itself on one core here (a
-//! release build), and the most that it held meanwhile, which was when nothing got smaller:
+//! Their settings suit a proxy, which compresses each response once, beside many others. A slow client holds
+//! its encoder's memory for long, so windows are small. Measured in isolation on one core (a release build);
+//! memory is the maximum, for incompressible input:
 //!
 //! | coding | 1 MiB of JSON | a script of 341 KiB, three times | time for a MiB | memory |
 //! |---|---|---|---|---|
@@ -10,8 +10,8 @@
 //! | gzip, level 6 | 156 KB | 116 KB | 9 ms | 0.4 MiB |
 //! | br, quality 3, window 64 KiB | 176 KB | 121 KB | 7 ms | 0.9 MiB |
 //!
-//! Brotli's name comes from what is compressed once and sent often: at quality 4 it holds 1.6 MiB for
-//! 160 and 118 KB, at 5 it takes 60 ms and holds 33 MiB for 135 and 112 KB.
+//! Brotli's reputation comes from content that is compressed once and sent often: quality 4 takes 1.6 MiB for
+//! 160 and 118 KB, quality 5 takes 60 ms and 33 MiB for 135 and 112 KB.
 
 use std::io::{self, Write};
 
@@ -22,20 +22,20 @@ use flate2::write::GzEncoder;
 use zstd::stream::write::Encoder as ZstandardEncoder;
 use zstd::zstd_safe::CParameter::{ChainLog, HashLog};
 
-/// zlib's own middle: higher levels take twice the time for a percent.
+/// zlib's default: higher levels take twice the time for a percent.
 const GZIP_LEVEL: u32 = 6;
 const BROTLI_QUALITY: u32 = 3;
-/// 64 KiB, as powers of two: most answers are smaller, and matches further back are few.
+/// 64 KiB, as a power of two: most responses are smaller, and more distant matches are rare.
 const WINDOW_LOG: u32 = 16;
-/// What Brotli collects before it hands it on.
+/// The size of Brotli's output buffer.
 const BROTLI_BUFFER: usize = 4096;
 const ZSTANDARD_LEVEL: i32 = 3;
-/// Tables of 128 and 64 KiB, which find as much in a window of 64 KiB as those of the level, which
-/// are four times that.
+/// Tables of 128 and 64 KiB. They find as much in a window of 64 KiB as the level's defaults, which are four
+/// times as large.
 const ZSTANDARD_HASH_LOG: u32 = 15;
 const ZSTANDARD_CHAIN_LOG: u32 = 14;
 
-/// One answer on its way into a coding.
+/// The encoder of one response.
 pub enum Encoder {
     Gzip(GzEncoder<Vec<u8>>),
     Brotli(Box<CompressorWriter<Vec<u8>>>),
@@ -44,7 +44,7 @@ pub enum Encoder {
 
 impl Encoder {
     /// # Errors
-    /// The codec can't be set up, for which it would have to have no memory.
+    /// The codec can't be set up, which only happens if memory is exhausted.
     pub fn new(coding: Coding) -> io::Result<Self> {
         let out = Vec::new();
         Ok(match coding {
@@ -62,16 +62,16 @@ impl Encoder {
         })
     }
 
-    /// Take in a part of the answer; what comes out, which may be nothing yet.
+    /// Compress a part of the response; the output may be empty.
     ///
     /// # Errors
-    /// The codec failed: the answer has no end.
+    /// The codec failed: the response must be broken off.
     pub fn write(&mut self, part: &[u8]) -> io::Result<Vec<u8>> {
         self.writer().write_all(part)?;
         Ok(self.take())
     }
 
-    /// What is still held back of all that was taken in, so that the other side can read it now.
+    /// Flush the encoder, so that the reader can decode all input so far.
     ///
     /// # Errors
     /// As for `write`.
@@ -80,7 +80,7 @@ impl Encoder {
         Ok(self.take())
     }
 
-    /// The end, without which a reader knows that something is missing.
+    /// The end of the encoded data; without it a reader detects truncation.
     ///
     /// # Errors
     /// As for `write`.

@@ -1,17 +1,15 @@
 //! Response compression, for routes that enable it.
 //!
-//! It is the last that is done to an answer, after the cache and the stub: the cache keeps the bytes
-//! of the service, one copy for clients of every coding, and its ranges and conditions are those of
-//! these bytes. That a hit is compressed anew each time is its price.
+//! Compression is the last step of a response, after the cache and the access log. The cache stores the
+//! service's bytes, one copy for clients of every coding, and ranges and conditions refer to these bytes. The
+//! price is that each hit is compressed anew.
 //!
-//! What a client gets is another representation of the same thing, so its `ETag` becomes a weak one
-//! (RFC 9110, section 8.8.1), by which `If-None-Match` finds it all the same, and `Vary` tells caches
-//! that there are several, on answers that go out as they are as well. Which answers are left alone
-//! is in `concerns`.
+//! A compressed response is another representation, so its `ETag` becomes a weak one (RFC 9110, section
+//! 8.8.1), which still works with `If-None-Match`. `Vary` tells caches about it, on uncompressed responses as
+//! well. `concerns` decides which responses are left alone.
 //!
-//! It is opt-in since a secret in an answer can be guessed from its length if the same answer
-//! repeats what an attacker has sent (BREACH): only who knows the service can say that it has none
-//! such.
+//! Compression is opt-in: if a response contains both a secret and input from an attacker, its length leaks
+//! the secret (BREACH). Only the service's owner knows that this can't happen.
 
 mod compressed;
 mod encoder;
@@ -31,25 +29,25 @@ use crate::upstream::Rest;
 
 pub use self::compressed::Compressed;
 
-/// An answer up to this size, if it is there whole, is compressed before it leaves, 0.3 ms at most:
-/// its length is known, and its codec gone, before a client begins to read. A larger one is compressed as
-/// it is read.
+/// A complete response up to this size is compressed before it is sent, which takes 0.3 ms at most: its
+/// length is then known, and the encoder is freed before a slow client reads. Larger ones are compressed as
+/// they are read.
 const AT_ONCE: usize = 32 * 1024;
-/// Fields that vouch for the bytes of the service (RFC 9530, RFC 3230, RFC 1864).
+/// Fields with digests of the service's bytes (RFC 9530, RFC 3230, RFC 1864).
 const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
-/// What an answer that may be compressed depends on.
+/// The `Vary` of responses that may be compressed.
 const VARIES: &str = "accept-encoding";
 
-/// What is compressed on one route.
+/// The compression settings of one route.
 pub struct Compression {
-    /// The one liked best first.
+    /// In order of preference.
     offered: Vec<Coding>,
     types: Vec<Type>,
     minimum_bytes: u64,
 }
 
-/// A type of content, or several: `text/*`, `application/*+json`. In small letters.
+/// A media type or a pattern, in lower case: `text/*`, `application/*+json`.
 struct Type {
     main: String,
     sub: String,
@@ -70,7 +68,7 @@ impl Type {
 
 impl Compression {
     /// # Errors
-    /// What is no coding, or no type.
+    /// An unknown coding or an invalid media type.
     pub fn new(config: &config::Compression) -> Result<Self, String> {
         let coding = |name: &String| Coding::named(name).ok_or_else(|| format!("unknown encoding {name}"));
         let kind = |text: &String| {
@@ -84,13 +82,12 @@ impl Compression {
         })
     }
 
-    /// Compress an answer to the client that asked for it, if it is one to be compressed, and say what
-    /// others have to know of it.
+    /// Compress a response if client and settings allow it, and set its headers accordingly.
     pub fn apply(&self, asked: &Parts, answer: &mut Response<Body>) {
         if answer.status() == StatusCode::NOT_MODIFIED {
             return self.confirm(asked, answer.headers_mut());
         }
-        // Part of what varies (RFC 9110, section 15.3.7).
+        // A range of a response that varies (RFC 9110, section 15.3.7).
         if answer.status() == StatusCode::PARTIAL_CONTENT && self.lists(answer.headers()) {
             return vary_by(answer.headers_mut(), VARIES);
         }
@@ -98,14 +95,14 @@ impl Compression {
             return;
         }
         vary_by(answer.headers_mut(), VARIES);
-        // A client of HTTP/1.0 takes the end of the connection for that of an answer without a length, and
-        // one may want no change.
+        // For an HTTP/1.0 client only the end of the connection marks the end of a response without a length.
+        // A client may also forbid transformations.
         let accepted = asked.headers.get_all(header::ACCEPT_ENCODING);
         let coding = choose(accepted.iter().map(HeaderValue::as_bytes), &self.offered)
             .filter(|_| asked.version > Version::HTTP_10 && !stays(&asked.headers));
         if let Some(coding) = coding
             && match asked.method {
-                // What nobody knows the length of may be too small.
+                // Without a length, the response may be too small for compression.
                 Method::HEAD => answer.headers().contains_key(header::CONTENT_LENGTH),
                 _ => encode(answer.body_mut(), coding),
             }
@@ -113,15 +110,14 @@ impl Compression {
             let headers = answer.headers_mut();
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
             headers.remove(header::CONTENT_LENGTH);
-            // Its ranges are not to be had.
+            // Ranges of the compressed response are not supported.
             headers.remove(header::ACCEPT_RANGES);
             weaken(headers);
         }
     }
 
-    /// Whether an answer is compressed for a client that reads one of the codings: nothing that has
-    /// no body, is a part, or is encoded, nothing that must not be changed or that somebody vouches
-    /// for byte by byte, and of the rest what is of a listed type and not too small.
+    /// Whether a response is eligible for compression: it has a body that is complete and not encoded, nothing
+    /// forbids transformations, no digest covers its bytes, its type is listed, and it is not too small.
     fn concerns(&self, asked: &Parts, answer: &Response<Body>) -> bool {
         let (status, headers) = (answer.status(), answer.headers());
         if status.is_informational()
@@ -142,7 +138,7 @@ impl Compression {
         length.is_none_or(|length| length >= self.minimum_bytes)
     }
 
-    /// Whether answers of this type are compressed. Messages of gRPC have a compression of their own.
+    /// Whether responses of this type are compressed. gRPC messages have a compression of their own.
     fn lists(&self, headers: &HeaderMap) -> bool {
         let kind = text(headers, header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
         let Some((main, sub)) = kind.split_once('/') else { return false };
@@ -150,8 +146,8 @@ impl Compression {
         !is_grpc && self.types.iter().any(|each| each.covers(main, sub))
     }
 
-    /// What a 304 says of an answer that was compressed when it was sent: its tag is the weak one
-    /// by which the client asked, since a cache only takes a 304 for what it has by the same tag.
+    /// Adjust a 304 for a response that was compressed: its tag becomes the weak one that the client sent,
+    /// since a cache matches a 304 by the tag that it stored.
     fn confirm(&self, asked: &Parts, headers: &mut HeaderMap) {
         if (headers.contains_key(header::CONTENT_TYPE) && !self.lists(headers))
             || headers.contains_key(header::CONTENT_ENCODING)
@@ -168,9 +164,9 @@ impl Compression {
     }
 }
 
-/// Put a body into a coding, unless it would not be smaller for it; whether it is.
+/// Compress a body, unless that would make it larger. Returns whether it is compressed.
 fn encode(body: &mut Body, coding: Coding) -> bool {
-    // It can only have no memory; the answer goes out as it is then, which is always right.
+    // Setting up the codec only fails without memory; the response is then sent uncompressed.
     let Ok(mut encoder) = Encoder::new(coding) else { return false };
     let rest = match std::mem::replace(body, Body::Whole(Bytes::new())) {
         Body::Whole(whole) if whole.len() <= AT_ONCE => {
@@ -194,13 +190,12 @@ fn encode(body: &mut Body, coding: Coding) -> bool {
     true
 }
 
-/// Whether a message says that it is not to be changed on its way (RFC 9111, sections 5.2.1.6 and
-/// 5.2.2.6).
+/// Whether a message forbids transformations (RFC 9111, sections 5.2.1.6 and 5.2.2.6).
 fn stays(headers: &HeaderMap) -> bool {
     lists(headers, header::CACHE_CONTROL, "no-transform")
 }
 
-/// Make a strong tag a weak one.
+/// Turn a strong tag into a weak one.
 fn weaken(headers: &mut HeaderMap) {
     if let Some(tag) = headers.get(header::ETAG)
         && tag.as_bytes().starts_with(b"\"")

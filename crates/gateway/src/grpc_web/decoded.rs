@@ -1,5 +1,5 @@
-//! The body of a request in gRPC-Web's text form, decoded as it comes. A client may have written it in several
-//! parts that are padded each for itself.
+//! A request body in gRPC-Web's text form, decoded as it arrives. It may be a concatenation of separately
+//! padded base64 parts.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,12 +11,12 @@ use hyper::body::{Body as _, Frame};
 
 use crate::request_body::{Broken, RequestBody};
 
-/// Letters that are decoded together, into three bytes.
+/// Base64 characters that are decoded together, into three bytes.
 const GROUP: usize = 4;
 
 pub struct Decoded {
     body: RequestBody,
-    /// Letters of a group that isn't whole yet.
+    /// An incomplete group.
     begun: BytesMut,
     ended: bool,
 }
@@ -52,7 +52,7 @@ impl Decoded {
     }
 }
 
-/// Whole groups decoded, of which any may be padded; nothing if they are no base64.
+/// Decode complete groups, any of which may be padded; `None` if they are not base64.
 fn decoded(mut groups: &[u8]) -> Option<Bytes> {
     let mut decoded = Vec::with_capacity(groups.len() / GROUP * 3);
     while !groups.is_empty() {

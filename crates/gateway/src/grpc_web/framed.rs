@@ -1,4 +1,4 @@
-//! The body of an answer in gRPC-Web: messages as they come, and then the trailers as a frame of their own.
+//! A response body in gRPC-Web: the messages as they arrive, then the trailers as a frame.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use crate::respond::Body;
 
 pub struct Framed {
     body: Body,
-    /// What is said of the call's end where the service says it in the head.
+    /// The status of the call, if the service sent it in the head.
     ends: HeaderMap,
     text: bool,
     ended: bool,
@@ -26,7 +26,7 @@ impl Framed {
         Self { body, ends, text, ended: false }
     }
 
-    /// Keep something until the last part is through.
+    /// Keep a value alive as long as the body.
     pub fn keep(&mut self, kept: impl Send + 'static) {
         self.body.keep(kept);
     }
@@ -48,13 +48,13 @@ impl Framed {
             None => {
                 self.ended = true;
                 if self.ends.is_empty() {
-                    // The service broke off without a word; a frame would say that all is well.
+                    // The service sent no status; a trailers frame would hide that.
                     return Poll::Ready(None);
                 }
                 frame(&self.ends)
             }
         };
-        // Parts of the text form are padded each for itself, so that each can be read as soon as it is there.
+        // In the text form each part is padded separately, so that it can be decoded as soon as it arrives.
         let data = if self.text { STANDARD.encode(data).into() } else { data };
         Poll::Ready(Some(Ok(Frame::data(data))))
     }

@@ -1,11 +1,11 @@
-//! gRPC-Web made into gRPC and back (gRPC's PROTOCOL-WEB.md), on routes that ask for it.
+//! Translates gRPC-Web to gRPC and back (gRPC's PROTOCOL-WEB.md), on routes that enable it.
 //!
-//! A page can neither read trailers nor ask that HTTP/2 be spoken. So a call comes by any protocol, with messages
-//! framed as in gRPC, and what gRPC says in trailers goes back as one more frame, the last of the body. In the
-//! text form both bodies are in base64, for clients that can read nothing but text.
+//! A browser page can neither read trailers nor demand HTTP/2. So gRPC-Web works over any version of HTTP,
+//! with messages framed as in gRPC, and the trailers are sent as the last frame of the body. In the text form
+//! both bodies are base64, for clients that can only read text.
 //!
-//! The request is changed before anything looks at it but its route, and the answer when all is done but CORS:
-//! identity, limits, retries and the gateway's own refusals know of calls of gRPC alone.
+//! The request is translated right after routing, and the response right before CORS, so that identity,
+//! limits, retries and the gateway's own errors only deal with gRPC.
 
 mod decoded;
 mod framed;
@@ -25,23 +25,23 @@ pub use self::framed::Framed;
 const GRPC: &str = "application/grpc";
 const WEB: &str = "application/grpc-web";
 const TEXT: &str = "-text";
-/// The first byte of a frame that has trailers in place of a message.
+/// The first byte of a frame that holds trailers instead of a message.
 const TRAILERS: u8 = 0x80;
-/// What says how a call ended. An answer without a message has it in its head, which pages of other origins
-/// read only where CORS exposes it.
+/// The status of a call. A response without messages has it in its head, which pages of other origins can
+/// read only if CORS exposes it.
 const ENDS: [HeaderName; 3] = [
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-status-details-bin"),
 ];
 
-/// A call that came as gRPC-Web.
+/// A call that arrived as gRPC-Web.
 pub struct Call {
-    /// Whether the answer's body is in base64.
+    /// Whether the response's body is base64.
     text: bool,
 }
 
-/// Whether a type is gRPC-Web's text form, and what follows its name, such as `+proto`; nothing for others.
+/// For a gRPC-Web content type: whether it is the text form, and what follows its name, such as `+proto`.
 fn kind(content_type: &str) -> Option<(bool, &str)> {
     let rest = content_type.strip_prefix(WEB)?;
     let (text, rest) = match rest.strip_prefix(TEXT) {
@@ -52,11 +52,11 @@ fn kind(content_type: &str) -> Option<(bool, &str)> {
 }
 
 impl Call {
-    /// Make a request into one of gRPC, if it is of gRPC-Web.
+    /// Translate a gRPC-Web request to gRPC; `None` for other requests.
     pub fn take(parts: &mut Parts, body: &mut RequestBody) -> Option<Self> {
         let (is_text, rest) = kind(text(&parts.headers, header::CONTENT_TYPE))?;
         let content_type = HeaderValue::try_from(format!("{GRPC}{rest}")).ok()?;
-        // The answer is as the client says that it reads it, or as it has asked.
+        // The response has the form in `Accept`, otherwise that of the request.
         let text = kind(text(&parts.headers, header::ACCEPT)).map_or(is_text, |(text, _)| text);
         parts.headers.insert(header::CONTENT_TYPE, content_type);
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -67,7 +67,8 @@ impl Call {
         Some(Self { text })
     }
 
-    /// Make an answer of gRPC into one of gRPC-Web. Others stay: they are of somebody who knows no gRPC.
+    /// Translate a gRPC response to gRPC-Web. Other responses, such as those of intermediaries, stay as they
+    /// are.
     pub fn answer(&self, response: &mut Response<Body>) {
         let headers = response.headers_mut();
         let Some(rest) = text(headers, header::CONTENT_TYPE).strip_prefix(GRPC) else { return };
@@ -87,7 +88,7 @@ impl Call {
     }
 }
 
-/// Trailers as the last frame of a body.
+/// Encode trailers as the last frame of a body.
 fn frame(trailers: &HeaderMap) -> Bytes {
     let mut frame = BytesMut::from(&[TRAILERS, 0, 0, 0, 0][..]);
     for (name, value) in trailers {
@@ -96,7 +97,7 @@ fn frame(trailers: &HeaderMap) -> Bytes {
         frame.put_slice(value.as_bytes());
         frame.put_slice(b"\r\n");
     }
-    // Headers are bounded by far less.
+    // Can't overflow: headers are far smaller.
     let length = u32::try_from(frame.len() - 5).unwrap_or(u32::MAX);
     frame[1..5].copy_from_slice(&length.to_be_bytes());
     frame.freeze()

@@ -1,8 +1,8 @@
 //! API keys, for programs that can't fetch tokens: `cf_NAME_SECRET`, in `X-Api-Key`.
 //!
-//! The name finds the entry, and isn't secret. Of the key the configuration holds the SHA-256: it is
-//! 256 random bits (`counterfoil gateway key` makes it), so whoever reads the digest can't guess it,
-//! and neither a slow hash nor a pepper would add to that.
+//! The name selects the entry and is not secret. The configuration holds the SHA-256 of the key. The secret
+//! is 256 random bits (from `counterfoil gateway key`), so it can't be guessed from the digest, and a slow
+//! hash or a pepper would add nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct ApiKeys(HashMap<String, (Secret, Arc<Bearer>)>);
 
 impl ApiKeys {
     /// # Errors
-    /// `Error::Config` for a digest that is none.
+    /// `Error::Config` for an invalid digest.
     pub fn new(configured: &HashMap<String, config::ApiKey>) -> Result<Self, Error> {
         let keys = configured.iter().map(|(name, key)| {
             let hash = key.sha256.as_bytes();
@@ -39,7 +39,7 @@ impl ApiKeys {
         self.0.is_empty()
     }
 
-    /// Whose key this is.
+    /// Identify the owner of a key.
     pub fn check(&self, given: &str) -> Result<Arc<Bearer>, Rejected> {
         if given.len() > KEY_LIMIT {
             return Err(Rejected::ApiKey);

@@ -20,19 +20,19 @@ use crate::identity::{Bearer, Rejected};
 use crate::shared::Shared;
 use crate::{config, own_request};
 
-/// Between two regular fetches.
+/// The interval of regular fetches.
 const REFRESH: Duration = Duration::from_secs(300);
-/// Between two fetches that unknown keys asked for: a client can't make the gateway hammer the
-/// issuer with made-up key ids. Also the pause after a failure.
+/// The minimum interval of fetches for unknown keys, so that a client can't flood the issuer by sending
+/// made-up key ids. Also the pause after a failure.
 const FLOOR: Duration = Duration::from_secs(1);
-/// An issuer's answer is not read beyond this.
+/// The maximum size of an issuer's response.
 const LIMIT: usize = 256 * 1024;
 
-/// Keys that are tried for one token: what it names nobody knows to be there is looked for among so many, at
-/// 100 us each. Issuers that name no keys have two or three.
+/// Keys tried for one token, at 100 us each; applies if keys or the token have no key id. Issuers without key
+/// ids have two or three keys.
 const TRIED: usize = 8;
 
-/// Keys, and a number that no other set of keys in this process has.
+/// Keys, with a generation that is unique in the process.
 struct Keys {
     generation: u64,
     named: Vec<Named>,
@@ -44,13 +44,13 @@ impl Keys {
         Self { generation: LAST.fetch_add(1, Ordering::Relaxed) + 1, named }
     }
 
-    /// Whether a key has this name.
+    /// Whether a key has this id.
     fn knows(&self, id: &str) -> bool {
         self.named.iter().any(|each| each.id == id)
     }
 
-    /// Keys that a token may have been signed by: those of the name that it gives, then those that have none; if
-    /// it gives none, those that have none either, then all others.
+    /// Candidate keys for a token: those with the token's key id, then those without any. For a token without
+    /// a key id: those without one, then all others.
     fn of<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Key> {
         let named = self.named.iter().filter(move |each| each.id == id);
         let others = move |each: &&Named| each.id != id && (each.id.is_empty() || id.is_empty());
@@ -61,7 +61,7 @@ impl Keys {
 pub struct Issuer {
     pub config: config::Issuer,
     keys: ArcSwap<Keys>,
-    /// A token named a key that isn't here.
+    /// Notified when a token names an unknown key.
     unknown_key: Notify,
     failures: AtomicU64,
     fetched: Mutex<Option<Instant>>,
@@ -69,8 +69,8 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// The one of `before` with the same settings; else one that knows no keys yet, unless another
-    /// has fetched them from the same place.
+    /// The issuer in `before` with the same settings; otherwise a new one, which takes over the keys that
+    /// another has fetched from the same URL.
     pub fn new(config: &config::Issuer, before: &[Arc<Self>]) -> Arc<Self> {
         if let Some(same) = before.iter().find(|each| each.config == *config) {
             return Arc::clone(same);
@@ -88,7 +88,7 @@ impl Issuer {
         })
     }
 
-    /// What a token that claims to be from this issuer proves, and the generation of the keys.
+    /// Verify a token that claims to be from this issuer. Returns its bearer and the generation of the keys.
     pub fn check(&self, token: &Token<'_>, now: u64) -> Result<(Bearer, u64), Rejected> {
         let keys = self.keys.load();
         let id = token.key_id();
@@ -112,7 +112,7 @@ impl Issuer {
         if fitting == 0 && others {
             why = Rejected::Algorithm;
         }
-        // Its key may be a new one.
+        // The key may be new.
         if id.is_empty() || !keys.knows(id) {
             self.unknown_key.notify_one();
         }
@@ -123,12 +123,12 @@ impl Issuer {
         })
     }
 
-    /// Changes when a key was withdrawn or replaced: what it proved is to be proved again.
+    /// Changes when a key was removed or replaced; results of earlier verifications are then invalid.
     pub fn generation(&self) -> u64 {
         self.keys.load().generation
     }
 
-    /// For operators.
+    /// The state, for operators.
     pub fn state(&self) -> Value {
         let fetched = *self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +141,7 @@ impl Issuer {
         })
     }
 
-    /// Fetches that failed.
+    /// The number of failed fetches.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
@@ -149,7 +149,7 @@ impl Issuer {
     /// Fetch the keys if there are none yet.
     ///
     /// # Errors
-    /// What went wrong, and what to look at.
+    /// What went wrong, and what to check.
     pub async fn ready(&self) -> Result<(), String> {
         if !self.keys.load().named.is_empty() {
             return Ok(());
@@ -176,7 +176,7 @@ impl Issuer {
         Ok(())
     }
 
-    /// Where the issuer says that its keys are (OpenID Connect Discovery 1.0, section 4).
+    /// The `jwks_uri` that the issuer publishes (OpenID Connect Discovery 1.0, section 4).
     async fn discover(&self) -> Result<String, own_request::Error> {
         #[derive(Deserialize)]
         struct Discovery {
@@ -197,13 +197,13 @@ impl Issuer {
         own_request::send(Request::get(url).body(Full::default())?, authorities, LIMIT).await
     }
 
-    /// Keep the keys fresh. Nothing else fetches them, so there is never more than one fetch under
-    /// way, however many tokens with unknown keys come.
+    /// Keep the keys fresh. Nothing else fetches them, so at most one fetch is under way, however many tokens
+    /// with unknown keys arrive.
     async fn refresh(&self) {
         loop {
             let outcome = self.fetch().await;
             let pause = if outcome.is_ok() { REFRESH } else { FLOOR };
-            // Stale keys go on being served: the issuer's absence is no reason to refuse.
+            // Known keys stay in use: an unreachable issuer is no reason to reject tokens.
             self.say(outcome.err().map(|error| error.to_string()));
             tokio::time::sleep(FLOOR).await;
             tokio::select! {
@@ -213,7 +213,7 @@ impl Issuer {
         }
     }
 
-    /// Keep what is to be said of the last fetch, and log it if it is news.
+    /// Record the outcome of the last fetch, and log it if it has changed.
     fn say(&self, trouble: Option<String>) {
         self.failures.fetch_add(u64::from(trouble.is_some()), Ordering::Relaxed);
         let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,8 +230,7 @@ impl Issuer {
     }
 }
 
-/// Keep the keys fresh of whoever vouches for clients at the moment, for as long as the gateway
-/// runs.
+/// Keep the keys of all currently configured issuers fresh, until the gateway ends.
 pub async fn keep_fresh(shared: &Shared) {
     let mut version = shared.version();
     let mut refreshing = JoinSet::new();

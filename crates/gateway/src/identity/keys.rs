@@ -5,8 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Keys of one issuer. Those in use are two or three; a set beyond this is not one of keys to
-/// verify tokens by.
+/// The maximum number of keys of an issuer. Usually two or three are in use; a larger set can't be one of
+/// verification keys.
 const KEYS: usize = 100;
 
 /// A verification key.
@@ -17,8 +17,8 @@ pub enum Key {
     Rs256 { n: Vec<u8>, e: Vec<u8> },
 }
 
-/// A key as it was published. Names are there to choose by, and need not be: several keys may have none, or
-/// the same if they are of different kinds (section 4.5).
+/// A published key. Ids need not be present or unique: several keys may have none, or the same if they are of
+/// different types (section 4.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// Empty if it has none.
@@ -46,11 +46,11 @@ struct Entry {
     e: Option<String>,
 }
 
-/// The keys in a published set; those for other purposes, of other kinds and without what theirs needs are
-/// passed over (section 5).
+/// Parse a key set. Keys for other purposes, of other types, or with missing parameters are skipped (section
+/// 5).
 ///
 /// # Errors
-/// When it isn't a key set, or none of its keys can be used.
+/// It isn't a key set, or none of its keys is usable.
 pub fn parse(document: &[u8]) -> Result<Vec<Named>, String> {
     let Document { keys } =
         serde_json::from_slice(document).map_err(|error| format!("no key set: {error}"))?;
@@ -85,7 +85,7 @@ fn key(entry: Entry) -> Option<Key> {
         ("RSA", _) => ("RS256", Key::Rs256 { n: bytes(entry.n)?, e: bytes(entry.e)? }),
         _ => return None,
     };
-    // RFC 9864 has a name of its own for Ed25519.
+    // RFC 9864 adds a name for Ed25519.
     let named = entry.alg.as_deref().unwrap_or(algorithm);
     (named == algorithm || (named == "Ed25519" && algorithm == "EdDSA")).then_some(key)
 }

@@ -1,11 +1,10 @@
-//! Tokens that were found good before: a signature is checked once for each worker, not once for
-//! each request.
+//! A cache of verified tokens: a signature is verified once per worker, not once per request.
 //!
-//! Each worker remembers for itself, so nothing is locked and no cache line travels between cores;
-//! the price is one check a token and worker, some 100 us. What is remembered is a digest: a token
-//! is not kept in memory, an entry is small whatever the token's size, and looking one up compares
-//! digests, of which nobody can aim at a given one. What leaves when it is full is the matter of
-//! `quick_cache` (S3-FIFO: a stream of tokens that are used once doesn't displace those in use).
+//! Each worker has its own cache, so there are no locks and no cache lines move between cores; the price is
+//! one verification per token and worker, some 100 us. The key is a digest: tokens are not kept in memory,
+//! entries are small whatever the token's size, and a lookup compares digests, which an attacker can't
+//! choose. `quick_cache` decides on evictions (S3-FIFO: a stream of tokens that are used once doesn't
+//! displace those in use).
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::identity::{Bearer, Issuer, Rejected};
 
-/// Tokens that one worker remembers, at some 200 bytes each.
+/// The capacity of one worker's cache, at some 200 bytes per token.
 const TOKENS: usize = 32_768;
 
 type Digest = [u8; 32];
@@ -26,7 +25,7 @@ type Tokens = Cache<Digest, Known, UnitWeighter, FxBuildHasher>;
 #[derive(Clone)]
 struct Known {
     bearer: Arc<Bearer>,
-    /// Of the keys that it was checked by.
+    /// The generation of the keys that verified it.
     generation: u64,
 }
 
@@ -40,8 +39,8 @@ thread_local! {
     ));
 }
 
-/// The bearer of a token that was found good before, by keys that one of `issuers` still has, or
-/// what `check` says, with the generation of the keys that it used.
+/// The bearer of a token from the cache, if it was verified by keys that are still current at one of
+/// `issuers`. Otherwise the result of `check`, which also returns the generation of the keys.
 pub fn find_or_check(
     token: &str,
     now: u64,

@@ -1,7 +1,8 @@
-//! Authentication: which credential a request carries, and what it proves.
+//! Authentication: which credential a request carries, and whom it identifies.
 //!
-//! A verifier belongs to one snapshot of the configuration. What is costly or must not be forgotten
-//! outlives it: an issuer goes on with its keys for as long as its settings stay.
+//! A verifier belongs to one snapshot of the configuration. Expensive or security-relevant state outlives it:
+//! an issuer keeps its keys as long as its settings don't change, and accepted signatures are kept across
+//! reloads.
 
 mod api_key;
 mod issuer;
@@ -27,31 +28,31 @@ use crate::identity::signature::SigningKeys;
 use crate::identity::token::Token;
 use crate::respond::Problem;
 
-/// Who asks: what a credential says of its bearer.
+/// The identity that a credential proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bearer {
     pub tenant: String,
     pub tier: String,
-    /// Those further ones that limits count by.
+    /// Other claims, as far as limits use them.
     pub claims: Vec<(String, String)>,
     /// Seconds since 1970.
     pub expires: u64,
 }
 
 impl Bearer {
-    /// Who a key of the configuration belongs to: as long as it is configured.
+    /// The owner of a configured key; it does not expire.
     fn of_key(tenant: &str, tier: &str) -> Arc<Self> {
         let (tenant, tier) = (tenant.to_owned(), tier.to_owned());
         Arc::new(Self { tenant, tier, claims: Vec::new(), expires: u64::MAX })
     }
 
-    /// The text of a claim that was kept, empty if the credential has none.
+    /// The value of a claim in `claims`; empty if the credential has none.
     pub fn claim(&self, name: &str) -> &str {
         self.claims.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 }
 
-/// Why a credential is no good; the text may be shown to the client.
+/// Why a credential is rejected. The text may be shown to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     #[error("a bearer token, an API key or a signature is needed")]
@@ -82,7 +83,7 @@ pub enum Rejected {
     Signed(&'static str),
     #[error("there are more signed requests than can be told apart at the moment")]
     TooManySigned,
-    /// It is the gateway that can't tell, not the client that can't prove.
+    /// The fault is the gateway's: it has no keys yet.
     #[error("the issuer's keys are not here yet")]
     NoKeys,
 }
@@ -101,7 +102,7 @@ impl From<Rejected> for Problem {
     }
 }
 
-/// All that vouches for clients in one configuration.
+/// All issuers and keys of one configuration.
 pub struct Verifier {
     pub issuers: Vec<Arc<Issuer>>,
     api_keys: ApiKeys,
@@ -109,11 +110,11 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// What `config` says of identity, with the issuers of `before` that stay as they are; nothing
-    /// if it says nothing. What is in `replays` was accepted before.
+    /// Build the verifier for `config`, with the issuers of `before` whose settings are unchanged; `None` if
+    /// no identity is configured. `replays` holds the signatures accepted so far.
     ///
     /// # Errors
-    /// `Error::Config` for two issuers of one name, and for keys that are none.
+    /// `Error::Setting` for an issuer that is configured twice, `Error::Config` for invalid keys.
     pub fn new(
         config: &Config,
         before: Option<&Self>,
@@ -133,11 +134,11 @@ impl Verifier {
         Ok((!nobody).then_some(Self { issuers, api_keys, signing_keys }))
     }
 
-    /// Who sent a request, at `now` (seconds since 1970), and, if it is signed, what its body has to
-    /// be. The first credential that it shows decides: a token, a signature, an API key.
+    /// Identify the sender of a request at `now` (seconds since 1970). For a signed request, also return the
+    /// digest that its body must have. Only the first credential counts: a token, a signature, an API key.
     ///
     /// # Errors
-    /// Why its credential is no good.
+    /// Why the credential is rejected.
     pub fn identify(
         &self,
         parts: &Parts,

@@ -1,11 +1,11 @@
-//! Signed requests: HTTP Message Signatures (RFC 9421) by HMAC with SHA-256, for clients that share
-//! a secret with the gateway and don't want it to travel.
+//! Signed requests: HTTP Message Signatures (RFC 9421) with HMAC-SHA256, for clients that share a secret with
+//! the gateway and don't want to transmit it.
 //!
-//! A subset, strict where the RFC leaves room. A signature covers at least `@method`, `@path`,
-//! `@query`, and `content-digest` (RFC 9530) where there is a body; it may cover `@authority` and
-//! headers. It names its key (`keyid`) and its time (`created`). Each is accepted once, within a
-//! minute of its making: two equal requests in one second need a `nonce` to differ. What was
-//! accepted is remembered by one gateway, so another would accept it once as well.
+//! This is a subset, strict where the RFC leaves room. A signature has to cover `@method`, `@path`, `@query`,
+//! and `content-digest` (RFC 9530) if there is a body; it may also cover `@authority` and headers. `keyid`
+//! and `created` are required. A signature is accepted once, within a minute of its creation: two equal
+//! requests in one second need a `nonce` to differ. Each gateway remembers accepted signatures by itself, so
+//! another gateway would accept the same one once more.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -34,26 +34,26 @@ pub const SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input
 const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
-/// A signature older than this is refused: time for a slow network, and a bound to what must be
-/// remembered.
+/// The maximum age of a signature: time for a slow network, and a bound on what must be remembered.
 const WINDOW_NS: u64 = 60_000_000_000;
-/// A client's clock may be this far ahead.
+/// How far ahead a client's clock may be.
 const SKEW_NS: u64 = 30_000_000_000;
-/// Signatures remembered in each of two generations of 90 s and in each part, at some 20 bytes: 11,650
+/// Signatures remembered per part, in each of two generations of 90 s, at some 20 bytes: enough for 11,650
 /// signed requests a second.
 const REMEMBERED: usize = 65_536;
-/// Parts of what is remembered, each with a lock of its own.
+/// Shards of the remembered signatures, each with its own lock.
 const PARTS: usize = 16;
-/// A secret shorter than the MAC makes the MAC weaker (RFC 2104, section 3).
+/// A secret shorter than the MAC weakens it (RFC 2104, section 3).
 const SECRET_LEAST: usize = 32;
-/// A signature covers no more than this.
+/// The maximum number of covered components.
 const COMPONENTS: usize = 32;
-/// A signed body is held whole: what is passed on must be what was signed.
+/// The maximum size of a signed body. It is buffered completely, since its digest has to be checked before it
+/// is forwarded.
 const BODY_LIMIT: u64 = 1024 * 1024;
-/// And has to be there in this time.
+/// The timeout for receiving it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Signatures that were accepted; these outlive a configuration.
+/// Accepted signatures, kept across reloads.
 pub struct Replays([Mutex<ReplayWindow>; PARTS]);
 
 impl Default for Replays {
@@ -67,7 +67,7 @@ pub struct SigningKeys {
     replays: Arc<Replays>,
 }
 
-/// What a signature says of the body: its SHA-256.
+/// The SHA-256 that a signed body must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyDigest([u8; 32]);
 
@@ -94,7 +94,8 @@ impl SigningKeys {
         self.by_id.is_empty()
     }
 
-    /// Who signed a request, and what its body has to be; `now` is in seconds since 1970.
+    /// Verify a request's signature. Returns the signer, and the digest that the body must have; `now` is in
+    /// seconds since 1970.
     pub fn check(
         &self,
         parts: &Parts,
@@ -153,7 +154,7 @@ impl SigningKeys {
     }
 }
 
-/// The one signature of a request: what it covers, and its bytes.
+/// The only signature of a request: the covered components and parameters, and the MAC.
 fn signature(headers: &HeaderMap) -> Result<(InnerList, Vec<u8>), Rejected> {
     let malformed = Rejected::Signed("is malformed");
     let one = |name: HeaderName| {
@@ -178,7 +179,7 @@ fn signature(headers: &HeaderMap) -> Result<(InnerList, Vec<u8>), Rejected> {
     }
 }
 
-/// The names of what is covered; nothing in place of one that this gateway doesn't know.
+/// The names of the covered components; `None` for one with parameters, which are not supported.
 fn covered(input: &InnerList) -> impl Iterator<Item = Option<&str>> {
     input.items.iter().map(|item| {
         let name = item.bare_item.as_string()?.as_str();
@@ -186,7 +187,7 @@ fn covered(input: &InnerList) -> impl Iterator<Item = Option<&str>> {
     })
 }
 
-/// What is signed (RFC 9421, section 2.5).
+/// The signature base (RFC 9421, section 2.5).
 fn base(input: &InnerList, parts: &Parts) -> Result<String, Rejected> {
     let unknown = Rejected::Signed("covers a component that this gateway can't check");
     let mut base = String::new();
@@ -233,7 +234,7 @@ fn value(component: &str, parts: &Parts) -> Option<String> {
     })
 }
 
-/// The SHA-256 that a request says its body has (RFC 9530).
+/// The SHA-256 in `Content-Digest` (RFC 9530).
 fn body_digest(headers: &HeaderMap) -> Result<BodyDigest, Rejected> {
     let missing = Rejected::Signed("needs a Content-Digest with sha-256");
     let said = Parser::new(text(headers, CONTENT_DIGEST)).parse::<Dictionary>().map_err(|_| missing)?;
@@ -246,11 +247,11 @@ fn body_digest(headers: &HeaderMap) -> Result<BodyDigest, Rejected> {
 }
 
 impl BodyDigest {
-    /// Read the body whole, at most `limit` bytes (0 for no limit but that of signed bodies), if it
-    /// is the one that was signed.
+    /// Read the complete body, at most `limit` bytes (0: only the limit of signed bodies applies), and verify
+    /// its digest.
     ///
     /// # Errors
-    /// 401 if it is another, 413, 400 and 408 as for every body.
+    /// 401 if the digest differs; 413, 400 and 408 as for every body.
     pub async fn receive(&self, body: &mut RequestBody, limit: u64) -> Result<Bytes, Problem> {
         let limit = if limit == 0 { BODY_LIMIT } else { limit.min(BODY_LIMIT) };
         let reading = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX)).collect();

@@ -1,5 +1,5 @@
-//! Validates JSON Web Tokens (RFC 7519, RFC 8725): ES256, RS256 and EdDSA (Ed25519,
-//! which RFC 9864 calls by that name), and nothing that the token itself proposes beyond that.
+//! Validates JSON Web Tokens (RFC 7519, RFC 8725). Accepts ES256, RS256 and EdDSA with Ed25519 (which RFC
+//! 9864 names `Ed25519`), and no other algorithm that a token proposes.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,9 +13,9 @@ use crate::config;
 use crate::identity::keys::Key;
 use crate::identity::{Bearer, Rejected};
 
-/// Leeway for clocks that differ, in seconds (RFC 8725 suggests no more than a few minutes).
+/// Tolerated clock skew, in seconds (RFC 7519 suggests no more than a few minutes).
 const LEEWAY_SECONDS: u64 = 30;
-/// A token longer than this is not looked at.
+/// The maximum length of a token.
 const TOKEN_LIMIT: usize = 8 * 1024;
 
 #[derive(Deserialize)]
@@ -26,7 +26,7 @@ struct Header {
     crit: Option<Value>,
 }
 
-/// A token taken apart; nothing in it is to be believed yet.
+/// A parsed token whose signature has not been verified.
 pub struct Token<'a> {
     header: Header,
     claims: Map<String, Value>,
@@ -35,7 +35,7 @@ pub struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// Take `text` apart.
+    /// Parse a token.
     pub fn parse(text: &'a str) -> Result<Self, Rejected> {
         if text.len() > TOKEN_LIMIT {
             return Err(Rejected::Malformed);
@@ -43,11 +43,11 @@ impl<'a> Token<'a> {
         let (signed, signature) = text.rsplit_once('.').ok_or(Rejected::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(Rejected::Malformed)?;
         let header: Header = decode(header)?;
-        // Whoever says that something is critical asks to be refused by who doesn't know it.
+        // No critical extension is supported, so the token must be rejected (RFC 7515, section 4.1.11).
         if header.crit.is_some() {
             return Err(Rejected::Malformed);
         }
-        // A token for another purpose, of the same issuer, is no access token (RFC 8725, 3.11).
+        // A token of the same issuer for another purpose is no access token (RFC 8725, section 3.11).
         let kind = header.typ.as_deref().unwrap_or("JWT");
         let kind = kind
             .get(..12)
@@ -68,13 +68,13 @@ impl<'a> Token<'a> {
         self.text("iss") == issuer
     }
 
-    /// The name of its key, empty if it has none.
+    /// The key id, empty if there is none.
     pub fn key_id(&self) -> &str {
         self.header.kid.as_deref().unwrap_or_default()
     }
 
-    /// Whether it is signed as one signs with such a key. The key decides which algorithm is right; a token that
-    /// claims another is refused, so a public key can't be passed off as a shared secret.
+    /// Whether its algorithm is the one for this type of key. The key determines the algorithm, so a public
+    /// key can't be passed off as a shared secret.
     pub fn fits(&self, key: &Key) -> bool {
         matches!(
             (key, self.header.alg.as_str()),
@@ -82,7 +82,7 @@ impl<'a> Token<'a> {
         )
     }
 
-    /// What it proves at `now` (seconds since 1970) if `key` is its issuer's.
+    /// Verify the signature and the claims at `now` (seconds since 1970).
     pub fn verify(&self, key: &Key, issuer: &config::Issuer, now: u64) -> Result<Bearer, Rejected> {
         if !self.fits(key) {
             return Err(Rejected::Algorithm);
@@ -125,7 +125,7 @@ impl<'a> Token<'a> {
         if tenant.is_empty() || tenant.len() > 128 || !tenant.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Rejected::NoTenant);
         }
-        // Who is of no tier that is known is of the lowest.
+        // An unknown tier counts as the lowest one.
         let tier = self.text(&issuer.tier_claim);
         let tier = issuer.tiers.iter().find(|known| *known == tier).or(issuer.tiers.last());
         let claims = issuer.claims.iter().map(|name| (name.clone(), self.text(name).to_owned())).collect();
@@ -137,10 +137,10 @@ impl<'a> Token<'a> {
     }
 }
 
-/// A date in whole seconds since 1970: issuers may tell parts of a second as well (`NumericDate`, RFC 7519,
-/// section 2), as those do that write `time.time() + 3600`.
+/// A `NumericDate` (RFC 7519, section 2) in whole seconds. Fractions are allowed: some issuers write
+/// `time.time() + 3600`.
 fn seconds(date: &Value) -> Option<u64> {
-    // A cast of what is beyond all numbers gives the greatest.
+    // The cast saturates.
     date.as_u64().or_else(|| date.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }
 

@@ -1,44 +1,44 @@
-//! The header itself, in both versions ("The PROXY protocol, versions 1 & 2", Willy Tarreau, 2020): a line of
-//! text, or a block of bytes that tells its length. It is read to the letter. What follows it is the
-//! client's, so nobody may take a byte more or less for a part of it.
+//! Parser for both versions of the header ("The PROXY protocol, versions 1 & 2", Willy Tarreau, 2020): a line
+//! of text, or a binary block that declares its length. Parsing is strict: what follows belongs to the
+//! client, so the end of the header must be unambiguous.
 //!
-//! A parser of our own, of two functions that see nothing but bytes: the one that there is as a library
-//! (ppp) takes ports with a sign, and leaves bounds and what to do with families it doesn't know to others.
+//! The existing library (ppp) accepts signed ports, and leaves limits and unknown address families to its
+//! callers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What version 2 begins with: nothing that HTTP, TLS or version 1 begin with.
+/// The signature of version 2, with which neither HTTP, TLS nor version 1 begins.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const WORD: &[u8] = b"PROXY ";
-/// A line with its end (section 2.1).
+/// The maximum length of a line, including its end (section 2.1).
 const LINE_BYTES: usize = 107;
-/// What version 2 begins with, up to where its length says what follows.
+/// The fixed part of version 2, including the length of the rest.
 const FIXED_BYTES: usize = 16;
-/// What may follow: addresses, and what a proxy has to tell besides (TLS, who owns the network), which is
-/// skipped. The specification wants a header to fit into 536 bytes, and cloud providers stay below that.
+/// The maximum length of the rest: addresses, and extensions (TLVs), which are skipped. The specification
+/// wants a header to fit into 536 bytes, and cloud providers stay below that.
 const REST_BYTES: usize = 2048;
 
-/// As much of a header as is there.
+/// The result of parsing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
-    /// Not all of it.
+    /// The header is incomplete.
     Partial,
     Whole {
-        /// In bytes.
+        /// The length in bytes.
         length: usize,
-        /// Where the connection comes from; nothing if it is the proxy's own, or if that has no address.
+        /// The source address; `None` if the connection is the proxy's own, or its family has no IP address.
         source: Option<IpAddr>,
     },
 }
 
-/// What bytes are no header for.
+/// Why the bytes are not a valid header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-/// Read a header from the beginning of a connection.
+/// Parse a header at the beginning of a connection.
 ///
 /// # Errors
-/// It begins with none, whatever follows.
+/// The bytes don't begin with a valid header.
 pub fn parse(bytes: &[u8]) -> Result<Header, Malformed> {
     let begins = |with: &[u8]| {
         let length = with.len().min(bytes.len());
@@ -63,7 +63,7 @@ fn text(bytes: &[u8]) -> Result<Header, Malformed> {
     let line = str::from_utf8(&line[..end]).map_err(|_| malformed)?;
     let words: Vec<_> = line.split(' ').skip(1).collect();
     let source = match words[..] {
-        // Whatever follows is to be passed over.
+        // The rest of the line has to be ignored.
         ["UNKNOWN", ..] => None,
         [family @ ("TCP4" | "TCP6"), source, destination, source_port, destination_port] => {
             let is_port = |text: &str| {
@@ -104,12 +104,12 @@ fn binary(bytes: &[u8]) -> Result<Header, Malformed> {
     let short = Malformed("it has no room for its addresses");
     let source = match family {
         _ if is_local => None,
-        // TCP over IPv4 and IPv6: source, destination and both ports.
+        // TCP over IPv4 and IPv6: both addresses, then both ports.
         0x11 if length < 12 => return Err(short),
         0x21 if length < 36 => return Err(short),
         0x11 => rest.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets).into()),
         0x21 => rest.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets).into()),
-        // Unspecified, datagrams, or a socket of the proxy's own machine: none that a client has here.
+        // Unspecified, datagrams or Unix sockets: no client address.
         _ => None,
     };
     Ok(Header::Whole { length: FIXED_BYTES + length, source })
@@ -196,7 +196,7 @@ mod tests {
         }
     }
 
-    /// A header, and where it says that the connection comes from.
+    /// A header and its source address.
     fn headers() -> impl Strategy<Value = (Vec<u8>, Option<IpAddr>)> {
         let ports = (any::<u16>(), any::<u16>());
         let rest = prop::collection::vec(any::<u8>(), 0..300);

@@ -1,13 +1,13 @@
-//! Connections that a load balancer passes on, and says by the PROXY protocol whose they are.
+//! The PROXY protocol, by which a load balancer passes on the client's address.
 //!
-//! Whoever can send this header says who he is, so it is never optional: where it is asked for, every
-//! connection begins with one, and only trusted proxies may send it. Who comes from elsewhere, sends
-//! none, or not to the letter, is let go without an answer. From then on the client's address is the one
-//! that was told, for limits, networks that may ask, and `X-Forwarded-For`. A proxy that connects for itself
-//! (LOCAL, UNKNOWN), as for its checks, is served under its own address.
+//! The header determines the client's address, so it is never optional: if the protocol is enabled, every
+//! connection must begin with a header, and only trusted proxies may send one. Connections from other
+//! addresses, or without a valid header, are closed without a response. From then on the client's address is
+//! the one in the header, for limits, allowed networks and `X-Forwarded-For`. A proxy's own connections
+//! (LOCAL, UNKNOWN), such as health checks, are served under the proxy's address.
 //!
-//! It comes before TLS, and is read on its own: bytes are looked at where they lie in the kernel, and
-//! taken only as far as they are the header's.
+//! The header precedes TLS. It is peeked at in the kernel's buffer, and only the bytes of the header are
+//! consumed.
 
 pub mod header;
 
@@ -23,15 +23,16 @@ use tokio::net::TcpStream;
 
 use self::header::{Header, Malformed};
 
-/// What is looked at at a time: as much as the specification wants a header to fit into.
+/// The size of a peek: the specification wants a header to fit into it.
 const LOOK_BYTES: usize = 536;
-/// Of connections that are let go so many are logged at most: one in so long.
+/// At most one refused connection is logged in this time.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// Read the header of a connection: where that comes from, or nothing if it is the proxy's own.
+/// Read the header of a connection and return its source address; `None` if the connection is the proxy's
+/// own.
 ///
 /// # Errors
-/// `InvalidData` for what is no header, and others when the connection ends before its end.
+/// `InvalidData` for an invalid header, others if the connection ends before the header is complete.
 pub async fn source(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     let (mut read, mut seen) = (Vec::new(), [0; LOOK_BYTES]);
     loop {
@@ -53,7 +54,7 @@ pub async fn source(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
     }
 }
 
-/// Connections that were let go since nobody who is trusted announced them.
+/// Connections closed because no trusted proxy announced their address.
 #[derive(Default)]
 pub struct Refused {
     count: AtomicU64,
@@ -65,7 +66,7 @@ impl Refused {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Count one more, and log it now and then.
+    /// Count a connection, and log it if the last line is old enough.
     pub fn add(&self, peer: IpAddr, reason: &str) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();

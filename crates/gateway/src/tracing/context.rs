@@ -1,8 +1,8 @@
 //! W3C Trace Context of a request, and the sampling decision.
 //!
-//! Sampling at the head goes by the trace's id, so that whoever samples the same share keeps the
-//! same traces, and spans of one request don't get apart. What a client says of sampling is not
-//! heeded: it would decide how much this gateway's operators store.
+//! Head sampling is by trace id: components that sample the same ratio keep the same traces, so the spans of
+//! a trace stay together. The client's sampled flag is ignored; otherwise clients would decide how much this
+//! gateway's operators store.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -12,35 +12,35 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// A request's place in its trace.
+/// A request's position in its trace.
 #[derive(Clone)]
 pub struct Context {
     pub trace_id: [u8; 16],
     pub span_id: [u8; 8],
-    /// The span of whoever asked, if it said.
+    /// The caller's span, if it sent one.
     pub parent_id: Option<[u8; 8]>,
     pub sampled: bool,
 }
 
 impl Context {
-    /// Go on with the trace that a request names, or begin one; `threshold` is the share of traces
-    /// to sample, of 2^56.
+    /// Continue the trace that a request names, or start one. `threshold`: the ratio of traces to sample,
+    /// times 2^56.
     pub fn of(headers: &HeaderMap, threshold: u64) -> Self {
         let mut lines = headers.get_all(TRACEPARENT).iter();
-        // Of two nobody knows which one is meant.
+        // Several headers are ambiguous.
         let given = lines.next().filter(|_| lines.next().is_none()).and_then(|value| parse(value.as_bytes()));
         let (trace_id, parent_id) = match given {
             Some((trace_id, parent_id)) => (trace_id, Some(parent_id)),
             None => ((u128::from(random()) << 64 | u128::from(random())).to_be_bytes(), None),
         };
-        // The last seven bytes are random even where the others aren't (W3C Trace Context Level 2).
+        // The last seven bytes are random even if the others aren't (W3C Trace Context Level 2).
         let mut share = [0; 8];
         share[1..].copy_from_slice(&trace_id[9..]);
         let sampled = u64::from_be_bytes(share) < threshold;
         Self { trace_id, span_id: random().to_be_bytes(), parent_id, sampled }
     }
 
-    /// For the instance: its spans are below this one.
+    /// The `traceparent` for the instance: its spans are children of this one.
     pub fn header(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(55);
         text.extend_from_slice(b"00-");
@@ -51,7 +51,7 @@ impl Context {
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
     }
 
-    /// For logs.
+    /// The trace id as text, for logs.
     pub fn trace_id(&self) -> String {
         text(&self.trace_id)
     }
@@ -69,8 +69,8 @@ fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(bytes.iter().flat_map(digits));
 }
 
-/// The ids of trace and span in `VERSION-TRACE-SPAN-FLAGS`, in any version but ff, whose later ones
-/// may have more at the end; ids that are all zero are none.
+/// Parse `VERSION-TRACE-SPAN-FLAGS` into trace id and span id. Any version but ff is accepted; versions after
+/// 00 may have further fields. Ids of only zeros are invalid.
 fn parse(given: &[u8]) -> Option<([u8; 16], [u8; 8])> {
     let hyphens = [2, 35, 52].iter().all(|place| given.get(*place) == Some(&b'-'));
     let version = bytes::<1>(given.get(..2)?)?;
@@ -97,7 +97,7 @@ fn bytes<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     (digits.len() == N * 2).then_some(out)
 }
 
-/// Ids have to be different, not secret: xorshift64* (Vigna, 2016), begun at random in each thread.
+/// Ids have to be unique, not secret: xorshift64* (Vigna, 2016), seeded randomly in each thread.
 fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(()) | 1);

@@ -1,13 +1,12 @@
 //! Tracing: which requests are exported, and which are dropped first under load.
 //!
-//! A request is one span. At its end it is known whether it failed or was slow: such a span is
-//! always kept, whatever the head said; of the others a share is (`context`). Two queues, each with
-//! a bound, lead to the exporter, so that the many never push out the few that matter. A span that
-//! finds its queue full is dropped, and counted.
+//! Each request is one span. Spans of failed and slow requests are always kept, which is decided at their
+//! end; of the others a sample is kept (`context`). Two bounded queues lead to the exporter, so that samples
+//! never displace failed and slow requests. A span whose queue is full is dropped and counted.
 //!
-//! Spans go out by OTLP over HTTP in JSON (`otlp`): one document for a batch, over connections that
-//! the gateway makes anyway. The SDK of OpenTelemetry would bring its own threads, queues and
-//! clients to the same end, and a sampler that decides before it knows how a request ends.
+//! Spans are exported as OTLP over HTTP in JSON (`otlp`), one document per batch, with the gateway's own HTTP
+//! client. The OpenTelemetry SDK would add its own threads, queues and clients, and a sampler that decides
+//! before it is known how a request ends.
 
 mod context;
 mod otlp;
@@ -23,30 +22,30 @@ use crate::config::Telemetry;
 use crate::tracing::context::{Context, TRACESTATE};
 pub use crate::tracing::otlp::keep_exporting;
 
-/// Spans of requests that failed or were slow, at some 500 bytes each, that may wait to be exported.
+/// The capacity of the queue for failed and slow requests, at some 500 bytes per span.
 const KEPT: usize = 8_192;
-/// The same for those that are a sample.
+/// The capacity of the queue for sampled requests.
 const SAMPLED: usize = 4_096;
 
-/// A request under way in its trace.
+/// The trace of a request under way.
 #[derive(Clone)]
 pub struct Trace {
     pub context: Context,
-    /// For the instance.
+    /// The `traceparent` for the instance.
     pub header: HeaderValue,
-    /// Of the trace, for logs.
+    /// The trace id, for logs.
     pub id: String,
 }
 
-/// One request, as its trace tells of it.
+/// The span of one request.
 pub struct Span {
     pub context: Context,
     pub start_us: u64,
     pub duration_us: u64,
     pub method: String,
-    /// What clients speak with the gateway: `http` or `https`.
+    /// The scheme of the client's connection: `http` or `https`.
     pub scheme: &'static str,
-    /// The route's, empty if there was none: the span's name.
+    /// The route's path, empty if no route matched: part of the span's name.
     pub route: String,
     pub path: String,
     pub status: u16,
@@ -57,7 +56,7 @@ pub struct Span {
     pub request_id: String,
 }
 
-/// Where spans go, in one configuration.
+/// The queues and counters of one configuration.
 pub struct Tracing {
     pub config: Telemetry,
     threshold: u64,
@@ -68,7 +67,7 @@ pub struct Tracing {
     counts: Arc<Counts>,
 }
 
-/// The other ends of the queues, until an exporter takes them.
+/// The receiving ends of the queues, until an exporter takes them.
 struct Waiting {
     kept: mpsc::Receiver<Span>,
     sampled: mpsc::Receiver<Span>,
@@ -83,7 +82,7 @@ struct Counts {
 }
 
 impl Tracing {
-    /// One with these settings, or `before` if it has them; its counts go on.
+    /// Create one with these settings, or return `before` if they are the same. Counters carry over.
     pub fn new(config: &Telemetry, before: Option<&Arc<Self>>) -> Arc<Self> {
         if let Some(same) = before.filter(|before| before.config == *config) {
             return Arc::clone(same);
@@ -101,9 +100,8 @@ impl Tracing {
         })
     }
 
-    /// The place in its trace of a request with these headers. What they say to each maker of tracing tools
-    /// belongs to the trace that they name: where a new one begins, it is taken out of them (W3C Trace
-    /// Context, section 4.3).
+    /// Start the span of a request with these headers. `tracestate` belongs to the trace that `traceparent`
+    /// names; if a new trace begins, it is removed (W3C Trace Context, section 4.3).
     pub fn begin(&self, headers: &mut HeaderMap) -> Trace {
         let context = Context::of(headers, self.threshold);
         if context.parent_id.is_none() {
@@ -112,7 +110,7 @@ impl Tracing {
         Trace { header: context.header(), id: context.trace_id(), context }
     }
 
-    /// Keep what is told of a request, if it is to be told; nobody waits for it.
+    /// Queue the span of a finished request if it is to be exported. Never blocks.
     pub fn end(&self, context: Context, status: u16, duration_us: u64, tell: impl FnOnce(Context) -> Span) {
         let queue = if status >= 500 || duration_us >= self.slow_us {
             &self.kept
@@ -127,7 +125,7 @@ impl Tracing {
         }
     }
 
-    /// For operators.
+    /// The state, for operators.
     pub fn state(&self) -> Value {
         let trouble = self.counts.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let (exported, dropped, failures) = self.counts();
@@ -137,13 +135,13 @@ impl Tracing {
         })
     }
 
-    /// Spans exported, spans dropped, and exports that failed.
+    /// Spans exported, spans dropped, and failed exports.
     pub fn counts(&self) -> (u64, u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (load(&self.counts.exported), load(&self.counts.dropped), load(&self.counts.failures))
     }
 
-    /// Spans that are still to be exported.
+    /// Spans waiting for export.
     pub fn waiting_spans(&self) -> usize {
         let used = |queue: &mpsc::Sender<Span>| queue.max_capacity() - queue.capacity();
         used(&self.kept) + used(&self.sampled)

@@ -18,19 +18,19 @@ use crate::shared::{Phase, Shared};
 use crate::tracing::context::text;
 use crate::tracing::{Counts, Span, Waiting};
 
-/// Spans of one document, which is then some 300 KB.
+/// The maximum number of spans in a document, which is then some 300 KB.
 const BATCH: usize = 512;
-/// How long a span waits for others to go along with.
+/// How long a span waits for others to fill a batch.
 const GATHER: Duration = Duration::from_secs(1);
-/// Pauses after a failure: the first doubles with each in a row.
+/// Backoff after a failure: doubles with each consecutive one.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
-/// A collector's answer is not read beyond this.
+/// The maximum size of a collector's response.
 const ANSWER_LIMIT: usize = 64 * 1024;
-/// How long the end of the gateway waits for what is left.
+/// How long a shutdown waits for the remaining spans.
 const LAST: Duration = Duration::from_secs(2);
-/// Methods that have a name in traces without a route that has them (semantic conventions of HTTP), and what all
-/// others are called.
+/// Methods that appear in traces even without a matching route (semantic conventions of HTTP), and the name
+/// of all others.
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
 const OTHER: &str = "_OTHER";
 /// `SPAN_KIND_SERVER`, `STATUS_CODE_UNSET` and `STATUS_CODE_ERROR`.
@@ -38,8 +38,8 @@ const SERVER: u8 = 2;
 const UNSET: u8 = 0;
 const ERROR: u8 = 2;
 
-/// Export the spans of every configuration that comes into force, for as long as the gateway runs,
-/// and what is left then as far as it is quickly done.
+/// Export the spans of each configuration in turn until the gateway ends, then the remaining ones within a
+/// short timeout.
 pub async fn keep_exporting(shared: &Shared) {
     let (mut version, mut phase) = (shared.version(), shared.phase());
     let mut exporters = JoinSet::new();
@@ -48,7 +48,7 @@ pub async fn keep_exporting(shared: &Shared) {
         if let Some(tracing) = &shared.snapshot().tracing
             && let Some(waiting) = tracing.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
-            // Who exports must not keep alive who sends: the queue's end is how it learns of its own.
+            // The exporter must not keep the senders alive: it ends when its queues are closed.
             let exporter = Exporter { config: tracing.config.clone(), counts: Arc::clone(&tracing.counts) };
             exporters.spawn(exporter.run(waiting, shared.phase()));
         }
@@ -67,7 +67,7 @@ struct Exporter {
 }
 
 impl Exporter {
-    /// Export until nobody is left who could send a span, or until the gateway has ended.
+    /// Export until all senders are gone or the gateway has ended.
     async fn run(self, mut waiting: Waiting, mut phase: watch::Receiver<Phase>) {
         let mut batch = Vec::new();
         let ended = async {
@@ -98,8 +98,8 @@ impl Exporter {
         }
     }
 
-    /// Try again for as long as the collector is away: what comes meanwhile waits, and is dropped where
-    /// there is no more room. What it refuses is dropped at once, or nothing else would ever go out.
+    /// Retry while the collector is unavailable; meanwhile spans queue up, and are dropped when the queue is
+    /// full. A batch that the collector rejects is dropped at once, since it would block all others.
     async fn until_settled(&self, batch: &[Span]) {
         let mut failed = 0;
         while let Err(error) = self.post(batch).await {
@@ -126,7 +126,7 @@ impl Exporter {
         Ok(())
     }
 
-    /// Keep what is to be said of the last export, and log it if it is news.
+    /// Record the outcome of the last export, and log it if it has changed.
     fn say(&self, trouble: Option<String>) {
         let mut said = self.counts.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if *said == trouble {
@@ -143,14 +143,14 @@ impl Exporter {
     }
 }
 
-/// Whether the collector would say the same again (OTLP/HTTP, "Retryable Response Codes").
+/// Whether a retry is pointless (OTLP/HTTP, "Retryable Response Codes").
 fn is_final(error: &own_request::Error) -> bool {
     let refused = error.downcast_ref::<own_request::Refused>();
     refused.is_some_and(|refused| !matches!(refused.0.as_u16(), 429 | 502 | 503 | 504))
 }
 
 impl Waiting {
-    /// Put the next spans into `batch`, once there are some; none once there will be no more.
+    /// Wait for spans and put them into `batch`; leaves it empty if the queues are closed.
     async fn gather(&mut self, batch: &mut Vec<Span>) {
         let first = tokio::select! {
             biased;
@@ -164,7 +164,7 @@ impl Waiting {
         self.fill(batch);
     }
 
-    /// Put what is there already into `batch`, those that matter first.
+    /// Put the queued spans into `batch`, failed and slow requests first.
     fn fill(&mut self, batch: &mut Vec<Span>) {
         while batch.len() < BATCH {
             match self.kept.try_recv().or_else(|_| self.sampled.try_recv()) {
@@ -175,7 +175,7 @@ impl Waiting {
     }
 }
 
-/// The export request, in the JSON mapping of its Protobuf: ids in hex, 64-bit numbers as text.
+/// The export request in Protobuf's JSON mapping: ids in hex, 64-bit numbers as text.
 fn document(service_name: &str, batch: &[Span]) -> Value {
     json!({"resourceSpans": [{
         "resource": {"attributes": [attribute("service.name", service_name.into())]},
@@ -189,7 +189,7 @@ fn document(service_name: &str, batch: &[Span]) -> Value {
 fn span(span: &Span) -> Value {
     let Span { context, start_us, duration_us, method, route, path, status, .. } = span;
     let nanoseconds = |us: u64| us.saturating_mul(1_000).to_string();
-    // What a client has made up names no span, and is no value that collectors count by.
+    // A made-up method must not become a span name or a value that collectors count by.
     let is_known = !route.is_empty() || METHODS.contains(&method.as_str());
     let texts = [
         ("http.request.method", if is_known { method } else { OTHER }),
