@@ -4,37 +4,37 @@ use serde::Deserialize;
 
 use crate::secret::Secret;
 
-/// An issuer of tokens.
+/// A token issuer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Issuer {
     pub issuer: String,
     pub audience: String,
-    /// Empty: where the issuer says that its keys are.
+    /// Empty: discovered from the issuer's metadata.
     pub jwks_url: String,
-    /// Authorities that vouch for the issuer's certificate, in PEM; without it, this machine's.
+    /// Trusted authorities in PEM; the system's if not set.
     pub ca_file: Option<String>,
     pub tenant_claim: String,
     pub tier_claim: String,
-    /// The tiers that there are, the highest first.
+    /// All tiers, highest first.
     #[serde(skip)]
     pub tiers: Vec<String>,
-    /// Further claims that limits count by.
+    /// Other claims that limits use as keys.
     #[serde(skip)]
     pub claims: Vec<String>,
 }
 
-/// Who may show a key, of which only the digest is known here.
+/// An API key, of which only the digest is stored.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
-    /// Of the whole key, in hex.
+    /// SHA-256 of the whole key, in hex.
     pub sha256: String,
     pub tenant: String,
     pub tier: String,
 }
 
-/// Who may sign requests, and by which secret.
+/// The secret of a client that signs requests.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SigningKey {

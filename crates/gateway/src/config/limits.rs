@@ -1,11 +1,11 @@
-//! Settings of limits, and of the store that shares them.
+//! Settings of rate limits, and of the store that shares them between gateways.
 
 use hyper::header::HeaderName;
 use serde::Deserialize;
 
 use crate::secret::Secret;
 
-/// How much each key may ask for: a rate and a burst, or requests in a window.
+/// A rate limit per key: a rate and a burst, or requests per window.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
@@ -20,7 +20,7 @@ pub struct Limit {
     pub tell: bool,
 }
 
-/// How a limit counts.
+/// The algorithm of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
@@ -30,36 +30,36 @@ pub enum Algorithm {
     FixedWindow,
 }
 
-/// What a limit does while the store that it is shared by is away.
+/// What a shared limit does while its store is unavailable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fallback {
-    /// Each gateway limits alone: all together admit as many times the rate.
+    /// Each gateway limits by itself, so n gateways together admit n times the rate.
     Local,
-    /// Nothing passes.
+    /// Requests are refused.
     Refuse,
 }
 
-/// The store of limits that hold over all gateways.
+/// The store of limits that are shared by all gateways.
 #[derive(PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SharedLimits {
     pub url: String,
     /// Empty for none.
     pub password: Secret,
-    /// Before the name of every key.
+    /// A prefix of every key's name.
     pub prefix: String,
-    /// Between two exchanges.
+    /// The interval of reconciliation.
     pub interval_ms: u64,
 }
 
-/// What a limit counts by.
+/// The key of a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum LimitKey {
     Tenant,
     Address,
-    /// One account for all requests of a path.
+    /// All requests of a route's path share one count.
     Route,
     Claim(String),
     Header(HeaderName),

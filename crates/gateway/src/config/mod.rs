@@ -18,11 +18,11 @@ pub use self::route::{
 pub use self::service::{Balance, Protocol, Service, ServiceTls};
 use crate::secret::Secret;
 
-/// All that the data plane needs to know. Holds secrets, so it can't be printed.
+/// The complete configuration. It contains secrets, so it is not `Debug`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// All of this as it was given, without what is secret.
+    /// The configuration as received, without secrets.
     #[serde(skip)]
     pub shown: Value,
     pub listen: String,
@@ -31,36 +31,36 @@ pub struct Config {
     pub access_log: Option<String>,
     pub certificate: Option<String>,
     pub key: Option<String>,
-    /// Further ones, for the names that they say.
+    /// Further certificates, selected by the names in them.
     pub certificates: Vec<Certificate>,
-    /// Which names are asked of an ACME directory: kept by Python, and only shown here.
+    /// ACME settings. Python handles them; here they are only shown.
     pub acme: Value,
-    /// A file with the secret of tickets.
+    /// A file with the secret that encrypts session tickets.
     pub ticket_secret: Option<String>,
-    /// HTTP/3 as well, on the same port of UDP.
+    /// Serve HTTP/3 on the same port over UDP.
     pub http3: bool,
-    /// Early data (0-RTT): over HTTP/3, and without `ticket_secret` over TCP.
+    /// Accept early data (0-RTT) over HTTP/3, and over TCP unless `ticket_secret` is set.
     pub early_data: bool,
     pub clients: Clients,
     pub threads: usize,
-    /// In bytes, 0 for none.
+    /// In bytes, 0 for no limit.
     pub request_body_limit: u64,
-    /// Networks (CIDR) of proxies whose X-Forwarded-For is believed.
+    /// Networks (CIDR) of proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<String>,
-    /// Or how many proxies there are, whatever their addresses.
+    /// Alternatively, the number of proxies, whatever their addresses.
     pub trusted_hops: usize,
-    /// Whether each connection begins by saying whose it is.
+    /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
     pub cache_bytes: u64,
-    /// Who vouches for clients by tokens.
+    /// Token issuers.
     pub identity: Vec<Issuer>,
     pub api_keys: HashMap<String, ApiKey>,
     pub signing_keys: HashMap<String, SigningKey>,
-    /// The highest first.
+    /// Highest first.
     pub tiers: Vec<String>,
     pub limits: HashMap<String, Limit>,
     pub telemetry: Telemetry,
-    /// Where limits are shared with other gateways; without it they are this one's own.
+    /// The store for limits shared with other gateways; without it, limits are local.
     pub shared_limits: Option<SharedLimits>,
     pub hooks: HashMap<String, Hook>,
     pub routes: Vec<Route>,
@@ -68,7 +68,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Read a configuration.
+    /// Parse a configuration.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -78,7 +78,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The first setting that differs in `next` and was settled when the gateway started.
+    /// The first setting that differs in `next` but can't change without a restart.
     pub fn fixed_at_start(&self, next: &Self) -> Option<&'static str> {
         let settings = [
             ("listen", self.listen == next.listen),
@@ -97,10 +97,10 @@ impl Config {
     }
 }
 
-/// What secrets are called in the configuration, and an address that may hold a password.
+/// Names of settings that are secret or, as a URL, may contain a password.
 const SECRETS: [&str; 4] = ["admin_credential", "password", "secret", "url"];
 
-/// A document with nothing secret in it.
+/// The document with secrets replaced.
 fn without_secrets(document: Value) -> Value {
     match document {
         Value::Object(fields) => {
@@ -115,7 +115,7 @@ fn without_secrets(document: Value) -> Value {
     }
 }
 
-/// Files in PEM.
+/// PEM files.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
@@ -123,31 +123,31 @@ pub struct Certificate {
     pub key: String,
 }
 
-/// How long clients are waited for, and how many may be connected.
+/// Timeouts and limits of client connections.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Clients {
     pub head_seconds: f64,
     pub idle_seconds: f64,
     pub stall_seconds: f64,
-    /// 0 for as many as come.
+    /// 0 for no limit.
     pub connections: usize,
-    /// 0 for as many as come.
+    /// 0 for no limit.
     pub connections_per_address: usize,
-    /// The kernel's algorithm for their connections, unless it is to be the usual one.
+    /// The kernel's congestion control algorithm, if not the system's default.
     pub congestion: Option<String>,
 }
 
-/// What is told of requests, and to whom.
+/// Traces and metrics.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
-    /// The collector's address, without `/v1/traces`; empty for no traces.
+    /// The collector's URL, without `/v1/traces`; empty to disable traces.
     pub otlp_url: String,
     pub ca_file: Option<String>,
     pub service_name: String,
     pub sample_ratio: f64,
     pub slow_ms: u64,
-    /// Those that metrics tell apart.
+    /// Tenants with metrics of their own.
     pub tenants: Vec<String>,
 }

@@ -6,18 +6,18 @@ use serde::Deserialize;
 
 use crate::config::limits::LimitKey;
 
-/// Processes that are asked about requests.
+/// A hook: processes that decide about requests.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
     pub addresses: Vec<String>,
     pub deadline_ms: u64,
-    /// Requests that may wait for an answer at once.
+    /// The maximum number of requests waiting for a decision.
     pub queue: usize,
     pub failure: OnFailure,
 }
 
-/// What becomes of a request that a hook has said nothing about.
+/// What happens to a request if a hook fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
@@ -31,29 +31,29 @@ pub enum OnFailure {
 pub struct Route {
     pub path: String,
     pub methods: Vec<String>,
-    /// Names by which clients ask; `*.` before one: all below it. Empty: any.
+    /// Host names; `*.` before one matches all names below it. Empty: any.
     pub hosts: Vec<String>,
-    /// What headers must say.
+    /// Required values of headers.
     pub headers: HashMap<String, String>,
-    /// Networks (CIDR) that may ask, all if there are none, and networks that may not.
+    /// Networks (CIDR) that are allowed (all if empty), and networks that are denied.
     pub allow: Vec<String>,
     pub deny: Vec<String>,
-    /// Empty for a split and for a redirect.
+    /// Empty if `split` or `redirect` is set.
     pub service: String,
     pub split: Option<Split>,
     pub mirror: Option<Mirror>,
     pub identity: bool,
     pub limits: Vec<String>,
     pub hooks: Vec<String>,
-    /// In place of the gateway's.
+    /// Overrides the gateway's limit.
     pub request_body_limit: Option<u64>,
-    /// What a client's connection may go over to.
+    /// Protocols that a connection may be upgraded to.
     pub upgrades: Vec<String>,
-    /// Whether requests of safe methods go on before the handshake is complete.
+    /// Whether requests with safe methods are forwarded before the handshake is complete.
     pub early_data: bool,
-    /// Whether hints of the service (103) go on.
+    /// Whether the service's early hints (103) are forwarded.
     pub early_hints: bool,
-    /// Whether calls of gRPC-Web are made into such of gRPC.
+    /// Whether gRPC-Web is translated to gRPC.
     pub grpc_web: bool,
     pub cache: Option<Cache>,
     pub cors: Option<Cors>,
@@ -64,33 +64,33 @@ pub struct Route {
     pub compression: Option<Compression>,
 }
 
-/// Services that share a route's requests, and what tells whose a request is.
+/// Services that share a route's requests, and how a request is assigned.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
     pub weights: BTreeMap<String, u32>,
-    /// Without it each request goes its own way.
+    /// Requests with the same key go to the same service. If not set, each request is assigned at random.
     pub by: Option<LimitKey>,
-    /// In which a client may name its service.
+    /// A header by which clients can select a service.
     pub header: Option<String>,
 }
 
-/// Another service that gets copies of a part of the requests.
+/// A service that gets copies of some of the requests.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
     pub service: String,
     pub percent: f64,
-    /// Copies under way at once.
+    /// The maximum number of copies under way.
     pub concurrency: usize,
 }
 
-/// Which pages of other origins may ask, and read what is answered.
+/// Which origins may send requests and read the responses.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cors {
     pub origins: Vec<String>,
-    /// Empty: those of the route.
+    /// Empty: the route's methods.
     pub methods: Vec<String>,
     pub headers: Vec<String>,
     pub exposed_headers: Vec<String>,
@@ -98,7 +98,7 @@ pub struct Cors {
     pub max_age_seconds: u32,
 }
 
-/// A beginning of the path, and what the service gets in its place.
+/// A prefix of the path, and its replacement.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rewrite {
@@ -106,7 +106,7 @@ pub struct Rewrite {
     pub to: String,
 }
 
-/// Headers that are taken away, then set, then added.
+/// Edits of headers: removals first, then replacements, then additions.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderEdits {
@@ -115,22 +115,22 @@ pub struct HeaderEdits {
     pub add: BTreeMap<String, String>,
 }
 
-/// Where clients of a route are sent, in place of a service that is asked.
+/// A redirect in place of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
     pub status: u16,
-    /// Each empty: as it was asked for.
+    /// Empty: as requested.
     pub scheme: String,
     pub host: String,
     pub path: String,
     pub prefix: String,
-    /// In place of the prefix.
+    /// The replacement of `prefix`.
     pub to: String,
     pub query: bool,
 }
 
-/// Which answers of a route are kept, for how long, and who may wait for whose.
+/// Which responses of a route are cached, for how long, and how misses are collapsed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cache {
@@ -146,13 +146,13 @@ pub struct Cache {
     pub tags_header: String,
 }
 
-/// Which answers of a route are compressed, and how.
+/// Which responses of a route are compressed, and how.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Compression {
-    /// By the names of HTTP, the one liked best first.
+    /// HTTP content codings, in order of preference.
     pub encodings: Vec<String>,
-    /// `text/html`, `text/*`, `application/*+json`.
+    /// Such as `text/html`, `text/*` or `application/*+json`.
     pub types: Vec<String>,
     pub minimum_bytes: u64,
 }

@@ -3,17 +3,17 @@
 use counterfoil_policy::breaker;
 use serde::Deserialize;
 
-/// What an instance's load is.
+/// How the load of an instance is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
-    /// Requests under way.
+    /// By the number of requests under way.
     LeastRequests,
-    /// How long they will take.
+    /// By the expected latency.
     PeakEwma,
 }
 
-/// What instances speak.
+/// The protocol that instances speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Protocol {
     #[serde(rename = "http/1.1")]
@@ -21,7 +21,7 @@ pub enum Protocol {
     /// HTTP/2 without TLS, with prior knowledge.
     #[serde(rename = "h2c")]
     H2c,
-    /// HTTP/2 over TLS, agreed on by ALPN.
+    /// HTTP/2 over TLS, negotiated by ALPN.
     #[serde(rename = "h2")]
     H2,
 }
@@ -32,61 +32,61 @@ impl Protocol {
     }
 }
 
-/// How TLS is spoken with instances.
+/// TLS with instances.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceTls {
-    /// Authorities that vouch for certificates, in PEM; without it, this machine's.
+    /// Trusted authorities in PEM; the system's if not set.
     pub ca_file: Option<String>,
-    /// Whose certificate it must be; without it, the host of each instance's address.
+    /// The name that the certificate must be valid for; if not set, the host of each instance's address.
     pub server_name: Option<String>,
-    /// The gateway's own certificate and its key, in PEM: both or neither.
+    /// The gateway's client certificate and its key, in PEM: both or neither.
     pub certificate: Option<String>,
     pub key: Option<String>,
 }
 
-/// How instances are checked beside their answers to requests.
+/// Active health checks.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
-    /// Empty where the health protocol of gRPC is spoken.
+    /// Empty if `grpc` is set.
     pub path: String,
-    /// The service that is asked for by that; empty for the whole server.
+    /// The service name in gRPC health checks; empty for the whole server.
     pub grpc: Option<String>,
     pub interval_seconds: f64,
     pub timeout_seconds: f64,
-    /// In a row, until an instance is out.
+    /// Consecutive failures before an instance is taken out.
     pub failures: u32,
-    /// In a row, until it is in again.
+    /// Consecutive successes before it is put back.
     pub successes: u32,
-    /// What an answer must be; empty: a success.
+    /// Statuses that count as success; empty: any 2xx.
     pub statuses: Vec<u16>,
 }
 
-/// How a service is asked, and how it is protected.
+/// How requests are sent to a service, and how it is protected.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     pub protocol: Protocol,
-    /// Without it, TLS is not spoken.
+    /// If not set, TLS is not used.
     pub tls: Option<ServiceTls>,
-    /// At most, if it adapts.
+    /// The limit; with adaptive concurrency, its maximum.
     pub concurrency: usize,
     pub adaptive_concurrency: bool,
     pub least_concurrency: usize,
-    /// 0 for no bound of its own.
+    /// 0 for no limit per tenant.
     pub tenant_concurrency: usize,
-    /// How many may wait for a place, and for how long.
+    /// How many requests may wait for a slot, and for how long.
     pub queue: usize,
     pub queue_timeout_seconds: f64,
     pub connect_timeout_seconds: f64,
     pub attempt_timeout_seconds: f64,
-    /// As for an attempt, if nothing is said.
+    /// Defaults to the attempt timeout.
     pub idle_timeout_seconds: Option<f64>,
-    /// How long a connection is kept without a request, and at all.
+    /// The idle timeout and the maximum age of connections.
     pub connection_idle_seconds: f64,
     pub connection_age_seconds: f64,
-    /// Without it as long as all attempts take.
+    /// If not set, the time of all attempts.
     pub request_timeout_seconds: Option<f64>,
     pub attempts: u32,
     pub retry_budget: f64,
@@ -94,18 +94,18 @@ pub struct Service {
     pub balance: Balance,
     pub slow_start_seconds: f64,
     pub panic_share: f64,
-    /// Without it instances are known by their answers alone.
+    /// If not set, only responses to requests determine an instance's health.
     pub health: Option<HealthCheck>,
     pub breaker_failures: u32,
-    /// Without it failures in a row alone count.
+    /// If not set, only consecutive failures count.
     pub breaker_ratio: Option<f64>,
     pub breaker_window_seconds: f64,
     pub breaker_minimum: u32,
     pub breaker_probes: u32,
     pub breaker_open_seconds: f64,
-    /// Connections that have gone over to another protocol, at once.
+    /// The maximum number of upgraded connections.
     pub tunnels: usize,
-    /// Without a byte in either direction.
+    /// The timeout of a tunnel without traffic in either direction.
     pub tunnel_idle_seconds: f64,
 }
 
@@ -122,7 +122,7 @@ impl Service {
         }
     }
 
-    /// Whether the instances are treated the same in `other`, so that they can stay.
+    /// Whether `other` treats instances in the same way, so that their state can be kept.
     pub fn same_endpoints(&self, other: &Self) -> bool {
         self.breaker() == other.breaker()
             && self.balance == other.balance
