@@ -1,9 +1,9 @@
-//! The gateway's stubs: one JSON line for each request, written before its answer leaves or, without one, when
-//! its client has hung up.
+//! The gateway's stubs: one JSON line per request, written before its answer is sent or, if there is none,
+//! when its client disconnects.
 //!
-//! A line is one `write(2)` to a file opened for appending, so lines of several workers don't mix
-//! and a killed process leaves all of its lines behind (a lost machine may lose the newest). The
-//! order matters: an answer that a client saw always has its line.
+//! A line is one `write(2)` to a file opened for appending, so lines of different workers don't interleave,
+//! and a killed process loses none (a machine crash may lose the newest). Every answer that a client has seen
+//! has its line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,15 +11,15 @@ use std::path::Path;
 
 use crate::json_line::{Line, number, text};
 
-/// As much as a line takes, as a rule: one that takes more is moved once.
+/// Initial capacity of a line; few lines need more.
 const LINE_BYTES: usize = 512;
 
-/// One line. Credentials are not among the fields, and so never in the log.
+/// One line. It has no field for credentials, so they never reach the log.
 #[cfg_attr(test, derive(Clone, serde::Serialize))]
 pub struct Stub<'a> {
     pub time_us: u64,
     pub request_id: &'a str,
-    /// Empty where requests aren't traced.
+    /// Empty if requests aren't traced.
     #[cfg_attr(test, serde(skip_serializing_if = "str::is_empty"))]
     pub trace_id: &'a str,
     pub method: &'a str,
@@ -33,7 +33,7 @@ pub struct Stub<'a> {
     pub duration_us: u64,
     pub idempotency_key: &'a str,
     pub effect: &'a str,
-    /// Where the answer of a route with a cache came from; empty without one.
+    /// The cache outcome; empty without a cache.
     pub cache: &'a str,
 }
 
@@ -72,7 +72,7 @@ impl AccessLog {
     /// Append one line.
     ///
     /// # Errors
-    /// When the line isn't in the file whole: the answer must not claim success then.
+    /// The line wasn't written in full; the answer must then not claim success.
     pub fn write(&self, stub: &Stub<'_>) -> io::Result<()> {
         let line = stub.line();
         let written = (&self.0).write(&line)?;

@@ -16,10 +16,10 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The lists of a route, or nothing where everybody may ask.
+    /// The lists of a route; `None` if it has none.
     ///
     /// # Errors
-    /// `Error::Config` for a network that is none.
+    /// `Error::Config` for an invalid network.
     pub fn new(route: &Route) -> Result<Option<Self>, Error> {
         let networks = |given: &[String]| {
             let parsed = given.iter().map(|text| {
@@ -35,11 +35,11 @@ impl Addresses {
         Ok((!allowed.is_empty() || !denied.is_empty()).then_some(Self { allowed, denied }))
     }
 
-    /// Let a request from `address` pass: one that is denied doesn't, nor one that isn't allowed where
-    /// some are. An IPv4 address in IPv6's writing is taken for what it is.
+    /// Check a request's address: it must not be denied and, if there is an allow list, must be in it. An
+    /// IPv4-mapped IPv6 address counts as IPv4.
     ///
     /// # Errors
-    /// 403, which doesn't say why.
+    /// 403, without the reason.
     pub fn check(&self, address: &str) -> Result<(), Problem> {
         let within =
             |networks: &[IpNet], address: &IpAddr| networks.iter().any(|each| each.contains(address));

@@ -1,4 +1,4 @@
-//! The operators' port: metrics and state, for holders of the credential.
+//! The admin port: metrics, state and commands, for holders of the admin credential.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -21,9 +21,9 @@ use crate::shared::Shared;
 use crate::snapshot::{Snapshot, waiting};
 use crate::split;
 
-/// Which breaker, and what it is to do; which split, and its weights.
+/// Body limit of `/breakers` and `/splits`.
 const HOLD_BYTES: usize = 4 * 1024;
-/// A purge that names more than fits is sent in parts.
+/// Body limit of `/cache/purge`; larger purges are sent in parts.
 const PURGE_BYTES: usize = 1024 * 1024;
 
 /// Answer `GET /metrics`, `/state` and `/config`, `POST /cache/purge`, `/breakers`, `/splits`
@@ -64,7 +64,7 @@ pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<B
             Ok(purged) => ("application/json", purged),
             Err(problem) => return problem.into_response(),
         },
-        // The one that is left.
+        // `/splits`.
         _ => match weigh(shared, request).await {
             Ok(weighed) => ("application/json", weighed),
             Err(problem) => return problem.into_response(),
@@ -75,7 +75,7 @@ pub async fn serve(shared: &Shared, request: Request<RequestBody>) -> Response<B
     response
 }
 
-/// A breaker, and what an operator decides: `open`, `closed`, or `auto` to let go.
+/// A breaker and its new mode: `open`, `closed` or `auto`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hold {
@@ -84,7 +84,7 @@ struct Hold {
     mode: String,
 }
 
-/// Hold the breaker that the body of the request names, or let go of it.
+/// Set the mode of the breaker that the request body names.
 async fn hold_breaker(shared: &Shared, request: Request<RequestBody>) -> Result<String, Problem> {
     let body = small(request).await?;
     let hold: Hold = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
@@ -93,7 +93,7 @@ async fn hold_breaker(shared: &Shared, request: Request<RequestBody>) -> Result<
     Ok(json!({"service": service, "instance": instance, "mode": mode}).to_string())
 }
 
-/// Change the weights of the split that the body of the request names; all splits as they are then.
+/// Change the weights of the split that the request body names; returns the new state of all splits.
 async fn weigh(shared: &Shared, request: Request<RequestBody>) -> Result<String, Problem> {
     let body = small(request).await?;
     shared.weigh(&body).map_err(|error| bad(error.to_string()))?;
@@ -104,13 +104,13 @@ fn bad(detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-/// The body of a request that has little to say.
+/// Read a request body of at most `HOLD_BYTES`.
 async fn small(request: Request<RequestBody>) -> Result<Bytes, Problem> {
     let read = Limited::new(request.into_body(), HOLD_BYTES).collect().await;
     Ok(read.map_err(|_| bad(format!("send at most {HOLD_BYTES} bytes")))?.to_bytes())
 }
 
-/// Purge what the body of the request asks for; what was purged, as JSON.
+/// Purge what the request body selects; returns what was purged, as JSON.
 async fn purge(shared: &Shared, request: Request<RequestBody>) -> Result<String, Problem> {
     let read = Limited::new(request.into_body(), PURGE_BYTES).collect().await.map_err(|_| {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("send at most {PURGE_BYTES} bytes at a time"))
@@ -118,7 +118,7 @@ async fn purge(shared: &Shared, request: Request<RequestBody>) -> Result<String,
     shared.purge(&read.to_bytes()).map_err(|error| bad(error.to_string()))
 }
 
-/// Limits, breakers and counts.
+/// The document of `/state`.
 pub fn state(shared: &Shared) -> Value {
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let snapshot = shared.snapshot();
@@ -211,7 +211,7 @@ pub fn state(shared: &Shared) -> Value {
     })
 }
 
-/// What became of the requests of each path.
+/// Outcomes of requests by route path.
 fn routes(snapshot: &Snapshot) -> Vec<Value> {
     let told = snapshot.counts.iter().map(|(path, counts)| {
         let durations: [u64; BUCKETS.len()] =

@@ -1,8 +1,8 @@
 //! Refuses requests that two parsers might read differently (request smuggling).
 //!
-//! The gateway decides by the path it reads and passes on a body that ends where it reads its end.
-//! An instance that reads either another way serves a request that nobody has checked. hyper refuses
-//! what is malformed, and hands over chunks without their framing; the rest is here.
+//! The gateway chooses a route by the path as it reads it, and forwards a body up to the end as it reads it.
+//! An instance that reads either differently would serve a request that nothing has checked. hyper rejects
+//! malformed requests and removes chunked framing; this module checks the rest.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use hyper::{StatusCode, Version, header};
 use crate::respond::Problem;
 use crate::server::HEADERS_LIMIT;
 
-/// The path to choose a route by, or what is ambiguous in the request, or too much of it.
+/// The normalized path to choose a route by; fails if the request is ambiguous or has too many headers.
 pub fn checked_path(parts: &Parts) -> Result<Cow<'_, str>, Problem> {
     if parts.headers.len() > HEADERS_LIMIT {
-        // hyper says the same in HTTP/1.1, and nobody in the other protocols.
+        // hyper checks this for HTTP/1.1 only.
         let detail = format!("a request has at most {HEADERS_LIMIT} headers");
         return Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
     }
@@ -44,13 +44,13 @@ pub fn checked_path(parts: &Parts) -> Result<Cow<'_, str>, Problem> {
     Ok(normal(path))
 }
 
-/// Whether a byte may stand in a host and its port (RFC 3986, section 3.2.2): services make links of what
-/// they are told that a client asked for.
+/// Whether a byte is valid in a host and port (RFC 3986, section 3.2.2): services build links from the
+/// forwarded host.
 fn is_of_host(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte)
 }
 
-/// Chunks are all that is understood, and once is all they can be meant.
+/// Accept only `chunked`, and only once.
 fn transfer_encoding(parts: &Parts) -> Result<(), Problem> {
     let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
     let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
@@ -66,26 +66,26 @@ fn bad(detail: &'static str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-/// Whether there is a `.` or `..` in a writing that servers are known to resolve.
+/// Whether a path has a `.` or `..` segment in any notation that servers are known to resolve.
 fn climbs(decoded: &[u8]) -> bool {
     decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| {
-        // Some servers take away what follows a semicolon first.
+        // Some servers remove path parameters (`;x=1`) first.
         let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
         matches!(name, b"." | b"..")
     })
 }
 
-/// The path with what needs no encoding decoded (RFC 3986, section 6.2.2.2): `/%61dmin` is the
-/// `/admin` that an instance takes it for.
+/// The path with unreserved characters decoded (RFC 3986, section 6.2.2.2): an instance reads `/%61dmin` as
+/// `/admin`.
 fn normal(path: &str) -> Cow<'_, str> {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    // Of what isn't ASCII nothing was decoded, and nothing taken apart.
+    // Only ASCII is decoded, so the bytes stay valid UTF-8.
     String::from_utf8(decoded(path, unreserved)).map_or(Cow::Borrowed(path), Cow::Owned)
 }
 
-/// The paths that servers are known to take a path for beside the one that it is: with encoded slashes
-/// decoded and backslashes turned, with what follows a semicolon left out, with slashes in a row made one, and
-/// any of these together. Nothing for most paths.
+/// Other paths that servers are known to read this path as: with encoded slashes decoded and backslashes
+/// turned into slashes, with path parameters removed, with repeated slashes merged, and any combination of
+/// these. Empty for most paths.
 pub fn other_readings(path: &str) -> Vec<String> {
     if !path.contains("//") && !path.bytes().any(|byte| matches!(byte, b'%' | b'\\' | b';')) {
         return Vec::new();
@@ -122,7 +122,7 @@ fn slashes_merged(path: &str) -> String {
     merged
 }
 
-/// The bytes of a path, those decoded that `wanted` wants.
+/// The bytes of a path, with the percent-encoded bytes that `wanted` accepts decoded.
 fn decoded(path: &str, wanted: impl Fn(u8) -> bool) -> Vec<u8> {
     let path = path.as_bytes();
     let digit = |place: usize| path.get(place).and_then(|byte| char::from(*byte).to_digit(16));

@@ -1,5 +1,5 @@
-//! Who may vouch for the certificates of those that the gateway connects to: the authorities of a file,
-//! or those that this machine trusts.
+//! Trusted certificate authorities for the gateway's own TLS connections: those of a file, or of this
+//! machine.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-/// The authorities in the PEM file `file`, or without one this machine's.
+/// The authorities in the PEM file `file`, or this machine's if there is none.
 ///
 /// # Errors
-/// There are none that can be used; for people, with what to do.
+/// No usable authority; a readable text that says what to do.
 pub fn trusted(file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match file {
@@ -36,7 +36,7 @@ pub fn trusted(file: Option<&Path>) -> Result<RootCertStore, String> {
 /// The certificates in a PEM file; at least one.
 ///
 /// # Errors
-/// There is no such file, or none in it; for people.
+/// The file can't be read or has no certificate; a readable text.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {

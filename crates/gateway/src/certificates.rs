@@ -1,13 +1,12 @@
-//! The certificates that clients are shown: by the name that they ask for, from files and from an ACME
-//! directory.
+//! The certificates shown to clients, selected by server name: from files and from an ACME directory.
 //!
-//! Files are read anew whenever a configuration is put into force (`tls.rs`). What a directory has issued is
-//! handed over by whoever keeps it (Python's `counterfoil.gateway.acme`), together with the proofs that it
-//! wants to see and with how each name stands, which is only passed on to operators. Each hand-over is whole and
-//! takes the place of the one before by a pointer, so that the next handshake has it, and connections go on.
+//! Files are read whenever a configuration is applied (`tls.rs`). Python (`counterfoil.gateway.acme`) hands
+//! over what the directory has issued, with its challenge certificates and the state of each name, which is
+//! only passed on to the admin port. Each hand-over is complete and replaces the previous one by swapping a
+//! pointer: the next handshake uses it, existing connections are unaffected.
 //!
-//! A name that was asked of a directory is served by what that issued, even if a file is for it as well: so a
-//! file serves until the first certificate is there.
+//! A name with an issued certificate is served with it even if a file covers the name: the file serves until
+//! the first certificate is issued.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -27,7 +26,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::metrics::Page;
 
-/// What a directory speaks that looks for a proof (RFC 8737, section 4).
+/// ALPN protocol of an ACME directory that validates a challenge (RFC 8737, section 4).
 pub const PROOF: &[u8] = b"acme-tls/1";
 
 /// The certificates in force.
@@ -42,21 +41,22 @@ impl Certificates {
         Self { files: ArcSwap::from_pointee(files), issued: ArcSwap::default() }
     }
 
-    /// Use these of files from the next handshake on.
+    /// Use these file certificates from the next handshake on.
     pub fn replace(&self, files: Table) {
         self.files.store(Arc::new(files));
     }
 
-    /// Use these of a directory from the next handshake on; `document` is a `Given`, in JSON.
+    /// Use these issued certificates from the next handshake on; `document` is a `Given`, in JSON.
     ///
     /// # Errors
-    /// It isn't one; what was given before stays. A name of which something can't be used is left out.
+    /// The document is invalid; the previous certificates stay. A name with an unusable certificate is
+    /// skipped.
     pub fn issue(&self, document: &str) -> Result<(), Error> {
         self.issued.store(Arc::new(Issued::read(document)?));
         Ok(())
     }
 
-    /// For operators: each certificate with its names and its end, and each name that is asked of a directory.
+    /// For the admin port: each certificate with its names and expiry, and the state of each ACME name.
     pub fn state(&self) -> (Value, Value) {
         let (files, issued) = (self.files.load(), self.issued.load());
         let certificates = files.shown.iter().chain(&issued.shown);
@@ -65,7 +65,7 @@ impl Certificates {
 
     pub fn metrics(&self, page: &mut Page) {
         let (files, issued) = (self.files.load(), self.issued.load());
-        // Of two that begin with the same name, that which ends first.
+        // If two certificates have the same first name, report the earlier expiry.
         let mut ends: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         for shown in files.shown.iter().chain(&issued.shown) {
             if let (Some(first), Some(not_after)) = (shown.names.first(), shown.not_after) {
@@ -99,7 +99,7 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// What operators are told of a certificate.
+/// What the admin port shows of a certificate.
 #[derive(Debug, Serialize)]
 struct Shown {
     /// `file` or `acme`.
@@ -114,7 +114,7 @@ impl Shown {
         let leaf = chain.end_entity_cert().map_err(|error| error.to_string())?;
         let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|error| error.to_string())?;
         let names = leaf.valid_dns_names().map(str::to_ascii_lowercase).collect();
-        // It tells when a certificate ends only once it has, so it is asked as of the last day.
+        // webpki reports the expiry only for an expired certificate, so verify as of the last possible day.
         let last = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
         let usage = webpki::KeyUsage::server_auth();
         let not_after = match leaf.verify_for_usage(&[], &[], &[], last, usage, None, None) {
@@ -125,20 +125,20 @@ impl Shown {
     }
 }
 
-/// Certificates of files by the names that they are for.
+/// Certificates from files, by name.
 #[derive(Debug)]
 pub struct Table {
-    /// For clients that name nothing, or what no other is for.
+    /// For clients without SNI, or with a name that no other certificate covers.
     first: Arc<CertifiedKey>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
     shown: Vec<Shown>,
 }
 
 impl Table {
-    /// All certificates of a configuration; nothing if it is without TLS.
+    /// All file certificates of a configuration; `None` without TLS.
     ///
     /// # Errors
-    /// A file can't be read, or a key isn't its certificate's.
+    /// A file can't be read, or a key doesn't match its certificate.
     pub fn load(config: &Config) -> Result<Option<Self>, Error> {
         let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else { return Ok(None) };
         let provider = ring::default_provider();
@@ -151,7 +151,7 @@ impl Table {
         Ok(Some(table))
     }
 
-    /// The first certificate for a name stays.
+    /// If several certificates cover a name, the first one wins.
     fn add(&mut self, path: &str, certified: &Arc<CertifiedKey>) -> Result<(), Error> {
         let shown = Shown::of("file", certified).map_err(|error| wrong(path, &error))?;
         for name in &shown.names {
@@ -161,7 +161,7 @@ impl Table {
         Ok(())
     }
 
-    /// For a name in lower case.
+    /// `name` is in lower case.
     fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {
         let found = name.and_then(|name| {
             let wildcard = || {
@@ -174,17 +174,17 @@ impl Table {
     }
 }
 
-/// All that is known of an ACME directory's names, as Python hands it over.
+/// The state of all ACME names, as Python hands it over.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Given {
     issued: Vec<Pair>,
-    /// What the directory is to see, for the names that it looks for.
+    /// Challenge certificates for the names that the directory validates.
     challenges: Vec<Pair>,
     hosts: Vec<Host>,
 }
 
-/// A certificate, with those that vouch for it, and its key, in PEM.
+/// A certificate chain and its key, in PEM.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pair {
@@ -193,22 +193,22 @@ struct Pair {
     key: String,
 }
 
-/// How a name stands; passed on to operators as it is. Times are in seconds since 1970.
+/// State of an ACME name, passed on to the admin port as it is. Times are in seconds since 1970.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Host {
     host: String,
     ordering: bool,
-    /// In a row.
+    /// Consecutive failures.
     failures: u64,
-    /// Why the last one failed.
+    /// Why the last attempt failed.
     trouble: Option<String>,
-    /// Not before that it is tried again.
+    /// Time of the next attempt.
     try_at: Option<f64>,
     renew_at: Option<f64>,
 }
 
-/// What a directory has issued, by name.
+/// What the directory has issued, by name.
 #[derive(Debug, Default)]
 struct Issued {
     by_name: HashMap<String, Arc<CertifiedKey>>,
@@ -243,7 +243,8 @@ impl Issued {
         Ok(issued)
     }
 
-    /// Tell operators why a name isn't shown. The others are, and can be renewed: each hand-over is of all of them.
+    /// Report why a name's certificate is skipped. The others are used all the same: each hand-over contains
+    /// all names, so an error must not keep them from being renewed.
     fn leave_out(&mut self, name: &str, error: &Error) {
         let told = json!({"level": "error", "event": "certificate_not_shown", "error": error.to_string()});
         eprintln!("{told}");
@@ -265,8 +266,8 @@ impl Pair {
         certified(chain, private, provider).map_err(|error| wrong(&self.host, &error))
     }
 
-    /// What a directory looks for is marked as critical (RFC 8737, section 3), so that nobody else takes it for
-    /// a certificate, and nor does what compares it with its key.
+    /// The challenge certificate has a critical extension (RFC 8737, section 3), so that no client accepts
+    /// it. rustls's check of key and certificate rejects it for the same reason and is skipped.
     fn proof(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
         let (chain, private) = self.read()?;
         let key = provider.key_provider.load_private_key(private);
@@ -283,10 +284,10 @@ impl Pair {
     }
 }
 
-/// Look at the files of further certificates, whether or not there is a first one.
+/// Check the files of the additional certificates, whether or not there is a first one.
 ///
 /// # Errors
-/// One can't be read, or a key isn't its certificate's.
+/// One can't be read, or a key doesn't match its certificate.
 pub fn check(config: &Config) -> Result<(), Error> {
     let provider = ring::default_provider();
     for (place, each) in config.certificates.iter().enumerate() {
@@ -306,7 +307,7 @@ fn read(certificate: &str, key: &str, provider: &CryptoProvider) -> Result<Arc<C
     certified(chain, private, provider).map_err(|error| wrong(key, &error))
 }
 
-/// The two together, unless the key isn't the certificate's.
+/// The chain with its key; fails if they don't match.
 fn certified(
     chain: Vec<CertificateDer<'static>>,
     private: PrivateKeyDer<'static>,

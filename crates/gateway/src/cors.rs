@@ -1,14 +1,12 @@
-//! Cross-origin requests of browsers (the CORS protocol of the Fetch standard), answered by the gateway
-//! so that no service has to know of them.
+//! CORS (the Fetch standard), answered by the gateway so that services don't need to implement it.
 //!
-//! A preflight asks before the request, and without its credentials, so it is answered before anything
-//! else is asked of a client. What it may ask is settled by the route of the request that it is
-//! about, which it doesn't name whole: where routes of a path differ by headers, all that the request may
-//! come to must let it pass. It is told of the one method and the headers that it asked for, and of no
-//! others, since a browser keeps what it hears for the address, whatever route another method takes.
+//! A preflight comes before the request and carries no credentials, so it is answered before any other check.
+//! The route of the actual request decides, but a preflight doesn't identify that route completely: if routes
+//! of a path differ by headers, every route that may match must allow the request. The answer allows only the
+//! requested method and headers, since browsers cache it for the URL, whatever route another method would
+//! match.
 //!
-//! What a service itself says of origins is taken away: a header that comes twice is to a browser as if
-//! none had come.
+//! CORS headers from the service are removed: browsers treat a duplicate header as if there were none.
 
 use counterfoil_policy::cors::{Origins, Preflight, Refused, Rules};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -21,9 +19,9 @@ use crate::headers::{cut, vary_by};
 use crate::respond::{Body, Problem};
 use crate::routing::AskedBefore;
 
-/// What a client wrote is told again up to this many bytes.
+/// Client-supplied text is quoted in errors up to this many bytes.
 const TOLD_LIMIT: usize = 128;
-/// What a service may have said, all of it the gateway's to say now.
+/// CORS headers that are removed from a service's answers.
 const ALLOWANCES: [HeaderName; 7] = [
     header::ACCESS_CONTROL_ALLOW_ORIGIN,
     header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -34,7 +32,7 @@ const ALLOWANCES: [HeaderName; 7] = [
     HeaderName::from_static("access-control-allow-private-network"),
 ];
 
-/// Whom a route lets ask.
+/// The CORS policy of a route.
 pub struct Cors {
     rules: Rules,
     credentials: bool,
@@ -42,7 +40,7 @@ pub struct Cors {
     max_age_seconds: u32,
 }
 
-/// The method that a preflight asks for, if a request is one.
+/// The method that a preflight asks for; `None` if the request isn't a preflight.
 pub fn method_asked_for(parts: &Parts) -> Option<Method> {
     if parts.method != Method::OPTIONS || !parts.headers.contains_key(header::ORIGIN) {
         return None;
@@ -51,7 +49,7 @@ pub fn method_asked_for(parts: &Parts) -> Option<Method> {
     Method::from_bytes(method.as_bytes()).ok()
 }
 
-/// The one origin that a request names; it is nobody's if it names several.
+/// The origin of a request; `None` if it names several.
 fn origin(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     origins.next().filter(|_| origins.next().is_none())
@@ -59,7 +57,7 @@ fn origin(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 impl Cors {
     /// # Errors
-    /// `Error::Config` for what no browser would send or heed.
+    /// `Error::Config` for settings that no browser would send or honor.
     pub fn new(path: &str, config: &config::Cors, methods: &[String]) -> Result<Self, Error> {
         let wrong = |what: String| Error::Config(format!("route {path}: cors: {what}"));
         let origins = Origins::parse(config.origins.iter().map(String::as_str)).map_err(|origin| {
@@ -85,12 +83,12 @@ impl Cors {
         })
     }
 
-    /// Whether pages may send cookies and the like along.
+    /// Whether requests may carry credentials such as cookies.
     pub fn with_credentials(&self) -> bool {
         self.credentials
     }
 
-    /// Say in an answer who may read it, and take away what a service says of that.
+    /// Set the CORS headers of an answer, and remove the service's.
     pub fn mark(&self, asked: &Parts, answer: &mut HeaderMap) {
         let before = method_asked_for(asked).is_some();
         if !before {
@@ -101,7 +99,7 @@ impl Cors {
         if self.rules.origins.is_everybody() {
             answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         } else {
-            // Also where nobody is let in: what a cache keeps of that would be for everybody.
+            // Also if the origin isn't allowed: otherwise a cache would reuse that answer for every origin.
             vary_by(answer, "Origin");
             let allowed = origin(&asked.headers)
                 .filter(|origin| origin.to_str().is_ok_and(|origin| self.rules.origins.allow(origin)));
@@ -117,8 +115,8 @@ impl Cors {
     }
 }
 
-/// Answer a preflight: 204 if every route that may take the request lets it, or 403 and why not. Who may
-/// read the answer is said by `Cors::mark`, as in every other.
+/// Answer a preflight: 204 if every route that may match the request allows it, otherwise 403 with the
+/// reason. `Cors::mark` adds the other CORS headers, as for every answer.
 pub fn answer(asked: &Parts, about: &AskedBefore<'_>) -> Result<Response<Body>, Problem> {
     let headers = asked.headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS);
     let headers: Vec<&str> = headers.iter().map(|line| line.to_str().unwrap_or("?")).collect();

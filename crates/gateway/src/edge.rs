@@ -1,7 +1,7 @@
-//! What the gateway itself says to the clients of a route, beside what its service says: whether pages of
-//! other origins may ask (`cors.rs`), where a redirect leads (`redirect.rs`), and headers of answers.
+//! What the gateway adds to a route's answers, or answers itself: CORS (`cors.rs`), redirects
+//! (`redirect.rs`), and edits of answer headers.
 //!
-//! A route that says nothing of that has no `Edge`, and pays for a look at nothing.
+//! A route with none of these has no `Edge`.
 
 use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
@@ -20,15 +20,15 @@ use crate::routing::Routes;
 pub struct Edge {
     cors: Option<Cors>,
     redirect: Option<Redirect>,
-    /// What is changed of answers.
+    /// Edits of answer headers.
     edits: Option<Edits>,
 }
 
 impl Edge {
-    /// Nothing if there is nothing to say.
+    /// `None` if the route configures nothing of this.
     ///
     /// # Errors
-    /// `Error::Config`: what is wrong with it.
+    /// `Error::Config` for an invalid setting.
     pub fn new(route: &config::Route) -> Result<Option<Box<Self>>, Error> {
         let cors =
             route.cors.as_ref().map(|cors| Cors::new(&route.path, cors, &route.methods)).transpose()?;
@@ -39,7 +39,7 @@ impl Edge {
         Ok(anything.then(|| Box::new(Self { cors, redirect, edits })))
     }
 
-    /// The gateway's own answer, where the service isn't asked.
+    /// The gateway's own answer, if the service isn't to be asked.
     pub fn answer(&self, routes: &Routes, parts: &Parts) -> Option<Result<Response<Body>, Problem>> {
         if self.cors.is_some()
             && let Some(method) = cors::method_asked_for(parts)
@@ -47,7 +47,7 @@ impl Edge {
             let about = checked_path(parts).ok().and_then(|path| routes.asked_before(parts, &path));
             return Some(match about {
                 Some(about) => cors::answer(parts, &about),
-                // The route takes OPTIONS as well, and its service must not answer for others.
+                // The route accepts OPTIONS, but its service must not answer for other routes.
                 None => {
                     let detail = format!("no route here lets pages ask by {method}");
                     Err(Problem::new(StatusCode::FORBIDDEN, detail))
@@ -57,7 +57,7 @@ impl Edge {
         self.redirect.as_ref().map(|redirect| redirect.answer(parts))
     }
 
-    /// Say what is to be said in an answer, whoever gave it.
+    /// Set the headers of an answer, whoever gave it.
     pub fn mark(&self, asked: &Parts, answer: &mut HeaderMap) {
         if let Some(edits) = &self.edits {
             edits.apply(answer);
@@ -69,7 +69,7 @@ impl Edge {
 }
 
 impl Route {
-    /// Which pages of other origins may ask, if any may.
+    /// The CORS policy, if there is one.
     pub fn cors(&self) -> Option<&Cors> {
         self.edge.as_ref().and_then(|edge| edge.cors.as_ref())
     }

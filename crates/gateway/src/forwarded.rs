@@ -1,11 +1,11 @@
 //! The origin of a request behind trusted proxies (X-Forwarded-For).
 //!
-//! `X-Forwarded-For` says what each proxy saw, the nearest last; a client can write whatever it
-//! likes before that. So it is read from its end, and only as far as those who wrote it are trusted:
-//! those whose addresses are in the networks that were configured, or a fixed number of hops. What is
-//! beyond is dropped, and never reaches a limit or an instance. The same goes for what else proxies say
-//! (`Forwarded`, `X-Forwarded-Host` and the like), which the gateway itself has no use for: it goes on from
-//! those that are trusted, and where they say nothing of scheme and host the gateway does.
+//! Each proxy appends to `X-Forwarded-For` the address that it saw; everything before those entries may be
+//! forged by the client. So the gateway reads the list from its end, as long as the writers are trusted:
+//! those in the configured networks, or a fixed number of hops. The rest is dropped and never reaches a limit
+//! or an instance. The same rule applies to other forwarding headers (`Forwarded`, `X-Forwarded-Host` and the
+//! like), which the gateway doesn't use itself: it passes on those of trusted proxies, and sets scheme and
+//! host if they don't.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,24 +18,24 @@ use crate::config::Config;
 use crate::headers::as_read;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// By which scheme, and which host with its port, the first proxy of ours was asked.
+/// Scheme, and host with port, of the client's request to the first of our proxies.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// Entries that are looked at; longer ways than this are a loop or an attack.
+/// Maximum number of entries read; a longer list is a loop or an attack.
 const ENTRIES: usize = 32;
 
-/// Whose word on where a request comes from is taken.
+/// Which proxies are trusted.
 pub enum Trust {
     Networks(Vec<IpNet>),
-    /// So many proxies, whatever their addresses, the one that is connected among them.
+    /// This many proxies, whatever their addresses, including the connected peer.
     Hops(usize),
 }
 
-/// Where a request comes from by the word of trusted proxies.
+/// The origin of a request according to trusted proxies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub address: String,
-    /// The address and all proxies after it, for instances.
+    /// The client's address and all proxies after it, for instances.
     pub way: HeaderValue,
 }
 
@@ -75,12 +75,12 @@ impl Trust {
         }
     }
 
-    /// Whether `address` itself is one of a trusted proxy.
+    /// Whether `address` is a trusted proxy's.
     pub fn knows(&self, address: &IpAddr) -> bool {
         matches!(self, Self::Networks(_)) && self.trusts(0, address)
     }
 
-    /// Where a request comes from that `peer` passed on; nothing if that is `peer` itself.
+    /// The origin of a request forwarded by `peer`; `None` if `peer` itself is the origin.
     pub fn origin(&self, peer: &str, headers: &HeaderMap) -> Option<Origin> {
         let peer = peer.parse().ok()?;
         let mut given = headers
@@ -102,7 +102,7 @@ impl Trust {
         Some(Origin { address: way[0].clone(), way: HeaderValue::from_str(&way.join(", ")).ok()? })
     }
 
-    /// Whether what `peer` says of those before it is taken.
+    /// Whether forwarding headers from `peer` are trusted.
     fn believes(&self, peer: &str) -> bool {
         peer.parse().is_ok_and(|peer| self.trusts(1, &peer))
     }
@@ -117,10 +117,10 @@ impl Trust {
     }
 }
 
-/// See to what only proxies say of a request: where it comes from, and by what scheme and host it was asked
-/// for. That of `peer` is taken away unless it is trusted, since services take it for true. By what scheme and
-/// host the gateway was asked is said where nobody has: services make links and redirects of it, and the `Host`
-/// that they get names an instance. `secured` is whether clients speak TLS with the gateway.
+/// Sanitize the headers that only proxies may set: the request's origin, scheme and host. They are removed
+/// unless `peer` is trusted, since services believe them. Scheme and host are set if no trusted proxy has:
+/// services build links and redirects from them, and the `Host` that they get names an instance. `secured` is
+/// whether clients speak TLS with the gateway.
 pub fn see_to_claims(trust: Option<&Trust>, peer: &str, parts: &mut Parts, secured: bool) {
     let headers = &mut parts.headers;
     let (mut scheme, mut host) = (false, false);
@@ -151,7 +151,7 @@ pub fn see_to_claims(trust: Option<&Trust>, peer: &str, parts: &mut Parts, secur
     }
 }
 
-/// `X-Forwarded-For` is none of them: it is read and written anew.
+/// Not `X-Forwarded-For`: it is parsed and rewritten.
 fn is_claim(name: &HeaderName) -> bool {
     let name = name.as_str();
     if !name.starts_with(['f', 'x']) {
@@ -161,9 +161,9 @@ fn is_claim(name: &HeaderName) -> bool {
     matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-") && name != FORWARDED_FOR
 }
 
-/// What trusted proxies say of the address that was asked for: by which scheme and host it was, at which port, and
-/// below what. Services make links and redirects of that, so an answer to one is none to another. Who asks is
-/// left out of it (`for` and `by` in `Forwarded`, `X-Real-IP`).
+/// The forwarding headers that describe the requested URL: scheme, host, port and prefix. Services build
+/// links and redirects from them, so a cached answer is valid only for the same values. The client's identity
+/// (`for` and `by` in `Forwarded`, `X-Real-IP`) is left out.
 pub fn claimed_address(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &[u8])> {
     let is_who = |said: &[u8]| {
         let name = said.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
@@ -176,8 +176,8 @@ pub fn claimed_address(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName
     })
 }
 
-/// An entry as proxies write it: an address, some with a port. What is no text is no address, and ends the
-/// way there: passed over, it would have what a client wrote before it taken for a proxy's word.
+/// Parse an entry: an address, possibly with a port. Anything else ends the list: skipping it would make an
+/// entry that the client forged look like a proxy's.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let entry = std::str::from_utf8(entry).ok()?.trim();
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(seen("::ffff:10.0.0.1", &["192.0.2.1"]), Some("192.0.2.1, ::ffff:10.0.0.1".into()));
     }
 
-    /// The headers that are left of a request for `shop.example` with these.
+    /// The headers that remain of a request for `shop.example` with these.
     fn left(trust: Option<&Trust>, peer: &str, names: &[&'static str]) -> HeaderMap {
         let mut request = hyper::Request::get("/").header("host", "shop.example:8443");
         for name in names {

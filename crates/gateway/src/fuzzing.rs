@@ -1,5 +1,4 @@
-//! What `make fuzz` calls: readers of bytes that others choose, each with what must hold whatever
-//! they are. Compiled for the fuzzer alone.
+//! Targets of `make fuzz`: parsers of untrusted bytes, each with its invariant. Compiled only for the fuzzer.
 
 use bytes::BytesMut;
 use hyper::Request;
@@ -8,7 +7,7 @@ use crate::http1::head;
 use crate::proxy_protocol::header;
 use crate::{ambiguity, identity};
 
-/// An instance's answer, all at once and in two pieces: whoever reads it whole reads the same.
+/// An instance's answer, at once and in two pieces: if both are read completely, the results are equal.
 pub fn answer(bytes: &[u8]) {
     let (cut, bytes) = bytes.split_first().map_or((0, bytes), |(first, rest)| (usize::from(*first), rest));
     let (before, after) = bytes.split_at(cut.min(bytes.len()));
@@ -17,7 +16,7 @@ pub fn answer(bytes: &[u8]) {
     }
 }
 
-/// Status and content, if the answer has an end.
+/// Status and content, if the answer is complete.
 fn read(pieces: &[&[u8]]) -> Option<(u16, Vec<u8>)> {
     let (mut buffer, mut begun, mut content) = (BytesMut::new(), None, Vec::new());
     for piece in pieces {
@@ -38,7 +37,7 @@ fn read(pieces: &[&[u8]]) -> Option<(u16, Vec<u8>)> {
     Some((head.status.as_u16(), content))
 }
 
-/// A token, as a client shows it.
+/// A token, as a client sends it.
 pub fn token(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(token) = identity::token::Token::parse(text)
@@ -52,7 +51,7 @@ pub fn keys(bytes: &[u8]) {
     let _ = identity::keys::parse(bytes);
 }
 
-/// The header of a connection that a proxy passes on: however it is cut, it is read the same.
+/// A PROXY protocol header: however it is split, the result is the same.
 pub fn announcement(bytes: &[u8]) {
     let whole = header::parse(bytes);
     for length in 0..bytes.len() {
@@ -63,7 +62,7 @@ pub fn announcement(bytes: &[u8]) {
     }
 }
 
-/// A path: what a route is chosen by has no way up.
+/// A path: a checked path has no `.` or `..` segment and no zero byte.
 pub fn path(bytes: &[u8]) {
     let Ok(request) = Request::builder().uri(bytes).header("host", "shop.test").body(()) else { return };
     let (parts, ()) = request.into_parts();

@@ -1,8 +1,8 @@
 //! The gateway's own answers to gRPC clients.
 //!
-//! A client of gRPC reads a status from trailers, and makes little of any other answer. One that has
-//! no body says it in its head ("Trailers-Only" in gRPC's PROTOCOL-HTTP2.md). What is logged and counted
-//! is the status of HTTP all the same.
+//! A gRPC client reads its status from trailers, and can't interpret other answers. An answer without a body
+//! has the status in its head ("Trailers-Only" in gRPC's PROTOCOL-HTTP2.md). Logs and metrics still have the
+//! HTTP status.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -14,21 +14,21 @@ const GRPC: &str = "application/grpc";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// A status of gRPC (its statuscodes.md), and why.
+/// A gRPC status code (statuscodes.md) and its message.
 pub struct Status {
     code: u16,
     message: String,
 }
 
 impl Status {
-    /// What a client of gRPC is to hear of a problem; nothing if the request isn't of one.
+    /// The gRPC status of a problem; `None` if the request isn't gRPC.
     pub fn of(problem: &Problem, asked: &HeaderMap) -> Option<Self> {
         let kind = text(asked, header::CONTENT_TYPE).strip_prefix(GRPC)?;
         let is_call = kind.is_empty() || kind.starts_with(['+', ';']);
         is_call.then(|| Self { code: code(problem.status), message: encoded(&problem.detail) })
     }
 
-    /// Say it in place of what `response` says in HTTP. Headers of other kinds stay.
+    /// Turn `response` into a Trailers-Only answer. Unrelated headers stay.
     pub fn replace(self, response: &mut Response<Body>) {
         *response.status_mut() = StatusCode::OK;
         *response.body_mut() = Body::Whole(bytes::Bytes::new());
@@ -55,7 +55,7 @@ fn code(status: StatusCode) -> u16 {
     }
 }
 
-/// A text as `grpc-message` takes it: visible ASCII and spaces, the rest by percent.
+/// Encode a text for `grpc-message`: printable ASCII, the rest percent-encoded.
 fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

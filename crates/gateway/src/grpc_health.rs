@@ -1,9 +1,8 @@
-//! The health protocol of gRPC (`grpc.health.v1.Health`, method `Check`), as the checks of instances speak it.
+//! The gRPC health protocol (`grpc.health.v1.Health`, method `Check`), for health checks of instances.
 //!
-//! A request is one message with the name of a service, an answer one with a number: two fields that are
-//! easier written and read by hand than by a compiler of schemas. What is asked for is `SERVING`; everything
-//! else speaks against the instance, `UNIMPLEMENTED` too: a server without the protocol fails at its first
-//! probe, and says so, in place of passing for healthy whatever becomes of it.
+//! The request is one message with a service name, the answer one with an enum: two protobuf fields, simple
+//! enough to encode by hand. Only `SERVING` passes. Everything else fails, `UNIMPLEMENTED` too: a server
+//! without the protocol fails at its first probe with that reason, rather than always passing as healthy.
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -13,16 +12,16 @@ use crate::headers::text;
 
 pub const METHOD: &str = "/grpc.health.v1.Health/Check";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// Field 1 of either message: a string of the request's, a number of the answer's.
+/// Tags of field 1: a string in the request, a varint in the answer.
 const SERVICE: u8 = 1 << 3 | 2;
 const STATUS: u64 = 1 << 3;
-/// A message's compression and length.
+/// Length of a message's frame header: compression flag and length.
 const FRAME: usize = 5;
-/// Names are told in one byte of length.
+/// The longest name whose length fits in one byte.
 pub const NAME_BYTES: usize = 127;
 
-/// The one message of a request: it asks for a service, or for all of the server if that has no name.
-/// More than `NAME_BYTES` bytes of a name are cut off.
+/// Encode the request: for a service, or for the whole server if the name is empty. A name longer than
+/// `NAME_BYTES` bytes is truncated.
 pub fn question(service: &str) -> Bytes {
     let name = &service.as_bytes()[..service.len().min(NAME_BYTES)];
     let mut message = Vec::with_capacity(FRAME + 2 + name.len());
@@ -35,11 +34,11 @@ pub fn question(service: &str) -> Bytes {
     message.into()
 }
 
-/// Whether an answer says that all is well. `trailers` are its last headers, which are the first where there is
-/// no message.
+/// Check that an answer says `SERVING`. `trailers` are the last headers of the answer, which are the first
+/// ones if there is no message.
 ///
 /// # Errors
-/// What it says instead, for people.
+/// What it says instead, as a readable text.
 pub fn verdict(status: StatusCode, body: &[u8], trailers: &HeaderMap) -> Result<(), String> {
     if status != StatusCode::OK {
         return Err(format!("answered {}, as no server of gRPC does", status.as_u16()));
@@ -61,7 +60,7 @@ pub fn verdict(status: StatusCode, body: &[u8], trailers: &HeaderMap) -> Result<
     }
 }
 
-/// Field 1 of the one message in a body, 0 if it isn't there. Fields that are unknown are passed over.
+/// Field 1 of the message in a body, 0 if it is missing. Unknown fields are skipped.
 fn serving_status(body: &[u8]) -> Option<u64> {
     let (head, mut message) = body.split_at_checked(FRAME)?;
     let length = u32::from_be_bytes(head.get(1..)?.try_into().ok()?);
@@ -90,7 +89,7 @@ fn serving_status(body: &[u8]) -> Option<u64> {
     Some(status)
 }
 
-/// A number as protobuf writes it: seven bits a byte, the least first.
+/// Decode a protobuf varint: seven bits per byte, least significant first.
 fn number(message: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {

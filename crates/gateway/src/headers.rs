@@ -1,8 +1,8 @@
-//! Headers on their way through: hop-by-hop fields are removed, the gateway's own are added.
+//! Forwarded headers: hop-by-hop fields are removed, the gateway's own are added.
 //!
-//! Services that read headers as variables (CGI, RFC 3875; WSGI and all that stands on it) can't tell
-//! `x_counterfoil_tenant` from `x-counterfoil-tenant`. So a name is taken for the one that they take it
-//! for (`as_read`) wherever it matters who says something.
+//! Services that read headers as variables (CGI, RFC 3875; WSGI and everything built on it) can't distinguish
+//! `x_counterfoil_tenant` from `x-counterfoil-tenant`. So wherever it matters who set a header, names are
+//! compared as such services read them (`as_read`).
 
 use std::borrow::Cow;
 
@@ -15,40 +15,40 @@ use crate::tunnel::Upgrade;
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Headers of this kind are the gateway's to set, and nobody else's.
+/// Prefix of headers that only the gateway sets.
 const INTERNAL: &str = "x-counterfoil-";
 const TENANT: HeaderName = HeaderName::from_static("x-counterfoil-tenant");
 const TIER: HeaderName = HeaderName::from_static("x-counterfoil-tier");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What the gateway itself says in a request to an instance.
+/// Headers that the gateway adds to a request to an instance.
 pub struct Added<'a> {
     pub host: &'a HeaderValue,
     pub client: &'a HeaderValue,
     pub request_id: &'a HeaderValue,
-    /// Tenant and tier, where the gateway has checked them.
+    /// Tenant and tier, if the gateway has verified them.
     pub bearer: Option<(&'a str, &'a str)>,
-    /// In place of the client's, where requests are traced.
+    /// Replaces the client's, if requests are traced.
     pub traceparent: Option<&'a HeaderValue>,
-    /// Whether the request might be a replay.
+    /// Whether the request came in early data and may be a replay.
     pub early: bool,
-    /// What hooks say, in place of what the client does.
+    /// Headers from hooks; they replace the client's.
     pub hooked: &'a [(HeaderName, HeaderValue)],
 }
 
-/// What follows the head of a request, as far as the head tells of it.
+/// What follows the head of a request, as far as the head announces it.
 #[derive(Clone, Copy)]
 pub struct Sent<'a> {
-    /// In bytes; unknown if the body goes in chunks until its end.
+    /// In bytes; `None` if the body is chunked.
     pub length: Option<u64>,
-    /// Whether the instance is asked first if it wants the body (RFC 9110, section 10.1.1).
+    /// Whether the body is offered with `Expect: 100-continue` (RFC 9110, section 10.1.1).
     pub offered: bool,
     pub upgrade: Option<&'a Upgrade>,
 }
 
-/// Write the headers that an instance gets to see: none of the client's connection, no credential,
-/// and of who asks only what the gateway has checked.
+/// Write the headers for an instance: without hop-by-hop headers and credentials, and with only verified
+/// identity.
 pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Added<'_>, sent: Sent<'_>) {
     line(out, "host", added.host.as_bytes());
     line(out, "x-forwarded-for", added.client.as_bytes());
@@ -95,17 +95,17 @@ pub fn write(out: &mut Vec<u8>, method: &Method, given: &HeaderMap, added: &Adde
         }
     }
     if cookies && passing.passes("cookie") {
-        // HTTP/2 sends them apart, HTTP/1.1 must have them in one (RFC 9113, section 8.2.3).
+        // HTTP/2 may split cookies, HTTP/1.1 needs them in one header (RFC 9113, section 8.2.3).
         let all: Vec<&[u8]> = given.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         line(out, "cookie", &all.join(&b"; "[..]));
     }
 }
 
-/// The same for HTTP/2, whose requests name the instance in a field of their own and know no headers
-/// of a connection (RFC 9113, section 8.2.2).
+/// The same for HTTP/2, which has `:authority` in place of Host and no connection-specific headers (RFC 9113,
+/// section 8.2.2).
 ///
 /// # Errors
-/// A tenant or a tier can't be said in a header.
+/// A tenant or a tier isn't a valid header value.
 pub fn map(
     method: &Method,
     given: &HeaderMap,
@@ -141,16 +141,16 @@ pub fn map(
     Ok(out)
 }
 
-/// Whether a body of this length is told of: none is, where none is expected.
+/// Whether to send Content-Length: not for an empty body, unless the method expects one.
 fn has_length(method: &Method, length: u64) -> bool {
     length > 0 || matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Which of a client's headers go on.
+/// Which of a client's headers are forwarded.
 struct Passing<'a> {
     hooked: &'a [(HeaderName, HeaderValue)],
     traced: bool,
-    /// Those that the client says belong to its connection.
+    /// Headers that the client's Connection lists.
     options: Vec<&'a [u8]>,
 }
 
@@ -165,7 +165,7 @@ impl<'a> Passing<'a> {
             name if self.hooked.iter().any(|(hooked, _)| *as_read(hooked.as_str()) == *name) => false,
             "authorization" | "x-api-key" | "content-length" | "expect" => false,
             "traceparent" if self.traced => false,
-            // The gateway's word or that of a trusted proxy: not the client's to take back by `Connection`.
+            // Set by the gateway or a trusted proxy: the client can't remove them by `Connection`.
             "x-forwarded-host" | "x-forwarded-proto" => true,
             name if set_by_gateway(name) => false,
             name => {
@@ -184,41 +184,41 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A name as services read it that can't tell an underscore from a hyphen.
+/// A name as read by services that can't distinguish an underscore from a hyphen.
 pub fn as_read(name: &str) -> Cow<'_, str> {
     if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
 }
 
-/// Whether a header is the gateway's to set towards instances, and nobody else's.
+/// Whether only the gateway sets this header in requests to instances.
 pub fn set_by_gateway(name: &str) -> bool {
     let name = &*as_read(name);
     matches!(name, "early-data" | "host" | "x-forwarded-for" | "x-request-id") || name.starts_with(INTERNAL)
 }
 
-/// The words in the list of a field.
+/// The elements of a list field.
 pub fn words(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(field).into_iter();
     lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
 }
 
-/// Whether a word is in the list of a field, in capitals or not.
+/// Whether a list field has an element, ignoring case.
 pub fn lists(headers: &HeaderMap, field: HeaderName, word: &str) -> bool {
     words(headers, field).any(|each| each.eq_ignore_ascii_case(word.as_bytes()))
 }
 
-/// Say that an answer depends on a field of the request, if it doesn't say so yet.
+/// Add a field to Vary, unless it is there already.
 pub fn vary_by(answer: &mut HeaderMap, field: &'static str) {
     if !lists(answer, header::VARY, field) && !lists(answer, header::VARY, "*") {
         answer.append(header::VARY, HeaderValue::from_static(field));
     }
 }
 
-/// Fields of HTTP/1.1's connections, of which HTTP/2 and HTTP/3 have none (RFC 9113, section 8.2.2; RFC 9114,
-/// section 4.2).
+/// Connection-specific fields of HTTP/1.1 that HTTP/2 and HTTP/3 don't have (RFC 9113, section 8.2.2; RFC
+/// 9114, section 4.2).
 pub const OF_HTTP1: [&str; 5] =
     ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
-/// Whether a header belongs to one connection, and not to the message (RFC 9110, section 7.6.1).
+/// Whether a header is hop-by-hop (RFC 9110, section 7.6.1).
 pub fn of_one_connection(name: &str) -> bool {
     matches!(
         name,
@@ -233,8 +233,8 @@ pub fn of_one_connection(name: &str) -> bool {
     )
 }
 
-/// Whether a header may come after the body: not if it says where the message ends, where it goes,
-/// who sends it, or how the body is to be read (RFC 9110, section 6.5.1).
+/// Whether a header may be a trailer: not if it concerns framing, routing, authentication or the
+/// interpretation of the body (RFC 9110, section 6.5.1).
 pub fn may_trail(name: &str) -> bool {
     let name = &*as_read(name);
     let early = matches!(
@@ -260,7 +260,7 @@ pub fn may_trail(name: &str) -> bool {
     !early && !of_one_connection(name) && !name.starts_with(INTERNAL)
 }
 
-/// The trailers that may go on.
+/// The trailers that may be forwarded.
 pub fn trailing(trailers: HeaderMap) -> HeaderMap {
     if trailers.keys().all(|name| may_trail(name.as_str())) {
         return trailers;
@@ -269,7 +269,7 @@ pub fn trailing(trailers: HeaderMap) -> HeaderMap {
     all.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// Write the end of a body in chunks, with the trailers that may go on.
+/// Write the last chunk and the trailers that may be forwarded.
 pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers {
@@ -280,7 +280,7 @@ pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether who asks can read trailers (RFC 9110, section 10.1.4).
+/// Whether the client accepts trailers (RFC 9110, section 10.1.4).
 fn wants_trailers(given: &HeaderMap) -> bool {
     given.get(header::TE).is_some_and(|value| {
         value
@@ -290,12 +290,12 @@ fn wants_trailers(given: &HeaderMap) -> bool {
     })
 }
 
-/// The text of a header, empty if it is missing or no text.
+/// The text of a header; empty if it is missing or not ASCII.
 pub fn text(headers: &HeaderMap, name: HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// At most so many bytes from the front of a text.
+/// The text truncated to at most this many bytes, at a character boundary.
 pub fn cut(text: &str, bytes: usize) -> &str {
     let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {

@@ -1,11 +1,11 @@
-//! Early Hints (103, RFC 8297): what a service says before its answer, so that a client can begin with
-//! what the answer will ask for. In HTTP/2 and HTTP/3 the 100 that asks for an offered body takes the same way;
-//! in HTTP/1.1 hyper says it.
+//! Early Hints (103, RFC 8297): interim answers by which a client can preload what the final answer will
+//! need. In HTTP/2 and HTTP/3 the interim 100 that asks for an offered body takes the same path; in HTTP/1.1
+//! hyper sends it.
 //!
-//! They are advice: one that a client can't take at once is left out, and so is one too many. hyper's
-//! servers have no call for answers of this kind. In HTTP/1.1, where requests are answered in their
-//! order, one can be written beneath hyper while it has nothing to write itself (`io.rs`); in HTTP/2
-//! and HTTP/3 the server is our own, and sends them.
+//! Hints are advisory: one that can't be sent at once is dropped, and so are those over the limit. hyper's
+//! servers can't send interim answers. In HTTP/1.1, where requests are answered in order, a hint is written
+//! beneath hyper while hyper has nothing to write (`io.rs`); in HTTP/2 and HTTP/3 the gateway's own server
+//! sends it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,11 +15,11 @@ use hyper::{Response, StatusCode, Version};
 
 use crate::client::Client;
 
-/// What waits for one client of HTTP/1.1 at most, and what is told of one answer in the protocols that
-/// have many at a time: a page has a few dozen links of 100 bytes to tell of.
+/// Maximum bytes of hints queued for an HTTP/1.1 client, or sent for one answer over HTTP/2 and HTTP/3: a
+/// page has a few dozen links of 100 bytes.
 const LIMIT: usize = 16 * 1024;
 
-/// Where the hints of one request go.
+/// The destination of a request's hints.
 #[derive(Clone, Copy)]
 pub enum Hints<'a> {
     Http1(&'a Client),
@@ -27,7 +27,7 @@ pub enum Hints<'a> {
 }
 
 impl<'a> Hints<'a> {
-    /// The way to whoever asks, if it is one that knows hints.
+    /// The destination for this client; `None` if its protocol has no hints.
     pub fn to(client: &'a Client, parts: &'a Parts) -> Option<Self> {
         match parts.version {
             Version::HTTP_11 => Some(Self::Http1(client)),
@@ -38,7 +38,7 @@ impl<'a> Hints<'a> {
         }
     }
 
-    /// Pass on what an instance says, if it is a hint.
+    /// Forward an interim answer of an instance, if it is a hint.
     pub fn tell(self, status: StatusCode, headers: &HeaderMap) {
         if status != StatusCode::EARLY_HINTS {
             return;
@@ -62,8 +62,8 @@ fn written(headers: &HeaderMap) -> Vec<u8> {
     head
 }
 
-/// Interim answers that whoever serves the request sends as soon as it has come to wait for the answer, and the
-/// bytes of all hints there were.
+/// Interim answers that the stream's task sends once it waits for the final answer, and the total bytes of
+/// all hints so far.
 #[derive(Default)]
 pub struct Waiting(Mutex<(Vec<Response<()>>, usize)>);
 
@@ -80,40 +80,40 @@ impl Waiting {
         }
     }
 
-    /// Ask for the body that a client offers (RFC 9110, section 10.1.1).
+    /// Queue a 100 that asks for an offered body (RFC 9110, section 10.1.1).
     fn add_continue(&self) {
         let mut wanted = Response::new(());
         *wanted.status_mut() = StatusCode::CONTINUE;
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0.push(wanted);
     }
 
-    /// Those that have come since the last time.
+    /// Take the queued interim answers.
     pub fn take(&self) -> Vec<Response<()>> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0)
     }
 }
 
-/// A body that its client keeps back until it is asked for it, which is when it is waited for: once, and not where
-/// it comes by itself.
+/// A body that its client withholds until asked (`Expect: 100-continue`). It is asked for once, when it is
+/// first awaited, and not if it arrives unasked.
 #[derive(Default)]
 pub struct Offer(Option<Arc<Waiting>>);
 
 impl Offer {
-    /// Whether a request has such a body is said by its `headers`.
+    /// Whether there is an offer depends on the request's `headers`.
     pub fn of(headers: &HeaderMap, waiting: &Arc<Waiting>) -> Self {
         let offers = headers.get(header::EXPECT);
         let offers = offers.is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         Self(offers.then(|| Arc::clone(waiting)))
     }
 
-    /// It is waited for.
+    /// The body is awaited: ask for it.
     pub fn accept(&mut self) {
         if let Some(waiting) = self.0.take() {
             waiting.add_continue();
         }
     }
 
-    /// It comes by itself.
+    /// The body arrives unasked.
     pub fn withdraw(&mut self) {
         self.0 = None;
     }

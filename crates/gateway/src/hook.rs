@@ -1,13 +1,12 @@
-//! Hooks: asks the user's Python, in its own processes, about a request.
+//! Hooks: ask the user's Python code, in processes of its own, about a request.
 //!
-//! Python must not be able to slow what doesn't ask for it, so it never runs in this process. A
-//! route with a hook asks one of the hook's processes, the one with the fewest questions before it,
-//! over a connection that each worker keeps for itself. At most so many requests wait for a hook at
-//! once, each for at most so long; beyond that, and whenever a hook can't be asked or fails, its
-//! configuration says whether requests pass or are refused. A route without hooks pays a look at an
-//! empty list.
+//! Python must not slow routes that don't use it, so it never runs in this process. A route with a hook asks
+//! the hook's process with the fewest questions in flight, over connections that each worker pools. The
+//! number of waiting requests is bounded, and so is the time that each waits; beyond that, and whenever a
+//! hook can't be reached or fails, its configuration says whether requests pass or are refused. A route
+//! without hooks only checks an empty list.
 //!
-//! A question and its answer are JSON documents, each after its length in four bytes (big endian).
+//! Question and answer are JSON documents, each prefixed by its length in four bytes (big endian).
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -32,16 +31,16 @@ use crate::headers::{of_one_connection, set_by_gateway};
 use crate::proxy::Seen;
 use crate::respond::Problem;
 
-/// Idle connections that a worker keeps to one process: what waits for it at once, mostly.
+/// Idle connections that a worker keeps per process: mostly as many as its questions in flight.
 const IDLE: usize = 16;
-/// An answer is a few headers or a sentence.
+/// Maximum bytes of an answer: it is a few headers or a sentence.
 const ANSWER_LIMIT: u32 = 64 * 1024;
 
 thread_local! {
     static POOL: RefCell<FxHashMap<String, Vec<TcpStream>>> = RefCell::default();
 }
 
-/// Headers that hooks add to a request on its way.
+/// Headers that hooks add to a request.
 pub type Headers = Vec<(HeaderName, HeaderValue)>;
 
 pub struct Hook {
@@ -58,18 +57,18 @@ struct Process {
     asked: Arc<AtomicUsize>,
 }
 
-/// What became of questions.
+/// Outcomes of questions.
 #[derive(Default)]
 struct Counts {
     passed: AtomicU64,
     refused: AtomicU64,
-    /// Not asked: too many were waiting.
+    /// Not asked: the queue was full.
     full: AtomicU64,
     late: AtomicU64,
     failed: AtomicU64,
 }
 
-/// One of a number, for as long as this lives.
+/// Counts one up until dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -106,11 +105,11 @@ enum Answer {
         detail: String,
         retry_after_seconds: Option<u64>,
     },
-    /// The hook raised an error; its process has said which.
+    /// The hook raised an error, which its process has logged.
     Failed,
 }
 
-/// Ask the hooks of a route in their order: the headers that they add, or the first refusal.
+/// Ask the hooks of a route in order; returns the headers that they add, or the first refusal.
 pub async fn ask(hooks: &[Arc<Hook>], parts: &Parts, seen: &Seen) -> Result<Headers, Problem> {
     let question = serde_json::to_vec(&Question::of(parts, seen))
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request can't be shown to a hook"))?;
@@ -198,7 +197,7 @@ impl Hook {
         }
     }
 
-    /// What becomes of a request that the hook has said nothing about.
+    /// Decide about a request without the hook's answer.
     fn without(&self, count: &AtomicU64, why: &str) -> Result<Headers, Problem> {
         count.fetch_add(1, Ordering::Relaxed);
         match self.config.failure {
@@ -210,8 +209,9 @@ impl Hook {
         }
     }
 
-    /// Ask the process with the fewest questions before it, which is soon one that is dead: if it isn't there at
-    /// all, the others are asked. One that has got the question may have died of it, and the others would too.
+    /// Ask the process with the fewest questions in flight; a dead one soon has the fewest, so if connecting
+    /// fails, the others are tried. A question that was delivered isn't sent to another process: it may have
+    /// crashed the first one.
     async fn exchange(&self, question: &[u8]) -> io::Result<Answer> {
         let mut rest: Vec<&Process> = self.processes.iter().collect();
         loop {
@@ -227,23 +227,23 @@ impl Hook {
                 }
                 got_it = true;
             }
-            // None was idle, or its process has been replaced since: a hook decides and changes nothing,
-            // so that it may be asked twice.
+            // No idle connection, or its process was replaced. A hook only decides and changes nothing, so
+            // asking twice is safe.
             let mut stream = match TcpStream::connect(&process.address).await {
                 Ok(stream) => stream,
                 Err(_) if !got_it => continue,
                 Err(error) => return Err(error),
             };
             stream.set_nodelay(true)?;
-            // A connection goes back to the pool only after a whole answer, so that nobody is given the answer to
-            // a question that was given up.
+            // Only a connection with a complete answer returns to the pool, so that no request reads the
+            // answer to an abandoned question.
             let answer = talk(&mut stream, question).await?;
             give_back(&process.address, stream);
             return Ok(answer);
         }
     }
 
-    /// Counts, for people.
+    /// The counters, for the admin port.
     pub fn state(&self) -> Value {
         let mut state = Value::from_iter(self.outcomes());
         state["name"] = self.name.as_str().into();
@@ -251,7 +251,7 @@ impl Hook {
         state
     }
 
-    /// What became of the requests that it had to be asked about.
+    /// Outcomes of the requests that needed the hook.
     pub fn outcomes(&self) -> [(&'static str, u64); 5] {
         let Counts { passed, refused, full, late, failed } = &self.counts;
         [("passed", passed), ("refused", refused), ("full", full), ("late", late), ("failed", failed)]
@@ -274,7 +274,7 @@ async fn talk(stream: &mut TcpStream, question: &[u8]) -> io::Result<Answer> {
     Ok(serde_json::from_slice(&answer)?)
 }
 
-/// The headers of an answer, unless one is not the hook's to set.
+/// The headers of an answer; `None` if the hook may not set one of them.
 fn checked(headers: Vec<(String, String)>) -> Option<Headers> {
     let header = |(name, value): (String, String)| {
         let name: HeaderName = name.parse().ok()?;
@@ -286,7 +286,7 @@ fn checked(headers: Vec<(String, String)>) -> Option<Headers> {
     headers.into_iter().map(header).collect()
 }
 
-/// An idle connection whose process has not ended it.
+/// An idle connection that its process hasn't closed.
 fn pooled(address: &str) -> Option<TcpStream> {
     let is_silent = |stream: &TcpStream| {
         stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)

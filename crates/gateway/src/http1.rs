@@ -1,9 +1,8 @@
 //! Parses HTTP/1.1 responses of instances (RFC 9112): heads and body framing.
 //!
-//! A proxy reads one answer for each request it takes, into a buffer that outlives it, and passes
-//! on most of what it reads. Written for that alone, this costs a third of what a general client
-//! does. What is ambiguous is refused: an answer that two readers might end at different places is
-//! how one client comes to see another's.
+//! A proxy reads one answer per request into a long-lived buffer, and forwards most of it unchanged. A parser
+//! for this case alone costs a third of a general client. Ambiguous framing is rejected: if two parsers can
+//! disagree on where an answer ends, one client may see another's answer.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -17,34 +16,34 @@ use crate::headers::{may_trail, of_one_connection};
 
 const HEADERS: usize = 100;
 const HEAD_BYTES: usize = 32 * 1024;
-/// A chunk's size with its extensions.
+/// Limit of a chunk's size line, with extensions.
 const LINE_BYTES: usize = 1024;
-/// What stands between the last chunk and the end of a message.
+/// Limit of the trailer section.
 const TRAILER_BYTES: usize = 8 * 1024;
 
-/// The other side does not keep to the protocol.
+/// The peer violated the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// How an answer begins.
+/// The head of an answer.
 #[derive(Debug)]
 pub struct Head {
     pub status: StatusCode,
-    /// Without those that belong to the connection, and without the length of a body that comes.
+    /// Without hop-by-hop headers, and without Content-Length if a body follows.
     pub headers: HeaderMap,
     pub framing: Framing,
-    /// Whether the connection may serve another request after this answer.
+    /// Whether the connection can be reused after this answer.
     pub reusable: bool,
-    /// How long the connection is kept idle, if that is said.
+    /// How long the peer keeps the connection idle, if it says so.
     pub waits: Option<Duration>,
-    /// What the connection goes over to.
+    /// The protocol that the connection switches to.
     pub upgrade: Option<HeaderValue>,
 }
 
-/// Take a head from the front of `buffer`: nothing if it isn't there whole yet.
+/// Parse a head from the front of `buffer`; `None` if it is incomplete.
 pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>, Malformed> {
     if buffer.is_empty() {
-        return Ok(None); // as it is once or twice for each answer
+        return Ok(None); // common: once or twice per answer
     }
     let mut slots = [const { MaybeUninit::uninit() }; HEADERS];
     let mut response = httparse::Response::new(&mut []);
@@ -126,8 +125,8 @@ pub fn head(buffer: &mut BytesMut, asked_for_head: bool) -> Result<Option<Head>,
     Ok(Some(Head { status, headers, framing, reusable, waits, upgrade }))
 }
 
-/// What `Keep-Alive` says of how long the other side waits for a request (`timeout=5, max=100`; RFC 2068, section
-/// 19.7.1.1, which later ones leave out and servers go on sending).
+/// The timeout of `Keep-Alive` (`timeout=5, max=100`; RFC 2068, section 19.7.1.1): later RFCs omit it, but
+/// servers still send it.
 fn waits_of(value: &[u8]) -> Option<Duration> {
     let timeout = value.split(|byte| *byte == b',').find_map(|parameter| {
         let (name, value) = std::str::from_utf8(parameter).ok()?.trim().split_once('=')?;
@@ -136,7 +135,7 @@ fn waits_of(value: &[u8]) -> Option<Duration> {
     timeout.flatten().map(|seconds: u32| Duration::from_secs(seconds.into()))
 }
 
-/// Digits alone: neither a sign nor a list.
+/// Only digits: no sign, no list.
 fn length_of(value: &[u8]) -> Result<u64, Malformed> {
     if !value.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
@@ -144,7 +143,7 @@ fn length_of(value: &[u8]) -> Result<u64, Malformed> {
     std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(Malformed)
 }
 
-/// What is still to come of a body (RFC 9112, section 6.3).
+/// The rest of a body (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Done,
@@ -153,7 +152,7 @@ pub enum Framing {
     UntilClose,
 }
 
-/// What comes next in a chunked body.
+/// The next element of a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chunk {
     Size,
@@ -163,7 +162,7 @@ pub enum Chunk {
 }
 
 impl Framing {
-    /// How many bytes are still to come at least, as far as that is known.
+    /// The minimum number of remaining bytes, as far as it is known.
     pub fn at_least(&self) -> u64 {
         match self {
             Self::Length(length) => *length,
@@ -171,7 +170,7 @@ impl Framing {
         }
     }
 
-    /// The end of the connection: is it the end of the body too?
+    /// The connection has ended; fails if the body hasn't.
     pub fn close(&mut self) -> Result<(), Malformed> {
         match self {
             Self::Done => Ok(()),
@@ -183,8 +182,8 @@ impl Framing {
         }
     }
 
-    /// Take the next part of a body from the front of `buffer`, or its trailers: nothing at its end,
-    /// and nothing if more must be read.
+    /// Take the next part of a body from the front of `buffer`, or its trailers; `None` at its end, and if
+    /// more must be read.
     pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame<Bytes>>, Malformed> {
         loop {
             match self {
@@ -225,7 +224,7 @@ fn part(buffer: &mut BytesMut, left: &mut u64) -> Bytes {
     buffer.split_to(length).freeze()
 }
 
-/// Where the framing between two chunks led.
+/// Result of parsing the framing between two chunks.
 enum Passed {
     On(Chunk),
     Whole(HeaderMap),
@@ -233,13 +232,14 @@ enum Passed {
 }
 
 impl Chunk {
-    /// Go over what stands between data and data.
+    /// Parse the framing between two pieces of data.
     fn pass(self, buffer: &mut BytesMut) -> Result<Passed, Malformed> {
         match self {
             Self::Data(_) => Ok(Passed::NotYet),
             Self::Size => match httparse::parse_chunk_size(buffer).map_err(|_| Malformed)? {
                 httparse::Status::Complete((length, size)) => {
-                    // Some readers end the line there (RFC 9112, section 2.2), httparse does not.
+                    // Some parsers accept a bare CR or LF as the line's end (RFC 9112, section 2.2); httparse
+                    // does not.
                     if buffer[..length - 2].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
                         return Err(Malformed);
                     }
@@ -271,8 +271,8 @@ impl Chunk {
     }
 }
 
-/// The trailers of a section that ends with an empty line, without those that would change what
-/// has been read already (RFC 9110, section 6.5.1).
+/// Parse a trailer section that ends with an empty line, without trailers that would change how the message
+/// was read (RFC 9110, section 6.5.1).
 fn trailers(section: &[u8]) -> Result<HeaderMap, Malformed> {
     let mut slots = [httparse::EMPTY_HEADER; HEADERS];
     match httparse::parse_headers(section, &mut slots) {
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Read an answer that arrives in pieces; `None` if it isn't whole when the connection ends.
+    /// Read an answer that arrives in pieces; `None` if it is incomplete when the connection ends.
     fn read(pieces: &[&[u8]]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
         Ok(read_all(pieces)?.map(|(head, body, _)| (head, body)))
     }
@@ -454,7 +454,7 @@ mod tests {
             prop_assert_eq!(trailers.contains_key("x-trailer"), framing == 1);
             prop_assert_eq!(head.headers.get("x-app"), Some(&HeaderValue::from_static("1")));
             if framing < 2 {
-                // Not a byte less will do.
+                // One byte less is incomplete.
                 prop_assert!(!matches!(read(&[&answer[..answer.len() - 1]]), Ok(Some(_))));
             }
         }

@@ -1,20 +1,20 @@
 //! Builds one-line JSON objects, for what is written once per request.
 //!
-//! The same bytes as serde_json's, which looks at each byte of a text by itself: here a block of them is
-//! looked at in a few instructions (the compiler makes vectors of it), and only a text in which something has to
-//! be escaped is gone through byte by byte. Names of fields are literals, and so are never escaped.
+//! The output is byte for byte that of serde_json, which checks each byte of a string on its own. Here a
+//! block of bytes is checked in a few instructions (the compiler vectorizes it), and only a string that needs
+//! escaping is processed byte by byte. Field names are literals and never escaped.
 
-/// Bytes that are looked at together: a register of the smallest vectors that there are.
+/// Block size: the smallest vector register.
 const BLOCK: usize = 16;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// The name of a text with what stands before and after it: `text!("path")`.
+/// The name of a string field with its punctuation: `text!("path")`.
 macro_rules! text {
     ($name:literal) => {
         concat!(",\"", $name, "\":\"")
     };
 }
-/// The same for a number.
+/// The same for a number field.
 macro_rules! number {
     ($name:literal) => {
         concat!(",\"", $name, "\":")
@@ -22,7 +22,7 @@ macro_rules! number {
 }
 pub(crate) use {number, text};
 
-/// An object to which fields are added one after the other; not for one without fields.
+/// An object built field by field; it must have at least one.
 pub struct Line(Vec<u8>);
 
 impl Line {
@@ -30,7 +30,7 @@ impl Line {
         Self(Vec::with_capacity(bytes))
     }
 
-    /// Add a text, whose name `text!` makes.
+    /// Add a string field; `field` comes from `text!`.
     pub fn text(&mut self, field: &'static str, text: &str) {
         let Self(out) = self;
         out.extend_from_slice(field.as_bytes());
@@ -42,17 +42,17 @@ impl Line {
         out.push(b'"');
     }
 
-    /// Add a number, whose name `number!` makes.
+    /// Add a number field; `field` comes from `number!`.
     pub fn number(&mut self, field: &'static str, number: u64) {
         let Self(out) = self;
         out.extend_from_slice(field.as_bytes());
         out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    /// All of it, with the line's end.
+    /// The complete object with a newline.
     pub fn finish(self) -> Vec<u8> {
         let Self(mut out) = self;
-        // What stands before a field divides it from the one before; the first has none before it.
+        // Each field begins with a comma; the first one's becomes the opening brace.
         if let Some(first) = out.first_mut() {
             *first = b'{';
         }
@@ -61,25 +61,25 @@ impl Line {
     }
 }
 
-/// Whether a byte can't stand for itself in a text (RFC 8259, section 7).
+/// Whether a byte must be escaped in a string (RFC 8259, section 7).
 const fn is_special(byte: u8) -> bool {
     byte < b' ' || byte == b'"' || byte == b'\\'
 }
 
-/// Whether a text has nothing in it to be escaped.
+/// Whether a string needs no escaping.
 fn is_plain(text: &[u8]) -> bool {
-    // Without a way out in the middle, so that it is done on all bytes at once.
+    // No early exit, so that it vectorizes.
     let is_plain = |block: &[u8; BLOCK]| !block.iter().fold(false, |found, byte| found | is_special(*byte));
     let Some(last) = text.last_chunk() else {
         let mut block = [b' '; BLOCK];
         block[..text.len()].copy_from_slice(text);
         return is_plain(&block);
     };
-    // The last block and the one before may have bytes in common.
+    // The last block may overlap the one before.
     text.as_chunks().0.iter().all(is_plain) && is_plain(last)
 }
 
-/// As serde_json does it: short where JSON has a short way.
+/// Escape as serde_json does: with JSON's short escapes where they exist.
 #[cold]
 fn escape(out: &mut Vec<u8>, text: &[u8]) {
     for &byte in text {

@@ -28,12 +28,13 @@ use crate::route::Route;
 use crate::shared;
 use crate::store::{Question, Verdict};
 
-/// Keys that one limit remembers: 16 bytes each by GCRA, some 100 where they are kept as text.
+/// Maximum number of keys of one limit: GCRA takes 16 bytes per key, algorithms that keep keys as text some
+/// 100.
 const KEYS: usize = 1_000_000;
-/// Times of requests that the logs of one limit may hold, at 8 bytes each; many keys with long logs
-/// are fewer keys.
+/// Maximum number of timestamps, 8 bytes each, in the sliding logs of one limit: with long logs, it remembers
+/// fewer keys.
 const LOGGED: usize = 16_000_000;
-/// Keys are cut to this many bytes: what clients send must not decide what memory a key takes.
+/// Keys are truncated to this many bytes, so that clients don't control how much memory a key takes.
 const KEY_BYTES: usize = 128;
 
 enum Cells {
@@ -47,12 +48,12 @@ enum Cells {
 pub struct Limit {
     pub name: String,
     pub key: LimitKey,
-    /// Whether every answer says what is left, not refusals alone.
+    /// Whether every answer has RateLimit fields, not only refusals.
     pub tell: bool,
     pub allowed: AtomicU64,
     pub refused: AtomicU64,
     cells: Cells,
-    /// Its name as a string, and then its policy, as RateLimit fields have them.
+    /// The name, and the policy, as in RateLimit fields.
     label: String,
     policy: HeaderValue,
 }
@@ -82,7 +83,7 @@ impl Limit {
         })
     }
 
-    /// Let one request of `key` pass, or say why not.
+    /// Admit one request of `key`, or say why not.
     pub fn pass(&self, key: &str, now_ns: u64) -> Result<(), Problem> {
         let decision = match &self.cells {
             Cells::Local(cells) => cells.check(key, now_ns),
@@ -97,7 +98,7 @@ impl Limit {
         self.decided(decision)
     }
 
-    /// The same by the store's word, where the limit is strict.
+    /// The same with the store's decision, for strict limits.
     pub async fn ask(&self, key: &str, shared: &shared::Shared) -> Result<(), Problem> {
         let Cells::Shared { cells, link, fallback, .. } = &self.cells else { return Ok(()) };
         let now_ns = shared.nanoseconds(Instant::now());
@@ -122,7 +123,7 @@ impl Limit {
         }
     }
 
-    /// Whether its store is asked about each request.
+    /// Whether the store is asked about each request.
     pub fn is_strict(&self) -> bool {
         matches!(self.cells, Cells::Shared { strict: true, .. })
     }
@@ -148,7 +149,7 @@ impl Limit {
         }
     }
 
-    /// The cells that other gateways are told of.
+    /// The cells shared with other gateways.
     pub fn shared(&self) -> Option<&SharedGcra> {
         match &self.cells {
             Cells::Shared { cells, .. } => Some(cells),
@@ -156,7 +157,7 @@ impl Limit {
         }
     }
 
-    /// How many keys are remembered.
+    /// Number of keys in memory.
     pub fn keys(&self) -> usize {
         match &self.cells {
             Cells::Local(cells) => cells.keys(),
@@ -177,15 +178,14 @@ impl Limit {
         }
     }
 
-    /// What a request counts as. Who lacks what is counted by is counted with all others who do.
+    /// The key of a request. All requests without a key share the empty one.
     fn key<'a>(&self, route: &'a Route, parts: &'a Parts, seen: &'a Seen) -> Cow<'a, str> {
         let key = self.key.of(route, parts, seen);
         if self.key == LimitKey::Address { of_site(key) } else { Cow::Borrowed(key) }
     }
 }
 
-/// An address as what one customer of a network has: who has a network of IPv6 has 2^64 addresses, and
-/// would have as many accounts.
+/// The network of an address: an IPv6 customer has 2^64 addresses, and would otherwise have as many keys.
 fn of_site(address: &str) -> Cow<'_, str> {
     match address.parse::<IpAddr>() {
         Ok(parsed @ IpAddr::V6(_)) => Cow::Owned(match site(parsed) {
@@ -197,7 +197,7 @@ fn of_site(address: &str) -> Cow<'_, str> {
 }
 
 impl LimitKey {
-    /// What a request has of it, cut to its first bytes; empty if it has nothing.
+    /// The key of a request, truncated; empty if it has none.
     pub fn of<'a>(&self, route: &'a Route, parts: &'a Parts, seen: &'a Seen) -> &'a str {
         let key = match self {
             Self::Tenant => seen.bearer.as_ref().map_or("", |bearer| &bearer.tenant),
@@ -212,13 +212,13 @@ impl LimitKey {
     }
 }
 
-/// Let a request pass all limits of its route but the strict ones.
+/// Check all limits of a request's route except the strict ones.
 pub fn pass(route: &Route, parts: &Parts, seen: &Seen, now_ns: u64) -> Result<(), Problem> {
     let mut limits = route.limits.iter().filter(|limit| !limit.is_strict());
     limits.try_for_each(|limit| limit.pass(&limit.key(route, parts, seen), now_ns))
 }
 
-/// Let a request that the others let pass also pass the strict limits of its route.
+/// Check the strict limits of a request's route, after the others have passed.
 pub async fn pass_strictly(
     route: &Route,
     parts: &Parts,
@@ -231,8 +231,8 @@ pub async fn pass_strictly(
     Ok(())
 }
 
-/// Tell a client its limits and what is left of them (draft-ietf-httpapi-ratelimit-headers-10):
-/// all where it was refused, and else those that are to be told.
+/// Add RateLimit fields to an answer (draft-ietf-httpapi-ratelimit-headers-10): for all limits if the request
+/// was refused, otherwise for those configured to `tell`.
 pub fn tell(headers: &mut HeaderMap, route: &Route, parts: &Parts, seen: &Seen, refused: bool, now_ns: u64) {
     let mut text = String::new();
     for limit in route.limits.iter().filter(|limit| refused || limit.tell) {
@@ -293,7 +293,7 @@ fn cells(config: &config::Limit, link: Option<&Arc<Link>>) -> Result<Cells, &'st
     })
 }
 
-/// A name as a string of structured fields (RFC 9651, section 3.3.3), which is ASCII.
+/// A name as a structured-field string (RFC 9651, section 3.3.3), which is ASCII.
 fn label(name: &str) -> String {
     let escaped: String = name
         .chars()

@@ -1,9 +1,8 @@
 //! Metrics, as Prometheus and OpenMetrics text.
 //!
-//! Labels are what the configuration names (paths of routes, limits, services, tenants that are
-//! listed) and a few words of our own: how many series there are is settled before the first
-//! request, whatever clients send. Who else asks is `other`; who it was in particular is a matter
-//! for traces and the access log.
+//! Label values come from the configuration (route paths, limits, services, listed tenants) and a few fixed
+//! words, so the number of series is fixed before the first request, whatever clients send. All other tenants
+//! are `other`; traces and the access log identify them.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -25,7 +24,7 @@ use crate::split;
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The metrics in the format that a scraper asks for, and its name.
+/// The metrics in the format that the scraper accepts, with its content type.
 pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     let open = text(headers, header::ACCEPT).contains("application/openmetrics-text");
     let mut page = Page { open, text: String::new() };
@@ -53,24 +52,24 @@ pub fn answer(shared: &Shared, headers: &HeaderMap) -> (&'static str, String) {
     (if open { OPEN_METRICS } else { PROMETHEUS }, page.text)
 }
 
-/// What a family of metrics is.
+/// The type of a metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Counter,
     Gauge,
 }
 
-/// The text of an answer, while it is written.
+/// A metrics page being written.
 pub struct Page {
     open: bool,
     text: String,
 }
 
-/// Names and values.
+/// Label names and values.
 type Labels<'a> = &'a [(&'static str, &'a str)];
 
 impl Page {
-    /// One family: its samples by their labels. A counter is called by its name and `_total`.
+    /// Write one family with its samples. A counter's samples have the suffix `_total`.
     pub fn family<'a, V: Display>(
         &mut self,
         name: &str,
@@ -86,7 +85,7 @@ impl Page {
         }
     }
 
-    /// OpenMetrics knows a counter without its `_total`, Prometheus with it.
+    /// Write HELP and TYPE. OpenMetrics names a counter without `_total`, Prometheus with it.
     pub fn head(&mut self, name: &str, total: &str, kind: &str, help: &str) {
         let total = if self.open { "" } else { total };
         // Writing to a String can't fail.
@@ -94,14 +93,14 @@ impl Page {
         let _ = writeln!(self.text, "# TYPE counterfoil_gateway_{name}{total} {kind}");
     }
 
-    /// Answers by class of status, below these labels.
+    /// Answers by status class, with these labels.
     pub fn answers(&mut self, name: &str, labels: Labels<'_>, counts: &Counts) {
         for (class, count) in CLASSES.iter().zip(&counts.answers) {
             self.sample(name, "_total", &[labels, &[("status", class)]].concat(), load(count));
         }
     }
 
-    /// The samples of a histogram below these labels.
+    /// The samples of a histogram with these labels.
     pub fn durations(&mut self, name: &str, labels: Labels<'_>, counts: &Counts) {
         let mut total = 0;
         for (count, bound) in counts.durations.iter().zip(BUCKETS) {
@@ -131,7 +130,7 @@ impl Page {
     }
 }
 
-/// In place of the path, which begins with a slash, where no route took a request.
+/// The route label of requests that matched no route; paths begin with a slash.
 const NO_ROUTE: &str = "none";
 pub const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -207,7 +206,7 @@ fn policies(page: &mut Page, snapshot: &Snapshot) {
     }
 }
 
-/// How services are asked beyond once for each request, and who found no place.
+/// Retries, hedges, load shedding and hooks.
 fn protection(page: &mut Page, snapshot: &Snapshot) {
     let services: BTreeMap<_, _> = snapshot.upstreams.iter().collect();
     let mut counters = |name: &str, help: &str, count: fn(&Upstream) -> &AtomicU64| {
@@ -248,7 +247,7 @@ fn protection(page: &mut Page, snapshot: &Snapshot) {
     }
 }
 
-/// What became of TLS with the instances of services that have it.
+/// Outcomes of TLS handshakes with instances.
 fn instance_tls(page: &mut Page, snapshot: &Snapshot) {
     let secured = |(name, upstream): (&String, &Arc<Upstream>)| {
         upstream.tls.as_ref().map(|tls| (name.clone(), Arc::clone(&tls.record)))
@@ -264,7 +263,7 @@ fn instance_tls(page: &mut Page, snapshot: &Snapshot) {
     }
 }
 
-/// What the gateway itself is at.
+/// The gateway's own state.
 fn own(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     let (refusals, loaded_us) = shared.configuration_counts();
     let one = |value: u64| [(&[][..], value)];
