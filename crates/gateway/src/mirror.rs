@@ -1,16 +1,15 @@
-//! Copies of a route's requests for another service, whose answers nobody gets: a new version meets real
-//! traffic before any client depends on it.
+//! Request mirroring: copies of a route's requests go to another service, whose answers are discarded, so
+//! that a new version gets real traffic before any client depends on it.
 //!
-//! The client's request owes nothing to its copy. The copy is made when an instance is about to be asked, of
-//! what that is asked (rewritten, with what hooks added), and goes its own way in a task of its own; the
-//! request neither waits for it nor learns of it. What it costs is bounded: so many copies are under way at
-//! once, each with a body that is here whole anyway and isn't copied in memory, and what finds no room is
-//! dropped and counted. A copy is sent once, to an instance whose breaker and checks let it be, and takes no
-//! place of the service's `concurrency`: these are for clients. Its outcome does count for the instance's
-//! breaker, which is right for whoever is asked there: it is the instance that failed.
+//! A copy never affects the client's request. It is made of the request to the instance (rewritten, with the
+//! headers of hooks) just before an instance is asked, and runs in a task of its own; the request doesn't
+//! wait for it. Its cost is bounded: the number of concurrent copies is limited, each shares a body that is
+//! buffered in full anyway, and a copy over the limit is dropped and counted. A copy is sent once, to an
+//! instance whose breaker and health checks admit it, and takes no place of the service's `concurrency`,
+//! which is for clients. Its outcome does count for the instance's breaker: the instance is what failed.
 //!
-//! Bodies that go on as they come are not copied: a copy would have to be held until a slow service takes
-//! it, or hold up the client. Upgrades are not, either, and answers of the cache ask nobody.
+//! Streamed bodies are not mirrored: a copy would have to buffer the body until a slow service takes it, or
+//! slow the client down. Upgrades and answers from the cache are not mirrored either.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,42 +35,43 @@ use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::upload::Upload;
 
-/// Larger bodies are not copied. It is what is held whole of a body (`upload`), but for signed ones.
+/// Larger bodies are not copied. The size up to which `upload` buffers a body; signed bodies can be larger.
 const BODY_BYTES: usize = 64 * 1024;
-/// What is read and thrown away of an answer, so that its connection can be used again; a longer one ends
-/// with its connection.
+/// How much of an answer is read and discarded so that its connection can be reused; after a longer one the
+/// connection is closed.
 const ANSWER_BYTES: usize = 1024 * 1024;
-/// Tells services that nobody waits for the answer. Clients can't set it: none of such names goes on.
+/// Tells services that no client waits for the answer. Clients can't set it: headers with this prefix aren't
+/// forwarded.
 const MIRRORED: HeaderName = HeaderName::from_static("x-counterfoil-mirrored");
 
 pub struct Mirror {
     service: String,
     upstream: Arc<Upstream>,
     percent: f64,
-    /// Copies under way at once.
+    /// Limit of concurrent copies.
     most: usize,
     counts: Arc<Counts>,
 }
 
-/// What became of the copies of a path for a service, in earlier and later configurations too.
+/// Outcomes of the copies of a path for a service, in earlier and later configurations too.
 #[derive(Default)]
 pub struct Counts {
     under_way: AtomicUsize,
     sent: AtomicU64,
-    /// As many were under way as may be.
+    /// Dropped: the limit of concurrent copies was reached.
     full: AtomicU64,
-    /// The body was too large, or came as a stream.
+    /// Dropped: the body was too large, or streamed.
     body: AtomicU64,
-    /// No instance was to be asked.
+    /// Dropped: no instance was available.
     unserved: AtomicU64,
     /// By class of status, 1xx to 5xx.
     answers: [AtomicU64; 5],
     unanswered: AtomicU64,
-    /// Of those that were answered, and whose client was: in another class.
+    /// Copies answered with another status class than the client's request.
     differed: AtomicU64,
 }
 
-/// One of as many copies as may be under way.
+/// A copy in flight, counted until dropped.
 struct UnderWay(Arc<Counts>);
 
 impl UnderWay {
@@ -90,7 +90,7 @@ impl Drop for UnderWay {
 
 impl Mirror {
     /// # Errors
-    /// `Error::Config` for a service that isn't there.
+    /// `Error::Config` for an unknown service.
     pub fn new(
         route: &config::Route,
         config: &config::Mirror,
@@ -110,8 +110,8 @@ impl Mirror {
         }))
     }
 
-    /// Send a copy of a request on its way, if it is one that is copied. Whom to tell what its client was
-    /// answered.
+    /// Start a copy of a request, if it is to be mirrored. Returns a channel for the status of the client's
+    /// answer.
     fn copy(
         &self,
         shared: &Arc<Shared>,
@@ -136,11 +136,11 @@ impl Mirror {
             return None;
         };
         let mut parts = match &seen.rewrite {
-            // What has no place at the service is refused.
+            // The request itself will be refused with the same error.
             Some(rewrite) => rewrite.of(parts).ok()?,
             None => Box::new(parts.clone()),
         };
-        // What belongs to the client's connection.
+        // Extensions belong to the client's connection.
         parts.extensions.clear();
         let mut seen = seen.apart();
         seen.hooked.push((MIRRORED, HeaderValue::from_static("true")));
@@ -154,7 +154,7 @@ impl Mirror {
             };
             drop((under_way, seen, parts));
             counts.add(answered);
-            // Nothing is told of a client that has hung up.
+            // The channel is closed if the client has disconnected.
             if let (Some(answered), Ok(told)) = (answered, told.await)
                 && class(answered) != class(told)
             {
@@ -182,8 +182,8 @@ fn class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, 5) - 1
 }
 
-/// Ask one instance, and throw its answer away; the status of a whole one, and nothing at all if there is no
-/// instance to ask.
+/// Ask one instance and discard the answer. Returns its status, `Some(None)` if there was no answer, and
+/// `None` if no instance was available.
 async fn send(
     shared: &Shared,
     upstream: &Upstream,
@@ -196,15 +196,15 @@ async fn send(
     let status = answer.status();
     if let body @ Body::Rest(_) = answer.into_body() {
         let mut rest = Limited::new(body, ANSWER_BYTES);
-        // Part by part: nothing of it is held.
+        // Part by part, without buffering.
         let read = async { while let Some(Ok(_)) = rest.frame().await {} };
-        // What takes longer ends with its connection.
+        // On timeout the connection is closed.
         let _ = tokio::time::timeout(upstream.timeouts.answer, read).await;
     }
     Some(Some(status))
 }
 
-/// As `attempt::attempt`, for a request that may be copied.
+/// Like `attempt::attempt`, for a request that may be mirrored.
 pub async fn attempt(
     shared: &Arc<Shared>,
     upstream: &Upstream,
@@ -213,18 +213,18 @@ pub async fn attempt(
     seen: &mut Seen,
     waited: bool,
 ) -> Result<Response<Body>, Problem> {
-    // Where a split has sent the request to the copies' own service, there is nothing to compare it with.
+    // If a split has chosen the mirror's own service, there is nothing to compare.
     let mirror = seen.mirror.take().filter(|mirror| !std::ptr::eq(&*mirror.upstream, upstream));
     let told = mirror.and_then(|mirror| mirror.copy(shared, parts, body, seen));
     let answer = attempt::attempt(shared, upstream, parts, body, seen, waited).await;
     if let Some(told) = told {
-        // The copy may be through with what it waits for.
+        // The copy may have ended already.
         let _ = told.send(answer.as_ref().map_or_else(|problem| problem.status, Response::status));
     }
     answer
 }
 
-/// The counts of each mirror by path and service, those of before where there are any.
+/// The counters of each mirror by path and service, taken over from `before`.
 pub fn counts(config: &Config, before: Option<&Snapshot>) -> BTreeMap<(String, String), Arc<Counts>> {
     let mirrors = config
         .routes
@@ -239,7 +239,7 @@ pub fn counts(config: &Config, before: Option<&Snapshot>) -> BTreeMap<(String, S
         .collect()
 }
 
-/// Each mirror, and what became of its copies.
+/// Each mirror with the outcomes of its copies, for the admin port.
 pub fn state(snapshot: &Snapshot) -> Vec<Value> {
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let told = |route: &Route| {
@@ -260,7 +260,7 @@ pub fn state(snapshot: &Snapshot) -> Vec<Value> {
     snapshot.routes.iter().filter_map(told).collect()
 }
 
-/// What became of copies, of routes with a mirror; nothing if there are none.
+/// Metrics of mirrors; none if no route has one.
 pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
     let mirrors = &snapshot.mirror_counts;
     if mirrors.is_empty() {

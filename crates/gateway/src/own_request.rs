@@ -1,5 +1,5 @@
-//! Requests of the gateway's own: for an issuer's keys, to a collector of traces. They are few, and
-//! none is on the way of a client's request, so each has a connection of its own.
+//! The gateway's own requests, such as for an issuer's keys or to a trace collector. They are few, and no
+//! client waits for them, so each opens a new connection.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,22 +20,22 @@ use tokio_rustls::TlsConnector;
 
 use crate::authorities;
 
-/// Who takes longer is away.
+/// Timeout of a whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// An answer that is no success.
+/// A status other than 2xx.
 #[derive(Debug, thiserror::Error)]
 #[error("answered {0}")]
 pub struct Refused(pub StatusCode);
 
-/// Send `request` to where its address says, and read an answer of at most `limit` bytes. Anything
-/// but a success is an error. Who answers `https` must have a certificate of an authority that this
-/// machine trusts, or of one in the PEM file `authorities`.
+/// Send `request` to its URL, and read an answer of at most `limit` bytes. Any status but 2xx is an error. An
+/// `https` server needs a certificate of an authority that this machine trusts, or of one in the PEM file
+/// `authorities`.
 ///
 /// # Errors
-/// What went wrong, for people; nothing in it is secret unless the address is.
+/// A readable text; it has no secrets unless the URL has.
 pub async fn send(
     request: Request<Full<Bytes>>,
     authorities: Option<&Path>,
@@ -89,7 +89,7 @@ where
     read
 }
 
-/// Read anew each time: authorities come and go, and this is rare.
+/// Read each time: authorities change, and these requests are rare.
 fn trusting(authorities: Option<&Path>) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)

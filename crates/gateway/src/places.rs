@@ -1,5 +1,5 @@
-//! Places at a service: who may be under way to it, and who waits for that. The decisions are
-//! those of `admission`; here is what wakes who waits, and what gives a place back whatever happens.
+//! Concurrency places of a service and the queue for them. `admission` decides; this module wakes waiting
+//! requests and returns places on drop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,21 +12,21 @@ use tokio::sync::oneshot::{self, Receiver, Sender};
 
 use crate::respond::Problem;
 
-/// Tiers that there may be.
+/// Maximum number of tiers.
 pub const TIERS: usize = 8;
 
-/// Told whether there is a place, or no waiting for one any more.
+/// Sends true for a place, false if the request was pushed out of the queue.
 type Waker = Sender<bool>;
 
-/// The places of a service, in earlier and later configurations too: who is under way is under way
-/// whatever the settings were when it began.
+/// The places of a service, shared across configurations: a request in flight counts whatever the settings
+/// were when it began.
 pub struct Places {
     admission: Admission<Waker>,
-    /// Refused for want of a place, by tier.
+    /// Requests refused for lack of a place, by tier.
     pub shed: [AtomicU64; TIERS],
 }
 
-/// What a request is to the service that it asks for.
+/// The priority of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Rank {
     /// 0 is the highest.
@@ -39,15 +39,16 @@ impl Places {
         Arc::new(Self { admission: Admission::new(limit, queue), shed: Default::default() })
     }
 
-    /// A place if there is one and nobody waits for it.
+    /// A place if one is free and no request waits.
     pub fn take(self: &Arc<Self>) -> Option<Place> {
         self.admission.enter().then(|| Place(Arc::clone(self)))
     }
 
-    /// Wait for a place as long as one of this rank may.
+    /// Wait for a place, as long as this rank may.
     ///
     /// # Errors
-    /// A 503 if there is none in time, or too many wait, or one of a higher tier came.
+    /// A 503 if no place is free in time, the queue is full, or a request of a higher tier takes its slot in
+    /// the queue.
     pub async fn wait(self: &Arc<Self>, rank: Rank, longest: Duration) -> Result<Place, Problem> {
         let longest_ns = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         let patience = Duration::from_nanos(patience_ns(rank.tier, rank.tiers, longest_ns));
@@ -66,7 +67,7 @@ impl Places {
             Wait::Refused => return None,
             Wait::Waits { ticket, pushed_out, admitted } => {
                 if let Some(waker) = pushed_out {
-                    // Who has hung up meanwhile needs no answer.
+                    // Fails if its client has disconnected, which is fine.
                     let _ = waker.send(false);
                 }
                 self.wake(admitted);
@@ -112,7 +113,7 @@ impl Places {
         }
     }
 
-    /// Wake who has a place now. Who has hung up meanwhile leaves it to the next.
+    /// Give a place to a waiting request. If its client has disconnected, the place goes to the next.
     fn wake(&self, mut next: Option<Waker>) {
         while let Some(waker) = next {
             next = if waker.send(true).is_ok() { None } else { self.admission.leave() };
@@ -120,7 +121,7 @@ impl Places {
     }
 }
 
-/// A request under way to a service, counted for as long as this lives.
+/// A request in flight to a service, counted until dropped.
 pub struct Place(Arc<Places>);
 
 impl Drop for Place {
@@ -129,7 +130,7 @@ impl Drop for Place {
     }
 }
 
-/// Somebody in the queue, who leaves it when this ends without a place.
+/// A request in the queue; it leaves the queue if this is dropped without a place.
 struct Waiting<'a> {
     places: &'a Places,
     ticket: Ticket,
@@ -147,7 +148,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// One of the requests that a tenant may have at once.
+/// One of a tenant's concurrent requests.
 pub struct Share {
     bulkhead: Arc<Bulkhead>,
     tenant: Box<str>,
@@ -206,7 +207,7 @@ mod tests {
         let hangs_up = Box::pin(places.wait(TOP, LONGEST));
         assert!(tokio::time::timeout(LONGEST / 2, hangs_up).await.is_err());
         assert_eq!(places.waiting(), 0);
-        // One that hangs up just when a place is there for it passes it on.
+        // A request that is cancelled just as it gets a place passes the place on.
         let mut hangs_up = Box::pin(places.wait(TOP, LONGEST));
         assert!(tokio::time::timeout(LONGEST / 2, &mut hangs_up).await.is_err());
         drop(first);

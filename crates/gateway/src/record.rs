@@ -1,8 +1,8 @@
 //! The record of a request: counters, access log, trace.
 //!
-//! A request leaves it with its answer, before that leaves. One whose client hangs up first has no answer,
-//! but its service may have carried it out: all that is done for it is dropped then, and the record is made by
-//! that. So there is one for each request, whatever its end.
+//! A request is recorded just before its answer is sent. If the client disconnects first, there is no answer,
+//! but the service may have executed the request: dropping the request's state then makes the record. So
+//! every request has exactly one record.
 
 use std::io;
 
@@ -17,18 +17,18 @@ use crate::shared::now_us;
 use crate::snapshot::Snapshot;
 use crate::tracing::Span;
 
-/// Client-chosen values that are logged are cut to this many bytes.
+/// Client-supplied values in logs are truncated to this many bytes.
 const LOGGED_LIMIT: usize = 256;
-/// The status of a request that nobody waits for any more: nginx's, which no answer has.
+/// The status recorded when the client has disconnected: nginx's, never sent in an answer.
 const GIVEN_UP: u16 = 499;
 
-/// A request until it is answered or given up, which is when it is recorded.
+/// A request until it is answered or abandoned, when it is recorded.
 pub struct Record<'a> {
     snapshot: &'a Snapshot,
     route: Option<&'a Route>,
     pub parts: Parts,
     pub seen: Seen,
-    /// Whether it was recorded.
+    /// Whether it has been recorded.
     settled: bool,
 }
 
@@ -37,15 +37,15 @@ impl<'a> Record<'a> {
         Self { snapshot, route, parts, seen, settled: false }
     }
 
-    /// How long it has taken so far.
+    /// Time since the request arrived.
     pub fn duration_us(&self) -> u64 {
         u64::try_from(self.seen.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Count what became of it, and leave its stub.
+    /// Count the outcome and write the stub.
     ///
     /// # Errors
-    /// When the stub isn't in the log whole.
+    /// The stub wasn't written in full.
     pub fn settle(&mut self, status: StatusCode, effect: &str, duration_us: u64) -> io::Result<()> {
         self.settled = true;
         let Self { snapshot, route, parts, seen, .. } = self;
@@ -74,7 +74,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Count the answer for its tenant, and tell the collector of it, where that is configured.
+    /// Count the answer for its tenant and export its span, if configured.
     pub fn tell(&mut self, status: StatusCode, duration_us: u64) {
         let Self { snapshot, route, parts, seen, .. } = self;
         if let Some(tenants) = &snapshot.tenants {
@@ -111,7 +111,7 @@ impl Drop for Record<'_> {
         }
         let status = StatusCode::from_u16(GIVEN_UP).unwrap_or(StatusCode::REQUEST_TIMEOUT);
         let duration_us = self.duration_us();
-        // There is nobody to refuse an answer to.
+        // No client is left to refuse.
         let _ = self.settle(status, "", duration_us);
         self.tell(status, duration_us);
     }

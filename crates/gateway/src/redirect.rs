@@ -1,6 +1,6 @@
 //! Redirect routes, which have no service.
 //!
-//! It tells everybody the same, so it asks nobody who he is, and counts nobody.
+//! A redirect is the same for every client, so neither identity nor limits are checked.
 
 use counterfoil_policy::redirect::{Path, Place, Target, is_host};
 use counterfoil_policy::rewrite::{Prefix, is_plain};
@@ -19,10 +19,10 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Nothing if the route has none.
+    /// `None` if the route has no redirect.
     ///
     /// # Errors
-    /// `Error::Config`: a status that is no redirect, or a place that is none.
+    /// `Error::Config` for an invalid status or location.
     pub fn new(route: &config::Route) -> Result<Option<Self>, Error> {
         let Some(config) = &route.redirect else { return Ok(None) };
         let wrong = |what: &str| Error::Config(format!("route {}: redirect: {what}", route.path));

@@ -1,11 +1,11 @@
-//! Rewrites of a request on its way to the service: path prefix and headers.
+//! Rewrites of a request to the service: path prefix and headers.
 //!
-//! It is the last thing that happens before an instance is asked. Route, identity, signature, limits,
-//! hooks, the cache's key, the access log and traces go by what the client asked; what hooks say of a
-//! header comes after what is configured of it.
+//! A rewrite is applied last, just before an instance is asked. Route, identity, signature, limits, hooks,
+//! the cache key, the access log and traces use the request as the client sent it; headers from hooks
+//! override configured ones.
 //!
-//! What the gateway vouches for towards services (`headers::set_by_gateway`), what frames a message or
-//! belongs to a connection, credentials, and what makes a request repeatable are not to be changed.
+//! Not configurable are headers that the gateway vouches for (`headers::set_by_gateway`), framing and
+//! hop-by-hop headers, credentials, and Idempotency-Key.
 
 use counterfoil_policy::rewrite::Prefix;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -21,7 +21,7 @@ use crate::headers::{
 use crate::proxy::EFFECT;
 use crate::respond::Problem;
 
-/// Headers that say where a message ends and how its body is to be read.
+/// Headers that define a message's framing and the interpretation of its body.
 const OF_THE_BODY: [HeaderName; 5] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
@@ -36,10 +36,10 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
-    /// Nothing if requests of the route go on as they are.
+    /// `None` if the route rewrites nothing.
     ///
     /// # Errors
-    /// `Error::Config`: what is wrong with it.
+    /// `Error::Config` for an invalid rewrite.
     pub fn new(route: &config::Route) -> Result<Option<Self>, Error> {
         let prefix = match &route.rewrite {
             None => None,
@@ -54,10 +54,10 @@ impl Rewrite {
         Ok((prefix.is_some() || edits.is_some()).then_some(Self { prefix, edits }))
     }
 
-    /// A request as the service gets to see it.
+    /// The request as the service gets it.
     ///
     /// # Errors
-    /// 400 for a path without the prefix, which the route doesn't have.
+    /// 400 for a path without the prefix, which can't be one of the route.
     pub fn of(&self, parts: &Parts) -> Result<Box<Parts>, Problem> {
         let mut parts = Box::new(parts.clone());
         if let Some(prefix) = &self.prefix {
@@ -85,8 +85,8 @@ fn replaced(prefix: &Prefix, uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Take away what a client says belongs to its connection, so that it can't name a header there that
-/// is set afterwards. `te` is looked at where the request is written.
+/// Remove the headers that the client lists in Connection, so that it can't list one that the rewrite sets.
+/// `te` is handled where the request is written.
 fn leave_connection(headers: &mut HeaderMap) {
     let Some(_) = headers.get(header::CONNECTION) else { return };
     let options: Vec<HeaderName> = words(headers, header::CONNECTION)
@@ -99,7 +99,7 @@ fn leave_connection(headers: &mut HeaderMap) {
     headers.remove(header::CONNECTION);
 }
 
-/// Headers that are taken away, then set, then added.
+/// Edits of headers: remove, then set, then add.
 pub struct Edits {
     remove: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
@@ -108,7 +108,7 @@ pub struct Edits {
 
 impl Edits {
     /// # Errors
-    /// `Error::Config` for what is no header, or the gateway's own to say.
+    /// `Error::Config` for an invalid header, or one that only the gateway sets.
     pub fn of_requests(path: &str, config: &config::HeaderEdits) -> Result<Self, Error> {
         Self::new(path, config, |name| {
             set_by_gateway(name.as_str())
@@ -158,8 +158,8 @@ impl Edits {
         })
     }
 
-    /// Take away what a client says with an underscore in place of a hyphen of that which is taken away or
-    /// set: to some services it would be the same header (`headers::as_read`).
+    /// Remove underscore variants of headers that are removed or set: some services read them as the same
+    /// header (`headers::as_read`).
     fn leave_twins(&self, headers: &mut HeaderMap) {
         let replaced = || self.remove.iter().chain(self.set.iter().map(|(name, _)| name));
         let is_twin = |name: &&HeaderName| {

@@ -37,46 +37,46 @@ pub const BUCKETS: [u64; 14] = [
 
 pub struct Route {
     pub config: config::Route,
-    /// Where requests may come from, unless from everywhere.
+    /// Allowed and denied networks, if configured.
     pub addresses: Option<Addresses>,
     pub limits: Vec<Arc<Limit>>,
-    /// Whether one of them is strict.
+    /// Whether any limit is strict.
     pub asks: bool,
     pub hooks: Vec<Arc<Hook>>,
-    /// Whether clients are told of a limit with every answer.
+    /// Whether any limit adds RateLimit fields to every answer.
     pub tells: bool,
     pub leads: Leads,
-    /// Who else gets its requests, if anybody does.
+    /// The mirror, if configured.
     pub mirror: Option<Arc<Mirror>>,
-    /// What is changed of requests on their way to the service, if anything is.
+    /// How requests are rewritten for the service, if configured.
     pub rewrite: Option<Arc<Rewrite>>,
-    /// What the gateway itself says to clients, if it has something to say.
+    /// CORS, redirect and edits of answers, if configured.
     pub edge: Option<Box<Edge>>,
     pub compression: Option<Compression>,
-    /// Those of all routes with this path, in earlier configurations too.
+    /// Counters of all routes with this path, in earlier configurations too.
     pub counts: Arc<Counts>,
 }
 
 /// Where a route leads.
 pub enum Leads {
-    /// A redirect is all there is.
+    /// A redirect route has no service.
     Nowhere,
     To(Target),
     Split(Box<Split>),
 }
 
-/// A service as a route asks it.
+/// A service as used by a route.
 pub struct Target {
     pub service: String,
     pub upstream: Arc<Upstream>,
-    /// Each service of a split has its own, so that no answer of one is taken for the other's.
+    /// Per service of a split, so that cached answers of different services don't mix.
     pub cache: Option<Arc<Cache>>,
-    /// What a client's connection may go over to.
+    /// Protocols that a client may upgrade to.
     pub upgrades: Vec<String>,
 }
 
 impl Route {
-    /// The service that a request went to, by its `side` where there are several; empty if it went to none.
+    /// The service that a request went to, chosen by `side` in a split; empty if it went to none.
     pub fn service(&self, side: Option<usize>) -> &str {
         match &self.leads {
             Leads::Nowhere => "",
@@ -85,7 +85,7 @@ impl Route {
         }
     }
 
-    /// Whether who may ask, and how often, is settled as it is for `other`.
+    /// Whether identity, limits, hooks and address lists are the same as those of `other`.
     pub fn guards_like(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.config, &other.config);
         ours.identity == theirs.identity
@@ -93,13 +93,13 @@ impl Route {
             && (&ours.allow, &ours.deny) == (&theirs.allow, &theirs.deny)
     }
 
-    /// Whether it leads to a service that `other` leads to.
+    /// Whether the two routes have a service in common.
     pub fn leads_like(&self, other: &Self) -> bool {
         let theirs = other.services();
         self.services().iter().any(|service| theirs.contains(service))
     }
 
-    /// Count an answer, for its side as well where there are several.
+    /// Count an answer, for its side of a split too.
     pub fn count(&self, side: Option<usize>, status: StatusCode, duration_us: u64, cache: cache::Outcome) {
         self.counts.add(status, duration_us);
         self.counts.cache.add(cache);
@@ -109,7 +109,7 @@ impl Route {
     }
 }
 
-/// What became of the requests of one path, or of those of them that one service got.
+/// Outcomes of the requests of a path, or of those that went to one service.
 #[derive(Default)]
 pub struct Counts {
     /// Answers by class of status, 1xx to 5xx.

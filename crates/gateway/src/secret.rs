@@ -1,27 +1,27 @@
-//! Secrets of the gateway, compared in constant time.
+//! The gateway's secrets, compared in constant time.
 //!
-//! A comparison that ends at the first byte which differs tells by its duration how much of a guess
-//! was right. So a secret is of a type that has no other comparison than one in constant time (of
-//! the bytes; the length is not secret), and that can't be printed. A lint keeps the comparison
-//! itself out of every other file (`clippy.toml`), and `tests/application/test_tidy.py` keeps
-//! secrets in this type. Whether it is constant in fact is measured by `make bench-timing`.
+//! A comparison that stops at the first difference reveals by its duration how much of a guess is right. So
+//! secrets have a type whose only comparison is constant-time (in the bytes; the length is not secret), and
+//! that can't be printed. A lint forbids the comparison in every other file (`clippy.toml`), and
+//! `tests/application/test_tidy.py` ensures that secrets have this type. `make bench-timing` measures whether
+//! the comparison is in fact constant-time.
 
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-/// Bytes that only the right party knows.
+/// Secret bytes.
 #[derive(Clone, Default, Deserialize)]
 #[serde(from = "String")]
 pub struct Secret(Box<[u8]>);
 
 impl Secret {
-    /// Whether `given` is the secret, in a time that depends on its length alone.
+    /// Whether `given` is the secret; the time depends only on its length.
     #[expect(clippy::disallowed_methods, reason = "this is the one place for it")]
     pub fn matches(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }
 
-    /// For whoever has to show it, or to sign with it.
+    /// The bytes, to send or to sign with.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -69,12 +69,12 @@ mod tests {
 
     const SECRET: [u8; 64] = [0x5a; 64];
 
-    /// Student's t after Welch of the durations of `compare` for guesses of which nothing is right,
-    /// and for guesses of which all but the last byte is: beyond 10, they differ (Reparaz, Balasch,
-    /// Verbauwhede, "Dude, is my code constant time?", 2017, where 4.5 is a hint and 10 is proof).
+    /// Welch's t of the durations of `compare` for guesses that are all wrong, and for guesses that are right
+    /// except for the last byte: above 10 they differ (Reparaz, Balasch, Verbauwhede, "Dude, is my code
+    /// constant time?", 2017, where 4.5 is a hint and 10 is proof).
     fn leakage(compare: impl Fn(&[u8], &[u8]) -> bool) -> f64 {
         const ROUNDS: usize = 400_000;
-        /// Comparisons timed at once: a clock is coarser than one.
+        /// Comparisons per measurement: one is too short for the clock.
         const AT_ONCE: u32 = 8;
         let mut first = SECRET;
         first[0] = 0;
@@ -84,12 +84,12 @@ mod tests {
         let mut guess = SECRET;
         let mut durations: [Vec<f64>; 2] = Default::default();
         for _ in 0..ROUNDS {
-            // Which of the two comes next must not be foreseeable by the branch predictor.
+            // The branch predictor must not foresee which of the two comes next.
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
             let class = usize::from(random & 1 == 1);
-            // Both at the same place, so that nothing but their content differs.
+            // Both in the same memory, so that only their content differs.
             guess.copy_from_slice(if class == 0 { &first } else { &last });
             let began = Instant::now();
             for _ in 0..AT_ONCE {
@@ -98,7 +98,7 @@ mod tests {
             durations[class].push(began.elapsed().as_nanos() as f64);
         }
         let [left, right] = durations.map(|mut durations| {
-            // The slowest tenth is what else this machine did.
+            // The slowest tenth is noise of the machine.
             durations.sort_by(f64::total_cmp);
             durations.truncate(durations.len() * 9 / 10);
             let count = durations.len() as f64;

@@ -1,13 +1,12 @@
-//! Answers written to HTTP/1.1 clients, and clients that stop reading.
+//! Answers to HTTP/1.1 clients, and clients that stop reading.
 //!
-//! No part of a body is asked for while the client has not taken those before it: hyper would collect
-//! 40 KiB, and TLS another 64, for each client that reads slowly. From the moment that the service has
-//! given a part, the client has to move: one that takes none for too long holds a connection to an
-//! instance and a place among its requests for nothing, and is cut off. Small answers hold nothing but
-//! their own bytes, and their connections count as idle.
+//! A body is polled only once the client has taken what was written: otherwise hyper would buffer 40 KiB and
+//! TLS another 64 for each slow client. Once the service has delivered a part, the client has to read: a
+//! client that reads nothing for too long holds a connection to an instance and a concurrency place for
+//! nothing, and is cut off. Small answers hold only their own bytes, and their connections count as idle.
 //!
-//! A worker is one thread, and whoever takes a large answer as fast as it comes would keep it to
-//! himself: after some of it, everybody else has a turn (`turns.rs`).
+//! A worker is one thread, and a client that reads a large answer as fast as it comes would monopolize it:
+//! after some parts, other tasks get a turn (`turns.rs`).
 
 use std::io;
 use std::pin::Pin;
@@ -25,7 +24,7 @@ use crate::client::{Client, Ending};
 use crate::respond::Body;
 use crate::turns::Turn;
 
-/// The body of an answer, watched if it passes through.
+/// The body of an answer, watched if it is streamed.
 pub struct Sent {
     body: Body,
     watched: Option<Watched>,
@@ -55,7 +54,7 @@ impl Sent {
     }
 }
 
-/// Cut a client off that takes no part for as long as `stall`, or up to twice that.
+/// Cut off a client that takes nothing for `stall`, or up to twice that.
 async fn watch(progress: Arc<Progress>, client: Arc<Client>, stall: Duration) {
     loop {
         let before = progress.parts.load(Ordering::Relaxed);

@@ -1,13 +1,12 @@
-//! A route's requests divided between services by weight: which of them a request goes to is decided in
-//! `policy::split`; here is what a request is told apart by, and what operators change and see.
+//! Traffic splits: a route's requests are divided between services by weight. `policy::split` chooses the
+//! service; this module extracts the key of a request, and lets operators change and see the weights.
 //!
-//! The choice is made once, after identity, limits and hooks, and everything from there on is that of the
-//! service that was chosen: its places, breakers, timeouts, retries and connections, and a cache of its own.
-//! So an answer of one version is never taken for the other's, and purges, which go by addresses and tags
-//! over the whole store, reach both.
+//! The choice is made once, after identity, limits and hooks. From then on the request uses the chosen
+//! service's places, breakers, timeouts, retries, connections and cache. So cached answers of different
+//! versions don't mix, and purges, which select by URL and tag over the whole store, reach all of them.
 //!
-//! Weights are those of the configuration until an operator changes them, which lasts as a held breaker
-//! does: until they are let go, or a reload changes the split, or the gateway ends.
+//! Configured weights apply until an operator changes them. Such a change lasts, like a held breaker, until
+//! it is reverted, a reload changes the split, or the gateway ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,15 +30,15 @@ use crate::snapshot::Snapshot;
 pub struct Split {
     config: config::Split,
     header: Option<HeaderName>,
-    /// In the order of their names.
+    /// In order of their names.
     pub sides: Vec<Side>,
     weighed: ArcSwap<Weighed>,
 }
 
-/// One of the services.
+/// One of the services of a split.
 pub struct Side {
     pub target: Target,
-    /// Those of all routes with this path, in earlier configurations too.
+    /// Counters of all routes with this path, in earlier configurations too.
     pub counts: Arc<Counts>,
 }
 
@@ -59,10 +58,10 @@ impl Weighed {
 }
 
 impl Split {
-    /// The split of a route, with the weights of the one `before` if it is configured as that was.
+    /// The split of a route; it keeps the weights of the split in `before` if the configuration is the same.
     ///
     /// # Errors
-    /// `Error::Config` for a service that isn't there, a header that is none, and weights that lead nowhere.
+    /// `Error::Config` for an unknown service, an invalid header name, or invalid weights.
     pub fn new(
         route: &config::Route,
         config: &config::Split,
@@ -97,8 +96,8 @@ impl Split {
         })
     }
 
-    /// The service for a request: the one that its header names, if that is asked for; else by its key;
-    /// without one at random.
+    /// Choose the service of a request: the one named in its header, if that is configured; otherwise by its
+    /// key, or at random without one.
     pub fn choose(&self, route: &Route, parts: &Parts, seen: &mut Seen) -> &Target {
         let side = self.named(parts).unwrap_or_else(|| {
             let key = self.config.by.as_ref().map_or("", |by| by.of(route, parts, seen));
@@ -114,7 +113,7 @@ impl Split {
         self.sides.iter().position(|side| name == side.target.service.as_str())
     }
 
-    /// Change some of the weights, or go back to those of the configuration.
+    /// Change some of the weights, or restore the configured ones.
     fn weigh(&self, change: Option<&BTreeMap<String, u32>>) -> Result<(), String> {
         let mut weights = match change {
             Some(_) => self.weighed.load().weights.clone(),
@@ -131,7 +130,7 @@ impl Route {
         if let Leads::Split(split) = &self.leads { Some(split) } else { None }
     }
 
-    /// The services that requests go to, if nobody asks for another.
+    /// The services that requests go to by default, which are those with a weight above 0.
     pub fn services(&self) -> Vec<&str> {
         match &self.leads {
             Leads::Nowhere => Vec::new(),
@@ -145,20 +144,20 @@ impl Route {
     }
 }
 
-/// What an operator decides over the splits of a path.
+/// An operator's change of the splits of a path.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
     path: String,
-    /// Of some of the services, or of all; null for those of the configuration, which has to be said.
+    /// Weights of some or all services; an explicit null restores the configured ones.
     #[serde(deserialize_with = "Option::deserialize")]
     weights: Option<BTreeMap<String, u32>>,
 }
 
-/// Change the weights of all splits of a path that are between the services named; all of them or none.
+/// Change the weights of all splits of a path that have the named services. Stops at the first error.
 ///
 /// # Errors
-/// There is no such split, or it would lead nowhere.
+/// No such split, or invalid weights.
 pub fn weigh(routes: &[Route], change: &Change) -> Result<(), String> {
     let Change { path, weights } = change;
     let has_all = |split: &&Split| {
@@ -177,7 +176,7 @@ pub fn weigh(routes: &[Route], change: &Change) -> Result<(), String> {
         .map_err(|wrong| format!("route {path}: {wrong}"))
 }
 
-/// The counts of each side by path and service, those of before where there are any.
+/// The counters of each side by path and service, taken over from `before`.
 pub fn counts(config: &Config, before: Option<&Snapshot>) -> BTreeMap<(String, String), Arc<Counts>> {
     let sides = config.routes.iter().flat_map(|route| {
         let services = route.split.iter().flat_map(|split| split.weights.keys());
@@ -192,7 +191,7 @@ pub fn counts(config: &Config, before: Option<&Snapshot>) -> BTreeMap<(String, S
         .collect()
 }
 
-/// Each split with its weights, and what became of the requests of each side.
+/// Each split with its weights and outcomes, for the admin port.
 pub fn state(snapshot: &Snapshot) -> Vec<Value> {
     let splits = snapshot.routes.iter().filter_map(|route| Some((route, route.split()?)));
     let told = splits.map(|(route, split)| {
@@ -219,7 +218,7 @@ pub fn state(snapshot: &Snapshot) -> Vec<Value> {
     told.collect()
 }
 
-/// Answers and durations by service, of routes with a split; nothing if there are none.
+/// Metrics of splits by service; none if no route has one.
 pub fn metrics(page: &mut Page, snapshot: &Snapshot) {
     if snapshot.split_counts.is_empty() {
         return;

@@ -1,5 +1,5 @@
-//! The store that all gateways share: a Redis or a Valkey. How it is reached, what is asked of it,
-//! and what its errors mean. When it is asked is the matter of `exchange`.
+//! The store that all gateways share, Redis or Valkey: connection, scripts, and the meaning of its errors.
+//! `exchange` decides when to use it.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use redis::{
 use crate::Error;
 use crate::config::SharedLimits;
 
-/// Keys of one script. The store does nothing else meanwhile, for about a millisecond.
+/// Maximum number of keys per script, which blocks the store for about a millisecond.
 pub const BATCH: usize = 500;
-/// A store that takes longer is given up: a healthy one takes about a millisecond, one that forks
-/// to save its data some hundred.
+/// Timeout: a healthy store takes about a millisecond, one that forks to save its data some hundred.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// A key is kept for so long after its debt is over: longer than a batch can be under way, so that
-/// a key which is missing owed nothing when the batch began.
+/// How long a key is kept after its debt is over: longer than a batch can be in flight, so that a missing key
+/// owed nothing when the batch began.
 const KEPT_US: i64 = 10_000_000;
-/// The first version that replicates what a script did, not the script: ours asks for the time.
+/// The oldest supported version: the first that replicates a script's effects rather than the script. Ours
+/// reads the time.
 const OLDEST: u32 = 5;
 
-/// What keeps limits from being shared, and what to do.
+/// Why limits aren't shared, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub error: String,
@@ -61,7 +61,7 @@ impl From<RedisError> for Trouble {
     }
 }
 
-/// What one batch says of one key, and the cells that are to hear of it.
+/// One key of a batch, and the cells that get the store's answer.
 pub struct Entry<'a> {
     pub limit: &'a str,
     pub cells: &'a SharedGcra,
@@ -69,7 +69,7 @@ pub struct Entry<'a> {
     pub advance: Advance,
 }
 
-/// One request that the store is to decide.
+/// A request for the store to decide.
 pub struct Question {
     pub limit: Box<str>,
     pub key: Box<str>,
@@ -78,15 +78,15 @@ pub struct Question {
     pub debt_limit_ns: u64,
 }
 
-/// What the store says to one request.
+/// The store's decision on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     pub decision: Decision,
-    /// What its key owes now.
+    /// The key's debt afterwards.
     pub debt_ns: u64,
 }
 
-/// Where the store is, and how to get in.
+/// The store's address and credentials.
 pub struct Place {
     /// Without credentials.
     pub address: String,
@@ -98,7 +98,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(settings: &SharedLimits) -> Result<Self, Error> {
-        // The error is not repeated: an address may hold a password.
+        // The error isn't included: an address may hold a password.
         let wrong = |_| {
             Error::Config("shared limits: the address is not one such as redis://127.0.0.1:6379/0".into())
         };
@@ -120,8 +120,7 @@ impl Place {
         })
     }
 
-    /// Connect, and look whether the server can do what is asked of it. A warning says what will
-    /// make limits forget.
+    /// Connect, and check that the server is suitable. A warning says what may make it lose debts.
     pub async fn connect(&self) -> Result<(Store<'_>, Option<Trouble>), Trouble> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
@@ -129,7 +128,7 @@ impl Place {
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let warning = match redis::cmd("INFO").query_async::<String>(&mut connection).await {
             Ok(said) => suits(&said)?,
-            // Who may not ask how the server is set up has to trust it.
+            // Without permission for INFO the server's setup has to be trusted.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => None,
             Err(error) => return Err(error.into()),
         };
@@ -137,7 +136,7 @@ impl Place {
     }
 }
 
-/// Whether the server that said this (INFO) can be used, and with what warning.
+/// Whether the server with this INFO can be used, and with what warning.
 fn suits(said: &str) -> Result<Option<Trouble>, Trouble> {
     let field = |name: &str| {
         let found = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -157,7 +156,7 @@ fn suits(said: &str) -> Result<Option<Trouble>, Trouble> {
     Ok(None)
 }
 
-/// A connection to the store; what is asked on its clones shares it.
+/// A connection to the store; clones share it.
 #[derive(Clone)]
 pub struct Store<'a> {
     place: &'a Place,
@@ -165,7 +164,7 @@ pub struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Apply the batch, which is as of `sent_ns`; what each key then owes, in nanoseconds.
+    /// Apply the batch, which is as of `sent_ns`; returns each key's debt in nanoseconds.
     pub async fn advance(&mut self, batch: &[Entry<'_>], sent_ns: u64) -> Result<Vec<u64>, Trouble> {
         let mut call = self.place.advance.prepare_invoke();
         call.arg(KEPT_US);
@@ -180,7 +179,7 @@ impl Store<'_> {
         Ok(debts.into_iter().map(|debt_us| debt_us.saturating_mul(1_000)).collect())
     }
 
-    /// Decide the requests, those of one key in their order.
+    /// Decide the requests, in order for each key.
     pub async fn admit<'a>(
         &mut self,
         batch: impl ExactSizeIterator<Item = &'a Question>,
@@ -206,7 +205,7 @@ impl Store<'_> {
         Ok(said.into_iter().map(verdict).collect())
     }
 
-    /// A sign of life.
+    /// Check the connection.
     pub async fn ping(&mut self) -> Result<(), Trouble> {
         Ok(redis::cmd("PING").query_async(&mut self.connection).await?)
     }

@@ -1,8 +1,8 @@
 //! Strict limits: the shared store is asked before each request.
 //!
-//! Requests of all workers stand in one queue, and whatever waits is asked in one script: while one is
-//! under way the next fills, so a request waits for two at most. Nobody waits for a store that is
-//! away: who stands in the queue then is sent back without a word.
+//! Requests of all workers share one queue, and everything in it is sent in one script. While a script runs,
+//! the next batch collects, so a request waits for two scripts at most. If the store is unreachable, queued
+//! requests are released at once without a verdict.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::store::{BATCH, Question, Store, Trouble, Verdict};
 
-/// Requests that wait for the store at once; each of them is open at its client as well. Those
-/// beyond are decided as if the store were away.
+/// Maximum number of queued requests; each is also open at its client. Further ones are decided as if the
+/// store were unreachable.
 const WAITING: usize = 4_096;
 
 struct Ask {
@@ -19,14 +19,14 @@ struct Ask {
     answer: oneshot::Sender<Verdict>,
 }
 
-/// Where requests wait for the store.
+/// The queue of requests for the store.
 pub struct Queue {
     asks: mpsc::Sender<Ask>,
-    /// Until `keep` of `exchange` has it.
+    /// Taken by `exchange::keep`.
     waiting: Mutex<Option<Waiting>>,
 }
 
-/// The other end of the queue.
+/// The receiving end of the queue.
 pub struct Waiting(mpsc::Receiver<Ask>);
 
 impl Queue {
@@ -35,12 +35,12 @@ impl Queue {
         Self { asks, waiting: Mutex::new(Some(Waiting(waiting))) }
     }
 
-    /// Its end, for the one who asks the store.
+    /// Take the receiving end; `None` if it is taken already.
     pub fn end(&self) -> Option<Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What the store says, if it does.
+    /// The store's verdict; `None` if the queue is full or the store unreachable.
     pub async fn ask(&self, question: Question) -> Option<Verdict> {
         let (answer, verdict) = oneshot::channel();
         self.asks.try_send(Ask { question, answer }).ok()?;
@@ -49,12 +49,12 @@ impl Queue {
 }
 
 impl Waiting {
-    /// Ask the store about whoever waits, until it can't be asked.
+    /// Send queued requests to the store until it fails.
     pub async fn ask(&mut self, mut store: Store<'_>) -> Trouble {
         let mut batch = Vec::new();
         loop {
             self.0.recv_many(&mut batch, BATCH).await;
-            // Whose client has gone is not to be counted.
+            // Don't count requests whose client has disconnected.
             batch.retain(|ask| !ask.answer.is_closed());
             if batch.is_empty() {
                 continue;
@@ -62,7 +62,8 @@ impl Waiting {
             match store.admit(batch.iter().map(|ask| &ask.question)).await {
                 Ok(verdicts) => {
                     for (ask, verdict) in batch.drain(..).zip(verdicts) {
-                        // Who has gone meanwhile was counted: a limit errs towards less.
+                        // If the client has disconnected meanwhile, the request still counts: a limit errs on
+                        // the low side.
                         let _ = ask.answer.send(verdict);
                     }
                 }
@@ -71,7 +72,7 @@ impl Waiting {
         }
     }
 
-    /// Send back whoever comes, without end.
+    /// Release all queued requests without a verdict, forever.
     pub async fn turn_away<T>(&mut self) -> T {
         while self.0.recv().await.is_some() {}
         std::future::pending().await

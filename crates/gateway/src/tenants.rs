@@ -1,5 +1,5 @@
-//! Answers by tenant, for those tenants that the configuration lists: all others count as one, so
-//! that the number of series doesn't grow with the number of customers.
+//! Answers by tenant, for the tenants that the configuration lists. All others count as one, so that the
+//! number of series doesn't grow with the number of customers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
 
-/// Everybody who isn't listed. A tenant of that name is counted here as well.
+/// All tenants that aren't listed. A tenant of this name is counted here too.
 const OTHER: &str = "other";
 
 type Answers = [AtomicU64; 5];
 
-/// Counts by class of status, 1xx to 5xx.
+/// Counters by status class, 1xx to 5xx.
 pub struct Tenants {
     listed: BTreeMap<String, Arc<Answers>>,
     other: Arc<Answers>,
 }
 
 impl Tenants {
-    /// Counts of the tenants in `listed`, going on from `before`; nothing where none is listed.
+    /// Counters of the tenants in `listed`, taken over from `before`; `None` if the list is empty.
     pub fn new(listed: &[String], before: Option<&Self>) -> Option<Self> {
         let known =
             |name: &str| before.and_then(|before| before.listed.get(name)).cloned().unwrap_or_default();

@@ -5,13 +5,13 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Fires no later than the deadline of what is waited for; mostly that of something earlier, since
-/// setting a timer for each would cost more than one needless look at the clock.
+/// The underlying timer is set for the current deadline or, mostly, an earlier one: resetting it for each
+/// deadline would cost more than an occasional needless wakeup.
 #[derive(Default)]
 pub struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    /// Ready from `deadline` on.
+    /// Ready once `deadline` has passed.
     pub fn poll_late(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {

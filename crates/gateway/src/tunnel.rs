@@ -1,10 +1,10 @@
 //! Tunnels: connections that are upgraded from HTTP, such as WebSocket (RFC 6455).
 //!
-//! A request asks for it, by `Upgrade` in HTTP/1.1 or by the extended CONNECT of HTTP/2 (RFC 8441), and
-//! is checked and limited like any other. The instance is asked in HTTP/1.1 either way. If it agrees,
-//! bytes go to and fro until both sides have ended, or neither has sent any for too long. A side that
-//! takes nothing is not read for: what is held for each direction is one read, and nothing while
-//! it is idle, since what is read lies in a buffer of the worker until it is written.
+//! A request asks for one by `Upgrade` in HTTP/1.1 or by the extended CONNECT of HTTP/2 (RFC 8441), and is
+//! checked and limited like any other. The instance is always asked in HTTP/1.1. If it agrees, bytes are
+//! copied in both directions until both sides have closed, or neither has sent any for the idle time. While a
+//! side takes nothing, the other isn't read: each direction buffers at most one read, and nothing while it is
+//! idle, since reads go to a buffer of the worker first.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -36,33 +36,33 @@ use crate::shared::Connected;
 use crate::timer::Timer;
 use crate::upstream::{Reader, Writer};
 
-/// One read, in either direction: what a TLS record holds at most.
+/// Size of a read, in either direction: the maximum of a TLS record.
 const READ: usize = 16 * 1024;
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
-/// What a server proves with that it understood the request (RFC 6455, section 1.3).
+/// The GUID by which a server proves that it understood the handshake (RFC 6455, section 1.3).
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
 }
 
-/// What a client asks to go over to.
+/// A client's request to switch protocols.
 pub struct Upgrade {
     pub protocol: HeaderValue,
-    /// What proves in HTTP/1.1 that the instance understood; HTTP/2 does without.
+    /// The WebSocket key for the instance, if the client asked over HTTP/2, which has none.
     pub key: Option<HeaderValue>,
     client: Client,
     idle: Duration,
 }
 
-/// The client's side, once the answer has left.
+/// The client's side, available once the answer has been sent.
 #[derive(Clone)]
 enum Client {
     Http1(OnUpgrade),
     Http2(Handover),
 }
 
-/// The method that a request is routed by: the extended CONNECT stands for the GET of HTTP/1.1.
+/// The method for routing: an extended CONNECT counts as the GET of HTTP/1.1.
 pub fn method(parts: &Parts) -> &Method {
     if parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_some() {
         return &Method::GET;
@@ -70,16 +70,16 @@ pub fn method(parts: &Parts) -> &Method {
     &parts.method
 }
 
-/// Whether a request asks for a tunnel and nothing else, in HTTP/2: in HTTP/1.1 it is a request that may be served as
-/// one, here its answer of 2xx would say that there is a tunnel (RFC 8441, section 4).
+/// Whether a request asks for a tunnel only, as in HTTP/2. An HTTP/1.1 request may be answered without
+/// upgrading; for an extended CONNECT a 2xx would mean that there is a tunnel (RFC 8441, section 4).
 pub fn is_all_that_is_asked(parts: &Parts) -> bool {
     parts.method == Method::CONNECT
 }
 
-/// The answer to a request that asks for a tunnel alone: one, or why there is none.
+/// Check the answer to a request that asks for a tunnel only.
 ///
 /// # Errors
-/// The service has answered as if it had been asked for something else.
+/// 502 if the service answered with success but didn't switch protocols.
 pub fn or_refused(answer: Response<Body>) -> Result<Response<Body>, Problem> {
     if answer.status().is_success() && !matches!(answer.body(), Body::Tunnel(_)) {
         let detail = "the service did not go over to the protocol that was asked for";
@@ -88,18 +88,18 @@ pub fn or_refused(answer: Response<Body>) -> Result<Response<Body>, Problem> {
     Ok(answer)
 }
 
-/// What is said where a protocol is not offered (RFC 9220, section 3).
+/// The answer if a protocol isn't offered (RFC 9220, section 3).
 pub fn not_offered() -> Problem {
     Problem::new(StatusCode::NOT_IMPLEMENTED, "the protocol that is asked for is not offered here")
 }
 
 impl Upgrade {
-    /// What a request asks for, if it is one of `offered`; idle for longer than `idle` it will end. In
-    /// HTTP/1.1 one with a body of its own is taken for what it is without.
+    /// The upgrade that a request asks for, if it is in `offered`; `idle` is the tunnel's idle timeout. An
+    /// HTTP/1.1 request with a body is served without its upgrade.
     pub fn asked(parts: &Parts, has_body: bool, offered: &[String], idle: Duration) -> Option<Self> {
         let offers = |asked: &str| offered.iter().any(|each| each.eq_ignore_ascii_case(asked));
         if let Some(protocol) = parts.extensions.get::<Protocol>() {
-            // A WebSocket is the one protocol that is known to be the same in HTTP/1.1.
+            // WebSocket is the only protocol known to be the same in HTTP/1.1.
             let asked = protocol.as_str();
             let known = asked.eq_ignore_ascii_case("websocket") && offers(asked);
             let client = Client::Http2(parts.extensions.get::<Handover>()?.clone());
@@ -118,7 +118,7 @@ impl Upgrade {
         (named && !has_body && offers(asked)).then_some(Self { protocol, key: None, client, idle })
     }
 
-    /// Whether the instance goes over to what was asked for.
+    /// Whether the instance switches to the requested protocol.
     pub fn is_granted(&self, head: &Head) -> bool {
         let same = |granted: &HeaderValue| granted.as_bytes().eq_ignore_ascii_case(self.protocol.as_bytes());
         let proved = |key: &HeaderValue| text(&head.headers, SEC_WEBSOCKET_ACCEPT) == accept(key);
@@ -127,7 +127,7 @@ impl Upgrade {
             && self.key.as_ref().is_none_or(proved)
     }
 
-    /// The answer that makes a tunnel of the client's connection, to be opened when it leaves.
+    /// The answer that turns the client's connection into a tunnel, to be opened once it is sent.
     pub fn tunnel(
         &self,
         mut headers: HeaderMap,
@@ -153,7 +153,7 @@ impl Upgrade {
     }
 }
 
-/// 16 random bytes (RFC 6455, section 4.1), or none if the system has none to give.
+/// 16 random bytes (RFC 6455, section 4.1); `None` if the system has no randomness.
 fn key() -> Option<HeaderValue> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).ok()?;
@@ -167,27 +167,27 @@ fn accept(key: &HeaderValue) -> String {
     STANDARD.encode(context.finish())
 }
 
-/// Two connections that will be one.
+/// Two connections to be joined.
 pub struct Tunnel {
     client: Client,
     instance: tokio::io::Join<Reader, Writer>,
-    /// What the instance sent along with its agreement.
+    /// Bytes that the instance sent after its head.
     read: BytesMut,
     idle: Duration,
     kept: Vec<Box<dyn Any + Send>>,
 }
 
 impl Tunnel {
-    /// Keep something until the tunnel ends.
+    /// Hold `kept` until the tunnel ends.
     pub fn keep(&mut self, kept: impl Send + 'static) {
         self.kept.push(Box::new(kept));
     }
 
-    /// Go over once the answer has left. A drain waits for it as for a client's connection.
+    /// Start copying once the answer is sent. A drain waits for the tunnel as for a client connection.
     pub fn open(self, connected: Connected) {
         let Self { client, mut instance, read, idle, kept } = self;
         tokio::spawn(async move {
-            // A client that is gone before its answer needs no tunnel, and either side may end one.
+            // The client may have disconnected already, and either side may break off the tunnel.
             match client {
                 Client::Http1(client) => {
                     if let Ok(client) = client.await {
@@ -205,10 +205,10 @@ impl Tunnel {
     }
 }
 
-/// Carry bytes to and fro until both sides have ended, or for `idle` there were none.
+/// Copy bytes in both directions until both sides have closed, or neither has sent any for `idle`.
 ///
 /// # Errors
-/// When a side breaks off, or with `TimedOut`.
+/// When a side fails, or `TimedOut`.
 async fn join(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     instance: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -233,7 +233,7 @@ async fn join(
 
 /// One direction.
 struct Flow {
-    /// Read, and not yet written.
+    /// Bytes read but not yet written.
     unwritten: BytesMut,
     unflushed: bool,
     ended: bool,
@@ -245,7 +245,7 @@ impl Flow {
         Self { unwritten, unflushed: false, ended: false, moves: 0 }
     }
 
-    /// Carry on until there is nothing to read, or nothing more is taken; ready at the end.
+    /// Copy until there is nothing to read or the writer is blocked; ready at the end.
     fn poll(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),

@@ -1,14 +1,14 @@
-//! Fair scheduling of large answers, so that others are served in between.
+//! Fair scheduling of large answers, so that other requests are served in between.
 //!
-//! A worker is one thread, and its tasks run in the order in which they become ready. Each large answer
-//! would be ready again and again: with two hundred of them whose clients begin to take them at once,
-//! whoever asks for something small waits for two hundred of their turns, twice. So there is one turn
-//! in each pass over those who are ready, in the order in which they asked for one. Who is alone has
-//! the next turn after each pass as well, which takes a microsecond for each 64 KiB.
+//! A worker is one thread that runs tasks in the order in which they become ready. Large answers become ready
+//! again and again: with two hundred of them whose clients start reading at once, a small request would wait
+//! for two hundred of their turns, twice. So there is one turn per pass over the ready tasks, in the order in
+//! which they were requested. An answer that is alone also gets the next turn after each pass, which costs a
+//! microsecond per 64 KiB.
 //!
-//! A turn that was given and isn't used (its client takes nothing, its service sends nothing) keeps nobody
-//! waiting: the next pass has another. On a worker that is busy with small answers the large ones
-//! share what a turn in each pass is, more than 100 MiB a second together.
+//! An unused turn (the client takes nothing, the service sends nothing) blocks nothing: the next pass has
+//! another. On a worker that is busy with small answers, the large ones share one turn per pass, more than
+//! 100 MiB a second in total.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,17 +19,17 @@ use std::task::{Context, Poll};
 use atomic_waker::AtomicWaker;
 use tokio::task::yield_now;
 
-/// Parts of an answer (8 KiB mostly) in one turn: some 64 KiB, a few dozen microseconds.
+/// Parts of an answer (mostly 8 KiB) per turn: some 64 KiB, a few dozen microseconds.
 const PARTS: u32 = 8;
 
 thread_local! {
-    /// Who waits for a turn on this worker.
+    /// The queue for turns on this worker.
     static LINE: RefCell<VecDeque<Arc<Turn>>> = RefCell::default();
-    /// Whether a turn was given in this pass, or in one before it that others wait for.
+    /// Whether a turn was given in this pass, or in an earlier one while others wait.
     static GIVEN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What one answer has of its turn. It is written by one thread, and read by the same.
+/// The turn of one answer, written and read by one thread.
 #[derive(Default)]
 pub struct Turn {
     parts: AtomicU32,
@@ -38,7 +38,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Ready if a part may go on its way now.
+    /// Ready if a part may be sent now.
     pub fn poll_part(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         let left = self.parts.load(Ordering::Relaxed);
         if left > 0 {
@@ -60,7 +60,7 @@ impl Turn {
     }
 }
 
-/// Give a turn after each pass, for as long as somebody waits for one.
+/// Give a turn after each pass while the queue isn't empty.
 async fn give() {
     let _given = Given;
     loop {
@@ -72,12 +72,12 @@ async fn give() {
     }
 }
 
-/// For as long as turns are given. Who waits when the worker ends waits no longer.
+/// Exists while turns are given. When the worker ends, the queue is dropped.
 struct Given;
 
 impl Drop for Given {
     fn drop(&mut self) {
-        // Nothing is left of either when its thread ends.
+        // The thread-locals may be destroyed already when the thread ends.
         let _ = GIVEN.try_with(|given| given.set(false));
         let _ = LINE.try_with(|line| line.take());
     }
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers of so many parts each, and the order in which parts of them went on their way.
+    /// Answers with these numbers of parts; returns the order in which their parts were sent.
     async fn order(answers: &[u32]) -> Vec<usize> {
         let passed = Rc::new(RefCell::new(Vec::new()));
         let local = LocalSet::new();
@@ -115,7 +115,7 @@ mod tests {
         let order = order(&[24, 8, 12]).await;
         let turns: Vec<_> =
             order.chunk_by(|one, next| one == next).map(|turn| (turn[0], turn.len())).collect();
-        // The first has two: nobody else had asked for one by the time that it did again.
+        // The first has two turns: no other had asked for one when it asked again.
         assert_eq!(turns, [(0, 16), (1, 8), (2, 8), (0, 8), (2, 4)]);
     }
 
@@ -148,7 +148,7 @@ mod tests {
         for _ in 0..10 * PARTS {
             poll_fn(|cx| other.poll_part(cx)).await;
         }
-        // Nor does an answer that is given up while it waits.
+        // Nor does an answer that is dropped while it waits.
         let gone = Arc::<Turn>::default();
         let _waits = poll_fn(|cx| Poll::Ready((other.poll_part(cx), gone.poll_part(cx)))).await;
         drop(gone);

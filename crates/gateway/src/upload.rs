@@ -1,10 +1,10 @@
-//! A request body on its way to an instance: buffered whole, or streamed.
+//! A request body for an instance: buffered whole, or streamed.
 //!
-//! A small one is waited for. It can then be sent to another instance if the first fails, and no
-//! instance waits for a slow client. A large one, and one whose length nobody knows, goes on part
-//! by part: a part is read from the client only when the instance has taken the one before, so
-//! that a slow instance slows the client, and an upload of any size holds a few kilobytes here.
-//! What has gone on is gone, and such a request is not repeated from then on.
+//! A small body is buffered first: it can be sent to another instance if the first fails, and no instance
+//! waits for a slow client. A large body, or one of unknown length, is streamed: a part is read from the
+//! client only when the instance has taken the one before, so that a slow instance slows the client, and an
+//! upload of any size buffers a few kilobytes. Once part of a body has been sent it is gone, and the request
+//! can't be retried.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -29,37 +29,38 @@ use crate::timer::Timer;
 use crate::tunnel::Upgrade;
 use crate::upstream::Writer;
 
-/// A body up to this size is held whole: commands of services are smaller by far, and as many
-/// requests as a service may have at once (256) hold 16 MiB at most.
+/// Bodies up to this size are buffered: commands to services are far smaller, and the default concurrency of
+/// a service (256) bounds the memory to 16 MiB.
 const WHOLE: usize = 64 * 1024;
-/// How long the end of a body of unknown length is waited for, if it would let the request be
-/// repeated: those that are small mostly are there along with their heads.
+/// How long to wait for the end of a body of unknown length, if that makes the request retryable: most small
+/// bodies arrive with their head.
 const GATHER: Duration = Duration::from_millis(20);
-/// A client may take this long over its next part.
+/// Timeout for a client's next part.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// In all it may keep an instance waiting for as long as above, and a second longer for each so many
-/// bytes of a body whose length it has told: slower than any network that people use, faster than
-/// those who want to hold a connection for little. Where no length is told, both sides may talk.
+/// If the length is known, the total time spent waiting for the client is limited as well: to `PATIENCE`,
+/// plus a second for each this many bytes received. That is slower than any network in use, but fast enough
+/// to stop clients that hold a connection with a trickle. Without a length, the exchange may be a dialogue
+/// and has no such limit.
 const LEAST_RATE: u64 = 1024;
-/// How much of a body that nobody wants is read before its answer, and for how long, so that an
-/// HTTP/1.1 connection can serve the next request.
+/// How much of an unwanted body is read before its answer, and for how long, so that an HTTP/1.1 connection
+/// can serve the next request.
 const DRAIN_LIMIT: usize = 64 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// The same after the answer: a client that is cut off while it sends may never read what it was
-/// answered (curl 7.88 does not, if its stream is reset as RFC 9113 section 8.1 allows).
+/// The same after the answer: a client whose upload is reset may never read its answer (curl 7.88 doesn't if
+/// its stream is reset as RFC 9113, section 8.1, allows).
 const DISCARD_LIMIT: usize = 16 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A body as an instance is to get it.
+/// A body to send to an instance.
 pub enum Upload {
-    /// All of it is here, and can be sent again.
+    /// Completely buffered; can be sent again.
     Whole(Bytes),
     Stream(Box<Stream>),
-    /// None, but the connection is to be used for something else.
+    /// No body; the connection is to be upgraded.
     Upgrade(Box<Upgrade>),
 }
 
-/// What a client did wrong with its body.
+/// A client's fault in sending its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     BrokenOff,
@@ -80,9 +81,9 @@ impl From<Fault> for Problem {
 }
 
 impl Upload {
-    /// Wait for a small body; take a larger one as it will come. More than `limit` bytes (0 for no
-    /// limit) are refused, now or when they come. A client that `offers` a body which may be large is
-    /// not asked for it yet.
+    /// Buffer a small body, or prepare to stream a larger one. More than `limit` bytes (0 for no limit) are
+    /// refused, now or as they arrive. A client that `offers` (Expect: 100-continue) a body that may be large
+    /// isn't asked for it yet.
     pub async fn receive(
         body: &mut RequestBody,
         limit: u64,
@@ -104,7 +105,7 @@ impl Upload {
         Ok(Self::Stream(Box::new(stream)))
     }
 
-    /// Whether some of it was sent and is not here any more.
+    /// Whether part of it has been sent and is gone.
     pub fn is_spent(&self) -> bool {
         matches!(self, Self::Stream(stream) if stream.begun)
     }
@@ -113,7 +114,7 @@ impl Upload {
         matches!(self, Self::Whole(body) if body.is_empty())
     }
 
-    /// What the client has not sent yet, for whoever discards it.
+    /// The unread rest of the body, to be discarded.
     pub fn into_rest(self) -> RequestBody {
         match self {
             Self::Stream(stream) if !stream.ended => stream.body,
@@ -122,10 +123,10 @@ impl Upload {
     }
 }
 
-/// A body that goes on as it comes.
+/// A streamed body.
 pub struct Stream {
     body: RequestBody,
-    /// What was read before it was known that the rest will be long in coming.
+    /// Bytes read before the body was found to be large or slow.
     first: Bytes,
     trailers: Option<HeaderMap>,
     length: Option<u64>,
@@ -134,15 +135,15 @@ pub struct Stream {
     offered: bool,
     begun: bool,
     ended: bool,
-    /// For how long the client has been waited for, before this time.
+    /// Total time spent waiting for the client so far.
     waited: Duration,
-    /// Since when it is waited for now, and until when.
+    /// Start and deadline of the current wait.
     waiting: Option<(Instant, Instant)>,
     timer: Timer,
 }
 
 impl Stream {
-    /// How the head of the request announces it.
+    /// How the request's head announces the body.
     pub fn sent(&self) -> Sent<'static> {
         Sent { length: self.length, offered: self.offered, upgrade: None }
     }
@@ -168,8 +169,8 @@ impl Stream {
         })
     }
 
-    /// Keep what comes, until the end of a small body. Where its length is unknown, what is there at
-    /// once is all that is waited for, unless a little patience may make the request repeatable.
+    /// Buffer a small body to its end. If the length is unknown, take only what is available at once, unless
+    /// a short wait may make the request retryable.
     async fn gather(&mut self, repeatable: bool) -> Result<(), Fault> {
         let mut kept = BytesMut::new();
         let mut patience = pin!(sleep(if repeatable { GATHER } else { Duration::ZERO }));
@@ -196,7 +197,7 @@ impl Stream {
                         kept.extend_from_slice(&part);
                     }
                     Err(frame) => {
-                        // They can only follow a body in chunks.
+                        // Trailers need a chunked body.
                         self.trailers = frame.into_trailers().ok();
                         self.length = None;
                         self.ended = false;
@@ -214,7 +215,7 @@ impl Stream {
         gathered
     }
 
-    /// The next part from the client, the trailers, or nothing at the end.
+    /// The next part from the client, or the trailers; `None` at the end.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Fault>> {
         if self.ended {
             return Poll::Ready(Ok(None));
@@ -238,7 +239,7 @@ impl Stream {
         Poll::Ready(Ok(Some(frame)))
     }
 
-    /// Throw away what is left of it, for a while.
+    /// Discard the rest, within limits.
     pub async fn discard(&mut self) {
         discard(&mut self.body).await;
     }
@@ -253,7 +254,7 @@ impl Stream {
         self.timer.poll_late(until, cx)
     }
 
-    /// What goes to the instance next, or nothing at the end.
+    /// The next frame for the instance; `None` at the end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Fault>> {
         let next = if !self.first.is_empty() {
             Some(Frame::data(std::mem::take(&mut self.first)))
@@ -268,19 +269,19 @@ impl Stream {
     }
 }
 
-/// A head and its body on their way into one connection.
+/// A head and its body being written to a connection.
 pub struct Sending {
-    /// Framing, a part, and what follows it.
+    /// Chunk size, data, and end of chunk.
     unsent: Chain<Chain<Bytes, Bytes>, &'static [u8]>,
     chunked: bool,
     last: bool,
-    /// Whether nothing is written because the client has sent nothing.
+    /// Whether writing waits for the client.
     pub waits_for_client: bool,
-    /// How many times something was written.
+    /// Number of successful writes.
     pub writes: u64,
 }
 
-/// Why a body does not go on.
+/// Why sending a body stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     Client(Fault),
@@ -293,7 +294,7 @@ impl Sending {
         Self { unsent, chunked, last: false, waits_for_client: false, writes: 0 }
     }
 
-    /// Write what is here already.
+    /// Write what is buffered.
     pub fn poll_flush(&mut self, writer: &mut Writer, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         self.waits_for_client = false;
         while self.unsent.has_remaining() {
@@ -306,7 +307,7 @@ impl Sending {
         Pin::new(writer).poll_flush(cx).map_err(|_| Stopped::Instance)
     }
 
-    /// Write all there is, and all that comes.
+    /// Write what is buffered, then the rest of the stream.
     pub fn poll(
         &mut self,
         stream: &mut Stream,
@@ -331,7 +332,7 @@ impl Sending {
     }
 
     fn put(&mut self, part: Bytes) {
-        // A chunk of no bytes would be the last.
+        // An empty chunk would be the last one.
         let chunked = self.chunked && !part.is_empty();
         let (size, end) =
             if chunked { (format!("{:x}\r\n", part.len()), &b"\r\n"[..]) } else { Default::default() };
@@ -347,7 +348,7 @@ impl Sending {
         }
     }
 
-    /// Go on while the answer is on its way already, until the end of either.
+    /// Keep sending while the answer is being read, until either ends.
     pub fn carry_on(mut self, mut stream: Box<Stream>, mut writer: Writer) -> CarriedOn {
         let (stop, mut stopped) = oneshot::channel::<()>();
         let (done, finished) = oneshot::channel();
@@ -357,7 +358,7 @@ impl Sending {
                 _ = &mut stopped => Err(Stopped::Instance),
             };
             match sent {
-                // Whoever has gone meanwhile has no use for the connection.
+                // If the receiver is gone, the connection is dropped.
                 Ok(()) => drop(done.send(writer)),
                 Err(Stopped::Client(_)) => {}
                 Err(Stopped::Instance) => {
@@ -370,30 +371,30 @@ impl Sending {
     }
 }
 
-/// A body that is sent while its answer is read; dropping this ends it.
+/// A body being sent while its answer is read; dropping this stops it.
 pub struct CarriedOn {
     _stop: oneshot::Sender<()>,
     finished: oneshot::Receiver<Writer>,
 }
 
 impl CarriedOn {
-    /// The connection's other half, if all of the body was sent.
+    /// The connection's write half, if the whole body was sent.
     pub fn finish(mut self) -> Option<Writer> {
         self.finished.try_recv().ok()
     }
 }
 
-/// Whether what is left of a body is there soon enough, and small enough, to be waited for.
+/// Read the rest of a body; whether it was small and fast enough to reach its end.
 pub async fn drain(body: &mut RequestBody) -> bool {
     drained(body, DRAIN_LIMIT, DRAIN_TIMEOUT).await
 }
 
-/// Throw away what is left of a body, for a while.
+/// Discard the rest of a body, within limits.
 pub async fn discard(body: &mut RequestBody) {
     drained(body, DISCARD_LIMIT, DISCARD_TIMEOUT).await;
 }
 
-/// Read what is left of a body. Whether all of it came: not more than `limit` bytes, in `patience`.
+/// Read the rest of a body; whether it ended within `limit` bytes and `patience`.
 async fn drained(body: &mut RequestBody, limit: usize, patience: Duration) -> bool {
     let mut rest = Limited::new(body, limit);
     let whole = async {
