@@ -1,7 +1,7 @@
 """Balances, statements and consistency checks, derived from the ledger's entries.
 
 Every transfer debits one account and credits another by the same amount, so each currency sums to
-zero by construction; `trial_balance` checks that all the same. Debits count as positive.
+zero by construction; `trial_balance` verifies it. Debits are positive.
 """
 
 from typing import Final
@@ -12,14 +12,14 @@ from counterfoil.events.database import Database
 from counterfoil.events.ledger.entries import LARGEST, Account
 
 LINES: Final = 1_000
-# PostgreSQL sums integers up to decimals.
+# In PostgreSQL, the sum of integers is a decimal.
 _SUMS: Final = "CAST(sum(debits) AS INTEGER), CAST(sum(credits) AS INTEGER)"
 
 _HALF: Final = 1 << 32
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """An account's sums in minor units; what is held was not posted yet."""
+    """An account's sums in minor units; held amounts are not posted yet."""
 
     debits: int = 0
     credits: int = 0
@@ -28,7 +28,7 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A transfer as one of its accounts sees it."""
+    """A transfer, from the side of one of its accounts."""
 
     transfer: int
     posted_us: int
@@ -43,7 +43,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def balance(database: Database, account: str, currency: str) -> Balance:
-    """What an account has now."""
+    """An account's current balance."""
     found: list[int] = []
     for table in ("ledger_accounts", "ledger_held"):
         row = database.execute(
@@ -55,7 +55,7 @@ def balance(database: Database, account: str, currency: str) -> Balance:
 
 
 def balance_at(database: Database, account: str, currency: str, at_us: int) -> Balance:
-    """What was posted to an account until `at_us`, in microseconds, and then included."""
+    """What was posted to an account up to and including `at_us`, in microseconds."""
     return _posted(database, account, currency, (at_us, LARGEST))
 
 
@@ -70,8 +70,8 @@ def statement(
 ) -> list[Line]:
     """At most `limit` transfers of an account from `since_us` on, in order, with balances.
 
-    Many transfers may have one time, that of their commit. So the next page begins at the time of
-    the last line of this one, and `after` its transfer.
+    Transfers of one commit have the same time. So to get the next page, pass the last line's time
+    as `since_us` and its transfer as `after`.
     """
     first = (since_us, -LARGEST - 1 if after is None else after)
     before = _posted(database, account, currency, first)
@@ -107,9 +107,9 @@ def _posted(database: Database, account: str, currency: str, last: tuple[int, in
 
 
 def trial_balance(database: Database) -> dict[str, tuple[int, int]]:
-    """Debits and credits of each currency over all accounts; they are equal or the file is bad.
+    """Debits and credits of each currency over all accounts; unequal ones mean corruption.
 
-    Each account's fit into 63 bits, and those of all together may not.
+    Summed in two halves: each account's sums fit into 63 bits, but their total may not.
     """
     halves = ", ".join(
         f"CAST(sum({part}) AS INTEGER)"

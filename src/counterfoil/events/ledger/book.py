@@ -1,17 +1,17 @@
 """The transfers of one commit, buffered and posted together.
 
-A transfer's id decides whether it was posted before. Asking for each would be a look-up each; so a
-commit first trusts that none was, posts all with one statement, and counts. A count that is too
-small is `Repeated`: the commit is undone and its events are handled again, each by itself, and the
-book then asks (`careful`). Streams repeat themselves rarely, after a change of engines or a replay.
+A transfer's id decides whether it was posted before. To avoid a look-up for each, a commit first
+assumes that none was, posts all with one statement, and compares the row count. If it is too small
+(`Repeated`), the commit is rolled back and its events are handled again one by one, with look-ups
+(`careful`). Repetitions are rare: after a change of engines, or a replay.
 
-Sums are added account by account in the order of their names, and commits that post do so one
-after the other: no two of them can wait for each other.
+Account sums are updated in the order of the accounts' names, and commits that post are serialised,
+so they can't deadlock.
 
-An account that is guarded must not be overdrawn. Its balance is read once in a commit, and what is
-held in memory is added. What can't be paid is refused at once, so that a handler can decide what
-happens then. A commit that has met no guarded account doesn't wait for others before it posts; if
-one has been guarded by then, the commit is undone and its events are handled again.
+A guarded account must not be overdrawn. Its balance is read once in a commit, to which the buffered
+transfers are added. A transfer that would overdraw it is rejected at once, so that the handler can
+decide what to do. A commit that has met no guarded account takes no lock until it posts; if an
+account has been guarded by then, the commit is rolled back and its events are handled again.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,21 +34,21 @@ ADD: Final = (
 
 
 class Repeated(EventsError):
-    """Some transfers of a commit were posted before; nobody asked which."""
+    """Some transfers of a commit were posted before; which ones is unknown."""
 
 
 class Sums(dict[Account, list[int]]):
     """Debits and credits by account."""
 
     def add(self, row: Row, sign: int = 1) -> None:
-        """Add what a transfer moves, or take it away."""
+        """Add a transfer's amount, or subtract it if `sign` is -1."""
         transfer = row.transfer
         amount = sign * transfer.amount
         self.setdefault((transfer.debit, transfer.currency), [0, 0])[0] += amount
         self.setdefault((transfer.credit, transfer.currency), [0, 0])[1] += amount
 
     def merge(self, other: "Sums") -> None:
-        """Add others."""
+        """Add other sums."""
         for account, (debits, credits) in other.items():
             both = self.setdefault(account, [0, 0])
             both[0] += debits
@@ -58,7 +58,7 @@ class Sums(dict[Account, list[int]]):
 class Book:
     """What handlers have posted since the last commit.
 
-    `execute` runs a statement in the savepoint of the handler at work.
+    `execute` runs a statement in the running handler's savepoint.
     """
 
     def __init__(self, database: Database, execute: Execute) -> None:
@@ -71,13 +71,13 @@ class Book:
         self._careful = False
         self._guarded: bool | None = None
         self._trusting = False
-        """Whether something was taken because no account was guarded then."""
+        """Whether transfers were accepted on the assumption that no account is guarded."""
         self._sides: dict[Account, Side | None] = {}
         self._written: dict[Account, tuple[int, int]] = {}
-        """Debits and credits of guarded accounts as they are in the database, with what is held."""
+        """Debits and credits of guarded accounts in the database, including holds."""
 
     def begin(self, *, careful: bool) -> None:
-        """A transaction has begun; `careful` asks for each id."""
+        """A transaction has begun; `careful` looks up each id."""
         self._commit.clear()
         self._commit_sums.clear()
         self._careful = careful
@@ -85,7 +85,7 @@ class Book:
         self.undo()
 
     def post(self, rows: Sequence[Row]) -> bool:
-        """Take transfers, all or none; False if just these were posted before.
+        """Buffer transfers, all or none; False if exactly these were posted before.
 
         Raises:
             LedgerConflict: an id belongs to another transfer, or only some were posted before.
@@ -96,10 +96,10 @@ class Book:
         except Overdrawn:
             if self._careful:
                 raise
-            return self._take(rows, ask=True)  # it may have been paid before
+            return self._take(rows, ask=True)  # they may have been posted before
 
     def find(self, number: int, *, ask: bool = True) -> Meaning | None:
-        """What a transfer's id stands for; in the database only if told to ask."""
+        """The transfer with an id; the database is searched only if `ask`."""
         row = self._handler.get(number) or self._commit.get(number)
         if row is not None:
             return row.meaning
@@ -113,21 +113,21 @@ class Book:
         ).fetchone()
 
     def corrections(self, number: int) -> list[Row]:
-        """What corrects a transfer and is not written yet."""
+        """The buffered corrections of a transfer."""
         rows = [*self._handler.values(), *self._commit.values()]
         return [row for row in rows if row.corrects == number]
 
     def spendable(self, account: Account, side: Side) -> int | None:
-        """What an account has, in minor units, if it is guarded and grows on `side`; else None."""
+        """The balance, in minor units, of an account that is guarded on `side`; else None."""
         return self._has(account, side) if self._side(account) == side else None
 
     def guard(self, account: Account, side: Side, now_us: int) -> bool:
-        """Never let an account be overdrawn from now on; False if it is guarded already.
+        """Guard an account against overdrafts from now on; False if it is guarded already.
 
         Raises:
             LedgerConflict: it is guarded on its other side.
             Overdrawn: it is overdrawn now.
-            Contended: another commit has guarded one meanwhile.
+            Contended: another commit has guarded an account meanwhile.
         """
         self.enter_now()
         known = self._side(account)
@@ -145,24 +145,24 @@ class Book:
         return True
 
     def forget(self) -> None:
-        """Believe the database about guarded accounts: what it says has changed."""
+        """Clear the cache of guarded accounts: the database has changed."""
         self._guarded = None
         self._sides.clear()
         self._written.clear()
 
     def enter(self) -> None:
-        """Wait until no other commit posts, and keep others out."""
+        """Take the ledger's exclusive lock, unless it is held."""
         if not self._entered:
             self._database.exclusive("ledger")
             self._entered = True
 
     def enter_now(self) -> None:
-        """Enter in the savepoint of the handler at work, which its statements open."""
+        """Open the running handler's savepoint, and take the lock inside it."""
         self.execute("SELECT 1", ())
         self.enter()
 
     def accept(self) -> None:
-        """The handler has come to its end."""
+        """The handler has succeeded."""
         if self._handler:
             self._commit.update(self._handler)
             self._commit_sums.merge(self._handler_sums)
@@ -170,7 +170,7 @@ class Book:
             self._handler_sums.clear()
 
     def undo(self) -> None:
-        """The handler has failed; its savepoint takes the lock with it that was got inside."""
+        """The handler has failed; a lock taken inside its savepoint is released with that."""
         self._handler.clear()
         self._handler_sums.clear()
         self._entered = False
@@ -180,8 +180,8 @@ class Book:
         """Write what handlers have posted.
 
         Raises:
-            Repeated: some of it was there already; the transaction must be rolled back.
-            Contended: an account was guarded since it was taken for unguarded; so must it.
+            Repeated: some transfers were posted before; roll the transaction back.
+            Contended: an account was guarded meanwhile; roll the transaction back.
         """
         if not self._commit:
             return
@@ -251,14 +251,14 @@ class Book:
         return credits - debits if side == "credit" else debits - credits
 
     def _side(self, account: Account) -> Side | None:
-        """The side on which a guarded account grows; most ledgers guard none, and ask once."""
+        """The side on which a guarded account grows, or None; one query if there are no guards."""
         if self._guarded is None:
             self._guarded = self._any_guarded()
         if not self._guarded:
             self._trusting = True
             return None
         if account not in self._sides:
-            self.enter()  # or another commit could guard it after this look
+            self.enter()  # or another commit could guard it after this query
             row: tuple[Side] | None = self._database.execute(
                 "SELECT side FROM ledger_guards WHERE name = ? AND currency = ?", account
             ).fetchone()
@@ -269,14 +269,14 @@ class Book:
         return self._database.execute("SELECT 1 FROM ledger_guards LIMIT 1").fetchone() is not None
 
     def _see_unguarded(self) -> None:
-        """See that no account is guarded if one was taken for unguarded; others are kept out."""
+        """Check, holding the lock, that the assumption of no guarded accounts still holds."""
         if self._trusting and self._any_guarded():
             raise Contended("another commit has guarded an account that may be overdrawn by this")
         self._trusting = False
 
 
 def _written(database: Database, account: Account, side: Side) -> tuple[int, int]:
-    """What was posted, and what is held of what the account could spend."""
+    """An account's posted sums, with holds counted on the side that spends."""
     where = "WHERE name = ? AND currency = ?"
     posted = f"SELECT debits, credits FROM ledger_accounts {where}"  # noqa: S608
     debits, credits = database.execute(posted, account).fetchone() or (0, 0)

@@ -9,20 +9,20 @@ Account = tuple[str, str]
 Content = tuple[str, str, int, str, str]
 """Debit, credit, amount, currency, code."""
 Meaning = tuple[str, str, int, str, str, int | None, int | None]
-"""Content, and which transfer it corrects or which hold it ends: what a transfer's id stands for.
-Of two payments that are alike each is reversed by a transfer of its own."""
+"""Content, and the transfer that it corrects or the hold that it ends: what a transfer's id stands
+for. Two equal payments are reversed by two different transfers."""
 Side = Literal["debit", "credit"]
 LARGEST = 2**63 - 1
-"""Both databases keep ids and amounts in 64 bits."""
+"""Both databases store ids and amounts as signed 64-bit integers."""
 
 
 def check_texts(*names: str) -> None:
-    """See that accounts, currencies and codes are what both databases take.
+    """Check that accounts, currencies and codes are valid in both databases.
 
-    PostgreSQL takes no NUL: a ledger with one could not be carried over there.
+    PostgreSQL rejects NUL: a ledger with one could not be moved there.
 
     Raises:
-        ValueError: shows them.
+        ValueError: they are not; shows them.
     """
     try:
         written = "\0".join(names)
@@ -33,10 +33,10 @@ def check_texts(*names: str) -> None:
 
 
 def check_whole(what: str, number: int | None) -> None:
-    """See that a number, if there is one, is what both databases keep as it is.
+    """Check that both databases store a number, if there is one, unchanged.
 
     Raises:
-        ValueError: PostgreSQL would round it, or neither takes it.
+        ValueError: it is no integer, which PostgreSQL would round, or has more than 63 bits.
     """
     if number is not None and (type(number) is not int or not -LARGEST <= number <= LARGEST):
         raise ValueError(f"{what} is a whole number of at most 63 bits, not {number!r}")
@@ -54,17 +54,17 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def content(self) -> Content:
-        """What is moved, and why."""
+        """The accounts, the amount, the currency and the code."""
         return (self.debit, self.credit, self.amount, self.currency, self.code)
 
     def checked(self) -> "Transfer":
-        """Itself, if it can be.
+        """Return itself if it is valid.
 
         Raises:
-            ValueError: an amount that is negative, too large or no whole number, one account on
-                both sides, or a name that is no text or has a NUL in it.
+            ValueError: an amount that is negative, too large or no integer, one account on both
+                sides, or a name that is no `str` or contains NUL.
         """
-        # SQLite would refuse a fraction, PostgreSQL round it, and sums before it is rounded.
+        # SQLite would reject a fraction; PostgreSQL would round it, but sum before rounding.
         if type(self.amount) is not int or type(self.id) is not int:
             raise ValueError(f"amounts are whole minor units, and ids whole: {self}")
         if not 0 <= self.amount <= LARGEST or self.debit == self.credit:
@@ -74,7 +74,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """A transfer as it is written: with the event that caused it, and what it belongs to."""
+    """A transfer as it is stored: with the event that caused it and its related entries."""
 
     transfer: Transfer
     topic: str
@@ -93,7 +93,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def columns(self) -> tuple[object, ...]:
-        """In the order of the table."""
+        """The values, in the order of the table's columns."""
         return (
             self.transfer.id,
             *self.transfer.content,

@@ -1,11 +1,10 @@
 """Holds: amounts reserved for a transfer that may follow.
 
-A hold is placed, and ends once: by a transfer of all or a part of it, voided, or because its time
-has come. Both are rows that never change. Until its end it counts against what a guarded account
-can spend.
+A hold is placed, and ends once: it is posted in whole or in part, voided, or expires. Placing and
+ending are rows that never change. Until its end, a hold reduces what a guarded account can spend.
 
-Time is the commit's. Whoever places or ends a hold first ends some of those whose time has come,
-and whoever would be refused for lack of money goes on until none is left of them.
+Time is the commit's. Placing or ending a hold first ends some expired ones; before an entry is
+rejected for lack of funds, all expired ones are ended.
 """
 
 from typing import Final, Literal
@@ -15,7 +14,7 @@ from counterfoil.events.ledger.book import Book
 from counterfoil.events.ledger.entries import Content, Row, Side, Transfer
 
 EXPIRIES: Final = 1_000
-"""How many holds are ended at once because of their time: bounds what one event waits for."""
+"""Maximum expired holds to end at once: bounds how long one event takes."""
 Outcome = Literal["posted", "voided", "expired"]
 Found = tuple[str, str, int, str, str, int | None]
 
@@ -28,7 +27,7 @@ class Holds:
         self._now_us = now_us
 
     def place(self, row: Row, expires_us: int | None) -> bool:
-        """Set an amount aside; False if this very hold was placed before.
+        """Reserve an amount; False if exactly this hold was placed before.
 
         Raises:
             LedgerConflict: the id belongs to another hold.
@@ -67,12 +66,12 @@ class Holds:
         return True
 
     def post(self, number: int, row: Row) -> bool:
-        """End a hold by a transfer of at most its amount; False if just that was done before.
+        """End a hold by a transfer of at most its amount; False if exactly that was done before.
 
         Raises:
             NoSuchEntry: there is no such hold.
             HoldEnded: it has ended otherwise.
-            LedgerConflict: the transfer's id belongs to another one, or to another hold's.
+            LedgerConflict: the id belongs to another transfer, or to one of another hold.
             ValueError: the transfer is of more than was held.
         """
         self.expire()
@@ -84,7 +83,7 @@ class Holds:
             if ended == ("posted", transfer.id, transfer.amount):
                 return False
             raise _ended_otherwise(number, ended[0])
-        # A handler may go on after the error: a hold must not have ended by a transfer that isn't.
+        # Before ending the hold: a handler may catch the error and go on.
         if (earlier := self._book.find(transfer.id)) is not None:
             raise LedgerConflict(
                 f"transfer {transfer.id} was posted as {earlier}, and not for hold {number}"
@@ -109,7 +108,7 @@ class Holds:
         return True
 
     def expire(self) -> int:
-        """End holds whose time has come, at most `EXPIRIES`; returns how many."""
+        """End expired holds, at most `EXPIRIES`; returns how many."""
         self._book.enter_now()
         due = self._book.execute(
             "SELECT hold FROM ledger_open_holds WHERE expires_us <= ? ORDER BY expires_us LIMIT ?",
@@ -146,7 +145,7 @@ class Holds:
         return found
 
     def _ended(self, number: int) -> tuple[Outcome, int | None, int] | None:
-        """How a hold ended; it does now if its time has come, and others' turn was before."""
+        """How a hold ended; ends it now if it has expired but not been ended yet."""
         expires_us = self._find(number)[5]
         ended = self._book.execute(
             "SELECT outcome, transfer, amount FROM ledger_hold_ends WHERE hold = ?", (number,)

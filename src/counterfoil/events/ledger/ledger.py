@@ -1,7 +1,7 @@
-"""The ledger as a handler sees it.
+"""The handlers' interface to the ledger.
 
-Nothing that was entered ever changes. What was wrong is reversed by a transfer that says what it
-corrects, and what is right is posted anew.
+Entries never change. To correct one, reverse it by a transfer that refers to it, and post the right
+one.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from counterfoil.events.messages import Record
 class Ledger:
     """Enters transfers and holds with the commit of the event that caused them.
 
-    Transfers alone are held in memory and written with the commit; what else there is takes a
-    savepoint for the event.
+    Plain transfers are buffered and written with the commit; everything else needs a savepoint for
+    the event.
     """
 
     __slots__ = ("_book", "_now_us", "_record")
@@ -38,10 +38,10 @@ class Ledger:
         code: str,
         corrects: int | None = None,
     ) -> bool:
-        """Post a transfer of `amount` minor units; False if this very transfer was posted before.
+        """Post a transfer of `amount` minor units; False if exactly it was posted before.
 
-        Zero is allowed: a free purchase is a purchase, and is counted. `corrects` names an earlier
-        transfer that this one puts right.
+        Zero is allowed: a free purchase is recorded too. `corrects` is the id of an earlier
+        transfer that this one corrects.
 
         Raises:
             LedgerConflict: the id belongs to another transfer.
@@ -55,16 +55,15 @@ class Ledger:
         return self._post([self._row(transfer.checked(), corrects=corrects)])
 
     def transfers(self, legs: Sequence[Transfer]) -> bool:
-        """Post linked transfers, all or none; False if just these were posted before.
+        """Post linked transfers, all or none; False if exactly these were posted before.
 
-        Each balances in its own currency, so an exchange is two: what is paid in one currency, and
-        what is got in another. A guarded account may fall short between two of them, not at the
-        end.
+        Each balances in its own currency, so a currency exchange is two transfers. A guarded
+        account may be overdrawn between two of them, but not at the end.
 
         Raises:
             LedgerConflict: an id belongs to another transfer, or only some were posted before.
             Overdrawn: a guarded account has not enough for them.
-            ValueError: there are none, or one that can't be.
+            ValueError: there are none, or one is invalid.
         """
         if not legs:
             raise ValueError("there are no transfers to link")
@@ -72,13 +71,13 @@ class Ledger:
         return self._post([self._row(leg.checked(), linked=first) for leg in legs])
 
     def reverse(self, transfer: int, *, id: int, code: str) -> bool:
-        """Take a transfer back by one in the other direction; False if this was done before.
+        """Reverse a transfer by one in the other direction; False if this was done before.
 
         Raises:
             NoSuchEntry: there is no such transfer.
-            LedgerConflict: some of it was taken back by another one, or the id belongs to another
+            LedgerConflict: another transfer has reversed some of it, or the id belongs to another
                 transfer.
-            Overdrawn: a guarded account has spent what it would give back.
+            Overdrawn: a guarded account has already spent the amount.
         """
         content = self._book.find(transfer)
         if content is None:
@@ -91,18 +90,18 @@ class Ledger:
         return self._post([self._row(back, corrects=transfer)])
 
     def guard(self, account: str, *, currency: str, side: Side) -> bool:
-        """Never let an account be overdrawn from now on; False if it is guarded already.
+        """Guard an account against overdrafts from now on; False if it is guarded already.
 
-        `side` is where it grows: `credit` for what is owed to somebody (a wallet), `debit` for what
-        is had (stock, cash).
+        `side` is the one on which it grows: `credit` for liabilities (a wallet), `debit` for assets
+        (stock, cash).
 
         Raises:
             LedgerConflict: it is guarded on its other side.
             Overdrawn: it is overdrawn now.
-            ValueError: a name that is no text or has a NUL in it, or another side.
+            ValueError: a name that is no `str` or contains NUL, or another side.
         """
         check_texts(account, currency)
-        if side not in ("debit", "credit"):  # nothing would be guarded, and nobody could mend it
+        if side not in ("debit", "credit"):  # it would guard nothing, and could not be undone
             raise ValueError(f"an account grows on its debit or credit side, not on {side!r}")
         return self._book.guard((account, currency), side, self._now_us)
 
@@ -117,10 +116,10 @@ class Ledger:
         code: str,
         expires_us: int | None = None,
     ) -> bool:
-        """Set an amount aside for a transfer; False if this very hold was placed before.
+        """Reserve an amount for a transfer; False if exactly this hold was placed before.
 
-        Holds have ids of their own. Once the time of commits has come to `expires_us`, in
-        microseconds, the hold has ended.
+        Holds have their own ids. A hold expires when the time of commits reaches `expires_us`, in
+        microseconds.
 
         Raises:
             LedgerConflict: the id belongs to another hold.
@@ -158,9 +157,9 @@ class Ledger:
         return Holds(self._book, self._now_us).void(hold)
 
     def expire_holds(self) -> int:
-        """End holds whose time has come, at most 1,000; returns how many.
+        """End expired holds, at most 1,000; returns how many.
 
-        Not needed for anything to be right: whatever places or ends a hold does so first.
+        Not needed for correctness: placing or ending a hold does so first.
         """
         return Holds(self._book, self._now_us).expire()
 

@@ -1,7 +1,7 @@
 """The ledger's tables: immutable entries, and sums derived from them.
 
-Transfers, holds and their ends are only ever inserted. Sums of accounts, sums of holds and the list
-of open holds could be made anew from them (`rebuilt_balances`, `rebuilt_held`).
+Transfers, holds and their ends are only inserted. Account sums, held sums and the list of open
+holds can be rebuilt from them (`rebuilt_balances`, `rebuilt_held`).
 """
 
 from typing import Final

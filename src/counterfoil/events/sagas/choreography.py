@@ -1,10 +1,9 @@
-"""Choreography: a saga without a coordinator, followed by its events.
+"""Choreography: a saga without a coordinator, traced by its events.
 
-Each participant is a pipeline: it handles an event, and emits the next one, or the one that makes
-its predecessors take back what they did. Every hop is exactly once already; what a coordinator
-would know is missing, namely where a saga stands and whether it has ended. A tracer finds that out
-from the events alone: those of one saga share its id, as `context.emit` keeps the id of the event
-that caused it.
+Each participant is a pipeline: it handles an event and emits the next one, or one that makes its
+predecessors compensate. Every hop is exactly once already, but no coordinator knows a saga's
+progress and whether it has ended. A tracer derives that from the events alone: those of one saga
+share its id, as `context.emit` keeps the id of the causing event.
 """
 
 import itertools
@@ -28,7 +27,7 @@ End = Literal["completed", "compensated"]
 
 @dataclass(frozen=True)
 class Sign:
-    """What an event of a topic says of its saga."""
+    """What an event of a topic means for its saga."""
 
     step: str
     direction: Direction
@@ -38,12 +37,12 @@ class Sign:
 
 @dataclass
 class Choreography:
-    """A saga by events alone; each event of `source` begins one, whose id is the event's."""
+    """A saga by events alone; each event of `source` starts an instance with the event's id."""
 
     name: str
     source: AnyTopic
     timeout_seconds: float = field(kw_only=True)
-    """An instance that has not ended after so long is stuck, until an event ends it after all."""
+    """An instance that has not ended in this time is stuck, until an event ends it after all."""
     retention_seconds: float = field(default=RETENTION_SECONDS, kw_only=True)
     signs: dict[AnyTopic, Sign] = field(default_factory=dict[AnyTopic, Sign], init=False)
 
@@ -55,9 +54,9 @@ class Choreography:
         *,
         ends: End | None = None,
     ) -> None:
-        """Declare what an event of `topic` tells: a step was done, refused, or taken back.
+        """Declare what an event of `topic` means: a step was done, refused, or undone.
 
-        `ends` says that with this event the saga is over.
+        `ends` is the status with which this event ends the saga.
         """
         if topic in self.signs or topic == self.source:
             raise EventsError(f"topic {topic.name} tells of two things", hint="use two topics")
@@ -68,12 +67,12 @@ class Choreography:
 
     @property
     def consumer(self) -> str:
-        """The name under which its positions are kept."""
+        """The name under which its positions are stored."""
         return f"saga.{self.name}"
 
 
 class ChoreographyTracer:
-    """Writes the timeline of a choreography; a twin may run beside it."""
+    """Writes the timelines of a choreography; duplicates may run beside it."""
 
     def __init__(
         self,
@@ -97,10 +96,10 @@ class ChoreographyTracer:
         self._reader = log.reader(topics, lambda topic: store.positions(consumer, topic))
 
     def step(self) -> int:
-        """Note what has come, and what has taken too long; returns how much that was.
+        """Record new events and instances that time out; returns how many.
 
         Raises:
-            StoreUnavailable, LogUnavailable: nothing was noted; a later step may.
+            StoreUnavailable, LogUnavailable: nothing was recorded; try again later.
         """
         forgotten = self._forgetting.step(self._now_us())
         batches = self._reader.fetch(BATCH)
@@ -137,7 +136,7 @@ class ChoreographyTracer:
         return len(records) + len(late)
 
     def _note(self, record: Record) -> None:
-        """Topics are read side by side: a later event may come before that which began it all."""
+        """Record an event; topics are read in no common order, so it may precede its source."""
         number = self._number_of(record)
         if number is None:
             return
@@ -162,10 +161,10 @@ class ChoreographyTracer:
         self._instances.save(instance)
 
     def _number_of(self, record: Record) -> int | None:
-        """The saga of an event: what has begun it has its id, what tells of it may say its cause.
+        """The saga of an event: the header `saga-id`, else its cause (`caused-by`) or own id.
 
         Of several events that a handler emits to one topic, only the first keeps the cause's id.
-        None if what others have written there names no saga.
+        None if a foreign producer wrote an invalid id.
         """
         own = str(record.event_id)
         if record.topic in self._signs:

@@ -15,9 +15,9 @@ R = TypeVar("R")
 
 
 class StepContext(Context):
-    """Of one try of one step, or of its compensation.
+    """The context of one try of a step, or of its compensation.
 
-    `record` is the event that began the saga; `state` is shared by all instances of the saga.
+    `record` is the event that started the saga; `state` is shared by all instances of the saga.
     """
 
     __slots__ = ("_instance", "_instances", "_parts", "_sent", "saga_id")
@@ -41,16 +41,16 @@ class StepContext(Context):
 
     @property
     def key(self) -> str:
-        """Names this effect: the same for each try, another for the compensation."""
+        """Identifies this effect: the same for each try, another for the compensation."""
         return "/".join(str(part) for part in self._parts)
 
     @property
     def effect_id(self) -> int:
-        """The same as a number of 63 bits, such as the id of a ledger transfer."""
+        """The same as a 63-bit number, usable as the id of a ledger transfer."""
         return identity_of(*self._parts)
 
     def result_of(self, step: Step[Any, R]) -> R:
-        """What an earlier step has returned, or was answered.
+        """The result of an earlier step: what it returned, or the answer that it got.
 
         Raises:
             EventsError: that step was not done.
@@ -58,12 +58,12 @@ class StepContext(Context):
         return self._instances.result(self._instance, step)
 
     def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
-        """Send an event; its id follows from the saga, the step and its place among several."""
+        """Send an event; its id derives from the saga, the step, and its number within the step."""
         self._send(topic, value, key, identity_of(*self._parts, self._sent), {})
         self._sent += 1
 
     def ask(self, topic: Topic[T], value: T) -> None:
-        """Send the event that a step asks by, with the headers that its answer comes back with.
+        """Send a step's request, with the headers that correlate its answer.
 
         Raises:
             EventsError: the handler has returned nothing to send.
@@ -93,7 +93,7 @@ class StepContext(Context):
 
 
 def answer_headers(instance: Instance, step: str, direction: Direction) -> dict[str, str]:
-    """The headers by which an answer finds its saga."""
+    """The headers that correlate an answer with its saga."""
     return {
         "saga": instance.saga,
         "saga-id": str(instance.id),

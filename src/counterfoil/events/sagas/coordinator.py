@@ -1,10 +1,10 @@
-"""Orchestration: one coordinator leads all instances of a saga, step by step.
+"""Orchestration: one coordinator runs all instances of a saga, step by step.
 
-Each commit holds what a step did, the line that tells of it and what comes next, so a crash leaves
-either all three or none. Many instances share a commit, each in a savepoint of its own. Whoever
-runs a coordinator passes the fencing token of a lease: the newest token ever seen wins, and an old
-coordinator that wakes up commits nothing more. A handler runs inside of the commit and must be
-quick: what takes its time, or leaves this database, is asked for by an event.
+Each commit contains a step's effects, its timeline entry and the next state, so a crash leaves all
+three or none. Many instances share a commit, each with its own savepoint. A coordinator has the
+fencing token of a lease: the newest token ever seen wins, so that an old coordinator that wakes up
+can't commit. Handlers run inside the commit and must be quick: slow work, or work outside this
+database, is requested by an event.
 """
 
 import itertools
@@ -30,12 +30,12 @@ from counterfoil.events.sagas.saga import Action, Saga, Step, StepFailed
 from counterfoil.events.storable import storable
 
 BATCH: Final = 500
-"""Instances begun, answered or led on in one commit."""
+"""Instances that are started, answered or continued in one commit."""
 log = structlog.get_logger()
 
 
 class SagaCoordinator:
-    """One term of leading a saga; make a new one for each term."""
+    """One term of a saga's leader; make a new one for each term."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class SagaCoordinator:
         self._hearing = Hearing(event_log, self._reader, saga.answers())
 
     def step(self) -> int:
-        """Take in what has come, and lead on what is due; returns how much that was.
+        """Handle new events, and continue the instances that are due; returns their number.
 
         Raises:
             Fenced: a newer token was seen; this term is over.
-            StoreUnavailable, LogUnavailable: nothing was done; a later step may.
+            StoreUnavailable, LogUnavailable: nothing was done; try again later.
         """
         forgotten = self._forgetting.step(self._now_us())
         batches = self._reader.fetch(BATCH)
@@ -104,7 +104,7 @@ class SagaCoordinator:
 
     def _attempt(self, batches: list[Batch], now_us: int, *, alone: bool) -> int:
         with self._store.database.transaction():
-            # First of all: a row that every coordinator writes, on which a twin waits.
+            # First: all coordinators write this row, so that duplicates wait for each other.
             if not self._instances.fence(self._saga.name, self._fencing_token):
                 raise Fenced(
                     f"saga {self._saga.name}: token {self._fencing_token} is too old",
@@ -129,7 +129,7 @@ class SagaCoordinator:
         try:
             with self._store.database.transaction():
                 self._store.advance(self._saga.consumer, batches)
-        except Fenced:  # the term before this one has handled them, after they were read
+        except Fenced:  # the previous term has handled them since they were read
             self._rewind()
             return False
         return True
@@ -185,7 +185,7 @@ class SagaCoordinator:
             self._refuse_twin(record, now_us)
 
     def _refuse_twin(self, record: Record, now_us: int) -> None:
-        """An id that is taken: without a letter, an event that shares it would just vanish."""
+        """Make an event whose id is taken a dead letter, or it would silently be lost."""
         first = self._instances.find(self._saga.name, record.event_id)
         assert first is not None, "it is there, or this one had been added"
         taken = EventsError(
@@ -198,7 +198,7 @@ class SagaCoordinator:
         self._effects.bury(letter)
 
     def _answer(self, record: Record, now_us: int) -> None:
-        """Give an answer to the step that waits for it; one that nobody waits for is noted."""
+        """Give an answer to the step that waits for it; otherwise record it as late."""
         instance = self._named(record)
         if instance is None:
             return
@@ -216,9 +216,9 @@ class SagaCoordinator:
             self._judge(instance, progress, record.value, now_us)
 
     def _awaits(self, instance: Instance, direction: Direction) -> bool:
-        """Whether the step at which an instance stands is still to be answered.
+        """Whether the current step of an instance still waits for its answer.
 
-        A compensation is asked for again and again: what answers it between two tries answers it.
+        A compensation's request is repeated: an answer between two tries counts too.
         """
         step = next((each for each in self._saga.steps if each.name == instance.step), None)
         going = {"running": "do", "compensating": "undo"}.get(instance.status)
@@ -230,7 +230,7 @@ class SagaCoordinator:
         return instance.waiting or (going == "undo" and instance.tries > 0)
 
     def _judge(self, instance: Instance, progress: Progress, value: bytes, now_us: int) -> None:
-        """What an answer means; without a check of the step's own, that it was done."""
+        """Apply an answer; unless the step's check says otherwise, it means done."""
         if progress.status == "compensating":
             self._settle(instance, progress, "done", now_us)
             return
@@ -262,14 +262,14 @@ class SagaCoordinator:
                 return
 
     def _named(self, record: Record) -> Instance | None:
-        """The instance that a record's headers name; None for one that was forgotten, or none."""
+        """The instance that a record's headers name; None if the id is invalid or unknown."""
         number = identity_in(record.headers["saga-id"])
         return None if number is None else self._instances.find(self._saga.name, number)
 
     def _resume(self, record: Record, now_us: int) -> None:
-        """A dead letter was replayed: go on with the compensation that it tells of.
+        """Continue a stuck saga whose dead letter was replayed.
 
-        Its value may have been edited, and is what all that follows is given.
+        If the letter's value was edited, all further steps get the edited one.
         """
         instance = self._named(record)
         if instance is None or instance.status != "stuck":
@@ -283,7 +283,7 @@ class SagaCoordinator:
             self._instances.replace_event(instance, record.value)
 
     def _lead(self, instance: Instance, now_us: int) -> None:
-        """Do what is due."""
+        """Run an instance's due action."""
         try:
             progress = instance.progress(self._saga.steps)
         except EventsError as error:
@@ -339,7 +339,7 @@ class SagaCoordinator:
         error: Exception | None = None,
         result: bytes | None = None,
     ) -> None:
-        """Note an outcome and what follows from it; a saga that is stuck leaves a dead letter."""
+        """Record an outcome and the next state; a saga that is stuck makes a dead letter."""
         following = AFTER[outcome](self._saga.steps, progress, now_us)
         self._instances.note(
             instance,
@@ -365,7 +365,7 @@ class SagaCoordinator:
         self._instances.save(instance)
 
     def _stick(self, instance: Instance, error: Exception, now_us: int) -> None:
-        """Leave an instance to a person, with a dead letter whose replay goes on with it."""
+        """Mark an instance as stuck, with a dead letter whose replay continues it."""
         direction: Direction = "do" if instance.status == "running" else "undo"
         self._instances.note(
             instance,

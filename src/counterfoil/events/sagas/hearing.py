@@ -1,10 +1,9 @@
-"""How far a coordinator has read the answers: before that no step counts as unanswered.
+"""Tracks how far a coordinator has read the answers, so that no step times out too early.
 
-A deadline passes while nobody reads, too: a coordinator that was away for longer than a step waits
-finds the answer in the log, perhaps behind thousands of others, and must not take the step back
-before it has come to it. So a step counts as unanswered once all has been taken in that was in the
-answers' topics after its deadline. Where they end is asked for then, and not before: mostly nothing
-is late.
+Deadlines also pass while no coordinator runs. One that was down for longer than a step's timeout
+may find the answer in the log behind thousands of others, and must not compensate before it has
+read that far. So a step counts as unanswered only once everything has been read that was in the
+answers' topics after its deadline. Their ends are looked up only if a deadline has passed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,26 +16,26 @@ from counterfoil.events.log import EventLog, Reader
 from counterfoil.events.topics import AnyTopic
 
 AGAIN_US: Final = 10_000_000
-"""Until a log that did not answer is asked again: to wait for it holds up the other instances."""
+"""Pause before asking again after the log didn't answer: waiting for it delays other instances."""
 log = structlog.get_logger()
 
 
 class Hearing:
-    """What `reader` has fetched of the `answers` in a log."""
+    """How much of the `answers` in a log `reader` has fetched."""
 
     def __init__(self, event_log: EventLog, reader: Reader, answers: Sequence[AnyTopic]) -> None:
         self._log = event_log
         self._reader = reader
         self._answers = answers
         self.heard_us = 0
-        """Up to when, in microseconds, all that was answered is in what was fetched."""
+        """The time, in microseconds, up to which all answers have been fetched."""
         self._asked_us = 0
         self._again_us = 0
         self._ends: Mapping[str, Mapping[int, int]] | None = None
-        """Where the topics ended at `_asked_us`, until all of that is fetched."""
+        """The topics' ends at `_asked_us`, until all before them is fetched."""
 
     def listen(self, late_us: int | None, now_us: int) -> int:
-        """Look how far the last fetch has come; returns `heard_us`.
+        """Update and return `heard_us` after a fetch.
 
         `late_us` is the last deadline that has passed without an answer, if there is one.
         """
@@ -47,7 +46,7 @@ class Hearing:
         return self.heard_us
 
     def forget(self) -> None:
-        """What was fetched was not taken in, and will be fetched again."""
+        """Start over: the last fetch was not committed and will be repeated."""
         self.heard_us, self._ends = 0, None
 
     def _ask(self, now_us: int) -> None:

@@ -1,7 +1,6 @@
 """Storage of sagas: instances with their progress, and their timelines.
 
-The lines are what steps look their predecessors' results up in, and what people read as the
-timeline; both styles of saga write the same lines.
+Steps look up their predecessors' results in the timeline. Both styles of saga write the same lines.
 """
 
 import json
@@ -21,12 +20,12 @@ R = TypeVar("R")
 Direction = Literal["do", "undo"]
 Style = Literal["orchestration", "choreography"]
 PRUNED: Final = 500
-"""Ended sagas that one commit forgets: a short one."""
+"""Ended sagas that one commit deletes; few, to keep it short."""
 PRUNE_US: Final = 60_000_000
-"""Between two looks for what can be forgotten, once one has found less than a commit's worth: where
-sagas end all the time, so many grow old as well, and each would have a transaction of its own."""
+"""Pause between deletions, once one has found less than a commit's worth. Where sagas end all the
+time, they also expire all the time, and each would get its own transaction."""
 ERROR_LIMIT: Final = 1_000
-"""Characters of an error that a line keeps; a dead letter keeps the traceback."""
+"""Maximum characters of an error in a line; a dead letter has the traceback."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS saga_coordinators (
@@ -54,7 +53,7 @@ COLUMNS: Final = (
 
 
 class Instance(msgspec.Struct):
-    """One row: where a saga stands, and the event that began it."""
+    """One row: a saga's progress, and the event that started it."""
 
     saga: str
     id: int
@@ -78,7 +77,7 @@ class Instance(msgspec.Struct):
     timestamp_us: int
 
     def record(self) -> Record:
-        """The event that began it."""
+        """The event that started it."""
         return Record(
             topic=self.topic,
             partition=self.partition,
@@ -91,10 +90,10 @@ class Instance(msgspec.Struct):
         )
 
     def progress(self, steps: Sequence[Step[Any, Any]]) -> Progress:
-        """Where it stands among `steps`.
+        """Its progress in `steps`.
 
         Raises:
-            EventsError: the step at which it stands is not declared any more.
+            EventsError: its current step is no longer declared.
         """
         for index, step in enumerate(steps):
             if step.name == self.step:
@@ -117,7 +116,7 @@ class Instances:
     def fence(self, saga: str, fencing_token: int) -> bool:
         """Claim a transaction for a token; False if a newer one was seen.
 
-        A coordinator waits here for the commit of another.
+        Waits for another coordinator's commit.
         """
         self._database.execute(
             "INSERT INTO saga_coordinators VALUES (?, 0) ON CONFLICT DO NOTHING", (saga,)
@@ -129,7 +128,7 @@ class Instances:
         return claimed.rowcount == 1
 
     def add(self, instance: Instance) -> bool:
-        """Begin an instance; False if one with this id was begun before."""
+        """Add an instance; False if one with this id exists."""
         added = self._database.execute(
             f"INSERT INTO saga_instances ({COLUMNS}) "  # noqa: S608
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -147,9 +146,9 @@ class Instances:
         return None if row is None else instance_of(row)
 
     def due(self, saga: str, now_us: int, limit: int, *, heard_us: int) -> list[Instance]:
-        """Instances for which something is to be done, those that wait longest first.
+        """Instances that are due, those that have waited longest first.
 
-        Those that wait for an answer are among them if their deadlines are not after `heard_us`.
+        Those that wait for an answer are included if their deadlines are not after `heard_us`.
         """
         return [
             instance_of(row)
@@ -162,7 +161,7 @@ class Instances:
         ]
 
     def late(self, saga: str, now_us: int, heard_us: int) -> int | None:
-        """The last deadline of an answer that has passed, and is after `heard_us`."""
+        """The last deadline of an answer that has passed and is after `heard_us`, or None."""
         return self._database.execute(
             "SELECT max(wake_us) FROM saga_instances "
             "WHERE saga = ? AND wake_us <= ? AND wake_us > ? AND waiting = 1",
@@ -170,7 +169,7 @@ class Instances:
         ).fetchone()[0]
 
     def save(self, instance: Instance) -> None:
-        """Write where an instance stands."""
+        """Write an instance's progress."""
         self._database.execute(
             "UPDATE saga_instances SET status = ?, step = ?, tries = ?, waiting = ?, wake_us = ?, "
             "lines = ?, error = ?, started_us = ?, ended_us = ?, key = ? WHERE saga = ? AND id = ?",
@@ -191,7 +190,7 @@ class Instances:
         )
 
     def replace_event(self, instance: Instance, value: bytes) -> None:
-        """Give an instance another event than the one that began it."""
+        """Replace the event that started an instance."""
         instance.value = value
         self._database.execute(
             "UPDATE saga_instances SET value = ? WHERE saga = ? AND id = ?",
@@ -210,7 +209,7 @@ class Instances:
         error: str = "",
         result: bytes | None = None,
     ) -> None:
-        """Add a line; `save` must follow in the same transaction."""
+        """Add a timeline entry; `save` must follow in the same transaction."""
         instance.lines += 1
         error = storable(error[:ERROR_LIMIT])
         instance.error = error or instance.error
@@ -231,7 +230,7 @@ class Instances:
         )
 
     def result(self, instance: Instance, step: Step[Any, R]) -> R:
-        """What a step has returned, or was answered.
+        """A step's result: what it returned, or its answer.
 
         Raises:
             EventsError: it was not done.
@@ -246,7 +245,7 @@ class Instances:
         return msgspec.json.decode(row[0], type=step.result)
 
     def prune(self, saga: str, before_us: int) -> int:
-        """Forget some instances that ended before a time; returns how many."""
+        """Delete some instances that ended before a time; returns how many."""
         ended = self._database.execute(
             "SELECT id FROM saga_instances WHERE saga = ? AND ended_us < ? LIMIT ?",
             (saga, before_us, PRUNED),
@@ -261,7 +260,7 @@ class Instances:
 
 
 class Forgetting:
-    """Forgets the ended instances of a saga, some at a time beside what else there is to do."""
+    """Deletes a saga's ended instances, a few at a time between other work."""
 
     def __init__(self, instances: Instances, saga: str, retention_seconds: float) -> None:
         self._instances = instances
@@ -270,7 +269,7 @@ class Forgetting:
         self._looked_us = 0
 
     def step(self, now_us: int) -> int:
-        """Forget some; returns how many."""
+        """Delete some; returns how many."""
         if 0 <= now_us - self._looked_us < PRUNE_US:
             return 0
         forgotten = self._instances.prune(self._saga, now_us - self._retention_us)

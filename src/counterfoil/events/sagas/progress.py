@@ -1,8 +1,8 @@
 """The state machine of a saga, without I/O or clock.
 
-Forward, a step that is done leads to the next. Backward, a compensation that is done leads to that
-of the step before. There are three ends: completed, compensated, and stuck, which waits for a
-person: a compensation that can't be done leaves no right way to go on by itself.
+Forward, a step that is done leads to the next one. Backward, a compensation that is done leads to
+that of the previous step. There are three final states: completed, compensated, and stuck. A saga
+whose compensation fails is stuck, and waits for a person.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,24 +19,24 @@ Steps = Sequence[Step[Any, Any]]
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where an instance stands."""
+    """An instance's position and status."""
 
     status: Status
     at: int
-    """The step that comes next, or whose answer is waited for."""
+    """The index of the step that is next, or that waits for its answer."""
     tries: int = 0
     """Failed tries of it so far."""
     waiting: bool = False
     due_us: int | None = None
-    """When something is to be done next; None at an end."""
+    """When the next action is due; None in a final state."""
 
     @property
     def ended(self) -> bool:
-        """Whether it has come to one of the two good ends."""
+        """Whether it is completed or compensated."""
         return self.status in ("completed", "compensated")
 
     def action(self, steps: Steps) -> Action:
-        """What is done next.
+        """The next action.
 
         Raises:
             LookupError: the step has no compensation; no progress leads there.
@@ -49,12 +49,12 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def begun(now_us: int) -> Progress:
-    """Before the first step."""
+    """The state before the first step."""
     return Progress("running", 0, due_us=now_us)
 
 
 def asked(steps: Steps, progress: Progress, now_us: int) -> Progress:
-    """The step has asked, and waits."""
+    """The step has sent its request, and waits for the answer."""
     ask = progress.action(steps).ask
     timeout = ask.timeout_seconds if ask else 0.0
     return msgspec.structs.replace(progress, waiting=True, due_us=now_us + int(timeout * 1_000_000))
@@ -70,7 +70,7 @@ def done(steps: Steps, progress: Progress, now_us: int) -> Progress:
 
 
 def failed(steps: Steps, progress: Progress, now_us: int) -> Progress:
-    """A try ended in an error, and left nothing behind; another try may do better."""
+    """A try failed without effects; it may be retried."""
     action = progress.action(steps)
     tries = progress.tries + 1
     if tries < action.tries:
@@ -80,26 +80,26 @@ def failed(steps: Steps, progress: Progress, now_us: int) -> Progress:
 
 
 def refused(steps: Steps, progress: Progress, now_us: int) -> Progress:
-    """The step can't be done, and left nothing behind; no other try will do better."""
+    """The step can't be done, and had no effects; it is not retried."""
     if progress.status == "compensating":
         return Progress("stuck", progress.at, progress.tries)
     return _backward(steps, progress.at - 1, now_us)
 
 
 def in_doubt(steps: Steps, progress: Progress, now_us: int) -> Progress:
-    """Somebody was asked, and whether it was done isn't known: the step itself is taken back."""
+    """The outcome of a request is unknown: the step itself is compensated too."""
     if progress.status == "compensating":
         return failed(steps, progress, now_us)
     return _backward(steps, progress.at, now_us)
 
 
 def overdue(steps: Steps, progress: Progress, now_us: int) -> Progress:
-    """The whole saga took too long while it went forward."""
+    """The saga exceeded its timeout while going forward."""
     return _backward(steps, progress.at if progress.waiting else progress.at - 1, now_us)
 
 
 def resumed(progress: Progress, now_us: int) -> Progress:
-    """A person has seen to what a compensation was stuck at: it is tried again."""
+    """Retry the compensation at which the saga was stuck."""
     return Progress("compensating", progress.at, due_us=now_us)
 
 
@@ -121,4 +121,4 @@ AFTER: Final[Mapping[Outcome, Callable[[Steps, Progress, int], Progress]]] = Map
         "overdue": overdue,
     }
 )
-"""What follows from each outcome. `unclear` is an answer that can't be understood."""
+"""The transition for each outcome. `unclear` is an answer that could not be processed."""

@@ -1,9 +1,9 @@
 """The declaration of a saga: steps in order, each with its compensation.
 
-A saga (Garcia-Molina and Salem, 1987) is a transaction over several owners that can't share one:
-each step commits by itself, and a step that fails is answered by the compensations of the steps
-before it, in reverse order. A step either runs here, in the commit that notes its outcome, or asks
-somebody else by an event and waits for the answer. The declaration starts nothing.
+A saga (Garcia-Molina and Salem, 1987) is a transaction across several owners of data that can't
+share one: each step commits by itself, and if a step fails, the compensations of the steps before
+it run in reverse order. A step either runs here, in the commit that records its outcome, or sends
+a request by an event and waits for the answer. The declaration starts nothing.
 """
 
 import typing
@@ -27,20 +27,20 @@ Handler = Callable[[T, "StepContext"], R]
 
 TRIES: Final = 5
 TRIES_LIMIT: Final = 100
-"""Each try is a line of the timeline, and a timeline is read by people."""
+"""Each try is a line of the timeline, which must stay readable."""
 BACKOFF_SECONDS: Final = 0.2
 BACKOFF_LIMIT_SECONDS: Final = 60.0
 RETENTION_SECONDS: Final = 30 * 86_400.0
-"""How long a saga that has ended can be looked at: a month's questions are about its last days."""
+"""How long a saga is kept after it has ended: 30 days."""
 
 
 class StepFailed(Exception):
-    """Raised by a step that can't be done, whatever is tried: the saga compensates at once."""
+    """Raised by a step that can't succeed: the saga compensates at once, without retries."""
 
 
 @dataclass(frozen=True)
 class Ask(Generic[Q, R]):
-    """The event that asks somebody, the event that answers, and how long that may take."""
+    """A request topic, the topic of its answer, and how long the answer may take."""
 
     request: Topic[Q]
     answer: Topic[R]
@@ -49,7 +49,7 @@ class Ask(Generic[Q, R]):
 
 @dataclass(frozen=True)
 class Action:
-    """One direction of a step: a handler, how often it is tried, and whether it asks."""
+    """One direction of a step: its handler, its number of tries, and its request if it has one."""
 
     handler: Callable[[Any, "StepContext"], Any]
     tries: int
@@ -62,29 +62,29 @@ class Action:
             raise EventsError(f"tries must be between 1 and {TRIES_LIMIT}, not {self.tries}")
 
     def wait_us(self, tries: int) -> int:
-        """How long to wait after so many failed tries: doubled each time, up to a minute."""
+        """The backoff after `tries` failed tries: doubled each time, up to a minute."""
         doubled = self.backoff_seconds * 2.0 ** min(tries - 1, 32)
         return int(min(doubled, BACKOFF_LIMIT_SECONDS) * 1_000_000)
 
 
 @dataclass
 class Step(Generic[T, R]):
-    """One step; `R` is what later steps may ask it for: its value, or the answer it was given."""
+    """One step; `R` is the result that later steps may use: its return value, or its answer."""
 
     name: str
     do: Action
     result: Any
-    """The type of `R`, as it is kept."""
+    """The type of `R`, for decoding."""
     undo: Action | None = field(default=None, init=False)
     check: "Callable[[T, R, StepContext], None] | None" = field(default=None, init=False)
 
     def compensate(
         self, *, tries: int = TRIES, backoff_seconds: float = BACKOFF_SECONDS
     ) -> Callable[[Handler[T, None]], Handler[T, None]]:
-        """Declare what takes this step back.
+        """Declare the compensation of this step.
 
-        It runs once for a step that was done. One that asked and heard nothing in time is taken
-        back as well: whether it was done isn't known, and its compensation must bear both.
+        It takes effect once for a step that was done. It also runs for a step whose request was not
+        answered in time: whether that was done is unknown, and the compensation must handle both.
         """
 
         def declare(handler: Handler[T, None]) -> Handler[T, None]:
@@ -102,9 +102,9 @@ class Step(Generic[T, R]):
         tries: int = TRIES,
         backoff_seconds: float = BACKOFF_SECONDS,
     ) -> Callable[[Handler[T, Q]], Handler[T, Q]]:
-        """Declare the event that takes this step back, and the one that says it is done.
+        """Declare a compensation by an event, and the event that confirms it.
 
-        Without an answer it is asked again, with the same event id, up to `tries` times.
+        Without an answer, the request is sent again with the same event id, up to `tries` times.
         """
 
         def declare(handler: Handler[T, Q]) -> Handler[T, Q]:
@@ -117,7 +117,7 @@ class Step(Generic[T, R]):
     def answered(
         self, check: "Callable[[T, R, StepContext], None]"
     ) -> "Callable[[T, R, StepContext], None]":
-        """Declare who looks at the answer; `StepFailed` says that nothing was done for us."""
+        """Declare a check of the answer; it raises `StepFailed` if the request was refused."""
         if self.do.ask is None:
             raise EventsError(f"step {self.name} asks nobody", hint="declare it with saga.ask")
         check_handler(self.name, check)
@@ -132,22 +132,22 @@ class Step(Generic[T, R]):
 
 @dataclass
 class Saga(Generic[T]):
-    """A named saga; each event of `source` begins an instance, whose id is the event's."""
+    """A named saga; each event of `source` starts an instance with the event's id."""
 
     name: str
     source: Topic[T]
     timeout_seconds: float | None = field(default=None, kw_only=True)
-    """After so long an instance that isn't through compensates; None lets each step decide."""
+    """An instance that isn't completed in this time compensates; None leaves it to the steps."""
     retention_seconds: float = field(default=RETENTION_SECONDS, kw_only=True)
     steps: list[Step[T, Any]] = field(default_factory=list[Step[T, Any]], init=False)
 
     def step(
         self, *, tries: int = TRIES, backoff_seconds: float = BACKOFF_SECONDS
     ) -> Callable[[Handler[T, R]], Step[T, R]]:
-        """Declare a step that runs here, in the commit that notes its outcome.
+        """Declare a step that runs here, in the commit that records its outcome.
 
-        What it returns (a `msgspec.Struct`, or None) is kept for later steps. An error is tried
-        again, later each time; after the last try, or at once after `StepFailed`, the saga
+        What it returns (a `msgspec.Struct`, or None) is stored for later steps. Errors are retried
+        with exponential backoff; after the last try, or at once after `StepFailed`, the saga
         compensates.
         """
 
@@ -170,9 +170,9 @@ class Saga(Generic[T]):
     ) -> Callable[[Handler[T, Q]], Step[T, R]]:
         """Declare a step that sends an event and waits for the event that answers it.
 
-        The handler returns the event to send. Whoever handles it answers with `context.emit`,
-        which carries the headers by which the answer finds its saga. A log loses nothing, so
-        nothing is asked twice; without an answer in time the saga compensates.
+        The handler returns the event to send. The pipeline that handles it answers with
+        `context.emit`, which keeps the headers that correlate the answer. The log loses nothing, so
+        a request is sent once; without an answer in time the saga compensates.
         """
 
         def declare(handler: Handler[T, Q]) -> Step[T, R]:
@@ -184,21 +184,21 @@ class Saga(Generic[T]):
 
     @property
     def consumer(self) -> str:
-        """The name under which its positions and dead letters are kept."""
+        """The name under which its positions and dead letters are stored."""
         return f"saga.{self.name}"
 
     def answers(self) -> list[AnyTopic]:
-        """The topics on which its steps are answered."""
+        """The topics of its steps' answers."""
         actions = [action for step in self.steps for action in (step.do, step.undo) if action]
         return list({action.ask.answer: None for action in actions if action.ask})
 
     def requests(self) -> list[AnyTopic]:
-        """The topics on which its steps ask."""
+        """The topics of its steps' requests."""
         actions = [action for step in self.steps for action in (step.do, step.undo) if action]
         return list({action.ask.request: None for action in actions if action.ask})
 
     def own_topics(self) -> list[AnyTopic]:
-        """What belongs to this saga alone: its retries and its dead letters."""
+        """This saga's own topics: its retries and its dead letters."""
         return [
             self.source.beside(retry_topic(self.consumer)),
             self.source.beside(dead_letter_topic(self.consumer)),

@@ -12,8 +12,8 @@ from counterfoil.events.sagas.progress import Status
 
 SHOWN: Final = 100
 LINES_SHOWN: Final = 1_000
-"""The newest of a timeline. A saga of 20 steps with 5 tries there and back has 200; what has more
-is a choreography whose events come again and again."""
+"""Limit on a timeline; the newest lines are shown. A saga of 20 steps with 5 tries in both
+directions has 200; only a choreography with repeated events has more."""
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Happening(msgspec.Struct, frozen=True):
 
 
 class SagaView(msgspec.Struct, frozen=True):
-    """An instance; `step` is the one that it stands at, or ended with."""
+    """An instance; `step` is its current or last one."""
 
     saga: str
     id: int
@@ -38,15 +38,15 @@ class SagaView(msgspec.Struct, frozen=True):
     step: str
     key: str
     error: str
-    """The last error, whatever became of it."""
+    """The last error, even if it was overcome since."""
     tries: int
     """Failed tries of the step so far."""
     waiting: bool
-    """Whether somebody was asked, and has not answered yet."""
+    """Whether it waits for an answer."""
     wake_us: int | None
-    """When it goes on by itself: the next try, or the end of waiting."""
+    """When it goes on by itself: the time of the next try, or of the answer's timeout."""
     deadline_us: int | None
-    """When it is taken back if it still goes forward then."""
+    """When it is compensated if it is still going forward then."""
     started_us: int
     ended_us: int | None
     timeline: list[Happening]
@@ -54,7 +54,7 @@ class SagaView(msgspec.Struct, frozen=True):
 
 
 class SagaPlace(msgspec.Struct, frozen=True):
-    """Where a page of sagas ends, so that the next begins behind it."""
+    """The last row of a page of sagas, after which the next page begins."""
 
     started_us: int
     id: int
@@ -80,7 +80,7 @@ class Sagas:
     def open(self, sagas: Iterable[str]) -> dict[str, dict[Status, int]]:
         """How many instances of these sagas have not ended, by status.
 
-        Those that have ended are many, and are not looked at.
+        Doesn't read those that have ended, which are many.
         """
         return {
             saga: dict(
@@ -103,7 +103,7 @@ class Sagas:
     ) -> list[SagaView]:
         """The newest instances, of one saga or of all, with one status or any.
 
-        `before` is the place of the last one of the page before.
+        `before` is the place of the previous page's last one.
         """
         given = {"saga": saga, "status": status}
         wanted: dict[str, object] = {
@@ -122,10 +122,10 @@ class Sagas:
         ]
 
     def show(self, number: int) -> list[SagaView]:
-        """The instances with this id, with their timelines: an event may begin several sagas.
+        """The instances with this id, with their timelines: one event may start several sagas.
 
         Raises:
-            NoSuchSaga: no event with this id has begun one, or it was forgotten.
+            NoSuchSaga: no event with this id has started one, or it was deleted by retention.
         """
         rows = self._database.execute(
             f"SELECT {COLUMNS} FROM saga_instances WHERE id = ? ORDER BY saga",  # noqa: S608
