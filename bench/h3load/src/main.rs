@@ -1,11 +1,12 @@
-//! Load over HTTP/3, as h2load is for HTTP/2, which distributions build without QUIC: so many
-//! connections, so many requests at a time on each, a closed loop, one line of JSON at the end.
+//! A load generator for HTTP/3, like h2load for HTTP/2 (distributions build h2load without QUIC): a fixed
+//! number of connections and of concurrent requests on each, in a closed loop. Prints one line of JSON at the
+//! end.
 //!
-//! An answer counts if it has status 200, as many bytes as were expected, and came in time; anything
-//! else is an error, and the first of them is told. Everything runs on one thread, since the
-//! benches give the load one core. quinn and h3 speak the protocol, by `h3-quinn`: of the data
-//! plane's own code there is nothing here, so a fault of it can't hide behind the same one. What is
-//! common to both is the library; before each use the bench holds this program against aioquic.
+//! A response counts if it has status 200, the expected number of bytes, and arrived in time; anything else
+//! is an error, and the first one is reported. Everything runs on one thread, since the benches give the load
+//! generator one core. It uses quinn and h3 with `h3-quinn`, and none of the data plane's own code, so that a
+//! bug there can't hide behind the same one here. The libraries are common to both; therefore the bench
+//! checks this program against aioquic before each use.
 
 mod tally;
 
@@ -31,11 +32,11 @@ use tokio::time::timeout;
 
 use tally::Tally;
 
-/// The name that certificates of the benches are made for.
+/// The name in the benches' certificates.
 const NAME: &str = "localhost";
-/// A request that isn't answered by then has failed: no proxy's queue is that long.
+/// The timeout of a request: longer than any proxy's queue.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What may be on its way to this client, on a stream and in all: never what the server waits for.
+/// The flow-control window of a stream and of the connection: large enough never to block the server.
 const WINDOW: u32 = 16 * 1024 * 1024;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -91,7 +92,7 @@ async fn load(arguments: Arc<Arguments>) -> Result<String, Failure> {
     let config = client(&arguments.authority)?;
     let mut connections = JoinSet::new();
     for _ in 0..arguments.connections {
-        // An endpoint each, and so a port each: as many clients as there are connections.
+        // An endpoint, and therefore a port, per connection: each is a client of its own.
         let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?;
         endpoint.set_default_client_config(config.clone());
         connections.spawn_local(connect(Arc::clone(&arguments), endpoint));
@@ -118,19 +119,19 @@ async fn load(arguments: Arc<Arguments>) -> Result<String, Failure> {
     for Connected { endpoint, sender } in ready {
         drop(sender);
         endpoint.close(VarInt::from_u32(h3::error::Code::H3_NO_ERROR.value() as u32), b"");
-        // The server is told that its clients are gone, and keeps nothing for the next run.
+        // Wait until the server knows that its clients are gone, so that it keeps no state for the next run.
         endpoint.wait_idle().await;
     }
     Ok(report)
 }
 
-/// The part of `all` requests that falls to one of `streams` tasks.
+/// The share of `all` requests of one of `streams` tasks.
 fn share(all: u64, streams: u32, stream: u32) -> u64 {
     let (all_have, rest) = (all / u64::from(streams), all % u64::from(streams));
     all_have + u64::from(u64::from(stream) < rest)
 }
 
-/// How QUIC is spoken by this client.
+/// The QUIC client configuration.
 fn client(authority: &PathBuf) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore::empty();
     let read = fs::read(authority).map_err(|error| format!("{}: {error}", authority.display()))?;
@@ -157,12 +158,12 @@ async fn connect(arguments: Arc<Arguments>, endpoint: Endpoint) -> Result<Connec
     let connecting = endpoint.connect(arguments.address, NAME)?;
     let connection = timeout(PATIENCE, connecting).await.map_err(|_| "no handshake in time")??;
     let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(connection)).await?;
-    // It ends with its connection; what went wrong there, each request under way says itself.
+    // The driver ends with its connection; errors there are reported by each request.
     tokio::task::spawn_local(async move { driver.wait_idle().await });
     Ok(Connected { endpoint, sender })
 }
 
-/// One request after the other.
+/// Send requests one after the other.
 async fn ask_until(
     arguments: Arc<Arguments>,
     mut sender: SendRequest<OpenStreams, Bytes>,
@@ -189,10 +190,10 @@ async fn ask_until(
     Ok(tally)
 }
 
-/// One request.
+/// Send one request.
 ///
 /// # Errors
-/// The answer isn't the expected one.
+/// The response isn't the expected one.
 async fn ask(
     sender: &mut SendRequest<OpenStreams, Bytes>,
     request: Request<()>,

@@ -1,4 +1,4 @@
-//! What became of the requests.
+//! Outcomes of requests.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use crate::Failure;
 
-/// Errors after which a task gives up: a server that is gone would be asked in a busy loop.
+/// Errors after which a task gives up; otherwise it would retry an unavailable server in a busy loop.
 const HOPELESS: u64 = 10;
-/// Durations are kept to three digits, in microseconds.
+/// Significant digits of recorded durations, which are in microseconds.
 const DIGITS: u8 = 3;
 
-/// Counts and durations of one task, or of several.
+/// Counts and durations of one or several tasks.
 pub struct Tally {
     durations: Histogram<u64>,
     errors: u64,
@@ -58,7 +58,7 @@ impl Tally {
         Ok(())
     }
 
-    /// One line of JSON.
+    /// The report as one line of JSON.
     pub fn report(&self, took: Duration) -> Result<String, Failure> {
         Ok(serde_json::to_string(&Report {
             requests: self.durations.len(),

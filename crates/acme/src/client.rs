@@ -1,4 +1,4 @@
-//! The client: blocking operations, each within its timeout.
+//! The client: blocking operations, each with a timeout.
 
 use std::time::Duration;
 
@@ -13,17 +13,18 @@ use tokio::runtime::{Builder, Runtime};
 use crate::Error;
 use crate::transport::Transport;
 
-/// Between two looks at an order, at first; each wait is a half longer than the last, unless the directory
-/// says how long to wait.
+/// The initial interval of polling an order. It grows by half each time, unless the directory sends
+/// `Retry-After`.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 
-/// What binds an account to one that the directory's owner knows already (RFC 8555, section 7.3.4).
+/// An external account binding (RFC 8555, section 7.3.4).
 pub struct External {
     pub key_id: String,
     pub key: Vec<u8>,
 }
 
-/// When a certificate is to be renewed (RFC 9773), in seconds since 1970, and in how many seconds to ask again.
+/// The suggested renewal window (RFC 9773) in seconds since 1970, and the number of seconds until it should
+/// be queried again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Window {
     pub start: f64,
@@ -38,11 +39,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Make an account at `directory`, which stands for agreement to its terms; what `open` needs, with the
-    /// account's private key in it.
+    /// Create an account at `directory`, which implies agreement to its terms of service. Returns the
+    /// credentials for `open`, including the account's private key.
     ///
-    /// `ca_file` holds the authority that vouches for the directory's own certificate, in PEM, in place of
-    /// those that this machine trusts.
+    /// `ca_file` holds the authority of the directory's own certificate, in PEM; it replaces the system's.
     ///
     /// # Errors
     /// The directory does not answer, or refuses.
@@ -66,10 +66,10 @@ impl Client {
         wait(&runtime()?, timeout, making)
     }
 
-    /// The account that `register` made.
+    /// Open an account created by `register`.
     ///
     /// # Errors
-    /// The directory does not answer, or `credentials` aren't what `register` gave.
+    /// The directory does not answer, or `credentials` are invalid.
     pub fn open(credentials: &str, ca_file: Option<&str>, timeout: Duration) -> Result<Self, Error> {
         let credentials = serde_json::from_str(credentials)
             .map_err(|error| Error::refused(format!("the stored account can't be read: {error}")))?;
@@ -78,8 +78,8 @@ impl Client {
         Ok(Self { account: wait(&runtime, timeout, opening)?, runtime })
     }
 
-    /// Order a certificate for `name`; the order's URL. `replaces` is the certificate (PEM) that it is to
-    /// follow on: directories with ARI count a renewal less (RFC 9773, section 5).
+    /// Order a certificate for `name`; returns the order's URL. `replaces` is the certificate (PEM) to be
+    /// replaced: directories with ARI relax rate limits for renewals (RFC 9773, section 5).
     ///
     /// # Errors
     /// The directory does not answer, or refuses.
@@ -110,11 +110,11 @@ impl Client {
         wait(&self.runtime, timeout, ordering)
     }
 
-    /// What is to be shown for the order's name by TLS-ALPN-01 (RFC 8737): the digest of the key authorization.
-    /// Nothing if the directory needs no proof any more.
+    /// The digest of the key authorization, to be presented for the order's name in TLS-ALPN-01 (RFC 8737).
+    /// `None` if the directory needs no further validation.
     ///
     /// # Errors
-    /// The directory does not answer, or refuses, or takes no proof of this kind.
+    /// The directory does not answer, refuses, or does not offer this challenge.
     pub fn challenge(&self, order: &str, timeout: Duration) -> Result<Option<Vec<u8>>, Error> {
         let asking = async {
             let mut order = self.account.order(order.to_owned()).await?;
@@ -135,10 +135,10 @@ impl Client {
         wait(&self.runtime, timeout, asking)
     }
 
-    /// Have the directory look at what is shown, and wait until it has seen it.
+    /// Have the directory validate the challenge, and wait for the outcome.
     ///
     /// # Errors
-    /// The directory does not answer, or has not seen what it looked for: its words, of the name.
+    /// The directory does not answer, or the validation failed: its explanation.
     pub fn prove(&self, order: &str, timeout: Duration) -> Result<(), Error> {
         let proving = async {
             let mut current = self.account.order(order.to_owned()).await?;
@@ -159,7 +159,7 @@ impl Client {
         wait(&self.runtime, timeout, proving)
     }
 
-    /// Tell the directory that it may look.
+    /// Tell the directory that the challenge is ready.
     async fn look(&self, order: &mut Order) -> Result<(), Error> {
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
@@ -175,8 +175,8 @@ impl Client {
         Ok(())
     }
 
-    /// The certificate and those that vouch for it, in PEM, for the request `csr` (PKCS #10, DER). An order
-    /// that was finalized before gives the certificate that was made then.
+    /// The certificate chain in PEM for the request `csr` (PKCS #10, DER). For an order that is already
+    /// finalized, the certificate issued then.
     ///
     /// # Errors
     /// The directory does not answer, or refuses.
@@ -194,7 +194,7 @@ impl Client {
         wait(&self.runtime, timeout, finishing)
     }
 
-    /// When the directory wants `certificate` (PEM) renewed; nothing if it has no say in that.
+    /// When the directory suggests to renew `certificate` (PEM); `None` if it does not support ARI.
     ///
     /// # Errors
     /// The directory does not answer, or refuses.
@@ -216,7 +216,7 @@ impl Client {
     }
 }
 
-/// What the directory did not like about the proof, or else about the order.
+/// The directory's error about the challenge, or else about the order.
 async fn why_invalid(order: &mut Order) -> Result<Error, Error> {
     let said = order.state().error.clone();
     let mut authorizations = order.authorizations();
@@ -229,9 +229,9 @@ async fn why_invalid(order: &mut Order) -> Result<Error, Error> {
     Ok(said.map_or_else(|| Error::refused("the order has become invalid"), |said| Protocol::Api(said).into()))
 }
 
-/// Whether an order may be taken that follows on nothing: the directory has no ARI, or what was wrong may be
-/// the certificate to follow on. It may be another account's, of an authority that is gone, or followed on
-/// already by an order that was lost. A directory has no kind of problem for most of that.
+/// Whether to retry an order without `replaces`: the directory has no ARI, or may have rejected the
+/// certificate to be replaced. That may belong to another account or a discontinued authority, or may have
+/// been replaced by an order that was lost. For most of these cases there is no specific error type.
 fn is_about_replacing(error: &Protocol) -> bool {
     const KINDS: [&str; 3] = [":malformed", ":unauthorized", ":alreadyReplaced"];
     match error {

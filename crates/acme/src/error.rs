@@ -2,19 +2,20 @@
 
 use instant_acme::{Error as Protocol, Problem};
 
-/// Characters of what a directory says: it is told in logs and in the gateway's state.
+/// The maximum number of characters of a directory's message, which appears in logs and in the gateway's
+/// state.
 const DETAIL_LIMIT: usize = 1_000;
 const NAMESPACE: &str = "urn:ietf:params:acme:error:";
-/// What a directory says of itself, not of what it was asked for (RFC 8555, section 6.7).
+/// The error type for failures of the directory itself (RFC 8555, section 6.7).
 const OWN_FAULT: &str = "serverInternal";
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No answer in time, or none of ACME: what was asked may or may not have happened.
+    /// No response in time, or not an ACME response: the operation may or may not have happened.
     #[error("{0}")]
     Unavailable(String),
-    /// The directory said no: the kind of its problem document, without the namespace (empty where there was
-    /// no document), and its detail.
+    /// The directory refused: the type of the problem document without its namespace (empty if there was no
+    /// document), and its detail.
     #[error("{detail}")]
     Refused { kind: String, detail: String },
 }
@@ -49,7 +50,7 @@ impl From<Protocol> for Error {
     }
 }
 
-/// The innermost reason, for "client error (Connect)" says nothing.
+/// The innermost cause; the outer one is as unspecific as "client error (Connect)".
 fn innermost(error: &Protocol) -> String {
     let mut inner: &dyn std::error::Error = match error {
         Protocol::Other(boxed) => boxed.as_ref(),

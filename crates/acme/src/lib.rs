@@ -1,10 +1,9 @@
-//! The verbs of ACME (RFC 8555) that keeping certificates needs: a blocking client with a runtime of its
-//! own, over `instant-acme`.
+//! The ACME operations (RFC 8555) for obtaining and renewing certificates: a blocking client with a runtime
+//! of its own, on `instant-acme`.
 //!
-//! An order is known by its URL from one verb to the next, and each verb asks the directory anew how far it
-//! has come. So nothing about an order is kept in memory: who was killed in the middle goes on with the URL
-//! that was written down, by the same verbs. Not here: when to order, what to store and who serves the proof
-//! (Python's `counterfoil.gateway.acme`).
+//! An order is identified by its URL between calls, and each call queries its current state. Nothing about an
+//! order is kept in memory: a process that was killed continues with the stored URL and the same calls. When
+//! to order, what to store and how to answer challenges is decided in Python (`counterfoil.gateway.acme`).
 
 mod client;
 mod error;

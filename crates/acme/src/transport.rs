@@ -1,4 +1,4 @@
-//! HTTPS to a directory, whose answers are read up to a limit: instant-acme's own client reads whatever comes.
+//! HTTPS to a directory, with a limit on the size of responses, which instant-acme's own client lacks.
 
 use std::pin::Pin;
 
@@ -16,18 +16,18 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::Error;
 
-/// In bytes. The largest answer of ACME is a chain of certificates, some of 2 KiB each.
+/// In bytes. The largest ACME response is a certificate chain, with some 2 KiB per certificate.
 const ANSWER_LIMIT: usize = 256 * 1024;
 
-/// A client of directories.
+/// The HTTP client for directories.
 pub struct Transport(Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>);
 
 impl Transport {
-    /// `ca_file` holds who vouches for the directory, in PEM (the first one counts), in place of those that this
-    /// machine trusts.
+    /// `ca_file` holds the directory's authority in PEM (only the first certificate counts); it replaces the
+    /// system's.
     ///
     /// # Errors
-    /// Nobody could vouch for it.
+    /// There is no usable authority.
     pub fn new(ca_file: Option<&str>) -> Result<Self, Error> {
         let secured = match ca_file {
             Some(path) => HttpsConnectorBuilder::new().with_tls_config(trusting(path)?),

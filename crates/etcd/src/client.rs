@@ -1,4 +1,4 @@
-//! The client: blocking operations, each within its timeout.
+//! The client: blocking operations, each with a timeout.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::protocol::{
 };
 use crate::watch::{Follower, Latest};
 
-/// A key with its value, and the revisions that made it and changed it last.
+/// A key with its value, and the revisions of its creation and last change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyValue {
     pub key: String,
@@ -26,14 +26,14 @@ pub struct KeyValue {
     pub lease: i64,
 }
 
-/// A lease, and the whole seconds that etcd gave it: never fewer than were asked for.
+/// A lease with the TTL in seconds that etcd granted, at least the requested one.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
     pub id: i64,
     pub ttl_seconds: i64,
 }
 
-/// May be used by several threads; what it spawns runs on one thread of its own.
+/// The client. It can be shared between threads; its background tasks run on one thread of its own.
 pub struct Client {
     members: Arc<Members>,
     root: Root,
@@ -41,7 +41,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client whose keys all lie below `root`; nothing is sent yet.
+    /// Create a client whose keys all have the prefix `root`. Does not connect yet.
     pub fn new(members: &[String], user: Option<(String, String)>, root: String) -> Result<Self, Error> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -56,15 +56,16 @@ impl Client {
         })
     }
 
-    /// All keys that begin with `prefix`, in order; linearizable.
+    /// All keys with `prefix`, in order. The read is linearizable.
     pub fn range(&self, prefix: &str, timeout: Duration) -> Result<Vec<KeyValue>, Error> {
         let found: RangeResponse = self.call(path::RANGE, self.root.range(prefix), Repeat::Safe, timeout)?;
         found.kvs.into_iter().map(|pair| self.root.strip(pair).map_err(Error::from)).collect()
     }
 
-    /// Set a key in one transaction with the check of what it depends on. `lease` 0: none.
+    /// Set a key, in one transaction with the check of its revision. `lease` 0: none.
     ///
-    /// None: the lease has ended, or the key's `mod_revision` is not `if_revision` (0: it does not exist).
+    /// Returns `None` if the lease has expired, or the key's `mod_revision` is not `if_revision` (0: it does
+    /// not exist).
     pub fn put(
         &self,
         key: &str,
@@ -103,22 +104,22 @@ impl Client {
         written.map(|pair| self.root.strip(pair).map_err(Error::from)).transpose()
     }
 
-    /// A lease of at least `ttl_seconds`.
+    /// Grant a lease of at least `ttl_seconds`.
     pub fn grant(&self, ttl_seconds: i64, timeout: Duration) -> Result<Lease, Error> {
-        // One that nobody was told of ends by itself.
+        // Safe to repeat: if a response is lost, that lease just expires.
         let granted: LeaseResponse =
             self.call(path::LEASE_GRANT, LeaseGrantRequest { ttl: ttl_seconds }, Repeat::Safe, timeout)?;
         Ok(Lease { id: granted.id, ttl_seconds: granted.ttl })
     }
 
-    /// Start a lease's time anew; false if it has ended.
+    /// Renew a lease; false if it has expired.
     pub fn keep_alive(&self, lease: i64, timeout: Duration) -> Result<bool, Error> {
         let kept: LeaseResponse =
             self.call(path::LEASE_KEEP_ALIVE, LeaseRequest { id: lease }, Repeat::Safe, timeout)?;
         Ok(kept.ttl > 0)
     }
 
-    /// End a lease and delete what hangs on it.
+    /// Revoke a lease, which deletes its keys.
     pub fn revoke(&self, lease: i64, timeout: Duration) -> Result<(), Error> {
         let question = LeaseRequest { id: lease };
         let revoking =
@@ -129,7 +130,7 @@ impl Client {
         }
     }
 
-    /// The keys that begin with `prefix`, now and after each change.
+    /// Watch the keys with `prefix`: a snapshot now and after each change.
     pub fn watch(&self, prefix: &str) -> Watch {
         let (latest, receiver) = watch::channel(None);
         let follower = Follower {
@@ -157,7 +158,7 @@ impl Client {
     }
 }
 
-/// The runtime; who drops it does not wait for its thread, which may be resolving a name.
+/// The runtime. Dropping it does not wait for its thread, which may be resolving a name.
 struct Background {
     handle: Handle,
     runtime: Option<Runtime>,
@@ -171,7 +172,7 @@ impl Drop for Background {
     }
 }
 
-/// Follows etcd until it is dropped.
+/// A watch. Dropping it ends the background task.
 pub struct Watch {
     receiver: Mutex<watch::Receiver<Latest>>,
     task: AbortHandle,
@@ -179,7 +180,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The next snapshot; None if there was none within `timeout`.
+    /// The next snapshot; `None` if there was none within the timeout.
     pub fn next(&self, limit: Duration) -> Result<Option<Vec<KeyValue>>, Error> {
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         match self.background.handle.block_on(async { timeout(limit, receiver.changed()).await }) {
@@ -199,7 +200,7 @@ impl Drop for Watch {
     }
 }
 
-/// What lies before every key, and is invisible to callers.
+/// The prefix of all keys, invisible to callers.
 #[derive(Clone)]
 pub(crate) struct Root(String);
 
@@ -208,11 +209,11 @@ impl Root {
         format!("{}{key}", self.0).into_bytes()
     }
 
-    /// The first key, and the first behind the last, that begin with `prefix`.
+    /// The range of keys with `prefix`: the first key, and the first one after it.
     pub(crate) fn prefix(&self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
         let first = self.key(prefix);
         let mut end = first.clone();
-        // UTF-8 has no byte 255.
+        // Can't overflow: UTF-8 has no byte 255.
         if let Some(last) = end.last_mut() {
             *last += 1;
         }

@@ -4,25 +4,25 @@ use tonic::{Code, Status};
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// No answer in time, or none that counts: what was asked may or may not have happened.
+    /// No response in time, or an inconclusive one: the operation may or may not have happened.
     #[error("{0}")]
     Unavailable(String),
-    /// etcd answered, and a retry would get the same answer.
+    /// etcd refused; a retry would get the same response.
     #[error("{message}")]
     Refused { message: String, hint: &'static str },
 }
 
-/// What one attempt at one member came to, inside this crate.
+/// The failure of one attempt at one member, internal to this crate.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The member may not be able to answer; another one might.
+    /// The member may be unable to serve the request; another one might.
     Member {
         message: String,
         sent: bool,
     },
-    /// The token has ended or is of no use any more: nothing was done.
+    /// The token has expired or is invalid; nothing was executed.
     Token,
-    /// The lease has ended.
+    /// The lease has expired.
     NoLease,
     Refused {
         message: String,
@@ -43,17 +43,17 @@ impl Failure {
         Self::Member { message: format!("etcd at {member} did not answer in time"), sent: true }
     }
 
-    /// Whether a new connection, perhaps to another member, may do better.
+    /// Whether a new connection, possibly to another member, may succeed.
     pub(crate) fn blames_the_connection(&self) -> bool {
         matches!(self, Self::Member { .. } | Self::Token)
     }
 
-    /// Whether it is certain that nothing was done.
+    /// Whether the request was certainly not executed.
     pub(crate) fn harmless(&self) -> bool {
         matches!(self, Self::Member { sent: false, .. } | Self::Token)
     }
 
-    /// etcd tells its errors apart by code and text (`rpctypes/error.go`).
+    /// Map a status. etcd distinguishes its errors by code and text (`rpctypes/error.go`).
     pub(crate) fn of(member: &str, status: &Status) -> Self {
         let text = status.message();
         let refused = |hint| Self::Refused { message: format!("etcd at {member} refused: {text}"), hint };
@@ -89,7 +89,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// The innermost reason, for "transport error" says nothing.
+/// The innermost cause; the outer one is as unspecific as "transport error".
 pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
@@ -98,7 +98,7 @@ pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// Whether the request never left, since there was no connection.
+/// Whether the request was never sent, because there was no connection.
 fn unsent(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {

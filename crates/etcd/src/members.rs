@@ -1,9 +1,8 @@
-//! One connection at a time, to a member of the cluster that was seen to work, and the move to the
-//! next member when it stops working.
+//! Maintains one connection at a time, to a healthy member of the cluster, and fails over to the next member.
 //!
-//! Not a balancer: one process asks little. What counts is that a member which is paused, or cut off
-//! from its leader, is left within `MEMBER_TIME`; a balancer would go on asking it, because its TCP
-//! connection stays up.
+//! This is not a load balancer: one process sends few requests. What matters is that a member which is
+//! paused, or partitioned from its leader, is abandoned within `MEMBER_TIME`; a balancer would keep using it,
+//! because its TCP connection stays up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +22,11 @@ use tonic_prost::ProstCodec;
 use crate::error::{Error, Failure, cause};
 use crate::protocol::{AuthenticateRequest, AuthenticateResponse, Empty, StatusResponse, path};
 
-/// How long a member may take to show that it works: an etcd that needs longer for a question about
-/// itself is paused or unreachable, and the next one may save a lease.
+/// The timeout of a member's health check: one that needs longer for its own status is paused or unreachable,
+/// and the next member may save a lease.
 const MEMBER_TIME: Duration = Duration::from_secs(1);
-/// The first version in which a member says that its cluster has no leader, and that Debian has.
+/// The oldest supported version: the first in which a member reports that its cluster has no leader, and the
+/// one in Debian.
 const OLDEST: (u32, u32) = (3, 4);
 
 pub(crate) struct Members {
@@ -37,11 +37,11 @@ pub(crate) struct Members {
 
 struct Current {
     connection: Option<Arc<Connection>>,
-    /// The member that is tried next.
+    /// The member to try next.
     next: usize,
 }
 
-/// Whether a request may be sent again when nobody knows what came of it.
+/// Whether a request may be sent again if the outcome of the first attempt is unknown.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Repeat {
     Safe,
@@ -49,7 +49,7 @@ pub(crate) enum Repeat {
 }
 
 impl Members {
-    /// Nothing is sent yet.
+    /// Does not connect yet.
     pub(crate) fn new(addresses: &[String], user: Option<(String, String)>) -> Result<Self, Error> {
         let endpoints: Result<Vec<Endpoint>, Error> = addresses.iter().map(|it| endpoint(it)).collect();
         Ok(Self {
@@ -59,7 +59,7 @@ impl Members {
         })
     }
 
-    /// Ask a member, and another one if the first can't answer and that does no harm.
+    /// Send a request to a member, and to further ones if that fails and repeating is safe.
     pub(crate) async fn call<Question, Answer>(
         &self,
         path: &'static str,
@@ -72,12 +72,12 @@ impl Members {
         Answer: Message + Default + 'static,
     {
         let mut failed = None;
-        // Each member once, and the first one's connection may have been an old one.
+        // Each member once, plus once for an existing connection that turns out to be dead.
         for _ in 0..=self.endpoints.len() {
             let Ok(connection) = timeout_at(deadline, self.connection()).await else { break };
             let connection = connection?;
             let left = deadline.saturating_duration_since(Instant::now());
-            // A question that may be repeated leaves half of its time to the next member.
+            // A repeatable request leaves half of the remaining time to the next member.
             let share = if repeat == Repeat::Safe && self.endpoints.len() > 1 { left / 2 } else { left };
             let asked = timeout(share, connection.unary(path, question.clone())).await;
             match asked.unwrap_or_else(|_| Err(Failure::silent(&connection.member))) {
@@ -97,7 +97,7 @@ impl Members {
         }))
     }
 
-    /// The connection in use, or a new one to the first member that works.
+    /// The current connection, or a new one to the first healthy member.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.connection
@@ -108,7 +108,8 @@ impl Members {
         let mut messages = Vec::new();
         for _ in &self.endpoints {
             let endpoint = &self.endpoints[current.next % self.endpoints.len()];
-            // Before the attempt: one that its caller has no time to await has failed, too.
+            // Advance before the attempt: a caller whose deadline passes cancels it, and that counts as a
+            // failure, too.
             current.next = current.next.wrapping_add(1);
             let member = endpoint.uri().to_string();
             let attempt = timeout(MEMBER_TIME, Connection::open(endpoint, self.user.clone()));
@@ -127,7 +128,7 @@ impl Members {
 }
 
 pub(crate) struct Connection {
-    /// Its address, for messages.
+    /// The address, for messages.
     member: String,
     channel: Channel,
     token: Option<MetadataValue<Ascii>>,
@@ -151,12 +152,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Have the next caller connect anew.
+    /// Abandon this connection; the next caller connects anew.
     pub(crate) fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this member works: it answers, is new enough, and knows a leader.
+    /// Check that the member is healthy: it answers, its version is supported, and it knows a leader.
     pub(crate) async fn probe(&self) -> Result<(), Failure> {
         let asked = timeout(MEMBER_TIME, self.unary(path::STATUS, Empty {})).await;
         let status: StatusResponse = asked.unwrap_or_else(|_| Err(Failure::silent(&self.member)))?;
@@ -186,7 +187,7 @@ impl Connection {
         }
     }
 
-    /// Ask once and receive for as long as the member sends.
+    /// Send one request and receive a stream of responses.
     pub(crate) async fn stream<Question, Answer>(
         &self,
         path: &'static str,
@@ -199,7 +200,7 @@ impl Connection {
         let mut grpc = self.grpc().await?;
         let codec = ProstCodec::<Question, Answer>::default();
         let questions = self.request(open_end(question));
-        // etcd answers at once that the stream is there; the messages take the time they take.
+        // etcd opens the stream at once; only the messages may take longer.
         match timeout(MEMBER_TIME, grpc.streaming(questions, PathAndQuery::from_static(path), codec)).await {
             Ok(Ok(answers)) => Ok(answers.into_inner()),
             Ok(Err(status)) => Err(self.failure(&status)),
@@ -226,7 +227,7 @@ impl Connection {
     }
 }
 
-/// One message on a stream that stays open: its end would be the end of the watch.
+/// A request stream that stays open after its only message: closing it would end the watch.
 fn open_end<T>(message: T) -> impl Stream<Item = T> {
     tokio_stream::once(message).chain(tokio_stream::pending())
 }

@@ -1,7 +1,7 @@
-//! The part of etcd's protocol that this client speaks: API v3, as of `rpc.proto` and `kv.proto`.
+//! The part of etcd's protocol that this client uses: API v3, as of `rpc.proto` and `kv.proto`.
 //!
-//! Written as structs, because a generator would need `protoc`, which cargo can't bring. Fields that
-//! nobody here reads are left out; what a newer etcd adds is skipped when an answer is decoded.
+//! The structs are written by hand, because a generator would need `protoc`, which cargo can't install.
+//! Unused fields are omitted; fields of newer versions of etcd are skipped when a response is decoded.
 
 use prost::{Message, Oneof};
 
@@ -40,7 +40,7 @@ pub(crate) struct WireKeyValue {
 pub(crate) struct RangeRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub key: Vec<u8>,
-    /// The first key that is not meant; empty: `key` alone.
+    /// The exclusive end of the range; empty: only `key`.
     #[prost(bytes = "vec", tag = "2")]
     pub range_end: Vec<u8>,
 }
@@ -63,7 +63,7 @@ pub(crate) struct PutRequest {
     pub lease: i64,
 }
 
-/// `target` of `key` must equal `revision`; a key that is not there has the revision 0.
+/// A comparison of `target` of `key` with a value; a nonexistent key has the revision 0.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Compare {
     #[prost(int32, tag = "1")]
@@ -72,7 +72,7 @@ pub(crate) struct Compare {
     pub target: i32,
     #[prost(bytes = "vec", tag = "3")]
     pub key: Vec<u8>,
-    /// One of a union: it must go over the wire even if it is 0.
+    /// A member of a oneof, so it must be encoded even if it is 0.
     #[prost(int64, optional, tag = "6")]
     pub mod_revision: Option<i64>,
 }
@@ -130,17 +130,17 @@ pub(crate) struct LeaseGrantRequest {
     pub ttl: i64,
 }
 
-/// The answer to a grant, and to a keep-alive.
+/// The response to a grant or a keep-alive.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct LeaseResponse {
     #[prost(int64, tag = "2")]
     pub id: i64,
-    /// Seconds; 0 in the answer to a keep-alive: the lease has ended.
+    /// In seconds. 0 in the response to a keep-alive: the lease has expired.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
 }
 
-/// Which lease to keep alive, or to revoke.
+/// The lease to keep alive or revoke.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct LeaseRequest {
     #[prost(int64, tag = "1")]
@@ -206,7 +206,7 @@ pub(crate) struct AuthenticateResponse {
 pub(crate) struct StatusResponse {
     #[prost(string, tag = "2")]
     pub version: String,
-    /// The member that leads, as this one believes; 0: it knows none.
+    /// The leader that this member knows; 0 if it knows none.
     #[prost(uint64, tag = "4")]
     pub leader: u64,
 }

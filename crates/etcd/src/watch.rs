@@ -1,10 +1,10 @@
-//! Whole snapshots of a prefix, now and after each change, for as long as anybody listens.
+//! Snapshots of a prefix, now and after each change.
 //!
-//! A watch reads the prefix at a revision and follows etcd from the next one on. However that ends
-//! (the connection broke, the member is paused or has no leader, what comes next was compacted), it
-//! begins again in the same way. So there is one path and no gap: what changed meanwhile is in the
-//! next snapshot, and what a listener was too slow for is in a later one. It costs a read of the prefix
-//! for each reconnect, and needs no history in etcd.
+//! A watch reads the prefix at a revision and follows etcd from the next revision on. However that ends (the
+//! connection broke, the member is paused or has no leader, the next revision was compacted), it starts over
+//! in the same way. So there is only one code path and no gap: missed changes are in the next snapshot, and a
+//! slow listener skips to the latest one. The cost is a read of the prefix per reconnect; no history in etcd
+//! is needed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::error::{Error, Failure};
 use crate::members::{Members, Repeat};
 use crate::protocol::{Event, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse, path};
 
-/// How often the member of an open watch is asked whether it works; TCP alone does not tell.
+/// The interval of health checks while a watch is open; TCP alone doesn't detect a paused member.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const READ_TIME: Duration = Duration::from_secs(2);
-/// Before beginning again.
+/// The pause before starting over.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The last snapshot, or why there will be no more; None until the first one.
+/// The last snapshot, or the error that ended the watch; `None` before the first one.
 pub(crate) type Latest = Option<Result<Vec<KeyValue>, Error>>;
 
 pub(crate) struct Follower {
@@ -37,7 +37,7 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) async fn follow(self) {
         loop {
-            // Without an error it ended because the history was compacted or etcd closed the stream.
+            // It ends without an error if the history was compacted or etcd closed the stream.
             if let Err(Failure::Refused { message, hint }) = self.once().await {
                 self.latest.send_replace(Some(Err(Error::Refused { message, hint })));
                 return;

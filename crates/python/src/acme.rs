@@ -1,5 +1,5 @@
-//! Bindings of `counterfoil-acme`. Errors come as the built-in exceptions that
-//! `counterfoil.gateway.acme.authority` tells apart.
+//! Bindings of `counterfoil-acme`. Errors are raised as the built-in exceptions that
+//! `counterfoil.gateway.acme.authority` distinguishes.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Acme {
         py.detach(|| self.0.certificate(order, csr, seconds(timeout))).map_err(raised)
     }
 
-    /// The start and the end of the window, and in how many seconds to ask again.
+    /// The start and end of the window, and the number of seconds until the next query.
     fn renewal(&self, py: Python<'_>, certificate: &str, timeout: f64) -> PyResult<Option<(f64, f64, f64)>> {
         let found = py.detach(|| self.0.renewal(certificate, seconds(timeout))).map_err(raised)?;
         Ok(found.map(|window| (window.start, window.end, window.ask_again_seconds)))

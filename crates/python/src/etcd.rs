@@ -1,5 +1,5 @@
-//! Bindings of `counterfoil-etcd`. Keys travel as tuples; errors as the built-in exceptions that
-//! `counterfoil.coordination.etcd` tells apart.
+//! Bindings of `counterfoil-etcd`. Keys are passed as tuples, and errors are raised as the built-in
+//! exceptions that `counterfoil.coordination.etcd` distinguishes.
 
 use std::time::Duration;
 

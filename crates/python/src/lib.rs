@@ -1,5 +1,5 @@
-//! Python bindings of the native core. Bindings only: no logic lives here, and the interpreter's
-//! lock is released around every call that works or waits.
+//! Python bindings of the native core, without logic of their own. The GIL is released around every call that
+//! computes or blocks.
 
 mod acme;
 mod etcd;
@@ -11,11 +11,12 @@ use counterfoil_gateway::{Error, Gateway};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-/// A request makes some twenty small allocations; mimalloc serves them for less than the system's.
+/// A request makes some twenty small allocations, which are cheaper with mimalloc than with the system's
+/// allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The data plane: serves on threads of its own that never touch the interpreter.
+/// The data plane. It serves on threads of its own that never touch the interpreter.
 #[pyclass(frozen)]
 struct DataPlane(Gateway);
 
