@@ -1,4 +1,4 @@
-"""Opens and checks the engines that an application's configuration names."""
+"""Opens and checks the engines of an application's configuration."""
 
 import importlib.util
 import os
@@ -35,7 +35,7 @@ from counterfoil.supervisor.plan import Addresses, last_addresses
 
 
 class EngineRefused(CounterfoilError):
-    """A real engine can't be used as it is; everything that had started was stopped again."""
+    """An external engine can't be used as it is; everything started was stopped again."""
 
 
 _PASSWORDS = {
@@ -50,14 +50,14 @@ _EXTRAS: Final = (
     ("reports", "spark", "spark", ("pyspark",)),
     ("schemas", "registry", "registry", ("confluent_kafka",)),
 )
-"""Part, its engine, the extra that brings that engine's clients, and their modules."""
+"""Part, engine, the extra that installs the engine's clients, and the clients' modules."""
 
 
 def check_clients(configuration: Configuration) -> None:
-    """Refuse engines whose clients are missing, before any server is fetched or started.
+    """Refuse engines whose clients are missing, before any server is downloaded or started.
 
     Raises:
-        EngineRefused: names the package, and the extra that brings it.
+        EngineRefused: names the package, and the extra that installs it.
     """
     for part, engine, extra, modules in _EXTRAS:
         if getattr(configuration.engines, part) != engine:
@@ -71,9 +71,9 @@ def check_clients(configuration: Configuration) -> None:
 
 
 def secret(engine: str, configuration: Configuration, state: StateFolder) -> str | None:
-    """What opens an engine: this application's own secret if it was started here.
+    """An engine's password: the application's own secret if the engine was started here.
 
-    None leaves it to the client: libpq knows more places for a password than the environment.
+    None leaves it to the client: libpq reads passwords from other places, too.
     """
     if not getattr(configuration.addresses, engine):
         return state.credential()
@@ -81,7 +81,7 @@ def secret(engine: str, configuration: Configuration, state: StateFolder) -> str
 
 
 def kafka_access(configuration: Configuration, addresses: Addresses) -> KafkaAccess:
-    """How Kafka lets this application in; a broker that was started here lets in whoever comes."""
+    """How to connect to Kafka; a broker started here needs no credentials."""
     servers, settings = addresses.engines["kafka"], configuration.kafka
     if not configuration.addresses.kafka:
         return KafkaAccess(servers)
@@ -99,7 +99,7 @@ def kafka_access(configuration: Configuration, addresses: Addresses) -> KafkaAcc
 
 
 def written_engines(state: StateFolder) -> EnginesConfig | None:
-    """The engines that hold the data of an application, or None if it never ran."""
+    """The engines that hold an application's data, or None if it never ran."""
     try:
         return msgspec.json.decode(state.engines.read_bytes(), type=EnginesConfig)
     except FileNotFoundError:
@@ -110,8 +110,8 @@ def last_configuration(folder: Path, state: StateFolder) -> Configuration:
     """The configuration of the application in `folder`, with the engines of its last run.
 
     Raises:
-        CounterfoilError: it never ran in `state`, or what it keeps is elsewhere by now (see
-            `hold_to`): whoever looked there, or acted, would do so where nothing runs.
+        CounterfoilError: it never ran in `state`, or its data has moved to other engines (see
+            `hold_to`), where nothing of this configuration runs.
     """
     last = last_addresses(state)
     configuration = load(folder, engines=last.chosen, own_servers=last.own_servers)
@@ -120,7 +120,7 @@ def last_configuration(folder: Path, state: StateFolder) -> Configuration:
 
 
 def hold_to(state: StateFolder, engines: EnginesConfig) -> None:
-    """Refuse engines that don't hold the data of the last run: what is there looks like nothing.
+    """Refuse engines that don't hold the data of the last run: they would seem empty.
 
     Raises:
         EngineRefused: names the part, and where its data is.
@@ -144,7 +144,7 @@ def hold_to(state: StateFolder, engines: EnginesConfig) -> None:
 
 
 def _differing(written: EnginesConfig, engines: EnginesConfig) -> str:
-    """All that a move has to carry over, so that one is enough."""
+    """All parts that one move has to carry over."""
     return ",".join(
         f"{part}={getattr(engines, part)}"
         for part in ("events", "coordination")
@@ -153,14 +153,14 @@ def _differing(written: EnginesConfig, engines: EnginesConfig) -> str:
 
 
 def write_engines(state: StateFolder, engines: EnginesConfig) -> None:
-    """Note which engines hold the data from now on."""
+    """Record which engines hold the data from now on."""
     write_json(state.engines, msgspec.to_builtins(engines))
 
 
 def open_coordination(
     name: str, configuration: Configuration, state: StateFolder, addresses: Addresses
 ) -> Client:
-    """A client of coordination for the application `name`; nothing is connected yet."""
+    """A client of coordination for the application `name`; not yet connected."""
     if configuration.engines.coordination == "etcd":
         password = os.environ.get(_PASSWORDS["etcd"], "")
         return EtcdClient(addresses.engines["etcd"], name, password=password)
@@ -174,9 +174,9 @@ def open_events(
     addresses: Addresses,
     topics: Iterable[AnyTopic] | None = None,
 ) -> Events:
-    """The events of the application `name`; nothing is connected yet.
+    """The events of the application `name`; not yet connected.
 
-    Pipelines that run need the declared `topics`, to which alone they may send.
+    Running pipelines need the declared `topics`: they may send to no others.
     """
     registry = None
     if configuration.engines.schemas == "registry":
@@ -204,7 +204,7 @@ def open_events(
 def open_reports(
     process: str, configuration: Configuration, state: StateFolder, addresses: Addresses
 ) -> Engine:
-    """The engine of reports for one process; a Spark driver is started.
+    """The engine of reports for one process; with Spark, a driver is started.
 
     Raises:
         ReportsError: Spark is missing, or does not start.
@@ -223,7 +223,7 @@ def open_reports(
 def check_engines(
     configuration: Configuration, state: StateFolder, addresses: Addresses, now: float
 ) -> list[Finding]:
-    """What would break or weaken a promise; `now` is in seconds since 1970."""
+    """What would break or weaken a guarantee; `now` is in seconds since 1970."""
     findings = [
         finding
         for engine, address in addresses.engines.items()
@@ -234,7 +234,7 @@ def check_engines(
         findings += check_kafka(kafka_access(configuration, addresses))
     if configuration.events.outbox == "log" and (address := addresses.engines.get("postgres")):
         password = secret("postgres", configuration, state)
-        sources = len(configuration.services) + 1  # and what the pipelines send
+        sources = len(configuration.services) + 1  # one more for the pipelines' events
         findings += check_decoding(address, password, sources)
     return findings
 
@@ -242,12 +242,12 @@ def check_engines(
 def check_data(
     application: Application, configuration: Configuration, state: StateFolder, addresses: Addresses
 ) -> None:
-    """See that topics and tables are as the application needs them; topics are made if need be.
+    """Check that topics and tables match the application; missing topics are created.
 
     Raises:
-        EventsError: a topic has another number of partitions, its schema breaks with the last one
-            or is kept elsewhere, Kafka's user lacks a right, or a broker or the registry did not
-            answer.
+        EventsError: a topic has another number of partitions, its schema is incompatible with the
+            last version or kept elsewhere, Kafka's user lacks a right, or a broker or the registry
+            did not answer.
         ReportsError: a table has a feature that one engine would read or write wrongly.
     """
     if configuration.engines.schemas == "registry":
@@ -264,7 +264,7 @@ def check_data(
 def _check_schemas(
     application: Application, configuration: Configuration, state: StateFolder, addresses: Addresses
 ) -> None:
-    """See that no event names a schema by an id that the registry has for another."""
+    """Refuse schema ids of the embedded registry, which mean other schemas in the external one."""
     engines = msgspec.structs.replace(configuration.engines, schemas="embedded")
     before = msgspec.structs.replace(configuration, engines=engines)
     own = open_events(application.name, before, state, addresses).registry

@@ -14,23 +14,23 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.supervisor import guard
 
 LOCK_SECONDS: Final = guard.GRACE_SECONDS + guard.KILLED_SECONDS + 24.0
-"""How long what a killed supervisor left behind may take to end, on a busy machine too; its guard
-holds the lock."""
+"""How long a killed supervisor's processes may take to end, on a busy machine too; the guard holds
+the lock until then."""
 
 
 class AlreadyRunning(CounterfoilError):
-    """Another supervisor holds the state folder."""
+    """The state folder is locked by another supervisor."""
 
 
 class StateUnusable(CounterfoilError):
-    """The state folder can't be made, or takes no files; nothing was started."""
+    """The state folder can't be created or written to; nothing was started."""
 
 
 def opened(state: StateFolder) -> IO[str]:
-    """The file of the state folder that is locked; the folder is made if need be.
+    """The lock file of the state folder, which is created if needed.
 
     Raises:
-        StateUnusable: there can be no folder in that place, or nothing can be written there.
+        StateUnusable: the folder can't be created, or is not writable.
     """
     try:
         (state.root / "logs").mkdir(parents=True, exist_ok=True)
@@ -43,10 +43,10 @@ def opened(state: StateFolder) -> IO[str]:
 
 
 async def take(lock: IO[str], state: StateFolder) -> None:
-    """Take the state folder's lock; wait for what a supervisor left behind that was killed.
+    """Take the state folder's lock; waits for the processes of a killed supervisor.
 
     Raises:
-        AlreadyRunning: another supervisor runs there, or what it left behind does not end.
+        AlreadyRunning: another supervisor runs there, or those processes don't end.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -64,10 +64,10 @@ async def take(lock: IO[str], state: StateFolder) -> None:
 
 
 def _is_left_behind(state: StateFolder) -> bool:
-    """Whether the supervisor that last ran here is gone."""
+    """Whether the last supervisor that ran here has ended."""
     try:
         pid = msgspec.json.decode(state.run.read_bytes())["pid"]
     except FileNotFoundError:
         return False  # one that has only just begun
-    # One that has ended may be there until somebody takes note.
+    # An ended process stays a zombie until its parent waits for it.
     return state_of(Path(f"/proc/{pid}/stat")) in "ZX"

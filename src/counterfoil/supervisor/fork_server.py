@@ -1,18 +1,17 @@
-"""The fork server: imports the processes' modules once, then forks them.
+"""The fork server: imports the processes' modules once, then forks processes.
 
-`python -m counterfoil.supervisor.fork_server DESCRIPTOR MODULE …`, the far end of `forking.py`.
+`python -m counterfoil.supervisor.fork_server DESCRIPTOR MODULE …`; `forking.py` is its client.
 
-To import all that a process of a run needs takes half a second of a core, and a run has a dozen of
-them: that is most of what a start costs, and of the time in which a process that died is missing.
-So it is done once, here, by a process that does nothing else. What comes of a fork goes on as if
-Python had been started for it: its own session, its own output, `runpy` for its module. The
-application is loaded after the fork, so that a restart runs what is on disk then. The pages of what
-was imported are shared.
+Importing what a process of a run needs takes half a second of a core, and a run has a dozen
+processes: that is most of the cost of a start, and of the time until a dead process is replaced. So
+one process imports it once and does nothing else. A forked process then continues as if Python had
+been started for it: with its own session, its own output, and `runpy` for its module. It loads the
+application after the fork, so a restart runs what is on disk then. The imported modules' pages are
+shared.
 
-A fork copies the one thread that asks for it, and whatever another one had locked stays locked for
-ever; so nothing may be imported here that starts one, which a test sees to. The server of
-the same kind that multiprocessing has gives every process one environment, and the guard knows the
-processes of a run by theirs.
+A fork copies only the calling thread, and a lock held by another thread would stay locked forever.
+So no preloaded module may start a thread, which a test checks. The fork server of multiprocessing
+gives all processes one environment, but the guard identifies a run's processes by theirs.
 """
 
 import gc
@@ -32,15 +31,15 @@ import msgspec
 from counterfoil.supervisor.forking import MESSAGE_LIMIT, Ended, Request, Started
 
 NAME_LIMIT: Final = 15
-"""What the kernel keeps of a process's name, in bytes."""
+"""The kernel's limit for a process's name, in bytes."""
 
 
 def serve(connection: socket.socket, modules: Sequence[str]) -> None:
-    """Start what `connection` asks for, and tell it of ends, until it is closed."""
+    """Serve the requests of `connection` and report ended processes, until it is closed."""
     for module in modules:
         importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # a collection would write to every page, and so copy it
+    gc.freeze()  # collections would write to every page, and so unshare it
     ended = _told_of_ends()
     while True:
         ready, _, _ = select.select([connection, ended], [], [])
@@ -57,7 +56,7 @@ def serve(connection: socket.socket, modules: Sequence[str]) -> None:
             if pid == 0:
                 connection.close()
                 _become(request, descriptors)
-            # It can't be somebody else by now: who ended is kept until `_ends` asks.
+            # The pid can't have been reused: an ended child stays a zombie until `_ends`.
             process = os.pidfd_open(pid)
             socket.send_fds(connection, [msgspec.json.encode(Started(pid))], [process])
             for descriptor in (process, *descriptors):
@@ -65,7 +64,7 @@ def serve(connection: socket.socket, modules: Sequence[str]) -> None:
 
 
 def _told_of_ends() -> int:
-    """A descriptor that can be read when a process has ended."""
+    """A descriptor that is readable once a child has ended."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -86,7 +85,7 @@ def _ends() -> list[Ended]:
 
 
 def _become(request: Request, descriptors: list[int]) -> None:
-    """Be the process that was asked for, to its end."""
+    """Run the requested process to its end."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # Ctrl-C reaches the supervisor alone

@@ -1,7 +1,7 @@
 """Client of the fork server (`fork_server.py`), for the supervisor's event loop.
 
-The server can end, or be killed, as anybody can. Its processes go on, and are watched by their
-descriptors; the next one that is needed starts another server.
+If the server ends or is killed, its processes go on and are watched through their pidfds; the next
+request starts another server.
 """
 
 import asyncio
@@ -19,30 +19,30 @@ from typing import Final, TypeAlias
 import msgspec
 
 AGAIN_SECONDS: Final = 1.0
-"""Between two tries to have a server."""
+"""Between two attempts to start a server."""
 STOP_SECONDS: Final = 2.0
 MESSAGE_LIMIT: Final = 65_536
-"""Of a request or a report, in bytes: they name a module, folders and numbers."""
+"""In bytes, of a request or a report: they contain a module, paths and numbers."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A process to start; with it come descriptors: of its output, then those of `variables`."""
+    """A process to start, sent with descriptors: its output, then those for `variables`."""
 
     name: str
     module: str
     arguments: list[str]
     variables: list[str]
-    """Of the environment, each told the number of one of the descriptors."""
+    """Environment variables, each set to the number of one of the descriptors."""
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a request; with it comes a descriptor of the process."""
+    """The answer to a request, sent with the process's pidfd."""
 
     pid: int
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """A process that ended, by a signal if `code` is negative."""
+    """An ended process; `code` is negative if a signal ended it."""
 
     pid: int
     code: int
@@ -57,15 +57,15 @@ class Forked:
 
     pid: int
     descriptor: int
-    """A process's number may be another's once it has ended; its descriptor stays its own."""
+    """The pidfd: unlike the pid, it can't be reused once the process has ended."""
     returncode: int | None = None
-    """As of a process that asyncio started; `UNKNOWN` if the server ended before it told."""
+    """As for asyncio's processes; `UNKNOWN` if the server ended first."""
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     UNKNOWN = 255
 
     async def wait(self) -> int:
-        """Wait for its end; returns its code, negative if a signal ended it."""
+        """Wait until it ends; returns its code, negative if a signal ended it."""
         await self._ended.wait()
         assert self.returncode is not None
         return self.returncode
@@ -77,11 +77,11 @@ class Forked:
                 signal.pidfd_send_signal(self.descriptor, number)
 
     def kill(self) -> None:
-        """End it by force."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def ended(self, code: int) -> None:
-        """Take note of its end."""
+        """Record its end."""
         if self.returncode is None:
             self.returncode = code
             os.close(self.descriptor)
@@ -89,7 +89,7 @@ class Forked:
 
 
 class ForkServer:
-    """Starts processes of an environment; what it and its servers write goes to `output`."""
+    """Starts processes with one environment; the server's own output goes to `output`."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str], output: Path):
         self._modules = modules
@@ -109,7 +109,7 @@ class ForkServer:
     ) -> Forked:
         """Run `module` as `python -m` does.
 
-        `descriptors` are passed on, and their numbers told in the environment's variables.
+        `descriptors` are inherited; the environment variables of the same names have their numbers.
         """
         request = Request(name, module, list(arguments), list(descriptors))
         while True:
@@ -141,7 +141,7 @@ class ForkServer:
         return _Connection(self._loop, ours, process)
 
     async def close(self) -> None:
-        """End the server; its processes have to be ended by who asked for them."""
+        """End the server; its processes have to be ended separately."""
         if self._connection is not None:
             await self._connection.close()
 
@@ -185,7 +185,7 @@ class _Connection:
                 self._living.pop(pid).ended(code)
 
     def _lose(self) -> None:
-        """Go on without the server: its processes' descriptors tell when they end."""
+        """Continue without the server: processes' ends are seen through their pidfds."""
         self.lost = True
         self._loop.remove_reader(self._server)
         self._server.close()

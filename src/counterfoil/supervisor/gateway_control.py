@@ -1,7 +1,7 @@
-"""Operates the running gateway, through its operators' port and by signals.
+"""Operates the running gateway, through its admin port and by signals.
 
-Both the command line and the console act through this, so that what one of them refuses the other
-refuses in the same words. The credential goes from here to the gateway's port, and nowhere else.
+The command line and the console both use it, so their errors are the same. The credential is sent
+to the gateway's admin port only.
 """
 
 import http.client
@@ -17,31 +17,31 @@ from counterfoil.application import StateFolder
 from counterfoil.errors import CounterfoilError
 
 ANSWER_SECONDS: Final = 2.0
-"""The port answers from memory; one that takes longer is as good as away."""
+"""The port answers from memory; a slower answer counts as none."""
 RELOAD_SECONDS: Final = 15.0
-"""An issuer that is new is asked for its keys first, which may take five."""
+"""A new issuer is first asked for its keys, which may take five seconds."""
 LOOK_SECONDS: Final = 0.05
 BreakerMode = Literal["open", "closed", "auto"]
 
 
 class GatewayUnreachable(CounterfoilError):
-    """The gateway doesn't answer operators: it isn't up, or it is just being started."""
+    """The gateway doesn't answer: it isn't running, or is just starting."""
 
 
 class GatewayRefused(CounterfoilError):
-    """The gateway answered, and did nothing of what it was asked for."""
+    """The gateway refused a request, without any effect."""
 
 
 class GatewayControl:
-    """The switches of one gateway, which `counterfoil up` runs in the state folder `state`."""
+    """The controls of the gateway that `counterfoil up` runs in the state folder `state`."""
 
     def __init__(self, admin: str, state: StateFolder) -> None:
-        """`admin` is the `host:port` of the gateway's port for operators."""
+        """`admin` is the `host:port` of the gateway's admin port."""
         self._admin = admin
         self._state = state
 
     def state(self) -> dict[str, Any]:
-        """Limits, breakers and counts.
+        """The state of limits and breakers, and counters.
 
         Raises:
             GatewayUnreachable: it doesn't answer.
@@ -49,7 +49,7 @@ class GatewayControl:
         return self._ask("GET", "/state")
 
     def configuration(self) -> dict[str, Any]:
-        """The configuration that is in force, without its secrets.
+        """The configuration in force, without its secrets.
 
         Raises:
             GatewayUnreachable: it doesn't answer.
@@ -57,7 +57,7 @@ class GatewayControl:
         return self._ask("GET", "/config")
 
     def drain(self) -> None:
-        """Let nobody new in; what is under way ends. Only `restart` lets clients in again.
+        """Refuse new clients; requests under way finish. Only `restart` undoes it.
 
         Raises:
             GatewayUnreachable: it doesn't answer.
@@ -65,7 +65,7 @@ class GatewayControl:
         self._ask("POST", "/drain", {})
 
     def hold_breaker(self, service: str, instance: str, mode: BreakerMode) -> None:
-        """Hold the breaker of an instance open or closed, or let go of it (`auto`).
+        """Force an instance's breaker open or closed, or release it (`auto`).
 
         Raises:
             GatewayRefused: there is no such service or instance.
@@ -74,9 +74,9 @@ class GatewayControl:
         self._ask("POST", "/breakers", {"service": service, "instance": instance, "mode": mode})
 
     def weigh(self, path: str, weights: Mapping[str, int] | None) -> list[dict[str, Any]]:
-        """Change weights of the splits of the routes with `path`, until a reload changes the split
-        or the gateway ends; None goes back to those of the configuration. All splits, as they are
-        then.
+        """Override the split weights of the routes with `path`, until a reload changes the split or
+        the gateway ends; None restores those of the configuration. Returns all splits with their
+        new weights.
 
         Raises:
             GatewayRefused: there is no such split, or no service would have a weight above 0.
@@ -92,10 +92,10 @@ class GatewayControl:
         everything: bool = False,
         soft: bool = False,
     ) -> None:
-        """Take back stored answers: by path and query, by tag, or all; `soft` makes them stale.
+        """Purge stored answers: by path and query, by tag, or all; `soft` marks them as stale.
 
         Raises:
-            GatewayRefused: nothing is named, a URL is none, or no route has a cache.
+            GatewayRefused: nothing is named, a URL is invalid, or no route has a cache.
             GatewayUnreachable: it doesn't answer.
         """
         self._ask(
@@ -105,10 +105,10 @@ class GatewayControl:
         )
 
     def reload(self, seconds: float = RELOAD_SECONDS) -> int:
-        """Have the file put into force without losing a request; the version, once it is.
+        """Reload the file without losing a request; returns the version in force.
 
         Raises:
-            GatewayRefused: it can't be used; what was in force still is.
+            GatewayRefused: it is invalid; the previous configuration stays in force.
             GatewayUnreachable: it doesn't answer, or hasn't reloaded within `seconds`.
         """
         before = self.state()["configuration"]
@@ -126,9 +126,9 @@ class GatewayControl:
         return after["version"]
 
     def restart(self) -> None:
-        """Have the gateway end, after what is under way, and be started anew by its supervisor.
+        """End the gateway after the requests under way; its supervisor starts it again.
 
-        What it knows in memory is gone then: counts, local limits, held breakers, stored answers.
+        Its state in memory is lost: counters, local limits, held breakers, stored answers.
 
         Raises:
             GatewayUnreachable: no gateway runs.
@@ -144,7 +144,7 @@ class GatewayControl:
             try:
                 os.kill(each["pid"], number)
             except ProcessLookupError:
-                continue  # it has just ended, and its supervisor will say so
+                continue  # it has just ended; its supervisor reports that
             told = True
         if not told:
             raise GatewayUnreachable("no gateway runs", hint="see `counterfoil status`")

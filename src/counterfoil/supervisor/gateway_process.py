@@ -1,6 +1,5 @@
-"""The gateway's process: the native data plane, told by coordination where instances are, and by
-SIGHUP that its part of `counterfoil.toml` has changed. It lets clients in once it knows whom to
-ask."""
+"""The gateway's process: the native data plane, which gets its instances from coordination. SIGHUP
+reloads its part of `counterfoil.toml`. It listens for clients once instances are known."""
 
 import signal
 import threading
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from counterfoil.gateway.data_plane import DataPlane
 
 POLL_SECONDS: Final = 0.2
-"""Between two looks at whether to end or to reload: nobody waits for either by the millisecond. It
-is so while instances are waited for as well, where the file may be what keeps them from coming."""
+"""Between two checks for a stop or a reload; also while waiting for instances, since a reload may
+be what makes them available."""
 log = structlog.get_logger()
 
 
@@ -65,10 +64,10 @@ def _check(following: threading.Thread) -> None:
 
 
 def open_when_known(host: Host, plane: "DataPlane", look: Callable[[], None]) -> None:
-    """Take the port once the instances are known: until then clients are better off with the
-    gateway that has it, or with one more try to connect, than with a 503. A service that is gone
-    must not keep the others from their clients, so the wait has an end. `look` is called before
-    the port is taken, and several times a second until then."""
+    """Open the clients' port once instances are known: until then, clients are better off with the
+    gateway that has the port, or with a retried connection, than with a 503. The wait is limited,
+    so that one missing service doesn't block the others. `look` is called several times a second
+    until then, and once more before the port is opened."""
     longest = host.configuration.gateway.start_wait_seconds
     deadline = time.monotonic() + longest
     while True:
@@ -86,10 +85,10 @@ def open_when_known(host: Host, plane: "DataPlane", look: Callable[[], None]) ->
 
 
 def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
-    """The gateway's part of a configuration, with what this run settled in place of what the file
-    says: its addresses, and the development issuer if there is one. On free ports, as a proof runs,
-    no certificates are ordered: a directory looks for names elsewhere, and each try would count
-    against what it allows those names; and no load balancer announces connections."""
+    """The gateway's configuration with what this run overrides: its addresses, and the development
+    issuer if there is one. With free ports, as in a proof, ACME is off, because directories could
+    not reach the hosts and failures would count against the hosts' limits; so is the PROXY
+    protocol, because there is no load balancer."""
     gateway = configuration.gateway
     issuers = gateway.issuers
     if issuers and configuration.issuer is not None:
@@ -99,7 +98,7 @@ def in_force(host: Host, configuration: Configuration) -> "GatewayConfig":
     said, started = gateway, host.configuration.gateway
     return msgspec.structs.replace(
         gateway,
-        # A change is told to the data plane, which refuses it.
+        # A changed address is passed on to the data plane, which refuses it.
         listen=host.addresses.gateway if said.listen == started.listen else said.listen,
         admin=host.addresses.admin if said.admin == started.admin else said.admin,
         acme=None if host.addresses.free_ports else said.acme,
@@ -143,12 +142,12 @@ def _start(host: Host) -> "DataPlane":
 
 
 def _keeper(host: Host, plane: "DataPlane") -> "Keeper":
-    """Shows the certificates of a directory that are there already, and keeps them from now on."""
+    """Publishes the existing certificates of the directory, and keeps them from now on."""
     from counterfoil.gateway.acme.folder import FolderStore  # noqa: PLC0415
     from counterfoil.gateway.acme.keeper import Keeper  # noqa: PLC0415
     from counterfoil.gateway.acme.shared import SharedStore  # noqa: PLC0415
 
-    # Gateways elsewhere have the same names, and meet in etcd; the embedded node is this one's own.
+    # With etcd, gateways on other machines share these hosts; the embedded node has this one only.
     shared = host.configuration.engines.coordination == "etcd"
     store = SharedStore(host.coordination()) if shared else FolderStore(host.state.acme)
     keeper = Keeper(plane.certify, store)
@@ -175,7 +174,7 @@ def _reload(host: Host, plane: "DataPlane", directory: "_Directory", keeper: "Ke
 
 
 class _Directory:
-    """Which instances there are, and who has to hear of it."""
+    """The instances from coordination, passed on to the data plane."""
 
     def __init__(self, plane: "DataPlane", host: Host) -> None:
         self._plane = plane
@@ -184,25 +183,25 @@ class _Directory:
         self._known: Mapping[str, list[Instance]] = {}
 
     def follow(self) -> None:
-        """Hear of every change until the process ends."""
+        """Follow all changes until the process ends."""
         for known in Registry(self._host.coordination()).watch(self._host.stop):
             with self._lock:
                 self._known = known
             self.tell()
 
     def known(self) -> dict[str, list[tuple[str, str]]]:
-        """The instances of each service, as the data plane takes them."""
+        """The instances of each service, in the data plane's format."""
         with self._lock:
             return {name: _addresses(found) for name, found in self._known.items()}
 
     def tell(self) -> None:
-        """Tell the data plane of the instances of each service that it has routes to."""
+        """Pass the instances of each routed service to the data plane."""
         with self._lock:
             for name in self._plane.state()["services"]:
                 try:
                     self._plane.set_endpoints(name, _addresses(self._known.get(name, [])))
                 except CounterfoilError as error:
-                    # A reload has just taken its routes out, and tells of the others once more.
+                    # A reload has just removed its routes, and calls `tell` again.
                     log.info("service_without_routes", service=name, error=str(error))
 
 

@@ -1,26 +1,26 @@
-"""Ends whatever a run leaves behind: `guard.py RUN`, a process that outlives its supervisor.
+"""Ends the processes that a run leaves behind: `guard.py RUN`, which outlives the supervisor.
 
-A supervisor can end without a word (SIGKILL, a lost terminal, a fault of its own), and what it
-started can be deaf at that moment: paused, waiting for an engine that is gone, or a JVM in its
-shutdown hooks whose Python has long ended. So nobody is relied on to end by himself. The guard
-reads the lifeline, whose end the kernel tells of whatever happened; then it asks everything that
-is left of the run to end, and ends by force what has not. An orderly stop goes the same way, where
-the guard finds nobody.
+A supervisor can end without cleaning up (SIGKILL, a lost terminal, a bug), and its processes may
+not notice: paused, waiting for an engine that is gone, or a JVM in its shutdown hooks whose Python
+parent has ended. So nothing relies on their cooperation. The guard reads the lifeline, a pipe that
+the kernel closes whenever the supervisor ends. Then it asks all remaining processes of the run to
+end, and kills those that don't. After an orderly stop it does the same, and finds none.
 
-Who belongs to a run is told by the environment, which everything that is started inherits: parents
-change when a process is left alone, sessions and groups when it wants to. A signal goes to a
-process by its descriptor, opened before its environment was read, so that a number that was given
-to somebody else in between can't be meant.
+A process belongs to a run by its environment, which all descendants inherit; parents change when a
+process is orphaned, and sessions and groups can be changed at will. Signals are sent through a
+pidfd, opened before the environment is read, so that a reused process id can't be hit.
 
-A process that belongs to another user, or that wrote over its environment, can't be known here.
-PostgreSQL's do both: they end with their postmaster, which the kernel kills with its starter.
+A process of another user, or one that has overwritten its environment, can't be recognized.
+PostgreSQL's processes are both: they end with their postmaster, which the kernel kills with its
+parent.
 
-A process that waits in the kernel for what does not come (a disk, a network file system) takes
-even SIGKILL only when it wakes, which may be never. It is named, and no longer waited for: it runs
-no further instruction of its own, and keeps its ports and its locks on files for as long as it is
-there, so that a next run is refused them and not torn.
+A process in uninterruptible sleep (on a disk or a network file system) takes even SIGKILL only when
+it wakes up, which may be never. The guard names it and stops waiting. Such a process executes no
+further user code. It keeps its ports and file locks while it exists, so a next run can't get them,
+and data stays intact.
 
-It is run as a file, with the standard library alone: it has to be there before anything else.
+The guard is run as a file and needs the standard library alone: it must be running before anything
+else starts.
 """
 
 import os
@@ -33,22 +33,22 @@ from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "COUNTERFOIL_RUN"
-"""What every process of a run has in its environment: a name that no other run has."""
+"""In the environment of every process of a run; its value is unique to the run."""
 GRACE_SECONDS: Final = 6.0
-"""For who hears it: a gateway drains for 5 s."""
+"""For processes to end on SIGTERM: a gateway drains for 5 s."""
 KILLED_SECONDS: Final = 30.0
-"""For the kernel to end who was killed: it frees gigabytes of a JVM in a second."""
+"""For the kernel to end killed processes: it frees gigabytes of a JVM in a second."""
 LOOK_SECONDS: Final = 0.1
-"""Between two looks at all processes. Nobody is left when two in a row find nobody: a process that
-was being started as its starter died has its environment by then."""
+"""Between two scans of all processes. The run has ended when two in a row find no process: one that
+was being started when its parent died has its environment by then."""
 
 
 def end(
     run: str, grace_seconds: float = GRACE_SECONDS, killed_seconds: float = KILLED_SECONDS
 ) -> list[int]:
-    """Ask every process of `run` to end, kill those that still live after the grace, and wait.
+    """Send SIGTERM to every process of `run`, SIGKILL after the grace, and wait for their ends.
 
-    Returns the process ids of those that had not ended `killed_seconds` after that.
+    Returns the ids of processes still alive `killed_seconds` after that.
     """
     asked: set[int] = set()
     deadline = time.monotonic() + grace_seconds
@@ -67,7 +67,7 @@ def end(
                 elif pid not in asked:
                     asked.add(pid)
                     signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-                    signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # if paused, it is deaf
+                    signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # in case it is paused
         if living and given_up:
             return living
         empty = 0 if living else empty + 1
@@ -76,7 +76,7 @@ def end(
 
 
 def words(left: list[int]) -> str:
-    """What to tell of processes that did not end, and what to do about them."""
+    """The message about processes that did not end, with a hint."""
     named = ", ".join(f"{pid} ({_status(pid)})" for pid in left)
     return (
         f"counterfoil: killed, and not ended yet: {named}\n"
@@ -87,7 +87,7 @@ def words(left: list[int]) -> str:
 
 
 def _status(pid: int) -> str:
-    """A process's name and state, in the kernel's words."""
+    """A process's name and state, from /proc."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
@@ -102,7 +102,7 @@ def _processes() -> list[int]:
 
 @contextmanager
 def _opened(pid: int) -> Generator[int | None, None, None]:
-    """A descriptor of a process, or None if it has ended."""
+    """A process's pidfd, or None if it has ended."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
@@ -111,7 +111,7 @@ def _opened(pid: int) -> Generator[int | None, None, None]:
     try:
         yield descriptor
     except ProcessLookupError:
-        pass  # it ended between the look and the signal
+        pass  # it ended before the signal was sent
     finally:
         os.close(descriptor)
 
@@ -120,14 +120,14 @@ def _belongs(pid: int, run: str) -> bool:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return False  # it has ended, or is somebody else's
+        return False  # it has ended, or belongs to another user
     return f"{VARIABLE}={run}".encode() in environment.split(b"\0")
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends when the run has, and no sooner
-    os.read(0, 1)  # the lifeline: returns when its last writer, the supervisor, is gone
+        signal.signal(number, signal.SIG_IGN)  # it ends only after the run
+    os.read(0, 1)  # the lifeline: returns when its last writer, the supervisor, has ended
     if left := end(sys.argv[1]):
         sys.stderr.write(words(left))
         sys.exit(1)

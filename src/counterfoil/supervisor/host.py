@@ -1,4 +1,4 @@
-"""What every supervised process has: state folder, clock, stop signal, readiness."""
+"""What every supervised process has: state folder, clock, stop signal, notifications."""
 
 import os
 import signal
@@ -32,20 +32,20 @@ from counterfoil.supervisor.engines import open_coordination, open_events, open_
 from counterfoil.supervisor.plan import Addresses, last_addresses
 
 LEASE_SECONDS = 3.0
-"""How long a process that stopped answering keeps its registration and its leadership."""
+"""How long a hung process keeps its registration and its leadership."""
 TROUBLE_CHARACTERS: Final = 600
-"""Of what is told to the supervisor: in JSON it must fit what a pipe takes at once (4 KiB), or two
-messages could mix."""
+"""The limit of a message: as JSON it must fit into one atomic write to a pipe (4 KiB), or messages
+could interleave."""
 
 
 @dataclass(slots=True)
 class Host:
-    """The surroundings of one process."""
+    """The environment of one process."""
 
     name: str
     target: str
     folder: Path
-    """Of the application, as it was given on the command line."""
+    """The application's folder, as given on the command line."""
     application: Application
     configuration: Configuration
     state: StateFolder
@@ -55,7 +55,7 @@ class Host:
     _detail: str = field(default="", init=False)
 
     def coordination(self) -> Client:
-        """This process's client of the coordination engine; nothing is sent yet."""
+        """This process's client of the coordination engine; connects on first use."""
         if self._coordination is None:
             self._coordination = open_coordination(
                 self.application.name, self.configuration, self.state, self.addresses
@@ -73,22 +73,22 @@ class Host:
         )
 
     def reports(self) -> Engine:
-        """The engine of reports; a Spark driver starts, and is this process's own."""
+        """The engine of reports; with Spark, it starts this process's own driver."""
         return open_reports(self.name, self.configuration, self.state, self.addresses)
 
     def ready(self, detail: str = "") -> None:
-        """Tell the supervisor that this process does its work, or what it does from now on."""
+        """Tell the supervisor that this process is ready, with a new detail."""
         self._detail = detail
         self.trouble("")
 
     def trouble(self, said: str) -> None:
-        """Tell the supervisor why this process gets no further, or by "" that it does again."""
+        """Tell the supervisor why this process makes no progress; "" when it does again."""
         told = msgspec.json.encode({"detail": self._detail, "trouble": said[:TROUBLE_CHARACTERS]})
-        with suppress(BrokenPipeError):  # the supervisor is gone, and this process about to end
+        with suppress(BrokenPipeError):  # the supervisor has ended, and this process is about to
             os.write(int(os.environ["COUNTERFOIL_NOTIFY"]), told + b"\n")
 
     def serve(self, asgi: Any, address: str, on_ready: Callable[[], None] | None = None) -> None:
-        """Serve an ASGI application in this very process until it is told to stop."""
+        """Serve an ASGI application in this process until it is stopped."""
         import asyncio  # noqa: PLC0415 - only the processes that listen need a server
 
         import uvloop  # noqa: PLC0415
@@ -122,14 +122,14 @@ class Host:
 
 
 def now_us() -> int:
-    """Wall-clock time in microseconds since 1970: the one place where processes read it."""
+    """Wall-clock time in microseconds since 1970; the only place where processes read it."""
     return time.time_ns() // 1_000
 
 
 def run_process(kinds: Mapping[str, Callable[[Host], None]]) -> int:
-    """Be the supervised process that the command line names: `KIND NAME TARGET FOLDER STATE`.
+    """Run the supervised process of the command line: `KIND NAME TARGET FOLDER STATE`.
 
-    Returns 1 to ask the supervisor for another try.
+    Returns 1 on an error; the supervisor then restarts it.
     """
     kind, name, target, folder, state = sys.argv[1:]
     try:
@@ -141,10 +141,10 @@ def run_process(kinds: Mapping[str, Callable[[Host], None]]) -> int:
 
 
 def log_as_json() -> None:
-    """Write a line of JSON for each event, as every process of an application does.
+    """Log each event as a line of JSON.
 
-    Errors come with their tracebacks, but without the variables of each frame: those are headers of
-    requests and passwords.
+    Errors have tracebacks, but without the variables of frames, which contain request headers and
+    passwords.
     """
     structlog.configure(
         processors=[
@@ -157,7 +157,7 @@ def log_as_json() -> None:
 
 
 def enter(name: str, target: str, folder: Path, state: Path) -> Host:
-    """Make this process a supervised one: it ends when told to, or when its supervisor is gone."""
+    """Set this process up as a supervised one: it stops on a signal, or with its supervisor."""
     configuration = load(folder)
     host = Host(
         name=name,
@@ -177,7 +177,7 @@ def enter(name: str, target: str, folder: Path, state: Path) -> Host:
     lifeline = int(os.environ["COUNTERFOIL_LIFELINE"])
 
     def watch() -> None:
-        os.read(lifeline, 1)  # returns when the last writer, the supervisor, is gone
+        os.read(lifeline, 1)  # returns when the last writer, the supervisor, has ended
         host.stop.set()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()

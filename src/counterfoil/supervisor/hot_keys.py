@@ -1,9 +1,8 @@
 """Hot keys of a parallel pipeline: written by its process, read by console and CLI.
 
-The counts live in the runner's memory. Its process leaves the largest in a file of the state folder
-every few seconds, as the supervisor does with what it knows of processes: that costs no commit, and
-the two engines need nothing for it. A file says when it was written, so what a process that has
-ended or hangs has left is told from what is so now.
+The counts are in the runner's memory. Every few seconds its process writes the largest to a file in
+the state folder: that needs no commit, and is the same on both engines. The file contains its time,
+so that counts of a process that has ended or hangs are recognized as stale.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,17 +15,17 @@ from counterfoil.application.state import write_json
 from counterfoil.events import KeyLoad, Lag
 
 TOLD_SECONDS: Final = 5.0
-"""Between two files: a hot key is hot for minutes."""
+"""Between two writes: a key is hot for minutes."""
 STALE_SECONDS: Final = 3 * TOLD_SECONDS
-"""After this, what a file says is of the past: its process has ended, or hangs."""
+"""Older counts are stale: the process has ended, or hangs."""
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What a process has left."""
+    """What a process has written."""
 
     at_us: int
     held: int
-    """Events in its memory."""
+    """Events in the process's memory."""
     hot_keys: list[KeyLoad]
 
 
@@ -35,17 +34,17 @@ class HotKeys(msgspec.Struct, frozen=True):
 
     pipeline: str
     behind: int
-    """Events between its positions and the ends of its topics."""
+    """Events not yet handled, in all of its topics."""
     at_us: int | None
-    """When its process told the rest; None if it has not yet."""
+    """When its process wrote the rest; None if it has not yet."""
     stale: bool
     held: int
     hot_keys: list[KeyLoad]
-    """With their shares of the last 100,000 events or so, the largest first."""
+    """With their shares of about the last 100,000 events, the largest first."""
 
 
 def tell(state: StateFolder, pipeline: str, told: Told) -> None:
-    """Leave what is known now, in the place of what was known before."""
+    """Replace the pipeline's file."""
     path = state.hot_keys(pipeline)
     path.parent.mkdir(exist_ok=True)
     write_json(path, msgspec.to_builtins(told))
@@ -54,7 +53,7 @@ def tell(state: StateFolder, pipeline: str, told: Told) -> None:
 def read(
     state: StateFolder, pipelines: Iterable[str], lags: Sequence[Lag], now_us: int
 ) -> list[HotKeys]:
-    """What the processes of these pipelines have told last, with how far each is behind."""
+    """What the processes of these pipelines wrote last, and each pipeline's lag."""
     found: list[HotKeys] = []
     for pipeline in pipelines:
         behind = sum(each.lag for each in lags if each.group == pipeline)

@@ -1,6 +1,7 @@
 """Reads the end of a process's log.
 
-A log may be of any size and is written to meanwhile: only its end is read, and only whole lines.
+A log may have any size and may be written to at the same time: only its end is read, and only whole
+lines.
 """
 
 from pathlib import Path
@@ -9,20 +10,20 @@ from typing import Final
 import msgspec
 
 TAIL_BYTES: Final = 256 * 1024
-"""Read at most: some thousand lines, or a dozen tracebacks."""
+"""The maximum read: some thousand lines, or a dozen tracebacks."""
 
 
 class LogTail(msgspec.Struct, frozen=True):
-    """The last lines of a log, the oldest first."""
+    """The last lines of a log, oldest first."""
 
     path: str
     size: int
     """Of the whole file, in bytes."""
     end: int
-    """Where the last of the lines ends in it: what is read from here on has not been seen."""
+    """The offset after the last of these lines; the next read continues here."""
     lines: list[str]
     is_whole: bool
-    """Whether there are no lines before these."""
+    """Whether these are all lines of the file."""
 
 
 def log_tail(path: Path, limit: int) -> LogTail:
@@ -44,7 +45,7 @@ def log_tail(path: Path, limit: int) -> LogTail:
     whole = read[: read.rfind(b"\n") + 1]
     found = whole.decode(errors="replace").split("\n")[:-1]
     if start > 0:
-        del found[:1]  # its beginning is not among what was read
+        del found[:1]  # its beginning was not read
     shown = found[-limit:]
     is_whole = start == 0 and len(shown) == len(found)
     return LogTail(str(path), size, start + len(whole), shown, is_whole=is_whole)

@@ -1,7 +1,7 @@
-"""Brings the tables of all services to where the application needs them, before anything runs.
+"""Migrates the tables of all services, before anything runs.
 
-An instance would do it as well, as it opens its database. But here it may take as long as it takes,
-and what is refused is told to whoever starts the application, and not to a log.
+An instance would do it as well when it opens its database. Here it may take any time, and errors
+are reported to whoever starts the application rather than to a log.
 """
 
 from contextlib import closing
@@ -12,10 +12,10 @@ from counterfoil.supervisor.host import now_us
 
 
 def migrate_services(application: Application, events: Events) -> dict[str, list[Applied]]:
-    """Make and migrate the tables of all services; returns what was applied, by service.
+    """Create and migrate the tables of all services; returns what was applied, by service.
 
     Raises:
-        MigrationRefused: of which service, and why; those before it are migrated.
+        MigrationRefused: names the service and the reason; services before it are migrated.
         StoreUnavailable: a database can't be used.
     """
     done: dict[str, list[Applied]] = {}

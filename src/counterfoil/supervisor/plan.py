@@ -1,4 +1,4 @@
-"""The processes that an application needs, in the order of their start."""
+"""The processes of an application, in the order of their start."""
 
 import socket
 from dataclasses import dataclass, field
@@ -18,33 +18,33 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.events import EventsError, KafkaEvents
 
 START: Final = "start the application: counterfoil up PATH"
-"""What to do about a command that needs one that runs, or has run."""
+"""The hint for a command that needs a running application, or one that has run."""
 
 
 class AddressInUse(CounterfoilError):
-    """A configured port is taken by somebody else."""
+    """A configured port is taken by another process."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """One process: its unique name, its kind, and what distinguishes it from its twins."""
+    """One process: its unique name, its kind, and the target of that kind."""
 
     name: str
     kind: str
     target: str = ""
     module: str = "counterfoil.supervisor"
-    """What Python runs; the console sits above the supervisor and brings its own."""
+    """The module to run; the console depends on the supervisor and has its own."""
     engine: str = ""
-    """The real engine that it is a server of."""
+    """The external engine that it is a server of."""
 
     @property
     def foundation(self) -> bool:
-        """Whether others register with it or ask it at once, so that it must be there first."""
+        """Whether other processes need it as soon as they start, so that it must be ready first."""
         return bool(self.engine) or self.kind == "coordination"
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """`host:port` of everything that listens, fixed for a run so that a restart keeps it."""
+    """The `host:port` of every listener, fixed for a run so that restarts keep it."""
 
     coordination: str
     gateway: str
@@ -52,21 +52,21 @@ class Addresses(msgspec.Struct, frozen=True):
     console: str
     issuer: str = ""
     services: dict[str, str] = field(default_factory=dict[str, str])
-    """Of each process of a service or a hook."""
+    """By process, of services and hooks."""
     chosen: str = ""
-    """The engines that the command line chose in place of the configuration's."""
+    """The engines chosen on the command line, which override the configuration's."""
     own_servers: bool = False
-    """Whether servers run here in place of those that the configuration names."""
+    """Whether servers are started here instead of using those of the configuration."""
     engines: dict[str, str] = field(default_factory=dict[str, str])
-    """The address of each real engine in use, as clients are given it."""
+    """The address of each external engine in use, for its clients."""
     servers: dict[str, int] = field(default_factory=dict[str, int])
-    """The port of each server of a real engine that runs here, by process."""
+    """The port of each external engine's server started here, by process."""
     free_ports: bool = False
-    """Whether others were taken in place of the configured ones."""
+    """Whether free ports replace the configured addresses."""
 
 
 def last_addresses(state: StateFolder) -> Addresses:
-    """The addresses of an application's last run, which may be going on.
+    """The addresses of an application's last run, which may still be running.
 
     Raises:
         CounterfoilError: it never ran.
@@ -78,7 +78,7 @@ def last_addresses(state: StateFolder) -> Addresses:
 
 
 def real_engines(configuration: Configuration) -> list[str]:
-    """The real engines that the parts of an application need."""
+    """The external engines that an application's parts need."""
     chosen = configuration.engines
     found: list[str] = []
     if chosen.coordination == "etcd":
@@ -95,17 +95,17 @@ def real_engines(configuration: Configuration) -> list[str]:
 
 
 def configured_engines(configuration: Configuration) -> dict[str, str]:
-    """The real engines in use that have an address, which are others' to run."""
+    """The external engines in use that have a configured address; they are not started here."""
     found = {name: getattr(configuration.addresses, name) for name in real_engines(configuration)}
     return {name: address for name, address in found.items() if address}
 
 
 def plan(application: Application, configuration: Configuration) -> list[ProcessPlan]:
-    """The processes in the order of starting; they stop in the reverse order.
+    """The processes in the order of starting; they stop in reverse order.
 
     Raises:
-        ConfigurationError: the configuration names what the application doesn't declare, or has a
-            pipeline in more processes than it can be in.
+        ConfigurationError: the configuration names something undeclared, or gives a pipeline more
+            processes than it can have.
     """
     _check(application, configuration)
     processes = [
@@ -165,7 +165,7 @@ def plan(application: Application, configuration: Configuration) -> list[Process
 
 
 def pipeline_processes(configuration: Configuration, pipeline: str) -> int:
-    """In how many processes a pipeline runs."""
+    """The number of a pipeline's processes."""
     settings = configuration.pipelines.get(pipeline)
     embedded = configuration.engines.events == "embedded"
     return 1 if settings is None or embedded else settings.processes
@@ -211,8 +211,8 @@ def assign_addresses(
     chosen: str = "",
     own_servers: bool = False,
 ) -> Addresses:
-    """Fix the address of everything that listens: what is configured, or free ports of loopback,
-    where only this machine comes and what the development certificate is for.
+    """Fix the address of every listener: the configured one, or a free port on loopback, for which
+    the development certificate is valid.
 
     Raises:
         AddressInUse: names the address and the setting.

@@ -1,4 +1,4 @@
-"""The main functions of all kinds of process; only here do the parts meet."""
+"""The main functions of all kinds of processes, which assemble the parts."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -46,20 +46,20 @@ from counterfoil.supervisor.host import LEASE_SECONDS, Host, now_us
 from counterfoil.supervisor.plan import pipeline_processes
 
 IDLE_SECONDS: Final = 0.01
-"""Between two looks at a source that had nothing: small beside a commit to disk."""
+"""Between two polls of an empty source: short next to a commit to disk."""
 RETRY_SECONDS: Final = 0.5
-"""After an engine could not be used: it may be away for long, and every try leaves a line."""
+"""Between retries while an engine is unavailable: it may last, and each retry logs a line."""
 TROUBLE_SECONDS: Final = 2.0
-"""How long steps must have failed before the supervisor is told: a busy lock is no trouble."""
+"""How long steps must fail before the supervisor is told: a busy lock is not reported."""
 STORE_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 1.0
 RETENTION_SECONDS: Final = 10.0
-"""Between two looks for old records. Where some grow old all the time, to forget each as it does
-would be a transaction for each, for which writers wait."""
+"""Between two deletions of old records. When records expire continuously, deleting each one at once
+would cost a transaction each, and block writers."""
 LOGGED_SECONDS: Final = 60.0
-"""Between two lines about hot keys: whoever looks now is told more often."""
+"""Between two log lines about hot keys; their file is written more often."""
 HOT_SHARE: Final = 0.1
-"""A key with a tenth of the events holds back whatever is beside it once there is much to do."""
+"""A key with a tenth of the events delays the keys next to it under load."""
 log = structlog.get_logger()
 
 
@@ -78,7 +78,7 @@ def issuer(host: Host) -> None:
 
 
 def development_issuer(host: Host):
-    """The issuer with this application's key; whoever may read the key may make tokens."""
+    """The issuer with this application's key; whoever can read the key can make tokens."""
     from counterfoil.gateway.issuer import DevelopmentIssuer  # noqa: PLC0415
 
     issuers = host.configuration.gateway.issuers
@@ -125,7 +125,7 @@ def service(host: Host) -> None:
 
 
 def relay(host: Host) -> None:
-    """A candidate for moving one source's outbox into the log; one of them leads."""
+    """A candidate for relaying one source's outbox to the log; one candidate leads."""
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
@@ -147,7 +147,7 @@ def relay(host: Host) -> None:
 
 
 def pipeline(host: Host) -> None:
-    """One pipeline, or the share of it that one of several processes has."""
+    """One pipeline, or one process's share of it."""
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
@@ -162,7 +162,7 @@ def pipeline(host: Host) -> None:
 
 
 def _exchange(host: Host, event_log: ExchangeLog, declared: Pipeline[Any]) -> None:
-    """A candidate for running a share of a pipeline within the log: its terms end each other."""
+    """A candidate for running a share of a pipeline within the log: a new term fences the last."""
     store = host.events().pipelines()
     share = _share(host)
 
@@ -174,13 +174,13 @@ def _exchange(host: Host, event_log: ExchangeLog, declared: Pipeline[Any]) -> No
 
 
 def _share(host: Host) -> Share:
-    """The partitions of its pipeline that a process has, by the number in its name."""
+    """The share of the pipeline's partitions that a process has, by the number in its name."""
     number = pipeline_processes(host.configuration, host.target)
     return Share(0 if number == 1 else int(host.name.rpartition("-")[2]) - 1, number)
 
 
 def parallel(host: Host) -> None:
-    """One parallel pipeline over all partitions of its source; tells which keys are hot."""
+    """One parallel pipeline over all partitions of its source; reports hot keys."""
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
@@ -202,7 +202,7 @@ def parallel(host: Host) -> None:
                     log.warning("hot_key", key=hot.key, share=round(hot.share, 3))
 
     def step() -> int:
-        tell()  # first: a store that is away must not silence it
+        tell()  # first, so that it also happens while the store is unavailable
         return runner.step()
 
     host.ready()
@@ -211,7 +211,7 @@ def parallel(host: Host) -> None:
 
 
 def tasks(host: Host) -> None:
-    """Takes the tasks of one queue over from its topic, and works on them."""
+    """Takes the tasks of one queue from its topic, and runs them."""
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
@@ -238,7 +238,7 @@ def tasks(host: Host) -> None:
 
 
 def saga(host: Host) -> None:
-    """A candidate for coordinating a saga; the token of the one that leads fences the others."""
+    """A candidate for coordinating a saga; the leader's token fences the others."""
     events = host.events()
     event_log, store = events.log(), events.pipelines()
     event_log.declare(host.application.all_topics())
@@ -254,7 +254,7 @@ def saga(host: Host) -> None:
 
 
 def choreography(host: Host) -> None:
-    """Follows a saga by its events."""
+    """Traces a choreographed saga through its events."""
     events = host.events()
     event_log = events.log()
     event_log.declare(host.application.all_topics())
@@ -266,7 +266,7 @@ def choreography(host: Host) -> None:
 
 
 def retention(host: Host) -> None:
-    """Forgets old records of the embedded log; Kafka's brokers do so themselves."""
+    """Deletes old records of the embedded log; Kafka's brokers do it themselves."""
     events = host.events()
     assert isinstance(events, EmbeddedEvents)
     events.log().declare(host.application.all_topics())
@@ -283,7 +283,7 @@ def retention(host: Host) -> None:
 
 
 def lake(host: Host) -> None:
-    """Moves every stored topic into its table."""
+    """Appends every stored topic to its table."""
     from counterfoil.reports import Lake  # noqa: PLC0415
     from counterfoil.supervisor.storing import Storing  # noqa: PLC0415
 
@@ -355,7 +355,7 @@ def hook(host: Host) -> None:
 
 
 def _lead(host: Host, name: str, lead: Callable[[int, Callable[[], bool]], None]) -> None:
-    """Campaign for `name`, and call `lead` with each term's token and whether it is held."""
+    """Campaign for `name`, and call `lead` with each term's token and a check that it is held."""
     leadership = Leadership(host.coordination(), name, host.name, ttl_seconds=LEASE_SECONDS)
     host.ready("candidate")
     while not host.stop.is_set():
@@ -380,9 +380,9 @@ def _repeat(
     while_: Callable[[], bool] = lambda: True,
     every: float = IDLE_SECONDS,
 ) -> None:
-    """Call `step` until told to stop; rest when it moved nothing or its store was busy.
+    """Call `step` until stopped; pause when it moved nothing or its store was busy.
 
-    While steps go on failing, the supervisor is told why: `counterfoil status` shows it.
+    While steps keep failing, the supervisor is told why; `counterfoil status` shows it.
     """
     failures, told = 0, False
     while not host.stop.is_set() and while_():

@@ -1,12 +1,12 @@
-"""Moves the events of one topic into its lake table; what has no row there is a dead letter.
+"""Appends the events of one topic to its lake table; events that make no row are dead letters.
 
-That is an event that can't be read, one with a number that no column holds, or one without a day.
+These are events that can't be read, have a number that fits no column, or have no day.
 
-Letters are in the database of the pipelines and positions in the table, which are two commits. So a
-letter is kept first, once for its place in the log: after a crash between the two the event is met
-again, and its letter is there already.
+Dead letters are in the pipelines' database, positions in the table, so they take two commits. The
+letter is stored first, and only once for its position in the log: after a crash between the commits
+the event is read again, and its letter is found.
 
-A letter comes back as any pipeline's does, by a retry topic, which is read beside the topic itself.
+A letter is retried as any pipeline's, through a retry topic that is read beside the topic itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ from counterfoil.reports import Batch, Engine, Lake, LakeWriter, RowRefused, Tab
 
 GROUP: Final = "lake"
 STORE_ROWS: Final = 5_000
-"""Rows of one append to the lake: a file a day and append should not be tiny."""
+"""Rows per append to the lake, so that files, one per day and append, aren't tiny."""
 
 
 class Storing:
-    """Keeps a table; one process at a time should."""
+    """Maintains a table; only one process at a time should."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Storing:
         ]
 
     def step(self) -> int:
-        """Append some events of each source; returns how many were taken, letters among them.
+        """Append some events of each source; returns how many were read, letters included.
 
         Raises:
-            EventsError, ReportsError: nothing was moved on; a later step begins where it was.
+            EventsError, ReportsError: no position has advanced; a later step retries.
         """
         taken = 0
         for source, reader in self._readers:
@@ -111,7 +111,7 @@ class Storing:
             if faults.sabotaged("append-without-transaction"):
                 return self._store.positions(GROUP, source.name)
             found = self._writer.positions(source.name, source.partitions)
-            # A crash may have come between the table's commit and this note of it.
+            # After a crash between the table's commit and this one, the stored position is behind.
             self._store.store_positions(GROUP, source.name, found)
             return found
 
@@ -121,7 +121,7 @@ class Storing:
 def unread(
     application: Application, table: Table[Any], letters: Callable[[], DeadLetters]
 ) -> int | None:
-    """Letters of a table that wait for a decision; None if their database can't be asked."""
+    """The table's dead letters that wait for a decision; None if their database is unavailable."""
     waiting = Selection(pipeline=application.lake_name(table.name), state="waiting")
     with suppress(StoreUnavailable):
         number, _ = letters().count(waiting)

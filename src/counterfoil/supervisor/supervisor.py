@@ -49,29 +49,29 @@ from counterfoil.supervisor.plan import (
 )
 
 START_SECONDS: Final = 60.0
-"""A Spark driver needs 10 s where nothing else runs, and several start at once."""
+"""A Spark driver alone needs 10 s on an idle machine, and several start at once."""
 ENGINE_START_SECONDS: Final = 600.0
-"""A real engine may have to be fetched, or built, first."""
+"""An external engine may have to be downloaded or built first."""
 STOP_SECONDS: Final = 8.0
 KILLED_SECONDS: Final = 2.0
-"""For a process that was killed; one that waits in the kernel does not end, and is left to the
-guard, which names it."""
+"""For a killed process to end. One in uninterruptible sleep doesn't end, and is left to the guard,
+which names it."""
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STABLE_SECONDS: Final = 10.0
-"""A process that lived this long starts its backoff anew."""
+"""A process that lived this long resets its backoff."""
 NOTIFIED_BYTES: Final = 65_536
-"""Read at once of what a process tells of itself: all that a pipe holds."""
+"""Read at once of a process's notifications: a pipe's whole capacity."""
 PRELOADED: Final = (
     "counterfoil.supervisor.processes",
     "counterfoil.application.web",
     "granian.server.embed",
     "uvloop",
 )
-"""What most processes need, and import nothing that starts a thread."""
+"""Modules that most processes need and that start no thread."""
 
 
 class DidNotStart(CounterfoilError):
-    """A process was not ready in time; everything that had started was stopped again."""
+    """A process was not ready in time; everything started was stopped again."""
 
 
 @dataclass(slots=True)
@@ -82,15 +82,15 @@ class Child:
     state: str = "waiting"
     detail: str = ""
     trouble: str = ""
-    """Why it gets no further, though it runs; empty if it does."""
+    """Why the running process makes no progress; empty if it does."""
     notified: int | None = None
-    """The pipe by which the process that runs now tells how it is."""
+    """The read end of the running process's notification pipe."""
     restarts: int = 0
     since: float = 0.0
     process: Forked | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     may_run: asyncio.Event = field(default_factory=asyncio.Event)
-    """Not set while it is kept from being started again."""
+    """Cleared while its restart is suppressed."""
 
     @property
     def pid(self) -> int | None:
@@ -105,7 +105,7 @@ class Supervisor:
 
     Raises (from `run`):
         ConfigurationError, AddressInUse, AlreadyRunning, DidNotStart, EngineRefused, EventsError,
-            ReportsError: nothing is left running.
+            ReportsError: no process is left running.
     """
 
     def __init__(
@@ -125,9 +125,9 @@ class Supervisor:
         self.children: list[Child] = []
         self.addresses: Addresses | None = None
         self.loaded: tuple[Application, Configuration] | None = None
-        """What runs, and how, as it was read at the start."""
+        """The application and its configuration, as read at start."""
         self.migrated: dict[str, list[Applied]] = {}
-        """What this start has changed in the tables of which service."""
+        """The migrations applied by this start, by service."""
         self.up = asyncio.Event()
         self._free_ports = free_ports
         self._engines = engines
@@ -143,7 +143,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
 
     async def take_down(self, engine: str) -> None:
-        """End every server of a real engine at once, and keep them down."""
+        """Kill every server of an external engine, and keep them down."""
         for child in self._servers(engine):
             child.may_run.clear()
             child.ready.clear()
@@ -153,7 +153,7 @@ class Supervisor:
                 await child.process.wait()
 
     async def bring_back(self, engine: str) -> None:
-        """Start the servers of a real engine again, and wait until they answer."""
+        """Start the servers of an external engine again, and wait until they are ready."""
         for child in self._servers(engine):
             child.may_run.set()
         for child in self._servers(engine):
@@ -163,13 +163,13 @@ class Supervisor:
         return [child for child in self.children if child.plan.engine == engine]
 
     def stop(self) -> None:
-        """Ask for an orderly stop; `run` returns when everything has ended."""
+        """Request an orderly stop; `run` returns when everything has ended."""
         self._stopping.set()
 
     async def started(self, running: "asyncio.Task[None]") -> bool:
         """Wait until everything is ready, or until `running`, the task of `run`, has ended.
 
-        Raises what kept it from starting; False if it was stopped before it was up.
+        Raises what prevented the start; returns False if it was stopped before it was up.
         """
         waiting = asyncio.create_task(self.up.wait())
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -180,9 +180,9 @@ class Supervisor:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
-        """Run for as long as the block does; it begins when everything is ready.
+        """Run while the block does; the block begins when everything is ready.
 
-        Raises what kept it from starting.
+        Raises what prevented the start.
         """
         task = asyncio.create_task(self.run())
         try:
@@ -193,12 +193,12 @@ class Supervisor:
             await asyncio.gather(task, return_exceptions=True)
 
     def console_address(self) -> str:
-        """What an operator opens; the key is in the fragment, which no server is ever sent."""
+        """The console's URL; its key is in the fragment, which browsers never send to servers."""
         assert self.addresses is not None, "known once it runs"
         return f"http://{self.addresses.console}/#key={self.state.credential()}"
 
     async def run(self) -> None:
-        """Start everything in order, keep it running, stop it in the reverse order."""
+        """Start everything in order, keep it running, and stop it in reverse order."""
         configuration = load(self.folder, engines=self._engines, own_servers=self._own_servers)
         application = load_application(self.folder, configuration.application.module)
         self.loaded = application, configuration
@@ -224,10 +224,10 @@ class Supervisor:
 
     @asynccontextmanager
     async def _guarded(self, lock: IO[str]) -> AsyncGenerator[int, None]:
-        """A lifeline for everything that is started, and a guard that sees to its end.
+        """Yields the lifeline for all processes, watched by a guard.
 
-        However this block is left, and if this process is killed in it, nothing stays behind; the
-        guard holds the lock until then.
+        No process is left when this block ends, even if the supervisor is killed in it; the guard
+        holds the lock until then.
         """
         reading, writing = os.pipe()
         with os.fdopen(reading), os.fdopen(writing, "wb") as lifeline:
@@ -237,7 +237,7 @@ class Supervisor:
                 stdout=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
                 pass_fds=(lock.fileno(),),
-                # It may stand in a run of which this whole supervisor is a part.
+                # This supervisor may itself belong to a run, whose guard must not end this one.
                 env={name: value for name, value in os.environ.items() if name != guard.VARIABLE},
             )
             try:
@@ -284,12 +284,12 @@ class Supervisor:
             await self._end_keepers(keepers)
             await forks.close()
             for child in self.children:
-                if child.notified is not None:  # what it told at its end was not read any more
+                if child.notified is not None:  # its last notifications were not read
                     _close_notified(child, child.notified)
             self._changed()
 
     async def _end_keepers(self, keepers: list[asyncio.Task[None]]) -> None:
-        """Let them see their processes end, but not wait for one that does not."""
+        """Let the keepers see their processes end, within a time limit."""
         if keepers:
             _, waiting = await asyncio.wait(keepers, timeout=KILLED_SECONDS)
             for keeper in waiting:
@@ -314,7 +314,7 @@ class Supervisor:
             )
 
     async def _check(self, application: Application, configuration: Configuration) -> None:
-        """Refuse engines and data that would break a promise, before anything relies on them."""
+        """Refuse engines and data that would break a guarantee, before anything uses them."""
         assert self.addresses is not None, "addresses are assigned before anything starts"
         found = await asyncio.to_thread(
             check_engines, configuration, self.state, self.addresses, time.time()
@@ -380,7 +380,7 @@ class Supervisor:
 
         def notified() -> None:
             lines = os.read(reading, NOTIFIED_BYTES).splitlines()
-            if not lines:  # it has ended
+            if not lines:  # the process has ended
                 _close_notified(child, reading)
             elif child.notified == reading and child.state in {"starting", "ready"}:
                 message: dict[str, Any] = msgspec.json.decode(lines[-1])
@@ -390,7 +390,7 @@ class Supervisor:
         loop.add_reader(reading, notified)
 
     def _command(self, plan: ProcessPlan) -> tuple[str, list[str]]:
-        """The module that a process is, and its arguments."""
+        """A process's module and arguments."""
         if not plan.engine:
             arguments = [plan.kind, plan.name, plan.target, str(self.folder), str(self.state.root)]
             return plan.module, arguments
@@ -407,7 +407,7 @@ class Supervisor:
         self._mark(child, "stopping", "")
         plan = child.plan
         process.send_signal(server(plan.kind).stop_signal if plan.engine else signal.SIGTERM)
-        for pid in process_tree(process.pid):  # a paused process must wake up to hear it
+        for pid in process_tree(process.pid):  # a paused process must continue to handle it
             send_signal(pid, signal.SIGCONT)
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
@@ -445,12 +445,12 @@ class Supervisor:
 
 
 def _has_own_servers(state: StateFolder) -> bool:
-    """Whether the last run left `[addresses]` aside, and its servers' data is in the folder."""
+    """Whether the last run ignored `[addresses]`, so that its servers' data is in the folder."""
     return state.addresses.exists() and last_addresses(state).own_servers
 
 
 def _check_reports(application: Application) -> None:
-    """Refuse what the reports' process would die of again and again, or what matches nothing."""
+    """Refuse reports that would fail at each run, and proofs of what doesn't exist."""
     from counterfoil.reports.query import checked  # noqa: PLC0415 - heavy
 
     columns = {
@@ -462,7 +462,7 @@ def _check_reports(application: Application) -> None:
 
 
 def _close_notified(child: Child, reading: int) -> None:
-    """Read no more of what a process of `child` tells of itself."""
+    """Close the notification pipe of a process of `child`."""
     asyncio.get_running_loop().remove_reader(reading)
     os.close(reading)
     if child.notified == reading:
