@@ -219,7 +219,7 @@ impl Asking<'_> {
         let now_ns = self.now_ns();
         let stored = self.cache.store.find(self.asked(), now_ns).stored;
         if let Some(answer) = self.out_of_store(stored.as_ref(), now_ns, seen) {
-            return Ok(answer); // the others waited for another variant, and this one has been stored, too
+            return Ok(answer); // the awaited fetch was of another variant, but this one has been stored since
         }
         let stored = stored.map(|(stored, _)| stored);
         if stored.is_none() && self.wanted.range.is_some() {

@@ -164,7 +164,7 @@ impl Compression {
     }
 }
 
-/// Compress a body, unless that would make it larger. Returns whether it is compressed.
+/// Compress a body; a small one only if that makes it smaller. Returns whether it is compressed.
 fn encode(body: &mut Body, coding: Coding) -> bool {
     // Setting up the codec only fails without memory; the response is then sent uncompressed.
     let Ok(mut encoder) = Encoder::new(coding) else { return false };

@@ -49,7 +49,7 @@ pub struct SharedLimits {
     pub password: Secret,
     /// A prefix of every key's name.
     pub prefix: String,
-    /// The interval of reconciliation.
+    /// The interval of reconciliation with the store.
     pub interval_ms: u64,
 }
 

@@ -28,7 +28,7 @@ use crate::respond::Problem;
 
 pub use accept::{Accepted, accept};
 
-/// The only valid value is 1; any other value is treated alike (RFC 8470, section 5.1).
+/// The only valid value is 1; any other is treated the same (RFC 8470, section 5.1).
 pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
 /// A client's handshake that may still be under way. Requests received before its completion carry it.
@@ -73,6 +73,7 @@ pub enum Early<'a> {
 }
 
 impl<'a> Early<'a> {
+    /// `allowed`: whether the route permits early data.
     pub fn of(parts: &'a Parts, allowed: bool) -> Self {
         let told = parts.headers.contains_key(EARLY_DATA);
         // The gateway can't tell whether the content of a tunnel is safe, whichever protocol is upgraded to.

@@ -1,4 +1,4 @@
-//! One HTTP/3 stream: a request and its answer.
+//! One HTTP/3 stream: a request and its response.
 
 use std::future::poll_fn;
 use std::sync::Arc;

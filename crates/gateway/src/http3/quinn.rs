@@ -33,8 +33,8 @@ use crate::shared::{Phase, Shared};
 /// Unidirectional streams: the control stream, the QPACK encoder and decoder streams (RFC 9114, section 6.2),
 /// and a few of reserved types, which browsers open to keep servers tolerant.
 const CONTROL_STREAMS: u32 = 8;
-/// Unacknowledged bytes buffered per client: enough for 40 Mbit/s at 100 ms. This is the memory that a client
-/// costs which requests much and reads nothing.
+/// Unacknowledged bytes buffered per client: enough for 40 Mbit/s at 100 ms. This is the
+/// memory that a client costs if it requests much and reads nothing.
 const SEND_WINDOW: u64 = 512 * 1024;
 /// Handshake data that may be buffered out of order. A client's side of a handshake takes a few KiB,
 /// certificates included.

@@ -38,7 +38,7 @@ const SERVER: u8 = 2;
 const UNSET: u8 = 0;
 const ERROR: u8 = 2;
 
-/// Export the spans of each configuration in turn until the gateway ends, then the remaining ones within a
+/// Export the spans of every configuration until the gateway ends, then the remaining ones within a
 /// short timeout.
 pub async fn keep_exporting(shared: &Shared) {
     let (mut version, mut phase) = (shared.version(), shared.phase());
