@@ -1,4 +1,4 @@
-"""A retrying client that remembers every acknowledged request."""
+"""A retrying client that records every acknowledged request."""
 
 import asyncio
 import random
@@ -18,15 +18,15 @@ CONCURRENCY: Final = 64
 ATTEMPT_SECONDS: Final = 5.0
 DEADLINE_SECONDS: Final = 90.0
 IMPATIENT: Final = 0.02
-"""The share of requests whose first answer is not waited for: the client hangs up and asks again
-with the same key, as phones in tunnels do."""
+"""The share of requests that are sent twice with the same key: usually the client hangs up before
+the first answer, like phones in tunnels."""
 DONE: Final = range(200, 300)
 RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """What the gateway promised for one request."""
+    """What the gateway acknowledged for one request."""
 
     key: str
     id: int
@@ -34,57 +34,57 @@ class Acknowledged:
 
 
 class NothingPromised(CounterfoilError):
-    """An answer names no effect, so there is nothing that could be looked for."""
+    """An answer contains no effect id, so its effect can't be looked up."""
 
 
 class _Promise(msgspec.Struct, frozen=True):
-    """What is read of an answer."""
+    """The part of an answer that is read."""
 
     id: str | int
 
 
 _Asked = tuple[str, str]
-"""A tenant and its Idempotency-Key: another tenant's same key is another request."""
+"""(tenant, Idempotency-Key): keys of different tenants are independent."""
 
 
 @dataclass(slots=True)
 class ClientRecord:
-    """The client's own stubs, kept apart from everything that is being proved."""
+    """The client's own record, independent of everything that is proved."""
 
     sent: int = 0
     attempts: int = 0
     acknowledged: dict[_Asked, Acknowledged] = field(default_factory=dict[_Asked, Acknowledged])
     refused: dict[_Asked, int] = field(default_factory=dict[_Asked, int])
-    """Requests that got a final no, with its status."""
+    """The statuses of requests that were finally refused."""
     changed_answers: list[str] = field(default_factory=list[str])
-    """Keys whose repeated request was promised another id."""
+    """Keys for which a repeated request got another id."""
     latencies_ms: list[float] = field(default_factory=list[float])
     refusals: int = 0
-    """Answers with status 503, each of which must say when to come again, and come at once."""
+    """Answers with status 503. Each must have Retry-After, and arrive at once."""
     refusals_without_retry_after: int = 0
     slowest_refusal_ms: float = 0.0
 
 
 class Client:
-    """Sends requests through the gateway until each has a final answer or its time is up."""
+    """Sends requests through the gateway until each has a final answer or times out."""
 
     def __init__(
         self, gateway: str, authority: Path | None, tokens: dict[str, str], *, seed: int
     ) -> None:
-        """`authority` vouches for the gateway at `gateway` (`host:port`); None: it has no TLS."""
+        """`authority` is the CA of the gateway at `gateway` (`host:port`); None without TLS."""
         self._base = f"https://{gateway}" if authority else f"http://{gateway}"
         self._tls = ssl.create_default_context(cafile=str(authority)) if authority else True
         self._tokens = tokens
         self._random = random.Random(seed)
         self.rate = 0.0
-        """New requests a second; 0 sends as fast as answers come."""
+        """New requests per second; 0 for as fast as answers arrive."""
         self._next = 0.0
         self.record = ClientRecord()
 
     async def send(
         self, requests: Sequence[Request], on_progress: Callable[[int], None]
     ) -> ClientRecord:
-        """Send all, some at a time in order; `on_progress` gets the number that are final."""
+        """Send all requests, several at a time; `on_progress` gets the number of final ones."""
         pending = iter(requests)
         connector = aiohttp.TCPConnector(limit=CONCURRENCY, ssl=self._tls)
         timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS)
@@ -101,7 +101,7 @@ class Client:
         return self.record
 
     async def _turn(self) -> None:
-        """Wait for the next request's turn, for as long as there is a rate."""
+        """Wait as the rate demands, if there is one."""
         loop = asyncio.get_running_loop()
         self._next = max(self._next, loop.time())
         turn = self._next
@@ -152,7 +152,7 @@ class Client:
         body: bytes | None,
         headers: dict[str, str],
     ) -> None:
-        """Send without waiting for the answer, or read it and ask again all the same."""
+        """Send a request once, and possibly hang up before its answer; it is sent again anyway."""
         self.record.attempts += 1
         patience = self._random.choice([0.004, 0.02, ATTEMPT_SECONDS])
         try:
@@ -167,7 +167,7 @@ class Client:
                 if response.status in DONE:
                     self._acknowledge(request, content)
         except (aiohttp.ClientError, TimeoutError):
-            return  # an unknown outcome, which is what the retry is for
+            return  # the outcome is unknown; the repeated request resolves it
 
     def _refused(self, response: aiohttp.ClientResponse, seconds: float) -> None:
         self.record.refusals += 1

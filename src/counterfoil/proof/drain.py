@@ -1,8 +1,8 @@
 """Reconciles repeatedly until nothing is in flight, so that the result is final.
 
-Where positions tell whether something is under way (`rest`), a rest that lasts is enough. Elsewhere
-time has to tell: a match that lasts is one, and what differs has had time enough to arrive. Time is
-the last word as well where positions don't come to their ends, as some bugs would leave them.
+Where positions show whether work is under way (`rest`), a stable rest is enough. Otherwise time
+decides: a stable match is final, and a difference once everything has had time to arrive. Time also
+decides if positions never reach their ends, as with some bugs.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from counterfoil.supervisor import Child
 DRAIN_SECONDS: Final = 90.0
 LOOK_SECONDS: Final = 0.3
 CALM_SECONDS: Final = 2.0
-"""What is found must last, a match and a rest alike, with every process running: a relay that has
-just woken up may be about to send its batch again, and one that has just died to do so anew."""
+"""How long a match or a rest must last with every process running: a relay that has just resumed
+may be about to send its batch again, as may the successor of one that has just died."""
 SETTLED_SECONDS: Final = MappingProxyType({"embedded": 12.0, "spark": 120.0})
-"""With every process running. Longer than a lease and a backoff together, by the engine of reports:
-whoever could still come, has. A Spark driver starts in 10 s and needs as long again for its first
-job."""
+"""With every process running, by the engine of reports. Longer than a lease and a backoff together,
+so that everything still under way has arrived. A Spark driver starts in 10 s, and its first job
+takes as long again."""
 
 
 class Drain:
-    """The end of a run, after its last request: what is still on its way arrives, or doesn't."""
+    """The end of a run, after its last request: waits for everything under way."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Drain:
         self._positions_tell = positions_tell(application, stores)
 
     async def at_rest(self) -> Standing | None:
-        """Where everything stands, or None if something may be under way or be about to begin."""
+        """The state if everything is at rest; None if something may be under way or start."""
         if not self._positions_tell or not self._all_run():
             return None
         try:
@@ -59,10 +59,10 @@ class Drain:
     async def reconciled(
         self, client: ClientRecord, engine: str, on_look: Callable[[Reconciliation], None]
     ) -> Reconciliation:
-        """What is found in the end, with this engine of reports; `on_look` is told on the way.
+        """The final result, with this engine of reports; `on_look` gets the intermediate ones.
 
         Raises:
-            StoreAway: a store could not be read until the time was up.
+            StoreAway: a store was unavailable until the deadline.
         """
         began = settled_since = calm_since = time.monotonic()
         deadline = began + DRAIN_SECONDS + 2 * SETTLED_SECONDS[engine]

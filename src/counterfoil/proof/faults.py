@@ -1,4 +1,4 @@
-"""A seeded schedule of faults: SIGKILL and SIGSTOP at moments of progress, or at fault points."""
+"""A seeded schedule of faults: SIGKILL and SIGSTOP, at given progress or at fault points."""
 
 import asyncio
 import random
@@ -34,13 +34,13 @@ SABOTAGE_POINTS: Final = {
     "append-without-transaction": [("lake.after-commit", "kill")] * 3,
     "uncommitted-file": [("lake.before-commit", "kill")] * 3,
 }
-"""Where the bug of a sabotage shows: its schedule has these faults alone, one after the other, as
-any other could hide it (a paused relay that is killed never wakes up)."""
+"""The faults that reveal a sabotage. Its schedule has only these, one after the other, since any
+other fault could hide the bug (a paused relay that is killed never resumes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: at `progress` (share of the requests that are final) do `action` to `target`."""
+    """One fault: at `progress` (the share of final requests), do `action` to `target`."""
 
     progress: float
     action: str
@@ -48,13 +48,13 @@ class Fault:
     """A kind of process, or a fault point (with a dot in its name)."""
     seconds: float
     alone: bool = False
-    """Whether the faults after it wait until it is over."""
+    """Whether later faults wait until it is over."""
 
 
 def schedule(
     seed: int, kinds: Sequence[str], actions: Sequence[str], *, number: int, sabotage: str | None
 ) -> list[Fault]:
-    """Every kind in turn, then fault points; the same seed gives the same schedule."""
+    """Every kind once, then fault points; deterministic for a seed."""
     if sabotage in SABOTAGE_POINTS:
         return [
             Fault(0.05, action, point, LONG_PAUSE, alone=True)
@@ -83,19 +83,19 @@ def schedule(
 
 
 LONG_PAUSE: Final = 2 * LEASE_SECONDS
-"""At a fault point a pause must outlast the lease, and give whoever takes over time to work."""
+"""At a fault point a pause must outlast the lease, and give the next leader time to work."""
 _ACTIONS: Final = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP}
 TAKEN_SECONDS: Final = 10.0
-"""How long an armed point may wait for a process to come by; afterwards it is disarmed."""
+"""How long an armed point waits for a process to reach it; then it is disarmed."""
 LOOK_SECONDS: Final = 0.5
-"""Between two looks whether any process can still come by: each reads the stores."""
+"""Between two checks whether a process can still reach it: each check reads the stores."""
 
 
 class FaultInjector:
-    """Carries a schedule out against a running supervisor's processes.
+    """Applies a schedule to the processes of a running supervisor.
 
-    `is_over` is asked while a point is armed, whether anything is still under way that could make
-    a process come by.
+    While a point is armed, `is_over` says whether nothing is left that could make a process reach
+    it.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FaultInjector:
         self._points: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def run(self, faults: Sequence[Fault], progress: Callable[[], float]) -> None:
-        """Inject each fault when its progress is reached; returns when all are over."""
+        """Inject each fault at its progress; returns when all are over."""
         try:
             for fault in faults:
                 while progress() < fault.progress:
@@ -131,14 +131,14 @@ class FaultInjector:
                 task.cancel()
 
     def count_taken(self) -> None:
-        """Count the fault points that went off; call once, after the run."""
+        """Count the fault points that were reached; call once, after the run."""
         for taken in self._folder.glob("*.taken"):
             action = taken.read_text().strip()
             self.counts[action] += 1
             self.by_kind[taken.name.split(".")[0]] += 1
 
     async def _at_point(self, fault: Fault) -> None:
-        """Arm a point, once the fault before it at the same point is over, and see it through."""
+        """Arm a point, after the previous fault at the same point, and wait until it is over."""
         async with self._points[fault.target]:
             self._folder.mkdir(exist_ok=True)
             armed = self._folder / fault.target
@@ -151,7 +151,7 @@ class FaultInjector:
             while not (taken := self._taken(fault.target) - before):
                 if is_over or time.monotonic() > armed_at + TAKEN_SECONDS:
                     armed.unlink(missing_ok=True)
-                    taken = self._taken(fault.target) - before  # in the last moment
+                    taken = self._taken(fault.target) - before  # it may just have been reached
                     break
                 await asyncio.sleep(0.02)
                 if time.monotonic() > looked_at + LOOK_SECONDS:
@@ -170,14 +170,14 @@ class FaultInjector:
             child for child in self._supervisor.children if child.plan.kind == fault.target
         ]
         child = self._random.choice(candidates)
-        for _ in range(500):  # a process between two lives can't be hurt: wait for the next one
+        for _ in range(500):  # a restarting process can't be hit: wait until it runs
             if child.pid is not None and child.ready.is_set():
                 break
             await asyncio.sleep(0.02)
         pid = child.pid
         if pid is None:
             return
-        # A server of a real engine may be several processes: the machine that it is on goes down.
+        # An engine's server may be several processes; they fail together, as with their machine.
         victims = process_tree(pid) if child.plan.engine else [pid]
         for victim in victims:
             send_signal(victim, _ACTIONS[fault.action])

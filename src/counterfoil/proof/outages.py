@@ -1,4 +1,4 @@
-"""Stops each real engine for a while under load, and times the recovery."""
+"""Stops each external engine for a while under load, and measures the recovery."""
 
 import asyncio
 import time
@@ -14,21 +14,20 @@ from counterfoil.supervisor import Child, Supervisor
 
 BETWEEN_SECONDS: Final = 5.0
 RECOVERY_SECONDS: Final = 60.0
-"""How long is waited for everything to be posted again; what takes longer has not recovered."""
+"""How long to wait until everything is posted again; longer counts as no recovery."""
 PART_SECONDS: Final = 15.0
-"""What an outage takes beside its own length, by and large: the server's start, and the rest."""
+"""The approximate overhead of an outage: the server's start, and the recovery."""
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """One engine that was gone and came back."""
+    """An engine's outage."""
 
     engine: str
     seconds: float
     recovery_seconds: float | None
-    """From the engine's first answer until all that was accepted by then was posted; None: never.
-    """
+    """From the engine's first answer until all rows accepted by then were posted; None: never."""
     restarted: list[str]
-    """Processes, beside the engine's own, that ended meanwhile."""
+    """Processes, other than the engine's own, that were restarted meanwhile."""
 
 
 async def break_engines(
@@ -41,10 +40,10 @@ async def break_engines(
     seconds: float,
     tell: Callable[[str, int, int], None],
 ) -> list[Outage]:
-    """Take each engine that runs here down in turn, at once and without a warning.
+    """Kill the servers of each engine started here in turn, and bring them back after `seconds`.
 
-    The client is slowed down, so that its `requests` last for all outages of so many `seconds`; 0
-    takes nothing down.
+    The client's rate is limited so that its `requests` last for all outages. With `seconds` 0
+    nothing is killed.
     """
     engines = _engines_here(supervisor.children) if seconds else []
     if not engines:
@@ -68,7 +67,7 @@ async def break_engines(
 
 
 def _engines_here(children: Sequence[Child]) -> list[str]:
-    """The real engines whose servers run under the supervisor."""
+    """The external engines whose servers run under the supervisor."""
     return list(dict.fromkeys(child.plan.engine for child in children if child.plan.engine))
 
 

@@ -1,4 +1,4 @@
-"""`counterfoil prove`: run the application, break it on purpose, and reconcile what is left."""
+"""`counterfoil prove`: runs the application, injects faults, and reconciles the results."""
 
 import asyncio
 import time
@@ -33,15 +33,15 @@ from counterfoil.supervisor import Supervisor
 FAULT_NUMBER: Final = 24
 OUTAGE_SECONDS: Final = 30.0
 DRAWN: Final = 50
-"""Progress is told of once for so many requests: drawing each costs more than sending some."""
+"""Requests per progress report: drawing each one costs more than sending some."""
 
 
 class ProofError(CounterfoilError):
-    """The proof could not be run, which is not the same as a failing verdict."""
+    """The proof could not be run; unlike a verdict that fails."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a proof found; `holds` only if nothing was lost, doubled or changed."""
+    """The result of a proof; `holds` only if nothing was lost, doubled or changed."""
 
     verdict: Literal["holds", "fails"]
     seed: int
@@ -63,7 +63,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """Faults by kind of process."""
     outages: list[Outage]
     refusals: dict[str, float]
-    """Answers with status 503, how many said nothing of when to retry, the slowest (ms)."""
+    """Answers with status 503: their number, those without Retry-After, the slowest (ms)."""
     difference_count: int
     differences: list[Difference]
     seconds: dict[str, float]
@@ -71,7 +71,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of the step, how much is done, and of how much."""
+"""Called with the name of the step, the amount done, and the total."""
 
 
 async def prove(
@@ -91,15 +91,15 @@ async def prove(
 ) -> Verdict:
     """Run the application's own workload against it under faults, and reconcile.
 
-    A proof books what it sends and counts all that it finds, and it may switch a bug on. So it has
-    servers of its own, in its state folder; with `addresses` it takes those that the configuration
-    names, where nothing of the application may be.
+    A proof writes real data, counts all that it finds, and may enable a bug. So it uses its own
+    servers, in its state folder; with `addresses` it uses those of the configuration, where the
+    application must have no data.
 
-    `on_up` is told the console's address, with its key, for as long as the proof runs.
+    `on_up` gets the console's URL, with its key, which is valid while the proof runs.
 
     Raises:
         ProofError: the application declares nothing to match, a sabotage is unknown, or the
-            servers at `addresses` hold purchases already.
+            servers at `addresses` already hold rows.
         CounterfoilError: it did not start.
     """
     tell = on_progress or _untold
@@ -173,7 +173,7 @@ async def prove(
             outages = await breaking
         finally:
             for task in (injecting, breaking):
-                task.cancel()  # what is being stopped must not be paused again
+                task.cancel()  # no process may be paused once the supervisor stops
         reconciliation = await drain.reconciled(client.record, configuration.engines.reports, look)
         drained = time.monotonic()
     injector.count_taken()
@@ -192,7 +192,7 @@ async def prove(
 
 
 async def refuse_purchases(counterfoils: Counterfoils, stores: Stores) -> None:
-    """Before anything is sent: what others have bought would be counted, and their ledger booked.
+    """Refuse to start with existing rows: they would be counted, and their ledger changed.
 
     Raises:
         ProofError: there are some.
@@ -206,23 +206,23 @@ async def refuse_purchases(counterfoils: Counterfoils, stores: Stores) -> None:
 
 
 class _Load:
-    """How far the client has come with its requests."""
+    """The client's progress through its requests."""
 
     def __init__(self, number: int, tell: Progress) -> None:
         self.is_over = False
-        """Whether it has ended, with a final answer to every request or not."""
+        """Whether sending has ended, with a final answer to every request or not."""
         self._done = 0
         self._number = number
         self._tell = tell
 
     def count(self, done: int) -> None:
-        """So many have a final answer."""
+        """Set the number of requests with a final answer."""
         self._done = done
         if done % DRAWN == 0 or done == self._number:
             self._tell("purchases", done, self._number)
 
     def progress(self) -> float:
-        """From 0 to 1."""
+        """The share done, 0 to 1."""
         return 1.0 if self.is_over else self._done / self._number
 
 
@@ -243,11 +243,11 @@ def _provable(
 
 
 def _untold(_step: str, _done: int, _of: int) -> None:
-    """Nobody wants to know."""
+    """Ignores progress."""
 
 
 async def _tokens(issuer: str, requests: Sequence[Request]) -> dict[str, str]:
-    """A token for each tenant of the workload, as the tenants would get them."""
+    """A token for each tenant of the workload, from the development issuer."""
     tenants = {request.tenant: request.tier for request in requests}
     tokens: dict[str, str] = {}
     async with aiohttp.ClientSession() as session:

@@ -1,7 +1,7 @@
 """Reconciles client, gateway log, service table, event log, ledger, lake and report.
 
-Every store is read by its plain client (`stores`), without the code that wrote it: a bug there must
-not be able to hide here.
+Every store is read by its plain client (`stores`), without the code that wrote it, so that a bug in
+that code can't hide here.
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ DIFFERENCES_SHOWN: Final = 100
 
 
 class Sum(msgspec.Struct, frozen=True):
-    """A number of effects and what they are worth together, in minor units."""
+    """A number of effects and the sum of their amounts, in minor units."""
 
     count: int
     amount: int
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One mismatch: its kind, its place, and both sides."""
+    """One mismatch: its kind, its place, and both values."""
 
     what: str
     where: str
@@ -37,7 +37,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """The sums at every step, the first differences, and how many there are in all."""
+    """The sums at every stage, the first differences, and the number of all differences."""
 
     sums: dict[str, Sum]
     differences: list[Difference]
@@ -57,7 +57,7 @@ class _Differences:
     def compare(
         self, where: str, expected: Mapping[int, int], found: Iterable[tuple[int, int]]
     ) -> Sum:
-        """Compare the pairs (id, amount) that were found with the expected ones, each once."""
+        """Compare (id, amount) pairs with the expected ones, each of which must occur once."""
         pairs = list(found)
         times = Counter(identity for identity, _ in pairs)
         amounts = dict(pairs)
@@ -74,7 +74,7 @@ class _Differences:
 
 
 def reconcile(counterfoils: Counterfoils, stores: Stores, client: ClientRecord) -> Reconciliation:
-    """Compare every step with the service's table, and that with what the client was promised."""
+    """Compare every stage with the service's table, and the table with the client's record."""
     differences = _Differences()
     rows, keys = service_rows(counterfoils, stores)
     amounts = dict(rows)
@@ -150,7 +150,7 @@ def _compare_gateway(
 def _compare_order(
     counterfoils: Counterfoils, stores: Stores, logged: Iterable[int], differences: _Differences
 ) -> None:
-    """Check that events of one key are in the log in the order of their commits.
+    """Check that the log has the events of each key in the order of their commits.
 
     Duplicate and lost events are reported elsewhere.
     """
@@ -242,11 +242,11 @@ def _said(day: Sum | None) -> str:
 def service_rows(
     counterfoils: Counterfoils, stores: Stores
 ) -> tuple[list[tuple[int, int]], dict[tuple[str, str], set[int]]]:
-    """The service's rows as (id, amount), and the ids of those that each key caused.
+    """The service's rows as (id, amount), and the ids that each key caused.
 
-    A key is a tenant's: (tenant, Idempotency-Key). What it caused is told by the events that were
-    left with it. A command may publish as many as it likes, of any topic: an event is an effect of
-    its own only if it has a row.
+    A key is (tenant, Idempotency-Key). What it caused is known from the outbox, whose events have
+    the key in their headers. A command may publish any number of events, to any topics; only those
+    whose ids are rows are effects.
     """
     service, columns = counterfoils.service, f"{counterfoils.id}, {counterfoils.amount}"
     rows = [
@@ -267,7 +267,7 @@ def service_rows(
 
 
 def service_days(counterfoils: Counterfoils, stores: Stores) -> dict[str, Sum]:
-    """Number and worth of the service's rows by day."""
+    """Count and sum of the service's rows by day."""
     return {
         day: Sum(count, int(amount))
         for day, count, amount in stores.service(
@@ -279,7 +279,7 @@ def service_days(counterfoils: Counterfoils, stores: Stores) -> dict[str, Sum]:
 
 
 def gateway_effects(path: Path) -> set[int]:
-    """The effects that the gateway's log acknowledges; a torn last line is not a line."""
+    """The effects that the gateway's log acknowledges; an incomplete last line is ignored."""
     effects: set[int] = set()
     with path.open("rb") as file:
         for line in file:
@@ -292,12 +292,12 @@ def gateway_effects(path: Path) -> set[int]:
 
 
 def log_events(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, int]]:
-    """The events of the topic as (id, amount); what can't be read is worth nothing."""
+    """The topic's events as (id, amount); the amount is 0 for what can't be decoded."""
     return _worths(counterfoils, log_documents(counterfoils, stores))
 
 
 def log_documents(counterfoils: Counterfoils, stores: Stores) -> list[tuple[int, dict[str, Any]]]:
-    """The events of the topic as (id, JSON document); what can't be read says nothing."""
+    """The topic's events as (id, JSON document); the document is empty if it can't be decoded."""
     return [
         (event_id, _document(value)) for event_id, value in stores.events(counterfoils.topic.name)
     ]
@@ -345,7 +345,7 @@ def lake_rows(counterfoils: Counterfoils, state: StateFolder) -> list[tuple[int,
 
 
 def report_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum]:
-    """The published section, read from its CSV file: what a person would open."""
+    """The published section, read from its CSV file, as its readers get it."""
     import csv  # noqa: PLC0415
 
     path = state.reports / counterfoils.report.name / f"{counterfoils.section}.csv"
@@ -354,14 +354,14 @@ def report_days(counterfoils: Counterfoils, state: StateFolder) -> dict[str, Sum
     days: dict[str, Sum] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            before = days.get(row["day"], Sum(0, 0))  # a day that is there twice counts twice
+            before = days.get(row["day"], Sum(0, 0))  # rows of a repeated day are added
             count, total = int(row[counterfoils.count]), _minor(row[counterfoils.total])
             days[row["day"]] = Sum(before.count + count, before.amount + total)
     return days
 
 
 def _minor(text: str) -> int:
-    """Minor units from an amount in major units (`12.34`), or an integer; 0 where there is none."""
+    """Minor units from an amount in major units (`12.34`) or from an integer; 0 if empty."""
     from decimal import Decimal  # noqa: PLC0415
 
     if not text:  # the sum of no rows

@@ -1,14 +1,13 @@
-"""Decides whether anything is still in flight: a difference at rest is final.
+"""Decides whether anything is still in flight: differences at rest are final.
 
-The way is at rest when every step of it stands at the end of the one before: each event that was
-left in an outbox is in the log, each pipeline and the lake have taken what is in their topics, and
-the report is that of the lake's newest version. All of these only grow. Of two looks that found the
-same, each at its end, there was a moment between them at which nothing was under way; so what is
-reconciled between them is all that will ever come.
+The system is at rest when each stage has reached the end of the previous one: each event of an
+outbox is in the log, each pipeline and the lake have read their topics to the end, and the report
+was computed from the lake's newest version. All of these only grow. If two checks in a row find the
+same state at rest, there was a moment between them at which nothing was under way, so a
+reconciliation between them is final.
 
-Where work waits for a clock, or is out of its topic before it is done, positions don't tell: that
-is so with timers, sagas, tasks and parallel work, and with stateless pipelines that keep their
-positions in Kafka.
+Positions don't show work that waits for a clock or has left its topic before it is done: timers,
+sagas, tasks, parallel pipelines, and stateless pipelines that keep their positions in Kafka.
 """
 
 from collections import Counter
@@ -32,19 +31,19 @@ Positions = dict[tuple[str, str], dict[int, int]]
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where the steps of the way stood in a look that found each at its end."""
+    """The state of all stages at a check that found each at its end."""
 
     published: int
-    """Events that were left in outboxes."""
+    """The number of events in outboxes."""
     positions: Positions
     version: int
-    """Of the lake's table; -1 before its first."""
+    """The version of the lake's table; -1 before its first."""
 
 
 def at_rest(
     application: Application, counterfoils: Counterfoils, stores: Stores
 ) -> Standing | None:
-    """Where everything stands, or None if something is under way; only where positions tell."""
+    """The state if everything is at rest, else None; only if `positions_tell`."""
     left = stores.published(application.services)
     waiting = Counter((topic, int(identity)) for topic, identity in left)
     for topic in {topic for topic, _ in waiting}:
@@ -62,7 +61,7 @@ def at_rest(
 
 
 def positions_tell(application: Application, stores: Stores) -> bool:
-    """Whether all that an application does shows in positions."""
+    """Whether positions show all of an application's work."""
     return not (
         application.queues
         or application.sagas
@@ -80,7 +79,7 @@ def _positions(
     stores: Stores,
     table: "deltalake.DeltaTable | None",
 ) -> Positions:
-    """Of pipelines beside what they have done, of the lake in its table and as it is noted."""
+    """The positions of pipelines and of the lake, the latter in the store and in its table."""
     taken = [
         (name, topic)
         for name, pipeline in application.pipelines.items()

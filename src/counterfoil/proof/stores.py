@@ -1,7 +1,7 @@
 """Opens an application's stores read-only, without the code that wrote them.
 
-A bug in the code that writes must not be able to hide in the code that checks. So this speaks with
-SQLite, PostgreSQL and Kafka by their plain clients, and knows the tables by name.
+A bug in the code that writes must not be able to hide in the code that checks. So this uses the
+plain clients of SQLite, PostgreSQL and Kafka, and the tables' names.
 """
 
 import sqlite3
@@ -27,7 +27,7 @@ Rows = list[tuple[Any, ...]]
 
 
 class StoreAway(CounterfoilError):
-    """The engine that holds a store does not answer; it may later."""
+    """A store's engine does not answer; it may later."""
 
 
 class Stores(Protocol):
@@ -35,49 +35,49 @@ class Stores(Protocol):
 
     state: StateFolder
     idempotency_key: str
-    """SQL that finds an outbox row's Idempotency-Key."""
+    """SQL for the Idempotency-Key of an outbox row."""
     saga_tables: str
-    """A query with a row if there are tables of sagas, which the first coordinator makes."""
+    """A query that returns a row if the sagas' tables exist; the first coordinator creates them."""
     holds_log: bool
-    """Whether the log and all positions in it are in the database of the pipelines."""
+    """Whether the log and all its positions are in the pipelines' database."""
     commits_in_order: bool
-    """Whether the rows of an outbox are numbered in the order of their commits.
+    """Whether outbox rows are numbered in commit order.
 
-    PostgreSQL doesn't, where the outbox is read from its log and writers needn't wait in line."""
+    They aren't in PostgreSQL if the outbox is read from its WAL, where writers don't serialize."""
 
     def service(self, name: str, sql: str, *parameters: object) -> Rows:
-        """The rows of a query (`?` for parameters) over a service's tables; none before it ran."""
+        """The rows of a query (`?` for parameters) on a service's tables; none before it ran."""
         ...
 
     def pipelines(self, sql: str, *parameters: object) -> Rows:
-        """The same over the tables of the pipelines."""
+        """As `service`, on the tables of the pipelines."""
         ...
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
-        """(event id, value) of every record of a topic that consumers can see.
+        """(event id, value) of every record of a topic that is visible to consumers.
 
-        Those of a partition are in the order of their offsets.
+        Records of a partition are in the order of their offsets.
         """
         ...
 
     def published(self, services: Iterable[str]) -> Rows:
-        """(topic, event id) of each event that services, or pipelines, have left for the log."""
+        """(topic, event id) of each event in the outboxes of services and pipelines."""
         ...
 
     def beyond(self, topic: str, positions: Mapping[int, int]) -> int:
-        """How many records a consumer that stands at `positions` has still to be given.
+        """The number of records that a consumer at `positions` has yet to read.
 
         A partition without a position is counted from its beginning.
         """
         ...
 
     def described(self, service: str) -> str:
-        """Where a service keeps its rows, for people."""
+        """Where a service's rows are, in words."""
         ...
 
 
 def open_stores(name: str, configuration: Configuration, state: StateFolder) -> Stores:
-    """The stores of the application `name`, which runs unless its engines are embedded.
+    """The stores of the application `name`, which must be running unless its engines are embedded.
 
     Raises:
         CounterfoilError: its engines were never started.
@@ -117,7 +117,7 @@ class EmbeddedStores:
         return _query(self.state.log, sql, parameters)
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
-        """The records of a topic: rows of MessagePack, an array for each record."""
+        """The records of a topic: each row is a MessagePack array of records."""
         rows = self.pipelines(
             "SELECT records FROM record_batches WHERE topic = ? ORDER BY partition, last", topic
         )
@@ -126,11 +126,11 @@ class EmbeddedStores:
                 yield event_id, value
 
     def published(self, services: Iterable[str]) -> Rows:
-        """What is in the services' outboxes; pipelines write into the log themselves."""
+        """The services' outboxes; pipelines write to the log directly."""
         return [row for service in services for row in self.service(service, _OUTBOX)]
 
     def beyond(self, topic: str, positions: Mapping[int, int]) -> int:
-        """Ends, which the last batches tell, less positions."""
+        """The ends, from the last batches, minus the positions."""
         ends = self.pipelines(
             "SELECT partition, max(last) + 1 FROM record_batches WHERE topic = ? GROUP BY 1", topic
         )
@@ -149,7 +149,7 @@ def _query(path: Path, sql: str, parameters: Sequence[object]) -> Rows:
 
 
 class RealStores:
-    """Schemas of PostgreSQL and topics of Kafka."""
+    """PostgreSQL schemas and Kafka topics."""
 
     idempotency_key = "(headers::json)->>'idempotency-key'"
     saga_tables = "SELECT 1 WHERE to_regclass('saga_instances') IS NOT NULL"
@@ -193,19 +193,19 @@ class RealStores:
         return self.service(_PIPELINES, sql, *parameters)
 
     def events(self, topic: str) -> Iterator[tuple[int, bytes]]:
-        """The committed records of a topic, from its beginning to its end as of now."""
+        """The committed records of a topic, from its beginning to its current end."""
         for message in self._messages(topic, {}):
             identity = dict(message.headers() or []).get("counterfoil-event-id") or b""
-            # Others may write there too; what they wrote has no id, and has appeared.
+            # Records of other producers have no id; they are reported as having appeared.
             yield int(identity) if identity.isdigit() else 0, message.value() or b""
 
     def published(self, services: Iterable[str]) -> Rows:
-        """What is in the outboxes of services and pipelines, sent or not."""
+        """The outboxes of services and pipelines, relayed or not."""
         sources = [*services, _PIPELINES]
         return [row for source in sources for row in self.service(source, _OUTBOX)]
 
     def beyond(self, topic: str, positions: Mapping[int, int]) -> int:
-        """Committed records from the positions on: ends count markers of transactions as well."""
+        """Counts committed records after the positions: offsets would count transaction markers."""
         return sum(1 for _ in self._messages(topic, positions))
 
     def _messages(self, topic: str, positions: Mapping[int, int]) -> "Iterator[Message]":
@@ -224,7 +224,7 @@ class RealStores:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
-            # The end is told by a fetch that has found nothing, for which the broker waits so long.
+            # The end of a partition is reported by an empty fetch, which waits this long.
             "fetch.wait.max.ms": 10,
         }
         with closing(Consumer(settings)) as consumer:

@@ -1,6 +1,6 @@
-"""Follows one payment by its id, from the request to its line in the report.
+"""Traces one effect by its id, from the request to its line in the report.
 
-A payment that goes no further has often been given up: its dead letters are told of as well.
+It includes dead letters, the usual reason why an effect gets no further.
 """
 
 import json
@@ -20,29 +20,28 @@ ID_DIGITS: Final = 19
 
 
 LETTERS_SHOWN: Final = 20
-"""One event has one for each pipeline that gives it up, and one more for each replay that fails."""
+"""An event has one for each pipeline that gave it up, and one more for each failed replay."""
 EVENTS: Final = 1_000
-"""Of one command that are looked through: more than a command should publish."""
+"""Events of one command that are searched: more than a command should publish."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One station: what it is called, when it was passed (UTC), where it stands, what it says."""
+    """One stage of the trace: its name, its time (UTC), the place, and the details."""
 
     name: str
     time: str
     where: str
     what: str
     letter: str | None = None
-    """Of a dead letter: its number."""
+    """The number of a dead letter."""
 
 
 def trace(application: Application, stores: Stores, log: EventLog, identity: str) -> list[Step]:
-    """The stations that the effect `identity` (its id, or its Idempotency-Key) has passed.
+    """The stages that the effect `identity` (its id, or its Idempotency-Key) has passed.
 
-    An empty list means that nothing is known of it; a list that ends early, that it is under way,
-    or stands in the dead letters that come last. Row, lake and report are those of
-    `app.matches`: of other events there are the outbox, the log, transfers under their own id, and
-    the sagas that they have begun.
+    An empty list means that it is unknown. A list that ends early means that it is under way, or in
+    the dead letters at the list's end. Row, lake and report are those of `app.matches`; events of
+    other topics have the outbox, the log, transfers with their id, and the sagas they started.
     """
     number = int(identity) if identity.isdigit() and len(identity) <= ID_DIGITS else None
     found = _left(application, stores, number, identity)
@@ -73,7 +72,7 @@ def trace(application: Application, stores: Stores, log: EventLog, identity: str
 
 
 class _Left(msgspec.Struct, frozen=True):
-    """An event as a service has left it in its outbox."""
+    """An event in a service's outbox."""
 
     service: str
     sequence: int
@@ -87,10 +86,7 @@ class _Left(msgspec.Struct, frozen=True):
 def _left(
     application: Application, stores: Stores, number: int | None, identity: str
 ) -> _Left | None:
-    """The event of this id, or of what a command has published that of `app.matches`, or the first.
-
-    One of this id comes before those that have it for their key.
-    """
+    """The event of this id; else, of the events of this key, that of `app.matches`, or the first."""
     counterfoils = application.counterfoils
     matched = None if counterfoils is None else counterfoils.topic.name
     found = [
@@ -109,7 +105,7 @@ def _left(
 
 
 def _sagas(stores: Stores, effect: int) -> list[Step]:
-    """The sagas that the event has begun: an instance has the id of its event."""
+    """The sagas that the event has started: an instance has the id of its event."""
     if not stores.pipelines(stores.saga_tables):
         return []
     rows = stores.pipelines(
@@ -129,7 +125,7 @@ def _sagas(stores: Stores, effect: int) -> list[Step]:
 
 
 def _letters(stores: Stores, effect: int) -> list[Step]:
-    """Where it was given up, and what became of that."""
+    """The event's dead letters, and what became of them."""
     rows = stores.pipelines(
         "SELECT id, pipeline, error, failed_us, replayed_us, discarded_us FROM dead_letters "
         "WHERE event_id = ? ORDER BY id LIMIT ?",
@@ -155,7 +151,7 @@ def _state(replayed_us: int | None, discarded_us: int | None) -> str:
 
 
 def _requests(state: StateFolder, effect: int | None, identity: str) -> list[Step]:
-    """The gateway's lines: usually one, more if the client asked again."""
+    """The gateway's log lines: usually one, more if the client repeated the request."""
     if not state.access_log.exists():
         return []
     wanted = (str(effect).encode(), identity.encode())

@@ -1,14 +1,14 @@
-"""Searches a history for anomalies: Adya's G0, G1a and G1c, and those that only a log can have.
+"""Searches a history for anomalies: Adya's G0, G1a and G1c, and those specific to logs.
 
-A transaction *depends* on another if it read a value of it (`wr`), or wrote the next value after
-one of it in a partition (`ww`); offsets tell the order. Where dependencies form a cycle, no order
-of the transactions explains what was seen (Adya, Liskov and O'Neil, "Generalized Isolation Level
-Definitions", 2000; Kingsbury and Alvaro, "Elle", 2020).
+A transaction *depends* on another if it read one of its values (`wr`), or wrote the value right
+after one of its values in a partition (`ww`), by the order of offsets. If dependencies form a
+cycle, no order of the transactions explains the history (Adya, Liskov and O'Neil, "Generalized
+Isolation Level Definitions", 2000; Kingsbury and Alvaro, "Elle", 2020).
 
-**What Kafka does not promise.** Its transactions become visible whole, but their writes are not
-isolated from one another: two of them may stand in one order in this partition, and in the other
-order in that one. A cycle that needs `ww` is therefore counted and not held against a broker, while
-one of `wr` alone, information that flows in a circle, is. Everything else here is a violation.
+**What Kafka does not guarantee.** Its transactions are atomic, but their writes are not isolated
+from one another: two transactions may have one order in one partition, and the other order in
+another. So a cycle that contains `ww` is counted but allowed, while one of `wr` alone, a circular
+information flow, is a violation, as is every other anomaly.
 """
 
 import bisect
@@ -39,26 +39,26 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 SHOWN: Final = 100
-"""Anomalies of one kind that are kept; the rest is counted."""
+"""Anomalies kept of each kind; further ones are only counted."""
 CYCLES: Final = 10
-"""Cycles that are searched for in one graph: one that is broken is enough to know."""
+"""Cycles searched for in one graph: one is enough for a verdict."""
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """One thing that must not be, and the transactions that show it (by place in the history)."""
+    """One anomaly, and the transactions that show it (indices in the history)."""
 
     kind: str
     what: str
     transactions: tuple[int, ...]
     allowed: bool = False
-    """Whether the log never promised otherwise."""
+    """Whether the log doesn't guarantee its absence."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What was looked at, and what was found."""
+    """What was checked, and what was found."""
 
     transactions: dict[str, int]
-    """How many ended in which way."""
+    """The number of transactions by outcome."""
     values_sent: int
     values_read: int
     counts: dict[str, int]
@@ -66,20 +66,20 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Whether enough was seen to tell, and nothing of it was a violation."""
+        """Whether enough was observed for a verdict, and nothing is a violation."""
         enough = self.transactions.get("committed", 0) > 0 and self.values_read > 0
         return enough and all(anomaly.allowed for anomaly in self.anomalies)
 
 
 Value = tuple[int, int]
-"""A partition and a value in it."""
+"""(partition, value)."""
 
 
 def check(history: History) -> Verdict:
-    """Every anomaly of a history.
+    """All anomalies of a history.
 
     Raises:
-        ValueError: a value was sent twice, so that nothing can be said about who wrote it.
+        ValueError: a value was sent twice, so its writer is ambiguous.
     """
     facts = _Facts(history)
     found = [
@@ -112,7 +112,7 @@ def check(history: History) -> Verdict:
 
 
 class _Facts:
-    """What follows from a history at first sight."""
+    """Indices of a history."""
 
     def __init__(self, history: History) -> None:
         self.transactions = history.transactions
@@ -126,7 +126,7 @@ class _Facts:
         self.final = history.final
         self.readable = {(place.partition, place.value) for place in history.final}
         self.log: dict[int, dict[int, int]] = defaultdict(dict)
-        """The value at each offset of each partition, as the last read has it."""
+        """The value at each offset of each partition, from the final read."""
         for place in history.final:
             self.log[place.partition].setdefault(place.offset, place.value)
 
@@ -138,7 +138,7 @@ class _Facts:
                     yield number, action.records
 
     def took_effect(self, number: int) -> bool:
-        """Whether a transaction is known to have been committed, by itself or by what is there."""
+        """Whether a transaction was committed, by its outcome or because its values are there."""
         transaction = self.transactions[number]
         if transaction.outcome == "unknown":
             return any(
@@ -152,7 +152,7 @@ def _sends(transaction: Transaction) -> list[Send]:
 
 
 def _offsets(facts: _Facts) -> Iterator[Anomaly]:
-    """An offset has one value for ever, and a value one offset."""
+    """Checks that an offset always has the same value, and a value one offset."""
     value_at: dict[tuple[int, int], tuple[int, int | None]] = {}
     offset_of: dict[Value, tuple[int, int | None]] = {}
     seen = [(None, place) for place in facts.final]
@@ -200,15 +200,15 @@ def _lost_and_torn(facts: _Facts) -> Iterator[Anomaly]:
 
 
 def _orders_of_clients(facts: _Facts) -> Iterator[Anomaly]:
-    """A client's polls go on where the last one ended, and its sends stand in its own order.
+    """Checks that a client's polls continue where the last one ended, and its sends keep order.
 
-    The first poll of all begins at the beginning, and the first one after a placement where the
-    client's last committed transaction had ended: neither may pass anything over.
+    A client's first poll must start at the beginning, and the first one after a reposition at the
+    end of the client's last committed transaction: neither may skip anything.
     """
     committed = {partition: sorted(values) for partition, values in facts.log.items()}
     polled: dict[tuple[int, int], tuple[int, int | None]] = {}
     taken: dict[int, dict[tuple[int, int], tuple[int, int | None]]] = defaultdict(dict)
-    """How far the committed transactions of each client have come."""
+    """The positions of each client's last committed transaction."""
     sent: dict[tuple[int, int], tuple[int, int]] = {}
     for number, transaction in enumerate(facts.transactions):
         client = transaction.client
@@ -250,12 +250,12 @@ def _sent_in_order(
 
 
 def _between(offsets: list[int], low: int, high: int) -> list[int]:
-    """Those of the sorted `offsets` that lie between the two."""
+    """The elements of the sorted `offsets` strictly between the two."""
     return offsets[bisect.bisect_right(offsets, low) : bisect.bisect_left(offsets, high)]
 
 
 Graph = dict[int, set[int]]
-"""For each transaction those that it depends on."""
+"""The dependencies of each transaction."""
 
 
 def _cycles(facts: _Facts) -> Iterator[Anomaly]:
@@ -299,7 +299,7 @@ def _read_dependencies(facts: _Facts) -> Graph:
 
 
 def _cycles_of(graph: Graph) -> Iterator[tuple[int, ...]]:
-    """Some cycles, in the order of dependency; each one that is found is broken at one place."""
+    """Some cycles, in the order of dependency; each cycle found is then cut at one edge."""
     graph = {number: set(earlier) for number, earlier in graph.items()}
     for _ in range(CYCLES):
         try:

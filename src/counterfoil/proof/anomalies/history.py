@@ -1,6 +1,7 @@
 """The history of one topic's clients: transactions of sends and polls, and the final topic.
 
-Every value is sent once in a history, so a value that is read names the transaction that wrote it.
+Every value is sent once in a history, so a value that was read identifies the transaction that
+wrote it.
 """
 
 from typing import Literal
@@ -9,7 +10,7 @@ import msgspec
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
-    """A record: where it stands, and its value."""
+    """A record: its offset in a partition, and its value."""
 
     partition: int
     offset: int
@@ -17,7 +18,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Send(msgspec.Struct, frozen=True, tag="send"):
-    """A value for a partition; `offset` is where the broker said that it stands, if it did."""
+    """A value sent to a partition; `offset` is the broker's acknowledgment, if there was one."""
 
     partition: int
     value: int
@@ -25,25 +26,25 @@ class Send(msgspec.Struct, frozen=True, tag="send"):
 
 
 class Poll(msgspec.Struct, frozen=True, tag="poll"):
-    """The records that one poll gave, in the order in which it gave them."""
+    """The records of one poll, in their order."""
 
     records: tuple[Place, ...]
 
 
 class Transaction(msgspec.Struct, frozen=True):
-    """What one client did between begin and end."""
+    """A client's actions between begin and end."""
 
     client: int
     outcome: Literal["committed", "aborted", "unknown"]
-    """`unknown`: the client got no answer that says."""
+    """`unknown`: the client got no answer that tells."""
     actions: tuple[Send | Poll, ...]
     placed: bool = False
-    """Whether the client was put, before this transaction's polls, to where its last committed
-    transaction had ended, as a consumer is that takes a partition over."""
+    """Whether the client was repositioned, before this transaction's polls, to the end of its last
+    committed transaction, like a consumer that takes over a partition."""
 
 
 class History(msgspec.Struct, frozen=True):
-    """All transactions, each client's in its own order, and a last read of everything committed."""
+    """All transactions, in order for each client, and a final read of everything committed."""
 
     transactions: tuple[Transaction, ...]
     final: tuple[Place, ...]

@@ -1,10 +1,9 @@
-"""Random transactions on a real Kafka by concurrent clients, recorded as a history.
+"""Runs random transactions on a real Kafka with concurrent clients, and records a history.
 
-Only the plain client is used (confluent-kafka), the way that its documentation says: a consumer
-that reads what is committed, a transactional producer that is given up after an error whose outcome
-nobody knows. The next producer of the same transactional id settles what the last one left open
-(KIP-890). A client whose transaction did not take effect goes back to where the last one that did
-had ended, as a pipeline does.
+It uses only the plain client (confluent-kafka), as documented: a read-committed consumer, and a
+transactional producer that is discarded after an error with unknown outcome. The next producer with
+the same transactional id resolves its open transaction (KIP-890). After a transaction that did not
+take effect, a client goes back to the end of the last one that did, as a pipeline does.
 """
 
 import random
@@ -42,22 +41,22 @@ SEEDED: Final[Mapping[str, str]] = MappingProxyType(
         "claim-commit": "a client takes an aborted transaction for a committed one (lost-write)",
     }
 )
-"""Bugs of a client that can be switched on, to see that the checker finds them."""
+"""Bugs of a client that can be enabled, to check that the checker finds them."""
 PARTITIONS: Final = 3
 ACTIONS: Final = 4
-"""Of one transaction, at most."""
+"""Per transaction, at most."""
 ABORTED: Final = 0.15
 """The share of transactions that are aborted on purpose."""
 BUGGY: Final = 0.5
-"""The share of occasions at which a seeded bug strikes."""
+"""The probability with which an enabled bug occurs."""
 POLLED: Final = 20
-"""Records of one poll, at most."""
+"""Per poll, at most."""
 POLL_SECONDS: Final = 0.05
 PATIENCE: Final = 10
-"""Polls that a seeded bug makes until one brings something."""
+"""Attempts of an enabled bug to poll something."""
 CALL_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 60.0
-"""How long the cluster may take to answer after the last fault."""
+"""How long the cluster may take to respond after the last fault."""
 Outcome = Literal["committed", "aborted", "unknown"]
 
 
@@ -70,12 +69,12 @@ def run(
     bug: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> History:
-    """Let `clients` run so many transactions on a new topic, and read what is there then.
+    """Run transactions with `clients` clients on a new topic, then read the topic.
 
-    `progress` is told the number of transactions begun so far, from any thread.
+    `progress` gets the number of transactions begun so far, in any thread.
 
     Raises:
-        CounterfoilError: the cluster can't be reached, or does not come back after a fault.
+        CounterfoilError: the cluster is unreachable, or does not come back after a fault.
     """
     topic = f"counterfoil.verify.{seed}.{time.time_ns()}"
     _create(access, topic)
@@ -94,7 +93,7 @@ def run(
 
 
 class _Numbers:
-    """Hands out transactions up to a number, and values, each once."""
+    """Hands out transactions up to a limit, and unique values."""
 
     def __init__(self, transactions: int, progress: Callable[[int], None]) -> None:
         self._lock = threading.Lock()
@@ -109,7 +108,7 @@ class _Numbers:
             return self._value
 
     def transaction(self) -> bool:
-        """Whether there is another one to be run."""
+        """Whether another transaction is to be run."""
         with self._lock:
             if self._begun == self._limit:
                 return False
@@ -120,7 +119,7 @@ class _Numbers:
 
 
 class _Client:
-    """One client: a producer with a transactional id of its own, and a consumer."""
+    """One client: a producer with its own transactional id, and a consumer."""
 
     def __init__(
         self,
@@ -140,11 +139,11 @@ class _Client:
         self._producer: Producer | None = None
         self._next = dict.fromkeys(range(PARTITIONS), 0)
         self._committed = dict(self._next)
-        """Where the last transaction that took effect had ended."""
+        """The positions after the last transaction that took effect."""
         self._sent: list[tuple[int, int]] = []
 
     def run(self) -> list[Transaction]:
-        """Transactions for as long as there are some, each begun once the one before is settled."""
+        """Run transactions until the limit, each after the previous one is resolved."""
         seen: list[Transaction] = []
         placed = True
         with closing(self._consumer):
@@ -177,7 +176,7 @@ class _Client:
                     actions.append(self._send(producer, acknowledged))
             outcome = self._end(producer)
         except KafkaException:
-            self._producer = None  # nobody knows what became of it; its successor will see to it
+            self._producer = None  # unknown outcome; the next producer resolves it
         sends = [
             Send(action.partition, action.value, acknowledged.get(action.value))
             if isinstance(action, Send)
@@ -214,8 +213,8 @@ class _Client:
         return self._took(self._consumer.consume(POLLED, POLL_SECONDS))
 
     def _pass_over(self) -> None:
-        """Read something, if there is something, and say nothing of it."""
-        for _ in range(PATIENCE):  # a consumer that was just placed begins with nothing
+        """Poll something, if there is anything, without recording it."""
+        for _ in range(PATIENCE):  # the first polls after an assignment may be empty
             if self._took(self._consumer.consume(POLLED, POLL_SECONDS)):
                 return
 
@@ -223,7 +222,7 @@ class _Client:
         places: list[Place] = []
         for message in messages:
             if message.error() is not None:
-                continue  # the cluster is away: nothing was read
+                continue  # the cluster is unavailable: nothing was read
             place = _place_of(message)
             self._next[place.partition] = place.offset + 1
             places.append(place)
@@ -231,7 +230,7 @@ class _Client:
 
     def _end(self, producer: Producer) -> Outcome:
         if self._random.random() < ABORTED:
-            # What was sent must have arrived, or aborting it would show nothing.
+            # Flushed first, since aborting unsent values would test nothing.
             producer.flush(CALL_SECONDS)
             producer.abort_transaction(CALL_SECONDS)
             return "committed" if self._strikes("claim-commit") else "aborted"
@@ -247,7 +246,7 @@ class _Client:
         )
 
     def _settled(self) -> Producer:
-        """A producer with nothing open."""
+        """A producer without an open transaction."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while self._producer is None:
             producer = Producer(
@@ -287,7 +286,7 @@ def _reading(access: KafkaAccess, *, uncommitted: bool = False) -> dict[str, Any
 
 
 def _unheard(error: KafkaError) -> None:
-    """What concerns a transaction is raised by the call that it spoils; the rest is retried."""
+    """Ignores errors: those of a transaction are raised by its calls, the rest are retried."""
 
 
 def _create(access: KafkaAccess, topic: str) -> None:
@@ -303,7 +302,7 @@ def _create(access: KafkaAccess, topic: str) -> None:
 
 
 def _final(access: KafkaAccess, topic: str) -> tuple[Place, ...]:
-    """Everything that is committed, from the beginning to the end."""
+    """Everything committed, from beginning to end."""
     places: list[Place] = []
     waiting = set(range(PARTITIONS))
     deadline = time.monotonic() + SETTLE_SECONDS
