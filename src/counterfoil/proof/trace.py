@@ -86,7 +86,7 @@ class _Left(msgspec.Struct, frozen=True):
 def _left(
     application: Application, stores: Stores, number: int | None, identity: str
 ) -> _Left | None:
-    """The event of this id; else, of the events of this key, that of `app.matches`, or the first."""
+    """The event of this id; else, of the events of this key, that of `app.matches` or the first."""
     counterfoils = application.counterfoils
     matched = None if counterfoils is None else counterfoils.topic.name
     found = [
