@@ -1,32 +1,32 @@
 //! Concurrency limit of a service with a bounded priority queue.
 //!
-//! A place is free or it isn't; where none is, the tiers decide. A newcomer waits, in a queue that is
-//! bounded in length and in time; a place that becomes free goes to the highest tier that waits,
-//! and in it to who came first. A full queue sends away the newest of its lowest tier, if a higher one
-//! comes. How long one waits falls with its tier, down to nothing for the lowest ([`patience_ns`]),
-//! which is so refused at once, by one look at two numbers.
+//! If no place is free, a request waits in a queue that is bounded in length and in time. A place that
+//! becomes free goes to the highest waiting tier, and within it to the request that came first. If the queue
+//! is full, a request of a higher tier pushes out the newest of the lowest tier. The time that a request may
+//! wait falls with its tier, down to nothing for the lowest ([`patience_ns`]), which is therefore refused at
+//! once, after two loads.
 //!
-//! **Why there is no controller.** The wait of the highest class in a priority queue depends on its own
-//! load and on the rest of one service time, whatever the other classes ask for (Cobham, "Priority
-//! assignment in waiting line problems", 1954). So Gold keeps its latency at any overload that is not
-//! its own, from the first request on, and nothing has to be learnt or forgotten when it is over. Load
-//! shedding by thresholds that follow measured delays (DAGOR: Zhou et al., "Overload control for scaling
-//! WeChat microservices", 2018) is for servers that can't see how full their backend is; the gateway
-//! can, and what it has to learn, how much is full, is learnt by `gradient`.
+//! **Why there is no controller.** The wait of the highest class in a priority queue depends on its own load
+//! and on the rest of one service time, whatever load the other classes offer (Cobham, "Priority assignment
+//! in waiting line problems", 1954). So Gold keeps its latency under any overload that it doesn't cause
+//! itself, from the first request on, and nothing has to be learned or unlearned. Load shedding by thresholds
+//! that follow measured delays (DAGOR: Zhou et al., "Overload control for scaling WeChat microservices",
+//! 2018) is for servers that can't see how full their backend is. The gateway can; the limit itself is
+//! learned by `gradient`.
 //!
-//! **Why the queue is short and plain.** A queue absorbs bursts shorter than its timeout; a longer wait
-//! only makes requests late that others could have had answered. CoDel finds out when a long queue stands
-//! (Nichols and Jacobson, 2012); one that may stand for a tenth of a second at most has nothing to find.
+//! **Why the queue is short and plain.** A queue absorbs bursts shorter than its timeout; a longer wait only
+//! makes requests late and takes places from others that could be answered in time. CoDel detects a standing
+//! queue (Nichols and Jacobson, 2012); one that stands for a tenth of a second at most needs no detection.
 //!
-//! The way of a request that finds a place is an addition, without a lock. No place is ever left free
-//! while somebody waits: who waits says so before a last look for a place, and who leaves gives the place
-//! back before a last look for who waits (`tests/interleavings.rs`).
+//! A request that finds a place costs an addition, without a lock. No place stays free while a request waits:
+//! a waiter announces itself before a last check for a place, and a leaver returns its place before a last
+//! check for waiters (`tests/interleavings.rs`).
 
 use std::collections::BTreeMap;
 
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock, one_sees_the_other};
 
-/// Places, and a queue for them. `W` is whatever wakes one that waits.
+/// Places and their queue. `W` is the handle that wakes a waiter.
 pub struct Admission<W> {
     limit: AtomicUsize,
     in_flight: AtomicUsize,
@@ -37,30 +37,30 @@ pub struct Admission<W> {
 struct Queue<W> {
     capacity: usize,
     last_ticket: u64,
-    /// By tier, 0 being the highest, and then by ticket.
+    /// Ordered by tier, 0 being the highest, then by ticket.
     waiters: BTreeMap<Ticket, W>,
 }
 
-/// Who waits: the tier, and a number that grows.
+/// A waiter: its tier and an increasing number.
 pub type Ticket = (usize, u64);
 
-/// What became of somebody who would wait.
+/// The outcome of `wait`.
 pub enum Wait<W> {
-    /// There was a place after all.
+    /// A place was free after all.
     Admitted,
-    /// As many wait as may, none of them of a lower tier.
+    /// The queue is full, and no waiter is of a lower tier.
     Refused,
     Waits {
         ticket: Ticket,
-        /// To be woken without a place, for this one.
+        /// A waiter that this one has pushed out, to be woken without a place.
         pushed_out: Option<W>,
-        /// To be woken with a place, which became free just now; it may be this one.
+        /// A waiter to be woken with a place that has just become free; it may be this one.
         admitted: Option<W>,
     },
 }
 
 impl<W> Admission<W> {
-    /// `limit` places, and `capacity` who may wait for one.
+    /// `limit` places and a queue of `capacity`.
     #[must_use]
     pub fn new(limit: usize, capacity: usize) -> Self {
         Self {
@@ -71,12 +71,12 @@ impl<W> Admission<W> {
         }
     }
 
-    /// Take a place if there is one and nobody waits for it. Each must be given back by `leave`.
+    /// Take a place if one is free and the queue is empty. Each must be returned by `leave`.
     pub fn enter(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) == 0 && self.take()
     }
 
-    /// Wait for a place, which is then given back like any other.
+    /// Join the queue; a place gained is returned by `leave` too.
     pub fn wait(&self, tier: usize, waiter: W) -> Wait<W> {
         let mut queue = lock(&self.queue);
         if queue.waiters.is_empty() && self.take() {
@@ -94,12 +94,12 @@ impl<W> Admission<W> {
         queue.waiters.insert(ticket, waiter);
         self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
         one_sees_the_other();
-        // Who left before this could be seen has not looked for it.
+        // A leaver that didn't see this waiter hasn't filled its place.
         let admitted = if self.take() { self.next(&mut queue) } else { None };
         Wait::Waits { ticket, pushed_out, admitted }
     }
 
-    /// Wait no longer. `false` if a place was given meanwhile, or this one was pushed out.
+    /// Leave the queue. `false` if this waiter was already given a place or pushed out.
     pub fn give_up(&self, ticket: Ticket) -> bool {
         let mut queue = lock(&self.queue);
         let waited = queue.waiters.remove(&ticket).is_some();
@@ -107,7 +107,7 @@ impl<W> Admission<W> {
         waited
     }
 
-    /// Give a place back; who is to be woken with it.
+    /// Return a place; returns the waiter to be woken with it.
     #[must_use]
     pub fn leave(&self) -> Option<W> {
         if self.waiting.load(Ordering::SeqCst) > 0 {
@@ -123,8 +123,8 @@ impl<W> Admission<W> {
         self.fill()
     }
 
-    /// Who is to be woken with a place that is free, if there is one. To be asked until there is none
-    /// after the limit was raised.
+    /// The waiter to be woken with a free place, if there is one. After raising the limit, call it until it
+    /// returns `None`.
     #[must_use]
     pub fn fill(&self) -> Option<W> {
         if self.waiting.load(Ordering::SeqCst) == 0 {
@@ -134,7 +134,7 @@ impl<W> Admission<W> {
         if queue.waiters.is_empty() || !self.take() { None } else { self.next(&mut queue) }
     }
 
-    /// Change both bounds. Who is in stays in.
+    /// Change both bounds. Requests already admitted stay.
     pub fn resize(&self, limit: usize, capacity: usize) {
         self.limit.store(limit, Ordering::SeqCst);
         lock(&self.queue).capacity = capacity;
@@ -145,19 +145,19 @@ impl<W> Admission<W> {
         self.limit.store(limit, Ordering::SeqCst);
     }
 
-    /// How many places there are.
+    /// Number of places.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// How many places are taken.
+    /// Number of places taken.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// How many wait.
+    /// Number of waiters.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
@@ -176,8 +176,8 @@ impl<W> Admission<W> {
     }
 }
 
-/// How long one of a tier waits for a place: the highest of `tiers` the whole of `longest_ns`, the
-/// lowest not at all. Where there is one tier, it waits.
+/// How long a request of a tier may wait: `longest_ns` for the highest of `tiers`, nothing for the lowest.
+/// With a single tier, it is `longest_ns`.
 #[must_use]
 pub fn patience_ns(tier: usize, tiers: usize, longest_ns: u64) -> u64 {
     match tiers.saturating_sub(1) as u64 {

@@ -1,32 +1,32 @@
-//! Which of several instances gets the next request: two are drawn, and the one with less to do is
-//! taken (Mitzenmacher, "The power of two choices in randomized load balancing", 1996).
+//! Load balancing by two random choices: two instances are drawn, and the one with less load is taken
+//! (Mitzenmacher, "The power of two choices in randomized load balancing", 1996).
 //!
-//! A newcomer is drawn with a probability that grows from a tenth to one while it starts slowly, so that
-//! it warms up whatever the others have to do. An instance that its health checks have put out isn't
-//! drawn. One whose breaker is open is, since only a request can find that it is back; the other one of
-//! the two comes after it, so that those it is not asked for are spread over all. Where so few are left that
-//! they would be overrun, all are drawn: below the panic share it is likelier that the fault is not
-//! theirs, and a part of them may do what none of the rest could do alone.
+//! During slow start the chance that a new instance is drawn grows from a tenth to one, so that it warms up
+//! whatever load the others have. An instance taken out by health checks isn't drawn. One with an open
+//! breaker is, since only a request can show that it has recovered; the other of the two comes next, so that
+//! the requests that the breaker refuses are spread over all others. If too few healthy instances are left to
+//! carry the load, all are drawn: below the panic share the fault probably isn't theirs, and some of those
+//! taken out may help where the rest alone would be overrun.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// What is left of a newcomer's chance to be drawn at its first moment.
+/// The relative chance of a new instance to be drawn at the start of its slow start.
 const FIRST_CHANCE: f64 = 0.1;
-/// After this time, a latency that was seen counts for a third.
+/// Time constant: after it, an observed latency has a weight of about a third.
 const DECAY_NS: f64 = 10e9;
 
-/// One instance, as far as it matters here.
+/// An instance, as the balancer sees it.
 pub trait Candidate {
-    /// What it has to do: requests under way, or what they will take.
+    /// Its load: requests in flight, or the time that they will take.
     fn load(&self, now_ns: u64) -> f64;
 
-    /// For how long it has been there.
+    /// Time since it was discovered or recovered.
     fn age_ns(&self, now_ns: u64) -> u64;
 
-    /// Whether its breaker lets everything pass, and its checks too.
+    /// Whether its breaker and its health checks let all requests pass.
     fn is_healthy(&self) -> bool;
 
-    /// Whether its checks say that it is to be left alone.
+    /// Whether its health checks have taken it out.
     fn is_out(&self) -> bool;
 }
 
@@ -48,19 +48,19 @@ impl<C: Candidate> Candidate for std::sync::Arc<C> {
     }
 }
 
-/// How to draw.
+/// Settings of the balancer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// 0 for none.
+    /// 0 disables slow start.
     pub slow_start_ns: u64,
-    /// 0 for never.
+    /// 0 disables panics.
     pub panic_share: f64,
 }
 
-/// An order in which to try the candidates: the better of two drawn ones, the other, and then all that
-/// remain. Whether there is a panic, in which breakers and checks have no say.
+/// The order in which to try the candidates: the better of the two drawn, the other, then the rest; and
+/// whether there is a panic, in which breakers and health checks are ignored.
 ///
-/// `random` gives numbers from 0 up to, but not including, 1.
+/// `random` returns numbers from 0 up to, but not including, 1.
 pub fn order<C: Candidate>(
     candidates: &[C],
     settings: Settings,
@@ -84,7 +84,7 @@ pub fn order<C: Candidate>(
     (Order { candidates, one, other, step: 0 }, panics)
 }
 
-/// Candidates in the order in which they are to be tried. Nearly always the first one is taken.
+/// Iterates over candidates in the order to try them. Nearly always only the first is used.
 struct Order<'a, C> {
     candidates: &'a [C],
     one: usize,
@@ -111,7 +111,7 @@ impl<'a, C> Iterator for Order<'a, C> {
                 0 => return self.candidates.get(self.one),
                 1 if self.other != self.one => return self.candidates.get(self.other),
                 1 => {}
-                // After the two, once around from the first.
+                // After the two, once around starting from the first.
                 _ => {
                     let place = (self.one + step - 1) % number;
                     if place != self.other {
@@ -124,7 +124,7 @@ impl<'a, C> Iterator for Order<'a, C> {
     }
 }
 
-/// Two places drawn from as many, the one with less to do first; the same twice if there is but one.
+/// Two indexes drawn from `number`, the one with less load first; the same twice if there is only one.
 fn two<'a, C: Candidate + 'a>(
     number: usize,
     at: impl Fn(usize) -> &'a C,
@@ -140,7 +140,7 @@ fn two<'a, C: Candidate + 'a>(
     if at(other).load(now_ns) < at(one).load(now_ns) { (other, one) } else { (one, other) }
 }
 
-/// One place of at least two, another than `but`.
+/// Draw one of at least two indexes, other than `but`.
 fn draw<'a, C: Candidate + 'a>(
     number: usize,
     at: &impl Fn(usize) -> &'a C,
@@ -152,7 +152,7 @@ fn draw<'a, C: Candidate + 'a>(
     let others = number - usize::from(but.is_some());
     let any = |random: &mut dyn FnMut() -> f64| {
         let drawn = ((random() * others as f64) as usize).min(others - 1);
-        // Those after `but` move up by one.
+        // Indexes from `but` on shift by one.
         drawn + usize::from(but.is_some_and(|but| drawn >= but))
     };
     let drawn = any(random);
@@ -163,8 +163,8 @@ fn draw<'a, C: Candidate + 'a>(
     if warmth >= 1.0 || random() < warmth.max(FIRST_CHANCE) { drawn } else { any(random) }
 }
 
-/// The latency of an instance, which follows peaks at once and forgets them slowly: the cost of one
-/// more request is that times the requests under way (Finagle's peak EWMA).
+/// The latency of an instance as a peak EWMA, which follows peaks at once and decays slowly. The cost of one
+/// more request is the latency times the requests in flight (Finagle's peak EWMA).
 #[derive(Default)]
 pub struct PeakEwma {
     latency_ns: AtomicU64,
@@ -172,7 +172,7 @@ pub struct PeakEwma {
 }
 
 impl PeakEwma {
-    /// A request took so long. Of two threads at once, one may be forgotten.
+    /// Record a request's duration. Of two concurrent records one may be lost.
     pub fn record(&self, took_ns: u64, now_ns: u64) {
         let since = now_ns.saturating_sub(self.at_ns.swap(now_ns, Ordering::Relaxed));
         let known = self.latency_ns.load(Ordering::Relaxed) as f64;
@@ -182,7 +182,7 @@ impl PeakEwma {
         self.latency_ns.store(next as u64, Ordering::Relaxed);
     }
 
-    /// What a request takes, by all that is known; 0 before the first.
+    /// The current estimate; 0 before the first request.
     #[must_use]
     pub fn latency_ns(&self) -> u64 {
         self.latency_ns.load(Ordering::Relaxed)
@@ -224,7 +224,7 @@ mod tests {
     const OUT: Instance = Instance { out: true, ..OLD };
     const SETTINGS: Settings = Settings { slow_start_ns: 1_000, panic_share: 0.5 };
 
-    /// Numbers that are as good as random (SplitMix64).
+    /// Pseudorandom numbers (SplitMix64).
     fn numbers(mut seed: u64) -> impl FnMut() -> f64 {
         move || {
             seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -248,7 +248,7 @@ mod tests {
                 let chosen = first(&instances, &mut random);
                 instances[chosen].load += 1.0;
             }
-            // By one choice the fullest would have some 2 * sqrt(50) more than the mean.
+            // With one choice the fullest would have some 2 * sqrt(50) more than the mean.
             prop_assert!(instances.iter().all(|each| (40.0..=55.0).contains(&each.load)));
         }
 
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_an_open_breaker_refuses_is_spread_over_all_others() {
-        // It has nothing to do, so that it wins whenever it is drawn.
+        // It has no load, so it wins whenever it is drawn.
         let instances = [OLD, Instance { healthy: false, ..OLD }, OLD, OLD];
         let instances = instances.map(|each| Instance { load: f64::from(each.healthy), ..each });
         let (mut random, mut asked) = (numbers(5), [0; 4]);
@@ -320,7 +320,7 @@ mod tests {
     fn a_newcomer_gets_more_from_moment_to_moment() {
         let mut random = numbers(1);
         let mut share = |age_ns: u64| {
-            // All have the same to do, so being drawn decides.
+            // All have the same load, so being drawn decides.
             let instances = [OLD, OLD, OLD, Instance { age_ns, ..OLD }];
             (0..20_000).filter(|_| first(&instances, &mut random) == 3).count() as f64 / 20_000.0
         };

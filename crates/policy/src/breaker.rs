@@ -1,13 +1,13 @@
-//! A circuit breaker: an endpoint that fails is left alone for a while, then a limited number of probes
-//! decide whether it is back (Nygard, "Release It!").
+//! A circuit breaker: an endpoint that fails gets no requests for a while, then a limited number of probes
+//! decide whether it has recovered (Nygard, "Release It!").
 //!
-//! It opens after so many failures in a row, which finds an endpoint that is gone at once, or when a
-//! part of all requests in a rolling window failed, which finds one that fails now and then. Only
-//! what was admitted as a probe decides in the half-open state: an answer to a request from before says
-//! nothing of now. An operator may hold it open or closed; its own judgement goes on below, and is in
-//! force again when the operator lets go.
+//! It opens after a number of consecutive failures, which detects an endpoint that is down at once, or when a
+//! fraction of the requests in a rolling window failed, which detects intermittent failures. In the half-open
+//! state only requests admitted as probes count: an answer to an earlier request says nothing about now. An
+//! operator may hold the breaker open or closed; its own state continues underneath, and applies again when
+//! it is released.
 //!
-//! While it is closed, admitting is one look at a flag, and a success an addition or two: no lock.
+//! While it is closed, admitting a request reads one flag, and a success costs an addition or two: no lock.
 
 use crate::rolling::Rolling;
 use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
@@ -15,26 +15,26 @@ use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
 /// When a breaker opens, and what closes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// Failures in a row that open it; at least 1.
+    /// Consecutive failures that open it; at least 1.
     pub failures: u32,
-    /// The part of requests in the window whose failure opens it; above 1, never.
+    /// The fraction of failed requests in the window that opens it; above 1, never.
     pub ratio: f64,
     pub window_ns: u64,
-    /// Fewer requests in the window say nothing of a ratio.
+    /// The ratio applies only from this many requests in the window on.
     pub minimum: u32,
     /// How long it stays open.
     pub open_ns: u64,
-    /// As many requests are let through at once when that is over, and have to succeed; at least 1.
+    /// Number of probes in the half-open state, all of which must succeed; at least 1.
     pub probes: u32,
 }
 
-/// Who decides.
+/// Whether the breaker or an operator decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Auto,
-    /// An operator: nothing passes.
+    /// Held by an operator: nothing passes.
     HeldOpen,
-    /// An operator: everything passes.
+    /// Held by an operator: everything passes.
     HeldClosed,
 }
 
@@ -43,9 +43,9 @@ pub enum Mode {
 pub enum State {
     /// Requests pass.
     Closed,
-    /// Requests are refused until the time has come for probes.
+    /// Requests are refused until the time for probes.
     Open { until_ns: u64 },
-    /// Some requests pass, to see whether the endpoint is back.
+    /// A limited number of requests pass as probes.
     HalfOpen { under_way: u32, succeeded: u32 },
 }
 
@@ -60,15 +60,15 @@ pub enum Reason {
     ProbesSucceeded,
 }
 
-/// How a request was admitted, to be told with its outcome.
+/// How a request was admitted; passed back with its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
     Free,
-    /// As one of the probes of this half-open period.
+    /// As a probe of this half-open period.
     Probe(u32),
 }
 
-/// What an operator sees.
+/// The state as an operator sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
     pub mode: Mode,
@@ -107,13 +107,13 @@ impl Breaker {
         }
     }
 
-    /// Whether everything passes at the moment.
+    /// Whether all requests pass now.
     #[must_use]
     pub fn passes(&self) -> bool {
         self.passes.load(Ordering::Relaxed)
     }
 
-    /// May a request pass at `now_ns`? Its outcome must be told by `success`, `failure` or `forget`.
+    /// Admit a request at `now_ns`, if it may pass. Report its outcome by `success`, `failure` or `forget`.
     pub fn admit(&self, now_ns: u64) -> Option<Pass> {
         if self.passes() {
             return Some(Pass::Free);
@@ -174,14 +174,14 @@ impl Breaker {
         }
     }
 
-    /// The outcome will never be known (the client hung up); a probe is given back.
+    /// The outcome is unknown, as when the client disconnects; returns a probe.
     pub fn forget(&self, pass: Pass) {
         self.probed(pass, |inner, under_way, succeeded| {
             inner.view.state = State::HalfOpen { under_way: under_way - 1, succeeded };
         });
     }
 
-    /// Let an operator decide, or let go. A breaker that is let go of begins with a clean slate.
+    /// Hold the breaker, or release it. Releasing resets the failure counts.
     pub fn hold(&self, mode: Mode, now_ns: u64) {
         let mut inner = lock(&self.inner);
         inner.view.mode = mode;
@@ -193,7 +193,7 @@ impl Breaker {
         self.tell(&inner);
     }
 
-    /// What there is to see.
+    /// The current state.
     #[must_use]
     pub fn view(&self) -> View {
         lock(&self.inner).view
@@ -213,7 +213,8 @@ impl Breaker {
         too_many.then_some(Reason::FailedOf(failed, all))
     }
 
-    /// Go on with a probe of the present half-open period: how many are under way, and have succeeded.
+    /// Handle the outcome of a probe of the current half-open period; `then` gets the number of probes in
+    /// flight and succeeded.
     fn probed(&self, pass: Pass, then: impl FnOnce(&mut Inner, u32, u32)) {
         let Pass::Probe(period) = pass else { return };
         let mut inner = lock(&self.inner);
@@ -252,7 +253,7 @@ impl State {
         matches!(self, Self::Open { .. })
     }
 
-    /// The state's name, for people.
+    /// The state's display name.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -264,7 +265,7 @@ impl State {
 }
 
 impl View {
-    /// What is in force, which may be what an operator said.
+    /// The display name of the effective state, which an operator may have set.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.mode {
@@ -301,7 +302,7 @@ mod tests {
         Settings { failures, ratio, window_ns: 10_000, minimum: 10, open_ns: OPEN, probes }
     }
 
-    /// A request under way, and when it ends.
+    /// A request in flight, and when it ends.
     type UnderWay = (u64, Pass, bool);
 
     proptest! {
@@ -325,7 +326,7 @@ mod tests {
                         (false, _) => breaker.failure(pass, ends),
                     }
                     let after = breaker.view();
-                    // What wasn't a probe never closes, and never opens what isn't closed.
+                    // A request that isn't a probe never closes it, and opens it only if it is closed.
                     if pass == Pass::Free && before.state != State::Closed {
                         prop_assert_eq!(before, after);
                     }

@@ -1,5 +1,5 @@
-//! How many requests each tenant has under way at once: a bulkhead, so that one tenant's slow
-//! requests can't take all places of a service (Nygard, "Release It!").
+//! A bulkhead: limits each tenant's concurrent requests, so that one tenant's slow requests can't take all
+//! places of a service (Nygard, "Release It!").
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,7 +9,7 @@ use crate::sync::{Mutex, MutexGuard, lock};
 /// Shards bound the contention between threads; a power of two so that a mask picks one.
 const SHARDS: usize = 16;
 
-/// Counts by key. There are never more keys than requests under way.
+/// Counts by key. There are never more keys than requests in flight.
 pub struct Bulkhead {
     most: usize,
     hasher: RandomState,
@@ -17,14 +17,14 @@ pub struct Bulkhead {
 }
 
 impl Bulkhead {
-    /// `most` for each key.
+    /// At most `most` per key.
     #[must_use]
     pub fn new(most: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect();
         Self { most, hasher: RandomState::new(), shards }
     }
 
-    /// Count one more of `key`, unless it has as many as it may have. Each must be given back.
+    /// Count one more of `key`, unless it is at its limit. Each must be returned by `leave`.
     pub fn enter(&self, key: &str) -> bool {
         let mut shard = self.shard(key);
         match shard.get_mut(key) {
@@ -37,7 +37,7 @@ impl Bulkhead {
         true
     }
 
-    /// Give one back.
+    /// Return one.
     pub fn leave(&self, key: &str) {
         let mut shard = self.shard(key);
         if let Some(count) = shard.get_mut(key) {
@@ -48,7 +48,7 @@ impl Bulkhead {
         }
     }
 
-    /// How many keys have requests under way.
+    /// Number of keys with requests in flight.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()

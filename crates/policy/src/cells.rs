@@ -1,50 +1,49 @@
-//! One timestamp for each of many keys, in bounded memory; lookups of known keys take no lock.
+//! One timestamp per key for many keys, in bounded memory; lookups of known keys take no lock.
 //!
-//! A table of cells in buckets of eight. A cell is two words: the hash of a key, and a time that
-//! only grows for as long as the cell is that key's. A key has two buckets, and comes to the emptier
-//! one, so that none is turned away before seven cells of ten are taken (Azar et al., "Balanced
+//! A table of cells in buckets of eight. A cell is two words: the hash of a key, and a time that only grows
+//! while the cell belongs to that key. A key may be in either of two buckets, and is inserted into the
+//! emptier one, so that no key is refused before seven cells of ten are taken (Azar et al., "Balanced
 //! allocations", 1994).
 //!
-//! **Keys are hashes** of 64 bits under a secret of the process. Two keys share a cell with a
-//! probability of 1 in 2^64 for each pair, and nobody outside can look for such a pair.
+//! **Keys are hashes** of 64 bits, keyed by a secret of the process. Two keys collide with a probability of 1
+//! in 2^64 per pair, and an attacker can't search for such a pair.
 //!
-//! **Why no update is lost or charged to another key.** A cell whose time has passed owes nothing
-//! and may go to a newcomer. Who updates reads the time first, then the key, then swaps the time if
-//! it is still what was read. Who takes a cell over first swaps the time for [`TAKEN`], then writes
-//! the key, then the new time, which is later than the old one. So a time that was read before
-//! the take-over is never there again, and the swap fails; one that was read after it comes with
-//! the new key. Newcomers of one hash wait for each other (a lock of their stripe) and look again,
-//! so no key has two cells. `tests/interleavings.rs` explores all of it with loom.
+//! **Why no update is lost or charged to another key.** A cell whose time has passed owes nothing and may be
+//! reused. An update reads the time, then the key, then swaps the time if it is unchanged. A takeover first
+//! swaps the time for [`TAKEN`], then writes the key, then the new time, which is later than the old one. So
+//! a time read before the takeover never recurs, and the swap fails; a time read after it comes with the new
+//! key. Insertions with the same hash are serialized (a lock per stripe) and look up the key again, so no key
+//! has two cells. `tests/interleavings.rs` explores all of this with loom.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
-/// Cells of a bucket: two cache lines of 64 bytes.
+/// Cells per bucket: two cache lines of 64 bytes.
 #[cfg(not(loom))]
 const BUCKET: usize = 8;
-/// Fewer, where every interleaving is tried.
+/// Fewer under loom, which tries every interleaving.
 #[cfg(loom)]
 const BUCKET: usize = 2;
-/// Newcomers wait for others of the same of so many stripes; a power of two so that a mask picks one.
+/// Number of lock stripes for insertions; a power of two so that a mask picks one.
 const STRIPES: usize = 64;
-/// The time of a cell that is changing hands.
+/// The time of a cell during a takeover.
 const TAKEN: u64 = u64::MAX;
 
-/// Cells that come into being together, 16 KiB, when the first key wants one of them. Memory that was
-/// used before is zeroed first, and memory that wasn't is had page by page: the table of a million keys in
-/// one piece took 0.3 to 20 milliseconds of a core that serves, with each change of a configuration.
+/// Cells per segment, 16 KiB, allocated when the first key needs one of them. Reused memory is zeroed first,
+/// and fresh memory is faulted in page by page: allocating the table of a million keys at once took a serving
+/// core 0.3 to 20 milliseconds with each change of configuration.
 #[cfg(not(loom))]
 const SEGMENT: usize = 1024;
 #[cfg(loom)]
 const SEGMENT: usize = BUCKET;
 
-/// The hash of its key (0 while it never had one) and its time.
+/// The hash of its key (0 if it never had one) and its time.
 type Cell = [AtomicU64; 2];
 type Segment = OnceLock<Box<[Cell]>>;
 
-/// Times of at most `capacity` keys, 16 bytes each; memory is taken as keys come.
+/// Times of at most `capacity` keys, 16 bytes each; memory is allocated as keys arrive.
 pub struct Cells {
     hasher: RandomState,
     capacity: usize,
@@ -53,17 +52,17 @@ pub struct Cells {
     used: AtomicUsize,
 }
 
-/// Why there is no new time.
+/// Why the time was not updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept<R> {
-    /// The step said so.
+    /// The step refused.
     Refused(R),
-    /// Every cell that the key could have is one that still counts.
+    /// All cells that the key could use are in use.
     Full,
 }
 
 impl Cells {
-    /// Room for `capacity` keys, rounded down to a power of two of at least one bucket.
+    /// A table for `capacity` keys, rounded down to a power of two of at least one bucket.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let capacity = 1 << capacity.max(BUCKET).ilog2();
@@ -76,7 +75,7 @@ impl Cells {
         }
     }
 
-    /// What stands for `key` here.
+    /// The hash of `key` in this table.
     #[must_use]
     pub fn hash(&self, key: &str) -> u64 {
         self.hasher.hash_one(key).max(1)
@@ -88,11 +87,11 @@ impl Cells {
         self.find(hash).map_or(0, |(_, time)| time)
     }
 
-    /// Replace the time of a key (0 if it has none) by what `step` makes of it, which must be later
-    /// than the old time and than `now_ns`, or leave it as `step` says. `step` may run more than once.
+    /// Replace the time of a key (0 if it has none) by the result of `step`, which must be later than the old
+    /// time and than `now_ns`, or leave it if `step` refuses. `step` may run more than once.
     ///
     /// # Errors
-    /// `Kept` with what `step` refused by, or because there is no room for a new key.
+    /// `Kept` with the refusal of `step`, or if there is no cell for a new key.
     pub fn update<R>(
         &self,
         hash: u64,
@@ -107,7 +106,7 @@ impl Cells {
         let stripe = &self.newcomers[hash as usize & (STRIPES - 1)];
         let _alone = lock(stripe);
         loop {
-            // Another newcomer of the same key may have been here while this one waited.
+            // Another thread may have inserted the key while this one waited.
             if let Some((cell, time)) = self.find(hash) {
                 match swap(cell, time, &step) {
                     Some(done) => return done,
@@ -119,13 +118,13 @@ impl Cells {
         }
     }
 
-    /// How many cells have a key, those whose time has passed among them.
+    /// Number of cells with a key, including those whose time has passed.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The cell of a key, and the time that it has as long as nobody else is faster.
+    /// The cell of a key and the time read from it.
     fn find(&self, hash: u64) -> Option<(&Cell, u64)> {
         let buckets = self.buckets(hash, |segment| segment.get().map_or(&[], AsRef::as_ref));
         buckets.into_iter().flatten().find_map(|cell| {
@@ -134,7 +133,7 @@ impl Cells {
         })
     }
 
-    /// Give a newcomer a cell that nobody needs any more, of the bucket that has more of them.
+    /// Take over an expired cell for a new key, in the bucket that has more of them.
     fn take(&self, hash: u64, new: u64, now_ns: u64) -> bool {
         let free =
             |bucket: &[Cell]| bucket.iter().filter(|cell| cell[1].load(Ordering::Relaxed) <= now_ns).count();
@@ -158,8 +157,8 @@ impl Cells {
         })
     }
 
-    /// Both buckets of a key, in the segments as `cells` has them; the second is empty if they are the
-    /// same, and either is where there are no cells yet.
+    /// Both buckets of a key, with the cells of a segment from `cells`. The second is empty if they are the
+    /// same; either is empty if its segment isn't allocated yet.
     fn buckets<'a>(&'a self, hash: u64, cells: impl Fn(&'a Segment) -> &'a [Cell]) -> [&'a [Cell]; 2] {
         let mask = self.capacity / BUCKET - 1;
         let (first, second) = (hash as usize & mask, (hash >> 32) as usize & mask);
@@ -172,7 +171,7 @@ impl Cells {
     }
 }
 
-/// One try; nothing if another thread was faster.
+/// Try once; `None` if another thread was faster.
 fn swap<R>(cell: &Cell, time: u64, step: impl Fn(u64) -> Result<u64, R>) -> Option<Result<u64, Kept<R>>> {
     let new = match step(time) {
         Ok(new) => bounded(new),
@@ -191,7 +190,7 @@ fn segment(_capacity: usize) -> Segment {
     Segment::new()
 }
 
-/// With its cells: loom doesn't know what std's `OnceLock` makes visible to whom.
+/// Allocated at once under loom, which doesn't model the synchronization of std's `OnceLock`.
 #[cfg(loom)]
 fn segment(capacity: usize) -> Segment {
     zeroed(capacity.min(SEGMENT)).into()
@@ -232,8 +231,8 @@ mod tests {
 
     #[test]
     fn threads_that_update_and_push_each_other_out_lose_nothing() {
-        // Sixteen cells for 64 keys: each thread's time goes on, so cells change hands all the time,
-        // but the time of a key that has a cell never goes back.
+        // Sixteen cells for 64 keys: each thread's time advances, so cells are taken over all the time, but
+        // the time of a key that has a cell never decreases.
         let cells = Cells::new(16);
         std::thread::scope(|scope| {
             for thread in 0..4u64 {

@@ -1,11 +1,11 @@
-//! The coding in which an answer goes out: what a client says that it can read, and likes
-//! (`Accept-Encoding`, RFC 9110, section 12.5.3), against what is offered to it.
+//! Content negotiation: chooses the coding of an answer from what the client accepts (`Accept-Encoding`, RFC
+//! 9110, section 12.5.3) and what is offered.
 //!
-//! An answer as it is can be read by everybody, so whatever is missing, malformed or said twice
-//! and differently counts against a coding. One is sent only if it was asked for: a client without
-//! the field may take any by the letter, but those that send none are the ones that read none.
+//! Every client can read an uncoded answer, so missing, malformed or contradictory values count against a
+//! coding. A coding is used only on request: formally a client without the field accepts any, but in practice
+//! such clients read none.
 
-/// A content coding that an answer may be put into.
+/// A content coding of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     /// RFC 8878.
@@ -19,7 +19,7 @@ pub enum Coding {
 impl Coding {
     pub const ALL: [Self; 3] = [Self::Zstandard, Self::Brotli, Self::Gzip];
 
-    /// As HTTP calls it.
+    /// The name in HTTP.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Coding {
         }
     }
 
-    /// The one of this name.
+    /// The coding with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|coding| coding.name() == name)
@@ -41,9 +41,9 @@ impl Coding {
     }
 }
 
-/// The best of the `offered` codings for a client that sent these lines of `Accept-Encoding`:
-/// that of the highest weight, among equals the one that is offered first. Nothing if the answer
-/// is to go out as it is, because the client takes no coding, or likes none (`identity`) better.
+/// The best of the `offered` codings for a client with these lines of `Accept-Encoding`: the one with the
+/// highest weight, and among equals the first offered. `None` if the client accepts no coding or prefers none
+/// (`identity`).
 pub fn choose<'a>(lines: impl IntoIterator<Item = &'a [u8]>, offered: &[Coding]) -> Option<Coding> {
     let mut weights = [None; Coding::ALL.len()];
     let (mut others, mut identity) = (None, None);
@@ -75,10 +75,10 @@ pub fn choose<'a>(lines: impl IntoIterator<Item = &'a [u8]>, offered: &[Coding])
     best.filter(|(_, weight)| identity.is_none_or(|identity| identity <= *weight)).map(|(coding, _)| coding)
 }
 
-/// The weight of what has none.
+/// The default weight.
 const WHOLE: u16 = 1000;
 
-/// A weight (`q=0.5`) in thousandths; nothing if it is none (RFC 9110, section 12.4.2).
+/// A weight (`q=0.5`) in thousandths; `None` if it is malformed (RFC 9110, section 12.4.2).
 fn thousandths(text: &[u8]) -> Option<u16> {
     let [b'q' | b'Q', b'=', whole @ (b'0' | b'1'), fraction @ ..] = text else { return None };
     let digits = match fraction {

@@ -1,12 +1,12 @@
-//! Which origins may ask what, after the Fetch standard (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//! CORS rules according to the Fetch standard (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 //!
-//! A browser writes an origin in one way only (`scheme://host[:port]`, in lower case, without the
-//! scheme's own port), so it is compared byte by byte and never taken apart: whoever parses it may be
-//! made to parse it wrongly. Below a domain, what stands in place of the `*` may hold nothing but
-//! what names of hosts are made of, so that no `https://evil.example/.shop.example` passes for one.
+//! Browsers serialize an origin in exactly one way (`scheme://host[:port]`, in lower case, without the
+//! scheme's default port), so origins are compared byte by byte and never parsed: a parser can be misled. For
+//! a wildcard pattern, the part in place of the `*` may only contain characters of host names, so that
+//! `https://evil.example/.shop.example` doesn't match.
 //!
-//! `null`, which anybody can ask as from a sandboxed frame, can't be among the origins; `*` alone lets
-//! it in, with everybody else.
+//! `null`, which any page can send from a sandboxed frame, can't be configured as an origin; only `*` allows
+//! it, with all others.
 
 /// The origins that may read answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Origins {
     below: Box<[Below]>,
 }
 
-/// Every name below a domain: `https://*.shop.example:8443`.
+/// Every name below a domain, such as `https://*.shop.example:8443`.
 #[derive(Debug, PartialEq, Eq)]
 struct Below {
     /// `https://`
@@ -27,10 +27,10 @@ struct Below {
 }
 
 impl Origins {
-    /// Read `*`, `https://shop.example` and `https://*.shop.example`.
+    /// Parse patterns: `*`, `https://shop.example` and `https://*.shop.example`.
     ///
     /// # Errors
-    /// The first that no browser would ever send, or that lets in more than one domain.
+    /// The first pattern that no browser would send, or that covers more than one domain.
     pub fn parse<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
         let (mut everybody, mut exact, mut below) = (false, Vec::new(), Vec::new());
         for pattern in patterns {
@@ -56,12 +56,12 @@ impl Origins {
         Ok(Self { everybody, exact: exact.into(), below: below.into() })
     }
 
-    /// Whether every origin is among them, so that an answer is the same for all.
+    /// Whether every origin is allowed, so that answers don't depend on it.
     pub fn is_everybody(&self) -> bool {
         self.everybody
     }
 
-    /// Whether an `Origin` as a browser sends it is among them.
+    /// Whether an `Origin` header's value is allowed.
     pub fn allow(&self, origin: &str) -> bool {
         self.everybody
             || self.exact.binary_search_by(|each| (**each).cmp(origin)).is_ok()
@@ -73,7 +73,7 @@ impl Origins {
     }
 }
 
-/// What a browser asks before a request that an old server would not expect (a preflight).
+/// A preflight: a browser's question before a request that an old server would not expect.
 #[derive(Debug, Clone, Copy)]
 pub struct Preflight<'a> {
     pub origin: &'a str,
@@ -83,13 +83,13 @@ pub struct Preflight<'a> {
 }
 
 impl<'a> Preflight<'a> {
-    /// The names of the headers that the request will have.
+    /// The names of the actual request's headers.
     pub fn header_names(&self) -> impl Iterator<Item = &'a str> {
         self.headers.split(',').map(|name| name.trim_matches([' ', '\t'])).filter(|name| !name.is_empty())
     }
 }
 
-/// What a preflight asks for and doesn't get.
+/// The part of a preflight that isn't allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused<'a> {
     Origin,
@@ -97,18 +97,18 @@ pub enum Refused<'a> {
     Header(&'a str),
 }
 
-/// Who may ask what of one route.
+/// The rules of one route.
 #[derive(Debug)]
 pub struct Rules {
     pub origins: Origins,
     pub methods: Vec<String>,
-    /// In lower case. `*` is every header but `authorization`, which must be named.
+    /// In lower case. `*` allows every header but `authorization`, which must be named.
     pub headers: Vec<String>,
 }
 
 impl Rules {
     /// # Errors
-    /// The first thing that it asks for and may not have.
+    /// The first part that isn't allowed.
     pub fn grant<'a>(&self, asked: &Preflight<'a>) -> Result<(), Refused<'a>> {
         if !self.origins.allow(asked.origin) {
             return Err(Refused::Origin);
@@ -132,9 +132,9 @@ fn is_scheme(text: &str) -> bool {
     text.bytes().next().is_some_and(|first| first.is_ascii_lowercase()) && text.bytes().all(rest)
 }
 
-/// Host and `:port`, if that is written as browsers do: a number, and not the scheme's own.
+/// Host and `:port`, if the port is written as browsers do: a number, and not the scheme's default.
 fn host_and_port<'a>(scheme: &str, authority: &'a str) -> Option<(&'a str, &'a str)> {
-    // An address of IPv6 has colons of its own, within brackets.
+    // An IPv6 address has colons within brackets.
     let colon = authority.rfind(':').filter(|colon| *colon > authority.rfind(']').unwrap_or(0));
     let (host, port) = authority.split_at(colon.unwrap_or(authority.len()));
     let own = match scheme {
@@ -160,13 +160,13 @@ fn is_host(text: &str) -> bool {
     }
 }
 
-/// A domain that is somebody's: not an address, and no top-level domain but that of this machine.
+/// A domain with an owner: not an address, and no top-level domain except `localhost`.
 fn is_domain(text: &str) -> bool {
     let numeric = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
     is_name(text) && !numeric && (text.contains('.') || text == "localhost")
 }
 
-/// Labels with dots between, in lower case.
+/// Lower-case labels separated by dots.
 fn is_name(text: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
     text.split('.').all(|label| !label.is_empty() && label.bytes().all(letter))

@@ -1,11 +1,11 @@
-//! A count that begins anew with each window of the clock. To compare: around the end of a window
-//! up to twice the limit passes at once.
+//! Fixed-window counter, reset at each window of the clock. For comparison: around the end of a window up to
+//! twice the limit passes at once.
 
 use crate::Left;
 use crate::gcra::Decision;
 use crate::keyed::Rule;
 
-/// So many requests in each window.
+/// At most `requests` per window.
 #[derive(Debug, Clone, Copy)]
 pub struct FixedWindow {
     pub requests: u32,
@@ -13,7 +13,7 @@ pub struct FixedWindow {
     pub window_ns: u64,
 }
 
-/// The window that is counted, and what it has had.
+/// The current window and its count.
 #[derive(Debug, Clone, Copy)]
 pub struct Count {
     window: u64,

@@ -1,23 +1,23 @@
-//! The generic cell rate algorithm (ITU-T I.371): one timestamp for each key.
+//! The generic cell rate algorithm (ITU-T I.371): one timestamp per key.
 //!
-//! A key's *theoretical arrival time* (TAT) says when its next request would be due at the steady
-//! rate. A request is admitted if it is early by no more than the burst allows. So over any span
-//! `t` a key is admitted at most `rate * t + burst` times, whatever the arrivals.
+//! A key's *theoretical arrival time* (TAT) is when its next request is due at the steady rate. A request is
+//! admitted if it is early by no more than the burst allows. So over any span `t` a key is admitted at most
+//! `rate * t + burst` times, whatever the arrivals.
 
 use crate::Left;
 use crate::cells::{Cells, Kept};
 
-/// A rate per second and a burst, and at most `capacity` keys remembered.
+/// A limit of a rate per second and a burst, for at most `capacity` keys.
 pub struct Gcra {
     interval_ns: u64,
     tolerance_ns: u64,
     cells: Cells,
 }
 
-/// What the limiter says to one request.
+/// The decision on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Go on.
+    /// The request is admitted.
     Allowed,
     /// Too early; the same request would be admitted after this many nanoseconds.
     Refused { retry_after_ns: u64 },
@@ -37,9 +37,9 @@ impl Gcra {
 
     /// Decide one request of `key` at `now_ns`.
     ///
-    /// A key whose TAT has passed is forgotten when its cell is needed, which changes nothing for
-    /// it; where every cell that a newcomer could have is in debt, it is refused for one interval, so
-    /// that memory stays bounded without ever admitting more than the rate.
+    /// A key whose TAT has passed may lose its cell, which changes nothing for it. A new key is refused for
+    /// one interval if all cells that it could use are in debt, so that memory stays bounded and the rate is
+    /// never exceeded.
     pub fn check(&self, key: &str, now_ns: u64) -> Decision {
         let advanced = self.cells.update(self.cells.hash(key), now_ns, |tat| match self.early(tat, now_ns) {
             0 => Ok(tat.max(now_ns).saturating_add(self.interval_ns)),
@@ -52,7 +52,7 @@ impl Gcra {
         }
     }
 
-    /// What `check` would say of a key that has a cell, without counting the request.
+    /// What `check` would decide for a key that has a cell, without counting the request.
     #[must_use]
     pub fn look(&self, key: &str, now_ns: u64) -> Decision {
         match self.early(self.cells.time(self.cells.hash(key)), now_ns) {
@@ -61,7 +61,7 @@ impl Gcra {
         }
     }
 
-    /// By how much a request at `now_ns` is too early.
+    /// How much too early a request at `now_ns` is.
     fn early(&self, tat_ns: u64, now_ns: u64) -> u64 {
         tat_ns.saturating_sub(now_ns).saturating_sub(self.tolerance_ns)
     }
@@ -74,9 +74,9 @@ impl Gcra {
         Left { requests: free_ns / self.interval_ns, reset_ns: debt_ns }
     }
 
-    /// Let the TAT of `key` be `tat_ns` if it is earlier: the key spent elsewhere too.
+    /// Raise the TAT of `key` to `tat_ns` if it is earlier: the key was also used elsewhere.
     pub fn raise(&self, key: &str, tat_ns: u64, now_ns: u64) {
-        // A TAT that is later already stays; a newcomer without a cell is limited here alone.
+        // A later TAT stays; a new key that gets no cell is limited by this node alone.
         let _ = self.cells.update(self.cells.hash(key), now_ns, |tat| {
             if tat_ns > tat.max(now_ns) { Ok(tat_ns) } else { Err(()) }
         });
@@ -94,13 +94,13 @@ impl Gcra {
         self.tolerance_ns
     }
 
-    /// How long it takes to earn a whole burst.
+    /// Time to earn a whole burst.
     #[must_use]
     pub fn burst_ns(&self) -> u64 {
         self.tolerance_ns.saturating_add(self.interval_ns)
     }
 
-    /// How many keys are remembered.
+    /// Number of keys in memory.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.cells.used()

@@ -1,46 +1,46 @@
 //! Adaptive concurrency: the limit of a service, derived from its latency.
 //!
-//! As long as a service has room, a request takes as long as ever; once it is full, each further
-//! one makes all of them wait. So the limit follows the gradient of latency, the latency of an unloaded
-//! service over the present one: `limit = gradient * limit + sqrt(limit)`, once in each window. Far below
-//! one, there is a queue in the service, and the limit shrinks by that much; near one, it grows by a
-//! little, to find out whether there is more room. It settles where both are the same, at a latency of
-//! about `(1 + TOLERANCE) / (1 - 1 / sqrt(limit))` of the unloaded one.
+//! While a service has capacity to spare, latency stays constant; once it is full, each further request makes
+//! all of them wait. So the limit follows the latency gradient, the unloaded latency over the current one,
+//! once per window: `limit = gradient * limit + sqrt(limit)`. Far below one, requests queue in the service,
+//! and the limit shrinks by that factor; near one, it grows a little, to find out whether there is more
+//! capacity. It settles where the two balance, at a latency of about
+//! `(1 + TOLERANCE) / (1 - 1 / sqrt(limit))` times the unloaded one.
 //!
-//! The unloaded latency is the lowest mean of a window. A service may become slower for good, and under
-//! load that lasts nobody sees it unloaded. So every now and then half as many as were under way are let
-//! in, until those from before have ended and for a window more. If that one shows that latency fell,
-//! there was a queue and there may still be one, and the half is halved again; if not, this is the new
-//! baseline. Without that, a limit that compares with an average of the past drifts up under load that lasts.
+//! The unloaded latency is the lowest mean of a window. A service may become slower permanently, and under
+//! lasting load its unloaded latency can't be observed. So from time to time the limit is halved, to half of
+//! the requests in flight, until earlier requests have ended and for one window more. If that window shows
+//! that latency fell, there was a queue and may still be one, and the limit is halved again; if not, its mean
+//! is the new baseline. Without this probe, a limit that compares with an average of the past drifts up under
+//! lasting load.
 //!
-//! Sources: the gradient limits of Netflix's concurrency-limits (2018); the adaptive concurrency
-//! filter of Envoy, which measures its minimum anew in the same way; BBR (Cardwell et al., 2016) for
-//! the probe.
+//! Sources: the gradient limits of Netflix's concurrency-limits (2018); Envoy's adaptive concurrency filter,
+//! which remeasures its minimum in the same way; BBR (Cardwell et al., 2016) for the probe.
 
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 
-/// What a latency may be above the unloaded one before the limit shrinks: noise, and requests that
-/// differ.
+/// How far latency may exceed the unloaded one before the limit shrinks: allows for noise and different
+/// requests.
 const TOLERANCE: f64 = 0.25;
-/// In one window a limit shrinks to half at most.
+/// A limit shrinks at most to half in one window.
 const STEEPEST: f64 = 0.5;
-/// A window is at least this long, and has at least so many answers: fewer say little of a mean.
+/// Minimum length and number of samples of a window: fewer samples make an unreliable mean.
 const WINDOW_NS: u64 = 100_000_000;
 const SAMPLES: u64 = 20;
-/// The baseline is measured anew after this time.
+/// The baseline is remeasured after this time.
 const PROBE_EVERY_NS: u64 = 15_000_000_000;
-/// For the first time earlier: a gateway may start under load.
+/// The first remeasurement comes earlier: a gateway may start under load.
 const FIRST_PROBE_NS: u64 = 1_000_000_000;
-/// Latency that falls to less than this part when the limit is halved was that of a queue: with
-/// one it falls to about half, without one not at all, and what is between is noise, for which it is
-/// better to look once more.
+/// If halving the limit lowers latency to less than this part, there was a queue: with a queue it falls to
+/// about half, without one not at all. Values in between are noise, for which it is better to measure once
+/// more.
 const FALLS: f64 = 0.9;
-/// A limit grows once so much of it was used.
+/// The limit grows only if at least this part of it was used.
 const USED: f64 = 0.9;
-/// Where a limit begins: it doubles in about a second if there is room.
+/// The initial limit: it doubles in about a second if there is capacity.
 const FIRST: usize = 20;
 
-/// A limit between two bounds, and what the present window has seen.
+/// A limit between two bounds, and the measurements of the current window.
 pub struct Gradient {
     least: usize,
     most: usize,
@@ -59,13 +59,13 @@ struct State {
     probe: Option<Probe>,
 }
 
-/// The limit is another one for a while.
+/// A temporary limit for remeasuring the baseline.
 #[derive(Clone, Copy)]
 struct Probe {
     limit: usize,
-    /// What was under way before has ended by then.
+    /// By then, requests from before the probe have ended.
     measures_at_ns: u64,
-    /// Whether the present window is one that counts.
+    /// Whether the current window counts.
     measures: bool,
     /// The mean at twice this limit.
     before_ns: f64,
@@ -99,20 +99,20 @@ impl Gradient {
         }
     }
 
-    /// The limit as of now.
+    /// The current limit.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.allowed(&lock(&self.state))
     }
 
-    /// The latency that counts as unloaded, in nanoseconds; 0 if none is known yet.
+    /// The baseline latency in nanoseconds; 0 if there is none yet.
     #[must_use]
     pub fn baseline_ns(&self) -> u64 {
         lock(&self.state).baseline_ns as u64
     }
 
-    /// A request took `took_ns`, and was one of `in_flight` at its end. A new limit, if this was the
-    /// last request of a window.
+    /// Record a request that took `took_ns` and was one of `in_flight` at its end. Returns a new limit if it
+    /// was the last request of a window.
     pub fn record(&self, took_ns: u64, in_flight: usize, now_ns: u64) -> Option<usize> {
         self.sum_ns.fetch_add(took_ns, Ordering::Relaxed);
         self.most_in_flight.fetch_max(in_flight, Ordering::Relaxed);
@@ -151,7 +151,7 @@ impl Gradient {
             state.baseline_ns = mean_ns;
         }
         state.baseline_ns = state.baseline_ns.min(mean_ns);
-        // A limit that nobody reaches says nothing of whether another one would do.
+        // A limit that isn't reached reveals nothing about other limits.
         let reached = most_in_flight * 2 > state.limit as usize;
         if reached && now_ns >= state.probe_at_ns {
             let half = (most_in_flight.min(state.limit as usize) / 2).max(self.least);

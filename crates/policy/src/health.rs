@@ -1,63 +1,63 @@
-//! Active health checks: the state of one instance by the outcomes of its probes.
+//! Active health checks: the state of one instance, derived from the outcomes of its probes.
 //!
-//! It takes several failures in a row to put an instance out, and several successes in a row to let it in
-//! again, so that a probe which is lost now and then moves nothing. The first probe of all decides alone:
-//! an instance of which nothing is known has no good record that would outweigh a failure, and a gateway
-//! that starts beside one that has put an instance out must not ask it for as many intervals more. Until
-//! that probe is through the instance is asked, since discovery says that it is there.
+//! An instance is taken out after several consecutive failures and let in again after several consecutive
+//! successes, so that a single lost probe changes nothing. The very first probe decides alone: an unknown
+//! instance has no good record to outweigh a failure, and a newly started gateway must not keep sending
+//! requests for several intervals to an instance that other gateways have taken out. Until its first probe an
+//! instance gets requests, since discovery has listed it.
 //!
-//! Its breaker is another matter. A breaker goes by what became of requests, and a probe is none: neither
-//! opens or closes the other, and an instance is asked when both let it be. Where so few are left that
-//! there is a panic (`balance`), checks have no more say than breakers: a path that is wrong in the
-//! configuration, or a database that all instances share, fails all probes at once, and says nothing
-//! for one instance against another.
+//! Breakers are independent. A breaker counts outcomes of requests, and probes aren't requests: neither opens
+//! or closes the other, and an instance gets requests when both admit it. In a panic, when too few instances
+//! are left (`balance`), checks are ignored like breakers: a wrong path in the configuration, or a failed
+//! database that all instances share, fails all probes at once, and doesn't distinguish one instance from
+//! another.
 //!
-//! When probes are sent is decided here, too: each interval is up to a tenth shorter or longer, so that
-//! the probes of many gateways don't come together, and one that was late is not caught up with.
+//! This module also schedules the probes: each interval varies by up to a tenth, so that the probes of many
+//! gateways spread out, and missed probes aren't made up for.
 
 use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 
-/// How much shorter or longer than said an interval may be: a tenth takes gateways that were started
-/// together apart within some ten probes, and leaves the interval what it was said to be.
+/// Relative variation of an interval: a tenth spreads out gateways that were started together within some ten
+/// probes, and keeps the interval close to its setting.
 const JITTER: f64 = 0.1;
 
 /// How often an instance is probed, and how many outcomes decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// From the beginning of one probe to that of the next.
+    /// From the start of one probe to the start of the next.
     pub interval_ns: u64,
-    /// Failures in a row that put it out; at least 1.
+    /// Consecutive failures that take it out; at least 1.
     pub failures: u32,
-    /// Successes in a row that let it in again; at least 1.
+    /// Consecutive successes that let it in again; at least 1.
     pub successes: u32,
 }
 
-/// What is known of an instance.
+/// The state of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Nothing yet.
+    /// No probe has ended yet.
     Unchecked,
     Healthy,
     Unhealthy,
 }
 
-/// What an operator sees.
+/// The state as an operator sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
     pub state: State,
-    /// The last probes that spoke against the state.
+    /// Number of latest probes in a row that contradict the state.
     pub against: u32,
     pub changed_ns: u64,
 }
 
-/// What is to be done about an instance at a time.
+/// What to do next about an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Send a probe, and tell its outcome.
+    /// Send a probe, and report its outcome.
     Probe,
-    /// Nothing before then.
+    /// Wait until then.
     Wait { until_ns: u64 },
-    /// Nothing until the outcome of the probe that is under way is told.
+    /// Wait for the outcome of the probe in flight.
     UnderWay,
 }
 
@@ -75,7 +75,7 @@ struct Inner {
 }
 
 impl Health {
-    /// Nothing is known as of `now_ns`, and the first probe is due.
+    /// Unchecked as of `now_ns`, with the first probe due.
     #[must_use]
     pub fn new(settings: Settings, now_ns: u64) -> Self {
         let view = View { state: State::Unchecked, against: 0, changed_ns: now_ns };
@@ -83,7 +83,7 @@ impl Health {
         Self { settings, out: AtomicBool::new(false), inner: Mutex::new(inner) }
     }
 
-    /// Whether the instance is to be left alone: one look at a flag.
+    /// Whether the instance is taken out; reads one flag.
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.out.load(Ordering::Relaxed)
@@ -104,8 +104,8 @@ impl Health {
         Turn::Probe
     }
 
-    /// The outcome of the probe under way, at `now_ns`; the state, if that has changed by it. Nothing is
-    /// made of an outcome of none.
+    /// Report the outcome of the probe in flight at `now_ns`; returns the state if it has changed. Ignored if
+    /// no probe is in flight.
     pub fn outcome(&self, passed: bool, now_ns: u64) -> Option<State> {
         let mut inner = lock(&self.inner);
         if !std::mem::take(&mut inner.under_way) {
@@ -128,7 +128,7 @@ impl Health {
         Some(said)
     }
 
-    /// What there is to see.
+    /// The current state.
     #[must_use]
     pub fn view(&self) -> View {
         lock(&self.inner).view
@@ -136,7 +136,7 @@ impl Health {
 }
 
 impl State {
-    /// The state's name, for people.
+    /// The state's display name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -158,7 +158,7 @@ mod tests {
         Health::new(Settings { interval_ns: INTERVAL_NS, failures, successes }, 0)
     }
 
-    /// Probe as soon as that is due, and tell what becomes of it.
+    /// Probe as soon as it is due, and report the outcome.
     fn probe(health: &Health, passed: bool, now_ns: &mut u64) -> Option<State> {
         if let Turn::Wait { until_ns } = health.turn(*now_ns, 0.5) {
             *now_ns = until_ns;
@@ -167,8 +167,8 @@ mod tests {
         health.outcome(passed, *now_ns)
     }
 
-    /// What the last outcomes say, looked up in all of them: the first decides, and from then on the
-    /// last that was followed by as many of the same kind as it takes.
+    /// The expected state, computed from all outcomes: the first one decides, and then each run of
+    /// contradicting outcomes that is long enough.
     fn expected(outcomes: &[bool], failures: u32, successes: u32) -> State {
         let Some(&first) = outcomes.first() else { return State::Unchecked };
         let mut healthy = first;

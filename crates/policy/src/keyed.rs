@@ -1,7 +1,7 @@
 //! Bounded state by key, for limits that need more than one timestamp.
 //!
-//! Shards with a lock each, held for the few nanoseconds of one decision. The default algorithm
-//! does without (`cells`).
+//! Shards with a lock each, held for the few nanoseconds of a decision. The default algorithm needs no locks
+//! (`cells`).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -13,11 +13,11 @@ use crate::gcra::Decision;
 /// Shards bound the contention between threads; a power of two so that a mask picks one.
 const SHARDS: usize = 16;
 
-/// How requests of one key are counted.
+/// How requests of a key are counted.
 pub trait Rule {
     type Account;
 
-    /// The account of a key that has none.
+    /// A new account.
     fn open(&self, now_ns: u64) -> Self::Account;
 
     /// Decide one request.
@@ -26,7 +26,7 @@ pub trait Rule {
     /// What is left of an account.
     fn left(&self, account: &Self::Account, now_ns: u64) -> Left;
 
-    /// When an account says no more than a new one, so that it may be forgotten.
+    /// When the account becomes equivalent to a new one, so that it can be dropped.
     fn idle_at_ns(&self, account: &Self::Account) -> u64;
 }
 
@@ -42,7 +42,7 @@ pub struct Keyed<R: Rule> {
 
 struct Shard<A> {
     accounts: Accounts<A>,
-    /// Nothing becomes idle before this, so that a full shard isn't searched for each newcomer.
+    /// No account becomes idle before this, so that a full shard isn't searched for each new key.
     full_until_ns: u64,
 }
 
@@ -60,8 +60,8 @@ impl<R: Rule> Keyed<R> {
 
     /// Decide one request of `key` at `now_ns`.
     ///
-    /// When a shard is full, idle accounts are forgotten, which changes nothing for them; if there
-    /// are none, the newcomer is refused until there is one.
+    /// When a shard is full, idle accounts are dropped, which changes nothing for them; if there are none, a
+    /// new key is refused until there is one.
     pub fn check(&self, key: &str, now_ns: u64) -> Decision {
         let mut shard = self.shard(key);
         if let Some(account) = shard.accounts.get_mut(key) {
@@ -93,7 +93,7 @@ impl<R: Rule> Keyed<R> {
         }
     }
 
-    /// How many keys are remembered.
+    /// Number of keys in memory.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).accounts.len()).sum()

@@ -1,5 +1,5 @@
-//! Policies of the data plane as pure state machines: no I/O, no clock; time is passed in as
-//! nanoseconds of a monotonic clock.
+//! Policies of the data plane as pure state machines: no I/O and no clock; time is passed in as nanoseconds
+//! of a monotonic clock.
 
 pub mod admission;
 pub mod balance;
@@ -28,8 +28,8 @@ mod sync;
 /// What a key has left of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Left {
-    /// Requests that would pass at once.
+    /// Requests that would pass immediately.
     pub requests: u64,
-    /// How long until all of the limit is there again, if nothing is asked for meanwhile.
+    /// Time until the whole limit is available again, without further requests.
     pub reset_ns: u64,
 }

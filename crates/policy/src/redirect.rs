@@ -1,18 +1,17 @@
-//! Where a redirect leads (the value of `Location`, RFC 9110, section 10.2.2).
+//! The target of a redirect (`Location`, RFC 9110, section 10.2.2).
 //!
-//! Scheme, host and the path's beginning are the configuration's; a client chooses at most what stands
-//! behind them. What it wrote is encoded until it can end neither the address nor the line, and a
-//! reference without a host begins with one slash: `//evil.example` and `/\evil.example` are other
-//! hosts to a browser.
+//! The configuration sets scheme, host and the beginning of the path; a client controls at most what follows.
+//! Its part is encoded so that it can end neither the URL nor the header line, and a reference without a host
+//! begins with exactly one slash: browsers read `//evil.example` and `/\evil.example` as other hosts.
 
 use crate::rewrite::{Prefix, encoded};
 
-/// What stands before the path.
+/// The part before the path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Nothing: the same scheme and host.
+    /// Empty: the same scheme and host.
     Same,
-    /// This scheme, and the host that was asked for, without its port.
+    /// This scheme, and the requested host without its port.
     Scheme(Box<str>),
     /// This scheme and host, `https://www.shop.example`.
     Host(Box<str>),
@@ -21,11 +20,11 @@ pub enum Place {
 /// The path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Path {
-    /// As it was asked for.
+    /// As requested.
     Kept,
-    /// With another beginning.
+    /// With its prefix replaced.
     Prefix(Prefix),
-    /// A plain one (`rewrite::is_plain`).
+    /// A fixed plain path (`rewrite::is_plain`).
     Whole(Box<str>),
 }
 
@@ -33,13 +32,13 @@ pub enum Path {
 pub struct Target {
     pub place: Place,
     pub path: Path,
-    /// Whether the query stays.
+    /// Whether the query is kept.
     pub query: bool,
 }
 
 impl Target {
-    /// Where a request for `path` at `host` (its name without a port) is to go. Nothing if the host isn't
-    /// one, or the path hasn't the beginning that is to be replaced.
+    /// The location for a request for `path` at `host` (without a port). `None` if the host is invalid, or
+    /// the path doesn't have the prefix to replace.
     pub fn location(&self, host: &str, path: &str, query: Option<&str>) -> Option<String> {
         let mut location = match &self.place {
             Place::Same => String::new(),
@@ -62,7 +61,7 @@ impl Target {
     }
 }
 
-/// Whether a text is the name or the address of a host and nothing else.
+/// Whether a text is exactly a host name or address.
 pub fn is_host(text: &str) -> bool {
     let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     match address {

@@ -1,28 +1,28 @@
-//! Which signed messages came before: each may come once, within a time of its making.
+//! Replay detection for signed messages: each is accepted once, within a time window.
 //!
-//! A message that is older than the window is refused for its age, so only those that are younger
-//! have to be remembered. They are kept in two generations, each begun when the one before is as
-//! old as a mark can matter: a mark is forgotten by dropping a generation, and never too early. A
-//! full generation refuses what is new: forgetting would let a message in twice.
+//! A message older than the window is rejected for its age, so only younger ones must be remembered. Their
+//! marks are kept in two generations, each started when the one before is as old as a mark can matter: marks
+//! expire by dropping a whole generation, and never too early. A full generation rejects new messages, since
+//! dropping marks would allow a replay.
 
 use std::collections::HashSet;
 
-/// What becomes of a message.
+/// The verdict on a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is young enough, and came for the first time.
+    /// Within the window, and seen for the first time.
     Fresh,
-    /// It came before.
+    /// Seen before.
     Replayed,
-    /// It was made too long ago.
+    /// Too old.
     Stale,
-    /// It was made in the future, by a clock that differs too much.
+    /// Too far in the future, by a clock that differs too much.
     Early,
-    /// Too many came for all to be remembered.
+    /// The current generation is full.
     Full,
 }
 
-/// Remembers marks: digests of messages, that nobody can make two messages have in common.
+/// Remembers marks: collision-resistant digests of messages.
 #[derive(Debug)]
 pub struct ReplayWindow {
     window_ns: u64,
@@ -34,16 +34,16 @@ pub struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Lets in what was made at most `window_ns` ago, or `skew_ns` ahead; remembers `capacity` marks
-    /// in each of two generations, which last as long as both together.
+    /// Accepts messages made at most `window_ns` ago or `skew_ns` ahead. Remembers up to `capacity` marks in
+    /// each of two generations, each of which lasts `window_ns + skew_ns`.
     #[must_use]
     pub fn new(window_ns: u64, skew_ns: u64, capacity: usize) -> Self {
         let (current, previous) = (HashSet::new(), HashSet::new());
         Self { window_ns, skew_ns, capacity, begun_ns: 0, current, previous }
     }
 
-    /// Judge a message with this mark, made at `made_ns` by its maker's clock; both times are since
-    /// the same beginning.
+    /// Judge a message with this mark, made at `made_ns` by its sender's clock; both times have the same
+    /// epoch.
     pub fn judge(&mut self, mark: u128, made_ns: u64, now_ns: u64) -> Verdict {
         if made_ns > now_ns.saturating_add(self.skew_ns) {
             return Verdict::Early;
@@ -65,13 +65,13 @@ impl ReplayWindow {
         Verdict::Fresh
     }
 
-    /// How many marks are remembered.
+    /// Number of marks remembered.
     #[must_use]
     pub fn len(&self) -> usize {
         self.current.len() + self.previous.len()
     }
 
-    /// Whether none is.
+    /// Whether no mark is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -94,7 +94,7 @@ mod tests {
             let mut now = 1_000u64;
             for (mark, age, step) in messages {
                 now += step;
-                // A message was made once, whenever it comes.
+                // A message has one creation time, whenever it arrives.
                 let made_ns = *made.entry(mark).or_insert((now + 40).saturating_sub(age));
                 match window.judge(mark, made_ns, now) {
                     Verdict::Fresh => prop_assert!(passed.insert(mark), "it came before"),

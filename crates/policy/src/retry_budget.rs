@@ -1,50 +1,47 @@
-//! How many retries a service's clients may cause: a part of what they ask for, so that in an outage
-//! retries don't multiply the load (Finagle's `RetryBudget`; Beyer et al., "Site Reliability Engineering",
-//! chapter 21).
+//! A retry budget: retries are limited to a fraction of requests, so that in an outage they don't multiply
+//! the load (Finagle's `RetryBudget`; Beyer et al., "Site Reliability Engineering", chapter 21).
 //!
-//! Each request pays a part of a token into the budget, each retry takes a whole one out. Services
-//! with little traffic would never have one, so there is a small reserve beside it that refills by itself.
-//! So over any span in which `n` requests came, at most `n * part + SAVED + RESERVE + t * RESERVE_PER_SECOND`
-//! retries go out.
+//! Each request deposits a fraction of a token, each retry withdraws a whole one. Services with little
+//! traffic would never have one, so there is also a small reserve that refills by itself. So over any span
+//! `t` with `n` requests, at most `n * part + SAVED + RESERVE + t * RESERVE_PER_SECOND` retries are sent.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// A token in the units of the budget: parts are exact to a thousandth.
+/// A token in units of the budget: fractions are exact to a thousandth.
 const TOKEN: u64 = 1_000;
-/// Tokens that may be saved up: calm hours must not pay for a storm.
+/// Maximum balance in tokens: calm hours must not pay for a storm.
 const SAVED: u64 = 100;
-/// Retries that are there at once without any request having paid for them, and how fast they
-/// come back.
+/// Retries available without any deposit, and how fast they refill.
 const RESERVE: u64 = 10;
 const RESERVE_PER_SECOND: u64 = 1;
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A budget of one service, shared by all workers.
+/// The budget of one service, shared by all workers.
 pub struct RetryBudget {
     deposit: u64,
     balance: AtomicU64,
-    /// When the reserve will be whole again (a GCRA of one cell).
+    /// When the reserve will be full again (a GCRA of one cell).
     whole_at_ns: AtomicU64,
 }
 
 impl RetryBudget {
-    /// `part` retries for each request.
+    /// `part` retries per request.
     #[must_use]
     pub fn new(part: f64) -> Self {
         let deposit = (part.clamp(0.0, 10.0) * TOKEN as f64).round() as u64;
         Self { deposit, balance: AtomicU64::new(0), whole_at_ns: AtomicU64::new(0) }
     }
 
-    /// A request came.
+    /// Deposit for a request.
     pub fn pay_in(&self) {
         let balance = self.balance.load(Ordering::Relaxed);
         if balance < SAVED * TOKEN {
-            // Several threads at once may go beyond by a deposit each.
+            // Concurrent threads may exceed the maximum by a deposit each.
             self.balance.fetch_add(self.deposit, Ordering::Relaxed);
         }
     }
 
-    /// May there be a retry?
+    /// Withdraw a token for a retry; false if there is none.
     pub fn take_out(&self, now_ns: u64) -> bool {
         let less = |balance: u64| balance.checked_sub(TOKEN);
         if self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
@@ -58,7 +55,7 @@ impl RetryBudget {
         self.whole_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later).is_ok()
     }
 
-    /// Whole retries that are paid for.
+    /// The balance in whole retries, without the reserve.
     #[must_use]
     pub fn saved(&self) -> u64 {
         self.balance.load(Ordering::Relaxed) / TOKEN

@@ -1,27 +1,27 @@
 //! Path prefix rewriting.
 //!
-//! A route is chosen by the path with needlessly encoded characters decoded, and what goes on is the
-//! path as the client wrote it. So a beginning is looked for in the latter as if it were the former:
-//! `/%61pi/x` begins with `/api` here too, and what follows it is left as it was written.
+//! A route is chosen by the normalized path, with needlessly encoded characters decoded, but the path is
+//! forwarded as the client wrote it. So the prefix is matched against the written path as if it were
+//! normalized: `/%61pi/x` begins with `/api` here too, and the rest is left as written.
 //!
-//! A beginning ends where a segment does. What comes of it begins with one slash and no more: two
-//! would be the beginning of a host to some who read a path as a reference (RFC 3986, section 4.2).
+//! A prefix ends at a segment boundary. The result begins with exactly one slash: some servers that read a
+//! path as a reference take two for the beginning of a host (RFC 3986, section 4.2).
 
 use std::borrow::Cow;
 
-/// A beginning of paths, and what stands in its place.
+/// A path prefix and its replacement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix {
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     from: Box<str>,
     to: Box<str>,
 }
 
 impl Prefix {
-    /// `from` is the beginning, written with nothing encoded that needn't be; `to` takes its place.
+    /// `from` is the prefix, without needless encoding; `to` replaces it.
     ///
     /// # Errors
-    /// The one of them that is no plain path (`is_plain`).
+    /// The one of them that isn't a plain path (`is_plain`).
     pub fn new<'a>(from: &'a str, to: &'a str) -> Result<Self, &'a str> {
         match [from, to].into_iter().find(|path| !is_plain(path)) {
             Some(wrong) => Err(wrong),
@@ -29,14 +29,14 @@ impl Prefix {
         }
     }
 
-    /// Whether every path of a route begins with it: `path` is a whole one, or a prefix that ends
+    /// Whether every path of a route begins with the prefix: `path` is an exact path, or a prefix that ends
     /// in `*`.
     pub fn begins(&self, path: &str) -> bool {
         let Some(rest) = path.strip_prefix(&*self.from) else { return false };
         rest.starts_with('/') || rest.is_empty()
     }
 
-    /// A path as a client wrote it with the beginning replaced; nothing if it hasn't got it.
+    /// A path as the client wrote it with the prefix replaced; `None` if it doesn't begin with it.
     pub fn replaced(&self, path: &str) -> Option<String> {
         let rest = after(path, &self.from)?;
         if rest.is_empty() {
@@ -47,8 +47,8 @@ impl Prefix {
     }
 }
 
-/// Whether a configured path goes through every reader unchanged: visible ASCII from its slash on, with
-/// nothing in it that is encoded, that climbs, or that ends a path.
+/// Whether every parser reads a configured path the same: visible ASCII beginning with one slash, with
+/// nothing encoded, no dot segments, and nothing that ends a path.
 pub fn is_plain(path: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_graphic() && !b"%?#\\\"<>`{|}^".contains(&byte);
     path.starts_with('/')
@@ -57,7 +57,7 @@ pub fn is_plain(path: &str) -> bool {
         && !path.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
 }
 
-/// What follows a beginning, as it was written.
+/// The rest after a prefix, as written.
 fn after<'a>(path: &'a str, beginning: &str) -> Option<&'a str> {
     let mut rest = path;
     for wanted in beginning.bytes() {
@@ -78,13 +78,13 @@ fn after<'a>(path: &'a str, beginning: &str) -> Option<&'a str> {
     Some(rest)
 }
 
-/// What needs no encoding (RFC 3986, section 2.3).
+/// Whether a byte is unreserved (RFC 3986, section 2.3).
 pub fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
-/// A text as it may stand in a header with an address in it: whatever isn't visible ASCII is encoded, so
-/// that it ends neither the address nor the line.
+/// Encode a text for a URL in a header: everything but visible ASCII is percent-encoded, so that it ends
+/// neither the URL nor the line.
 pub fn encoded(text: &str) -> Cow<'_, str> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
     if text.bytes().all(is_plain) {

@@ -1,14 +1,14 @@
-//! Successes and failures of the last while, counted without a lock: ten buckets of a word each, which
-//! holds the number of its span of time, and both counts.
+//! Lock-free rolling counts of successes and failures: ten buckets of one word each, which holds the number
+//! of its time span and both counts.
 
 use crate::sync::{AtomicU64, Ordering};
 
 const BUCKETS: u64 = 10;
-/// Bits of a count; more than a million in a tenth of a window are counted as a million.
+/// Bits of a count; it saturates at about a million in a tenth of a window.
 const BITS: u32 = 20;
 const MOST: u64 = (1 << BITS) - 1;
 
-/// Counts over a window, forgotten a tenth of it at a time.
+/// Counts over a window that expire a tenth of it at a time.
 pub struct Rolling {
     span_ns: u64,
     buckets: [AtomicU64; BUCKETS as usize],
@@ -33,7 +33,7 @@ impl Rolling {
                 (false, _) => Some((span << (2 * BITS)) + one),
             }
         };
-        // Nothing to do if the count is full.
+        // Fails if the count is saturated, which is fine.
         let _ =
             self.buckets[(span % BUCKETS) as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
@@ -51,14 +51,14 @@ impl Rolling {
             .fold((0, 0), |sum, (succeeded, failed)| (sum.0 + succeeded as u32, sum.1 + failed as u32))
     }
 
-    /// Forget all.
+    /// Reset all counts.
     pub fn clear(&self) {
         for bucket in &self.buckets {
             bucket.store(0, Ordering::Relaxed);
         }
     }
 
-    /// The number of a span, as far as a bucket has room for it; 0 stands for none.
+    /// The number of a span, truncated to a bucket's bits; 0 means none.
     fn span(&self, now_ns: u64) -> u64 {
         (now_ns / self.span_ns + BUCKETS) & self.mask()
     }

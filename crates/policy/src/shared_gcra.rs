@@ -1,16 +1,16 @@
-//! One limit over several nodes: each decides by its own cells at once, and tells a store that all
-//! of them share what it admitted, in batches, afterwards.
+//! One limit over several nodes: each node decides at once by its own cells, and reports its admissions
+//! afterwards, in batches, to a store shared by all nodes.
 //!
-//! **What is told.** Admitting a request at time `a` changes a key's TAT by the map
-//! `TAT -> max(TAT + interval, a + interval)`. Such maps compose to maps of the same kind (the
-//! max-plus algebra), so an [`Advance`] of two durations says all that matters of any number of
-//! admissions, whenever they were, and the store applies it to its TAT whatever other nodes did
-//! in between. Both travel as durations relative to the moment of sending, and so does the answer:
-//! the store's debt (its TAT minus its own now). No node's clock is compared with another clock.
+//! **What is reported.** Admitting a request at time `a` changes a key's TAT by the map
+//! `TAT -> max(TAT + interval, a + interval)`. Such maps compose to maps of the same form (the max-plus
+//! algebra), so an [`Advance`] of two durations represents any number of admissions, whenever they were, and
+//! the store can apply it to its TAT whatever other nodes did in between. Both durations are relative to the
+//! moment of sending, and so is the answer: the store's debt (its TAT minus its own now). Clocks of different
+//! machines are never compared.
 //!
-//! **What is done with the answer.** The local TAT becomes the later one of what it is and what
-//! the store says plus what was admitted here meanwhile. It never becomes earlier, so a store that
-//! is empty, lost or lying can only make a node as strict as it is alone, never more lenient.
+//! **How the answer is used.** The local TAT becomes the later of its current value and the store's value
+//! plus what was admitted here meanwhile. It never becomes earlier, so an empty, lost or faulty store can at
+//! worst leave a node as strict as it is alone, never more lenient.
 //!
 //! **The bound.** N nodes, `rate` and `burst`; an exchange takes at most D, and begins at most
 //! `every` after the one before. Then over any span `t` all nodes together admit at most
@@ -19,31 +19,30 @@
 //! rate * t  +  burst  +  (N - 1) * burst  +  N * rate * W        W = every + 3 D
 //! ```
 //!
-//! where all after the first burst is the overshoot, borrowed and then repaid. The argument:
-//! 1. A node knows of its own admissions at once, and of what the store knew within
-//!    `L = every + 2 D` of the first admission that it has not told yet (an exchange may have just
-//!    begun, then the next one carries it). So what a node admits without having asked is at most
-//!    `burst + rate * L`: its own cell sees to that.
-//! 2. Look at the store's debt at any moment, and back from there at the batches that led to it,
-//!    as far as all are from different nodes. If the one before them is from a node that comes
-//!    again, that node knew the sum up to its first batch when it admitted its second, and admitted
-//!    only because that was within the burst; the others in between are at most N - 1 batches. If
-//!    there is none, the debt began at nothing, with at most N batches, the first of which is
-//!    within the burst. Either way the debt is at most `burst + (N - 1) * burst + N * rate * L`.
-//! 3. The answer is counted from the moment of sending, so that a node which is alone gets back
-//!    exactly what it sent; it may be early by one way of the exchange, less than D.
-//! 4. What all nodes admitted is what the debt grew by, plus the time that has passed, times the
-//!    rate. So a debt that is bounded bounds the sum over any span, and the long-run rate is exact.
+//! where everything after the first burst is overshoot, borrowed and then repaid. The argument:
+//! 1. A node knows its own admissions at once, and what the store knew within `L = every + 2 D` of the first
+//!    admission that it has not reported yet (an exchange may have just begun; then the next one carries it).
+//!    So its own cell bounds what a node admits without having asked to `burst + rate * L`.
+//! 2. Consider the store's debt at any moment, and the batches that led to it, backwards, as long as all are
+//!    from different nodes. If the batch before them is from one of these nodes, that node knew the sum up to
+//!    its first batch when it admitted its second, and admitted only because that sum was within the burst;
+//!    the others in between are at most N - 1 batches. If there is no such batch, the debt began at nothing,
+//!    with at most N batches, the first of which is within the burst. Either way the debt is at most
+//!    `burst + (N - 1) * burst + N * rate * L`.
+//! 3. The answer counts from the moment of sending, so that a node which is alone gets back exactly what it
+//!    sent; it may be early by one way of the exchange, less than D.
+//! 4. What all nodes admitted is the growth of the debt, plus the elapsed time times the rate. So a bound on
+//!    the debt bounds the sum over any span, and the long-run rate is exact.
 //!
-//! **Without the store** each node is a limit of its own: N times the rate. What was admitted
-//! meanwhile is told when the store is back, but not more of it than one burst and a second:
-//! nobody should be refused for an hour because the store was away for half of one. An exchange
-//! whose answer was lost may have been counted; it is told again, since a limit errs towards less.
+//! **Without the store** each node enforces the limit alone: N times the rate. When the store is back, nodes
+//! report what they admitted meanwhile, but not more than one burst and a second of it: no client should be
+//! refused for an hour because the store was away for half of one. An exchange whose answer was lost may have
+//! been counted; it is reported again, since a limit errs on the low side.
 //!
-//! **A strict limit** asks the store about each request before it passes, so the store's TAT alone
-//! decides, and the bound is that of a single node. What the store then says is kept here as above:
-//! a TAT that is never later than the store's. So who is refused by what is known here would be
-//! refused there, and need not ask; and a node that loses the store goes on from where the store was.
+//! **A strict limit** asks the store about each request before it passes, so the store's TAT alone decides,
+//! and the bound is that of a single node. The store's answers are kept here as above, as a TAT that is never
+//! later than the store's. So a request refused by local knowledge would also be refused by the store, and
+//! needn't ask; and a node that loses the store continues from the store's last state.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -52,21 +51,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::Left;
 use crate::gcra::{Decision, Gcra};
 
-/// As in `gcra`.
+/// Shards bound the contention between threads; a power of two so that a mask picks one.
 const SHARDS: usize = 16;
-/// What is not told yet is told whole as long as exchanges take less than this, and a debt in the
-/// store can be longer than [`NODES`] bursts by as much.
+/// Unreported admissions are kept in full as long as exchanges take less than this; also added to the longest
+/// debt of [`NODES`] bursts that the store keeps.
 const SLACK_NS: u64 = 1_000_000_000;
-/// Debts of as many bursts are kept by the store; what is beyond is forgiven. Sixteen nodes would
-/// have to spend a whole burst each in one exchange, or the store's clock be set back.
+/// The store keeps debts of up to this many bursts and forgives the rest. To exceed it, sixteen nodes would
+/// have to spend a whole burst each within one exchange, or the store's clock would have to be set back.
 const NODES: u64 = 16;
 
-/// What admissions do to a TAT: `TAT -> max(TAT + by, at_least)`.
+/// The effect of admissions on a TAT: `TAT -> max(TAT + by, at_least)`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Advance {
-    /// One interval for each admission.
+    /// One interval per admission.
     pub by_ns: u64,
-    /// Where the TAT stands if nothing was owed before: a time of the node's clock.
+    /// The TAT if nothing was owed before: a time of the node's clock.
     pub at_least_ns: u64,
 }
 
@@ -77,7 +76,7 @@ impl Advance {
         Self { by_ns: interval_ns, at_least_ns: now_ns + interval_ns }
     }
 
-    /// First `self`, then `later`.
+    /// Compose: first `self`, then `later`.
     #[must_use]
     pub fn then(self, later: Self) -> Self {
         Self {
@@ -95,7 +94,7 @@ impl Advance {
 
 type Untold = HashMap<Box<str>, Advance>;
 
-/// A limit's cells of this node, and what the other nodes have not been told yet.
+/// This node's cells of a limit, and the admissions that aren't reported yet.
 pub struct SharedGcra {
     gcra: Gcra,
     by_limit_ns: u64,
@@ -105,8 +104,8 @@ pub struct SharedGcra {
 }
 
 impl SharedGcra {
-    /// `rate` per second, `burst` at once, `capacity` keys in memory of which a tenth may wait to
-    /// be told; where more would have to wait, those are limited by this node alone.
+    /// `rate` per second, `burst` at once, `capacity` keys in memory, of which a tenth may wait to be
+    /// reported; keys beyond that are limited by this node alone.
     #[must_use]
     pub fn new(rate: f64, burst: u32, capacity: usize) -> Self {
         let gcra = Gcra::new(rate, burst, capacity);
@@ -119,7 +118,7 @@ impl SharedGcra {
         }
     }
 
-    /// Decide one request of `key` at `now_ns`, by what is known here.
+    /// Decide one request of `key` at `now_ns` by local knowledge.
     pub fn check(&self, key: &str, now_ns: u64) -> Decision {
         let decision = self.gcra.check(key, now_ns);
         if decision == Decision::Allowed {
@@ -128,30 +127,30 @@ impl SharedGcra {
         decision
     }
 
-    /// Whether one request of `key` would pass at `now_ns`, by what is known here; it isn't counted.
+    /// What `check` would decide, without counting the request.
     #[must_use]
     pub fn look(&self, key: &str, now_ns: u64) -> Decision {
         self.gcra.look(key, now_ns)
     }
 
-    /// What `key` has left at `now_ns`, by what is known here.
+    /// What `key` has left at `now_ns` by local knowledge.
     #[must_use]
     pub fn left(&self, key: &str, now_ns: u64) -> Left {
         self.gcra.left(key, now_ns)
     }
 
-    /// What was admitted since the last call, by key. Each must come back by `told` or `lost`.
+    /// Take the admissions since the last call, by key. Each must be passed back to `told` or `lost`.
     pub fn take(&self) -> Vec<(Box<str>, Advance)> {
         self.untold.iter().flat_map(|shard| std::mem::take(&mut *lock(shard))).collect()
     }
 
-    /// The store knows what was sent of `key` at `sent_ns`, and the key owes `debt_ns` there.
+    /// The store has counted what was sent for `key` at `sent_ns`, and answered with its debt.
     pub fn told(&self, key: &str, sent_ns: u64, debt_ns: u64) {
         let meanwhile_ns = lock(self.shard(key)).get(key).map_or(0, |untold| untold.by_ns);
         self.gcra.raise(key, sent_ns.saturating_add(debt_ns).saturating_add(meanwhile_ns), sent_ns);
     }
 
-    /// What was taken of `key` may not have reached the store.
+    /// What was taken for `key` may not have reached the store.
     pub fn lost(&self, key: &str, taken: Advance) {
         self.add(key, |later| taken.then(later));
     }
@@ -174,13 +173,13 @@ impl SharedGcra {
         self.gcra.burst_ns().saturating_mul(NODES).saturating_add(SLACK_NS)
     }
 
-    /// How many keys are remembered.
+    /// Number of keys in memory.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.gcra.keys()
     }
 
-    /// How many keys wait to be told.
+    /// Number of keys waiting to be reported.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.untold.iter().map(|shard| lock(shard).len()).sum()

@@ -1,10 +1,10 @@
-//! Sliding-window counter: two counts for each key, interpolated.
+//! Sliding-window counter: two counts per key, interpolated.
 //!
-//! The requests of the span that ends now are taken to be `previous * (1 - f) + current`, where `f`
-//! is the part of the current window that has passed. Right for even traffic; wrong by what the
-//! previous window's requests came later than evenly. So in any span of one window, which ends a part
-//! `f` into a window, at most `(1 + f) * limit` pass, and within a short time `s` around the end of
-//! a window at most `limit * (1 + s / window)`: there is no boundary burst.
+//! The number of requests in the span that ends now is estimated as `previous * (1 - f) + current`, where `f`
+//! is the elapsed part of the current window. The estimate is exact for even traffic; it is too low if the
+//! previous window's requests came late in it. So in any span of one window, which ends a part `f` into a
+//! window, at most `(1 + f) * limit` pass, and within a short time `s` around the end of a window at most
+//! `limit * (1 + s / window)`: there is no boundary burst.
 //!
 //! The argument: let `a` of the previous window's requests lie in the span, and `b` of the current
 //! window's. When the last of the `b` was admitted, at a part `g <= f`, the estimate was at least
@@ -14,7 +14,7 @@ use crate::Left;
 use crate::gcra::Decision;
 use crate::keyed::Rule;
 
-/// About so many requests in any span of one window.
+/// About `requests` in any span of one window.
 #[derive(Debug, Clone, Copy)]
 pub struct SlidingCounter {
     pub requests: u32,
@@ -22,7 +22,7 @@ pub struct SlidingCounter {
     pub window_ns: u64,
 }
 
-/// The current window of the clock, what it has had, and what the one before had.
+/// The current window of the clock, its count, and that of the window before.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {
     window: u64,
@@ -40,7 +40,7 @@ impl SlidingCounter {
         }
     }
 
-    /// How far into a window `previous * (1 - f) + current + 1` is within the limit.
+    /// How far into a window `previous * (1 - f) + current + 1` comes within the limit.
     fn due_ns(&self, previous: u32, current: u32) -> u64 {
         let room = u128::from(self.requests.saturating_sub(current.saturating_add(1)));
         let (window, previous) = (u128::from(self.window_ns), u128::from(previous));

@@ -6,7 +6,7 @@ use crate::Left;
 use crate::gcra::Decision;
 use crate::keyed::Rule;
 
-/// At most so many requests in any span of one window.
+/// At most `requests` in any span of one window.
 #[derive(Debug, Clone, Copy)]
 pub struct SlidingLog {
     pub requests: u32,
@@ -15,7 +15,7 @@ pub struct SlidingLog {
 }
 
 impl SlidingLog {
-    /// When a request that passed at `then_ns` no longer counts.
+    /// When a request admitted at `then_ns` no longer counts.
     fn forgotten_at(&self, then_ns: u64) -> u64 {
         then_ns.saturating_add(self.window_ns)
     }
@@ -38,7 +38,7 @@ impl Rule for SlidingLog {
                 Decision::Refused { retry_after_ns: self.forgotten_at(*oldest) - now_ns }
             }
             newest => {
-                // Threads read the clock before they are here: a log stays in order all the same.
+                // Threads read the clock before they take the lock; the log stays in order all the same.
                 let newest = newest.and_then(|_| log.back()).copied();
                 log.push_back(newest.map_or(now_ns, |newest| newest.max(now_ns)));
                 Decision::Allowed

@@ -1,26 +1,26 @@
-//! Which of several services a request goes to, by weight: canaries, and going over from one version to
-//! the next step by step.
+//! Weighted choice between services, for canaries and gradual migration between versions.
 //!
-//! Weighted rendezvous hashing (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005):
-//! for each service a key draws a number `u` from 0 to 1, by a hash of the key and the service's name,
-//! and goes to the service whose `-ln(u) / weight` is the least. `-ln(u)` is distributed exponentially,
-//! so a service gets its weight's part of all keys, whatever the weights sum up to. It is decided without
-//! remembering anything, and so that nobody moves who needn't:
+//! Weighted rendezvous hashing (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005): for
+//! each service a key draws a number `u` from 0 to 1, by a hash of the key and the service's name, and goes
+//! to the service with the lowest `-ln(u) / weight`. `-ln(u)` is exponentially distributed, so a service gets
+//! its weight's share of all keys, whatever the sum of weights. The choice needs no stored state and moves as
+//! few keys as possible:
 //!
-//! - A key keeps its services' numbers for good, on every gateway and in every process. It goes over
-//!   from one service to another only when the ratio of their weights changes in favour of the other: with
-//!   the canary's weight raised those who are on it stay, and with it lowered nobody comes to it.
-//! - The numbers depend on names, not on places in a list: a third service takes keys from both
-//!   others, and moves none between them.
-//! - Two routes that split between the same services by the same weights send a key the same way.
+//! - A key draws the same numbers on every gateway and in every process. It moves from one service to another
+//!   only when the ratio of their weights changes in favor of the other: raising the canary's weight keeps
+//!   its keys there, lowering it moves no key to it.
+//! - The numbers depend on names, not on positions in a list: a third service takes keys from both others,
+//!   and moves none between them.
+//! - Two routes with the same services and weights send a key to the same service.
 //!
-//! A service with a weight of 0 gets nothing. The hash is none of cryptography: who chooses the key (a
-//! header, say) can choose the side as well.
+//! A service with a weight of 0 gets nothing. The hash isn't cryptographic: a client that chooses the key
+//! (such as a header) can also choose the service.
 
-/// Beyond it a service's part could not be told from nothing by the numbers that keys draw.
+/// Maximum weight: with larger ones a small service's share would be below the resolution of the drawn
+/// numbers.
 pub const WEIGHT_LIMIT: u32 = 1_000_000;
 
-/// The services of a split by their places, and what each gets.
+/// The services of a split by index, with their weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     shares: Vec<Share>,
@@ -28,12 +28,12 @@ pub struct Split {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Share {
-    /// Of the service's name.
+    /// Hash of the service's name.
     hash: u64,
     weight: f64,
 }
 
-/// Why there is no such split.
+/// Why a split is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
     /// All weights are 0, or there are none.
@@ -53,7 +53,7 @@ impl std::fmt::Display for Wrong {
 
 impl Split {
     /// # Errors
-    /// As `Wrong` says.
+    /// `Wrong` for invalid weights.
     pub fn new<'a>(services: impl IntoIterator<Item = (&'a str, u32)>) -> Result<Self, Wrong> {
         let shares: Vec<_> = services
             .into_iter()
@@ -68,14 +68,13 @@ impl Split {
         Ok(Self { shares })
     }
 
-    /// The place of the service that `key` goes to.
+    /// The index of the service for `key`.
     #[must_use]
     pub fn of_key(&self, key: &str) -> usize {
         self.of_hash(hash(key))
     }
 
-    /// The place of the service for somebody without a key; `random` is any number, each as likely as
-    /// the next.
+    /// The index of the service for a request without a key; `random` is uniformly distributed.
     #[must_use]
     pub fn at_random(&self, random: u64) -> usize {
         self.of_hash(random)
@@ -84,7 +83,7 @@ impl Split {
     fn of_hash(&self, key: u64) -> usize {
         let mut first = (f64::INFINITY, 0);
         for (place, share) in self.shares.iter().enumerate().filter(|(_, share)| share.weight > 0.0) {
-            // 53 bits of it, and a half, so that it is neither 0 nor 1.
+            // 53 bits plus a half, so that it is neither 0 nor 1.
             let drawn = ((mixed(key ^ share.hash) >> 11) as f64 + 0.5) * (1.0 / (1u64 << 53) as f64);
             let waits = -drawn.ln() / share.weight;
             if waits < first.0 {
@@ -95,13 +94,13 @@ impl Split {
     }
 }
 
-/// FNV-1a, mixed: the same in every process, unlike the hashes of the standard library.
+/// FNV-1a with a finalizer: stable across processes, unlike the standard library's hashes.
 fn hash(text: &str) -> u64 {
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     mixed(text.bytes().fold(0xcbf2_9ce4_8422_2325, fnv))
 }
 
-/// Every bit of it depends on every bit (the finalizer of SplitMix64; Steele, Lea and Flood, "Fast
+/// Every output bit depends on every input bit (the finalizer of SplitMix64; Steele, Lea and Flood, "Fast
 /// splittable pseudorandom number generators", 2014).
 fn mixed(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -130,7 +129,7 @@ mod tests {
         weights.prop_filter("a weight above 0", |weights| weights.iter().any(|weight| *weight > 0))
     }
 
-    /// Six standard deviations of how many of `keys` fall to a part: one case in 500 million is beyond.
+    /// Six standard deviations of the number of `keys` in a part: exceeded once in 500 million cases.
     fn bound(part: f64, keys: f64) -> f64 {
         6.0 * (keys * part * (1.0 - part)).sqrt() + 1.0
     }
@@ -199,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_key_goes_the_same_way_for_good() {
-        // Another hash would move everybody at the next update of the gateway.
+        // Another hash would move all keys at the next update of the gateway.
         let split = split(&[50, 50]);
         let places: Vec<_> =
             ["aurora", "borealis", "cassini", "delta", "192.0.2.1", ""].map(|key| split.of_key(key)).into();

@@ -1,4 +1,4 @@
-//! The atomics and locks of this crate: those of loom where it explores interleavings.
+//! This crate's atomics and locks: loom's where loom explores interleavings.
 
 #[cfg(loom)]
 pub use loom::sync::{
@@ -11,16 +11,16 @@ pub use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
-/// Between a write and a read of two atomics, both `SeqCst`, of which another thread writes and reads
-/// in the other order: one of the two sees the other. So says `SeqCst` itself; loom takes it for no
-/// more than acquire and release, and needs to be told.
+/// Call between a write of one atomic and a read of another, both `SeqCst`, where another thread does the
+/// same in the other order: at least one of them sees the other's write. `SeqCst` guarantees this by itself,
+/// but loom treats it as acquire-release and needs the fence.
 pub fn one_sees_the_other() {
     #[cfg(loom)]
     loom::sync::atomic::fence(Ordering::SeqCst);
 }
 
-/// The guard of a lock. No code panics while it holds one of this crate's, and if it did, each
-/// value behind them is whole between any two statements.
+/// Lock a mutex, ignoring poisoning. No code panics while it holds one of this crate's locks, and if it did,
+/// the data is consistent between any two statements.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

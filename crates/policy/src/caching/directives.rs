@@ -1,12 +1,12 @@
-//! `Cache-Control` of requests and of answers (RFC 9111, section 5.2; RFC 5861), and
-//! `CDN-Cache-Control` (RFC 9213), read once into numbers and flags.
+//! Parses `Cache-Control` of requests and answers (RFC 9111, section 5.2; RFC 5861) and `CDN-Cache-Control`
+//! (RFC 9213) into numbers and flags.
 
 use super::members;
 
-/// A number of seconds above this is this (RFC 9111, section 1.2.2).
+/// Larger numbers of seconds are capped to this (RFC 9111, section 1.2.2).
 const SECONDS_LIMIT: u64 = 1 << 31;
 
-/// Whether a directive applies to nothing, to some fields of the head, or to the whole answer.
+/// What a directive applies to: nothing, some header fields, or the whole answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Applies {
     #[default]
@@ -16,7 +16,7 @@ pub enum Applies {
     Whole,
 }
 
-/// What an answer says of its storing and reuse. Durations are in seconds.
+/// An answer's directives on storing and reuse. Durations are in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseDirectives {
     pub no_store: bool,
@@ -32,7 +32,7 @@ pub struct ResponseDirectives {
     pub stale_if_error: Option<u64>,
 }
 
-/// What a client asks of caches on the way. Durations are in seconds.
+/// A request's directives for caches. Durations are in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestDirectives {
     pub no_store: bool,
@@ -40,13 +40,13 @@ pub struct RequestDirectives {
     pub only_if_cached: bool,
     pub max_age: Option<u64>,
     pub min_fresh: Option<u64>,
-    /// `u64::MAX` for a stale answer of any age.
+    /// `u64::MAX` accepts a stale answer of any age.
     pub max_stale: Option<u64>,
 }
 
 impl RequestDirectives {
-    /// Read the lines of `Cache-Control`; without any, `Pragma: no-cache` counts as `no-cache`.
-    /// A value that is no number of seconds is ignored.
+    /// Parse the lines of `Cache-Control`; without any, `Pragma: no-cache` counts as `no-cache`. A value that
+    /// isn't a number of seconds is ignored.
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a [u8]>, pragma: Option<&[u8]>) -> Self {
         let mut found = Self::default();
         let mut given = false;
@@ -73,8 +73,8 @@ impl RequestDirectives {
 }
 
 impl ResponseDirectives {
-    /// Read the lines of `Cache-Control`. An age that is no number, or that is given twice and not
-    /// alike, counts as 0: such an answer is better asked for again (RFC 9111, section 4.2.1).
+    /// Parse the lines of `Cache-Control`. An age that isn't a number, or that is given twice with different
+    /// values, counts as 0: such an answer is better revalidated (RFC 9111, section 4.2.1).
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut found = Self::default();
         for (name, value) in lines.into_iter().flat_map(members).map(directive) {
@@ -83,9 +83,9 @@ impl ResponseDirectives {
         found
     }
 
-    /// Read the lines of a targeted field such as `CDN-Cache-Control`, which takes the place of
-    /// `Cache-Control` and `Expires`: nothing if it is empty, or no dictionary of structured
-    /// fields (RFC 8941, section 3.2; RFC 9213, section 2.1).
+    /// Parse the lines of a targeted field such as `CDN-Cache-Control`, which overrides `Cache-Control` and
+    /// `Expires`; `None` if it is empty, or not a dictionary of structured fields (RFC 8941, section 3.2; RFC
+    /// 9213, section 2.1).
     pub fn targeted<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let mut found: Option<Self> = None;
         for member in lines.into_iter().flat_map(members) {
@@ -149,13 +149,13 @@ impl Applies {
         names.extend(
             members(unquoted(value)).map(|name| String::from_utf8_lossy(name).trim().to_ascii_lowercase()),
         );
-        // A list without a name can only be a mistake: the careful reading is the whole answer.
+        // An empty list can only be a mistake; the conservative reading is the whole answer.
         *self = if names.is_empty() { Self::Whole } else { Self::Fields(names) };
     }
 }
 
-/// The name in lower case, and the value if there is one. A space around the `=` is not in the
-/// grammar; it stays in the value, which then is no number.
+/// The name in lower case, and the value if there is one. Whitespace around the `=` violates the grammar; it
+/// stays in the value, which then isn't a number.
 fn directive(member: &[u8]) -> (String, Option<&[u8]>) {
     let end = member.iter().position(|byte| *byte == b'=');
     let name = String::from_utf8_lossy(&member[..end.unwrap_or(member.len())]).to_ascii_lowercase();
@@ -166,7 +166,7 @@ fn directive(member: &[u8]) -> (String, Option<&[u8]>) {
     }
 }
 
-/// Digits alone, in a quoted string or not.
+/// Only digits, quoted or not.
 fn seconds(value: &[u8]) -> Option<u64> {
     let digits = unquoted(value);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {

@@ -1,26 +1,25 @@
-//! Whether an answer may be stored, how long it is fresh, and what a stored one is good for
-//! (RFC 9111, sections 3 and 4; RFC 5861), from the side of a cache that many clients share.
+//! Whether an answer may be stored, how long it is fresh, and how a stored one may be used (RFC 9111,
+//! sections 3 and 4; RFC 5861), for a shared cache.
 //!
-//! Where the RFC leaves a choice, the careful one is taken: an age that can't be read makes an
-//! answer stale, and so does a directive given twice and differently. `s-maxage` forbids stale
-//! answers, unless the same answer allows them by a `stale-...` directive of its own: it is the
-//! origin that says both.
+//! Where the RFC leaves a choice, the conservative one is made: an unreadable age makes an answer stale, and
+//! so does a directive given twice with different values. `s-maxage` forbids stale answers, unless the same
+//! answer allows them by a `stale-...` directive of its own: the origin states both.
 
 use super::directives::{Applies, RequestDirectives, ResponseDirectives};
 
 const NS_PER_S: u64 = 1_000_000_000;
-/// The share of the time since its last modification for which an answer without explicit times is
-/// taken to be fresh: what RFC 9111, section 4.2.2 calls typical.
+/// Denominator of the heuristic: an answer without explicit times is fresh for this part of the time since
+/// its last modification, the typical value of RFC 9111, section 4.2.2.
 const HEURISTIC_SHARE: u64 = 10;
 
-/// What a route adds to what answers say. Durations are in nanoseconds.
+/// A route's settings beside the answers' own directives. Durations are in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// How long an answer that says nothing is fresh; 0 leaves it to the heuristic.
+    /// Freshness of an answer without explicit times; 0 leaves it to the heuristic.
     pub default_ttl_ns: u64,
-    /// Answers that say less are fresh for as long as this all the same.
+    /// Minimum freshness, which overrides shorter times of answers.
     pub min_ttl_ns: u64,
-    /// The longest that the heuristic gives; 0 switches it off.
+    /// Maximum freshness by the heuristic; 0 disables it.
     pub heuristic_limit_ns: u64,
     /// Where the answer doesn't say.
     pub stale_while_revalidate_ns: u64,
@@ -30,22 +29,22 @@ pub struct Rules {
     pub cookies: bool,
 }
 
-/// `Age` and `Expires`: fields that may be there and make no sense.
+/// The value of `Age` or `Expires`, which may be present but invalid.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Field {
     #[default]
     Missing,
     Invalid,
-    /// Seconds: of age, or since 1970.
+    /// Seconds of age, or since 1970.
     At(u64),
 }
 
-/// What matters of an answer's head.
+/// The relevant parts of an answer's head.
 #[derive(Debug, Clone, Default)]
 pub struct Head {
     pub status: u16,
     pub directives: ResponseDirectives,
-    /// Whether the directives come from a targeted field, so that `Expires` doesn't count.
+    /// Whether the directives come from a targeted field, so that `Expires` is ignored.
     pub targeted: bool,
     pub age: Field,
     pub expires: Field,
@@ -53,12 +52,12 @@ pub struct Head {
     pub date_s: Option<u64>,
     /// Seconds since 1970.
     pub last_modified_s: Option<u64>,
-    /// Whether it can be asked for again with a condition.
+    /// Whether it can be revalidated.
     pub has_validator: bool,
     pub sets_cookie: bool,
 }
 
-/// When an answer was asked for and came.
+/// When an answer was requested and received.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
     pub asked_ns: u64,
@@ -70,46 +69,47 @@ pub struct Times {
 /// Why an answer isn't stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unstorable {
-    /// The client or the origin forbids it, or it belongs to one client.
+    /// The client or the origin forbids it, or the answer is private.
     Forbidden,
-    /// Not a whole final answer, one of nothing but when it was asked (425), or one with a status that must be understood and isn't.
+    /// Not a complete final answer, one about the time of the request only (425), or one with
+    /// `must-understand` and a status that this cache doesn't understand.
     Status,
-    /// The request had credentials, and the answer doesn't say that it may be shared all the same.
+    /// The request had credentials, and the answer doesn't allow sharing explicitly.
     Credentials,
     /// It sets a cookie.
     Cookie,
-    /// It would be of no use: never fresh, and nothing to ask for it again with.
+    /// Useless: never fresh, and without a validator.
     Useless,
 }
 
-/// What a stored answer is good for. Durations are in nanoseconds.
+/// The terms of use of a stored answer. Durations are in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     lifetime_ns: u64,
     age_then_ns: u64,
     came_ns: u64,
     no_cache: bool,
-    /// No stale answer, not even for a client that would take it.
+    /// Never use it stale, not even for a client that accepts that.
     strict: bool,
     while_revalidate_ns: u64,
     if_error_ns: u64,
 }
 
-/// What to do with a stored answer for a request.
+/// How to use a stored answer for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// Send it.
     Fresh,
-    /// The client takes a stale one.
+    /// Send it stale; the client accepts that.
     Stale,
-    /// Send it, and ask for it again behind the client's back.
+    /// Send it, and revalidate in the background.
     StaleWhileRevalidate,
-    /// Ask again first.
+    /// Revalidate first.
     Revalidate,
 }
 
 impl Terms {
-    /// Read an answer to a GET. `credentials`: the request had an `Authorization`.
+    /// Evaluate an answer to a GET. `credentials`: the request had an `Authorization`.
     ///
     /// # Errors
     /// Why it may not, or need not, be stored.
@@ -174,21 +174,21 @@ impl Terms {
         self.age_then_ns.saturating_add(now_ns.saturating_sub(self.came_ns))
     }
 
-    /// How much longer it is fresh; negative for how long it has not been.
+    /// Remaining freshness; negative once it is stale.
     #[must_use]
     pub fn fresh_for_ns(&self, now_ns: u64) -> i64 {
-        // Both are below 2^63: an age of more than 290 years is cut.
+        // Both are below 2^63: an age of more than 290 years is capped.
         let age_ns = i64::try_from(self.age_ns(now_ns)).unwrap_or(i64::MAX);
         i64::try_from(self.lifetime_ns).unwrap_or(i64::MAX).saturating_sub(age_ns)
     }
 
-    /// Whether it could ever be sent without asking again.
+    /// Whether it can ever be sent without revalidation.
     #[must_use]
     pub fn ever_fresh(&self) -> bool {
         !self.no_cache && self.lifetime_ns > self.age_then_ns
     }
 
-    /// What it is good for at `now_ns`; `purged_ns` is when it was made stale by hand, if it was.
+    /// How it may be used at `now_ns`; `purged_ns` is the time of a soft purge, if there was one.
     #[must_use]
     pub fn usable(&self, request: &RequestDirectives, now_ns: u64, purged_ns: Option<u64>) -> Use {
         let age_ns = self.age_ns(now_ns);
@@ -212,13 +212,13 @@ impl Terms {
         }
     }
 
-    /// Whether it may stand in at `now_ns` for an answer that could not be had.
+    /// Whether it may replace a failed answer at `now_ns` (`stale-if-error`).
     #[must_use]
     pub fn usable_on_error(&self, now_ns: u64, purged_ns: Option<u64>) -> bool {
         self.stale_ns(now_ns, purged_ns).unwrap_or(0) < self.if_error_ns
     }
 
-    /// For how long it has been stale; nothing while it is fresh.
+    /// How long it has been stale; `None` while it is fresh.
     fn stale_ns(&self, now_ns: u64, purged_ns: Option<u64>) -> Option<u64> {
         let by_hand = purged_ns.map(|at| now_ns.saturating_sub(at));
         let fresh_for = self.fresh_for_ns(now_ns);
@@ -227,7 +227,7 @@ impl Terms {
     }
 }
 
-/// RFC 9111, section 4.2.1.
+/// The freshness lifetime (RFC 9111, section 4.2.1).
 fn lifetime(head: &Head, rules: &Rules, came_s: u64) -> u64 {
     let said = &head.directives;
     if let Some(seconds) = said.s_maxage.or(said.max_age) {
@@ -244,13 +244,13 @@ fn lifetime(head: &Head, rules: &Rules, came_s: u64) -> u64 {
     if rules.default_ttl_ns > 0 && cacheable_by_default(head.status) {
         return rules.default_ttl_ns;
     }
-    // What may be stored by here has a status, or a directive, for which the heuristic is allowed.
+    // Any answer that gets here has a status or a directive that allows the heuristic.
     let unchanged_s = head.last_modified_s.map_or(0, |modified_s| date_s.saturating_sub(modified_s));
     (unchanged_s.saturating_mul(NS_PER_S) / HEURISTIC_SHARE).min(rules.heuristic_limit_ns)
 }
 
-/// The age of an answer when it came (RFC 9111, section 4.2.3); one that can't be read is beyond
-/// every lifetime.
+/// The age of an answer when it was received (RFC 9111, section 4.2.3); an invalid one exceeds every
+/// lifetime.
 fn age(head: &Head, times: Times) -> u64 {
     let apparent_s = head.date_s.map_or(0, |date_s| times.came_s.saturating_sub(date_s));
     let value_ns = match head.age {
@@ -262,12 +262,12 @@ fn age(head: &Head, times: Times) -> u64 {
     apparent_s.saturating_mul(NS_PER_S).max(value_ns.saturating_add(delay_ns)).min(i64::MAX as u64)
 }
 
-/// Statuses that are stored without being told to (RFC 9110, section 15.1).
+/// Statuses that are cacheable by default (RFC 9110, section 15.1).
 fn cacheable_by_default(status: u16) -> bool {
     matches!(status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// Statuses of RFC 9110 whose caching is as it says: what `must-understand` asks for.
+/// Statuses whose caching requirements this cache implements, for `must-understand` (RFC 9110).
 fn understood(status: u16) -> bool {
     matches!(status, 200..=205 | 300..=303 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505)
 }

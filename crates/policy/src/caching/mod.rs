@@ -1,13 +1,13 @@
-//! What RFC 9111 says of one answer, as functions of heads and times: which may be stored, for how
-//! long it is fresh, whether it answers a request, and which part of it.
+//! RFC 9111 for a single answer, as functions of heads and times: whether it may be stored, how long it is
+//! fresh, whether it answers a request, and which part of it.
 //!
-//! Written for this rather than taken from a crate: `http-cache-semantics` (3.0) reads RFC 7234,
-//! splits Cache-Control at commas inside of quoted strings, compares directives by case, and knows
-//! neither RFC 5861 nor RFC 9213; it keeps a copy of every head and parses it again at each hit.
-//! Here a head is read once, when it is stored, and a hit compares integers.
+//! Not taken from a crate: `http-cache-semantics` (3.0) implements RFC 7234, splits Cache-Control at commas
+//! inside quoted strings, compares directives case-sensitively, and supports neither RFC 5861 nor RFC 9213;
+//! it keeps a copy of every head and parses it again at each hit. Here a head is parsed once, when it is
+//! stored, and a hit compares integers.
 //!
-//! Nothing here holds an answer: the store is the gateway's. Times are nanoseconds of a monotonic
-//! clock, but for the dates that heads carry, which are seconds since 1970.
+//! This module stores no answers; the gateway does. Times are nanoseconds of a monotonic clock, except for
+//! dates in headers, which are seconds since 1970.
 
 pub mod directives;
 pub mod freshness;
@@ -16,8 +16,8 @@ pub mod range;
 pub mod validators;
 pub mod vary;
 
-/// Split a list-based field at its commas, outside of quoted strings (RFC 9110, section 5.6.1).
-/// Empty members are left out; an unclosed string ends with the line.
+/// Split a list-based field at commas outside quoted strings (RFC 9110, section 5.6.1). Empty members are
+/// skipped; an unclosed string ends with the line.
 fn members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {

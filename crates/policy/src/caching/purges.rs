@@ -1,19 +1,18 @@
 //! Purges as timestamps rather than searches.
 //!
-//! A stored answer counts only if it was asked for after the last purge of its address and of each
-//! of its tags. So a purge costs one write whatever is stored, reaches every tenant's answers at
-//! once, and catches those that are on their way too: an answer that was asked for before the purge
-//! is dead when it arrives. There is no index to keep in step with evictions; memory is given back
-//! by eviction, not by the purge.
+//! A stored answer is valid only if it was requested after the last purge of its URL and of each of its tags.
+//! So a purge costs one write whatever is stored, reaches every tenant's answers at once, and covers answers
+//! in flight: one requested before the purge is invalid when it arrives. There is no index to keep in step
+//! with evictions; eviction frees the memory, not the purge.
 //!
-//! What was purged when is kept in sets by hash, like the lines of a processor's cache: a set
-//! remembers the last `WAYS` purges, and the time of the latest that it forgot. An answer older
-//! than that is taken to be purged, since nobody knows any more. So purges are exact as long as a
-//! set sees no more than `WAYS` of them in the life of an answer, which with `SETS` sets is some
-//! 50,000 different addresses and tags; beyond that too much is purged, never too little.
+//! Purge times are kept in sets by hash, like the lines of a CPU cache: a set remembers the last `WAYS`
+//! purges, and the time of the latest one that it has dropped. An older answer counts as purged, since its
+//! purge may be among the dropped ones. So purges are exact as long as a set sees at most `WAYS` of them in
+//! the life of an answer, which with `SETS` sets means some 50,000 different URLs and tags; beyond that too
+//! much is purged, never too little.
 //!
-//! A purge is one word, so that threads share sets without a lock: 15 bits of the hash (another 14
-//! choose the set), one for the kind, and 48 of time in microseconds (nine years).
+//! A purge is one word, so that threads share sets without a lock: 15 bits of the hash (another 14 choose the
+//! set), one for the kind, and 48 for the time in microseconds (nine years).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +24,7 @@ const TIME: u64 = (1 << 48) - 1;
 const SOFT: u64 = 1 << 48;
 const TAG: u64 = !(TIME | SOFT);
 
-/// Words of purges, 0 for none, and behind them the time of the latest that was forgotten.
+/// Purges, 0 for none, and the time of the latest one dropped.
 #[derive(Default)]
 #[repr(align(64))]
 struct Set {
@@ -33,21 +32,21 @@ struct Set {
     forgotten: AtomicU64,
 }
 
-/// How a purge ends what is stored.
+/// The kind of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purge {
-    /// It is never used again.
+    /// The answer is never used again.
     Hard,
-    /// It is stale: used while it is asked for again, or if that fails, as far as its answer
+    /// The answer becomes stale: it is used during revalidation, or if that fails, as far as the answer
     /// allows that.
     Soft,
 }
 
-/// What became of a stored answer.
+/// The state of a stored answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Good,
-    /// Stale since then.
+    /// Stale since this time.
     StaleSince(u64),
     Gone,
 }
@@ -67,20 +66,20 @@ impl Default for Purges {
 }
 
 impl Purges {
-    /// Purge at `now_ns` what has this hash.
+    /// Purge answers with this hash at `now_ns`.
     pub fn purge(&self, hash: u64, purge: Purge, now_ns: u64) {
         let kind = if purge == Purge::Soft { SOFT } else { 0 };
         self.set(hash).add((hash & TAG) | kind | microseconds(now_ns));
     }
 
-    /// Purge at `now_ns` all that there is.
+    /// Purge all answers at `now_ns`.
     pub fn purge_all(&self, purge: Purge, now_ns: u64) {
         let time = if purge == Purge::Soft { &self.all_soft } else { &self.all_hard };
         time.fetch_max(microseconds(now_ns), Ordering::AcqRel);
     }
 
-    /// What became of an answer with these hashes (of its address and its tags) that was asked for
-    /// at `asked_ns`. One asked for in the very microsecond of a purge is taken to be older.
+    /// The state of an answer with these hashes (of its URL and its tags) that was requested at `asked_ns`.
+    /// An answer requested in the same microsecond as a purge counts as older.
     pub fn standing(&self, hashes: impl IntoIterator<Item = u64>, asked_ns: u64) -> Standing {
         let asked_us = microseconds(asked_ns);
         if self.all_hard.load(Ordering::Acquire) >= asked_us {
@@ -99,7 +98,7 @@ impl Purges {
                 }
                 stale_us = Some(stale_us.map_or(word & TIME, |known| known.min(word & TIME)));
             }
-            // Looked at last: a purge that was forgotten meanwhile has left its time here before.
+            // Checked last: a purge dropped meanwhile has stored its time here before.
             if set.forgotten.load(Ordering::Acquire) >= asked_us {
                 return Standing::Gone;
             }
@@ -113,14 +112,14 @@ impl Purges {
 }
 
 impl Set {
-    /// Remember a purge: in place of an earlier one of the same, or of the earliest.
+    /// Add a purge: it replaces an earlier one of the same hash and kind, or the earliest one.
     fn add(&self, word: u64) {
         loop {
             let words = self.ways.each_ref().map(|way| way.load(Ordering::Acquire));
             let same = |each: &u64| *each != 0 && *each & !TIME == word & !TIME;
             if let Some(place) = words.iter().position(same) {
-                // With all other bits alike the larger word is the later time; a word that was
-                // replaced meanwhile by another purge makes a loop.
+                // All other bits being equal, the larger word is the later one. If another purge has replaced
+                // the word meanwhile, retry.
                 let known = words[place];
                 if self.replace(place, known, known.max(word)) {
                     return;
@@ -141,7 +140,7 @@ impl Set {
     }
 }
 
-/// At least 1, so that no purge looks like none.
+/// At least 1, since 0 means no purge.
 fn microseconds(ns: u64) -> u64 {
     (ns / NS_PER_US).clamp(1, TIME)
 }

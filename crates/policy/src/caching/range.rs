@@ -1,19 +1,19 @@
-//! One range of bytes out of a whole answer (RFC 9110, section 14).
+//! Single byte ranges of an answer (RFC 9110, section 14).
 
-/// What a `Range` asks of a body.
+/// The part of a body that a `Range` header selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
-    /// All of it: another unit, not in the grammar, or several ranges, which a server may ignore
-    /// (and should, where many of them would make an answer larger than the whole).
+    /// The whole body: the unit is unknown, the field is malformed, or it has several ranges, which a server
+    /// may ignore (and should, where many of them would make an answer larger than the whole).
     Whole,
-    /// Bytes from `first` to `last`, both within.
+    /// Bytes from `first` to `last`, inclusive.
     Part { first: u64, last: u64 },
-    /// Nothing that the body has: 416.
+    /// Outside the body: 416.
     Unsatisfiable,
 }
 
 impl Range {
-    /// What `field` asks of a body of `length` bytes.
+    /// The part that `field` selects of a body of `length` bytes.
     #[must_use]
     pub fn of(field: &[u8], length: u64) -> Self {
         let Some((unit, spec)) = split(field.trim_ascii(), b'=') else { return Self::Whole };
@@ -42,7 +42,7 @@ fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     Some((&text[..place], &text[place + 1..]))
 }
 
-/// Digits alone; one that is too large is as large as can be.
+/// Only digits; saturates if it is too large.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;

@@ -1,28 +1,27 @@
-//! Whether a stored answer is the one that a client has already (RFC 9110, sections 8.8 and 13).
+//! Conditional requests: whether a client already has the stored answer (RFC 9110, sections 8.8 and 13).
 
 use super::members;
 
-/// What tells one state of a resource from another.
+/// The validators of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Validators {
     /// `ETag`, as it was sent.
     pub entity_tag: Option<Vec<u8>>,
     /// `Last-Modified`, in seconds since 1970.
     pub last_modified_s: Option<u64>,
-    /// `Date`, in seconds since 1970: what stands in where nobody knows when it was modified.
+    /// `Date`, in seconds since 1970; used if there is no `Last-Modified`.
     pub date_s: u64,
 }
 
 impl Validators {
-    /// Whether there is something to ask the origin with.
+    /// Whether the origin can be asked with a condition.
     #[must_use]
     pub fn can_ask(&self) -> bool {
         self.entity_tag.is_some() || self.last_modified_s.is_some()
     }
 
-    /// Whether a client with these preconditions has the stored answer already, and gets a 304:
-    /// by `If-None-Match` if it is there, or else by `If-Modified-Since` (a date, seconds since
-    /// 1970).
+    /// Whether a client with these preconditions already has the stored answer, and gets a 304: by
+    /// `If-None-Match` if present, otherwise by `If-Modified-Since` (in seconds since 1970).
     pub fn not_modified<'a>(
         &self,
         none_match: impl IntoIterator<Item = &'a [u8]>,
@@ -37,9 +36,9 @@ impl Validators {
         modified_since_s.is_some_and(|since| self.last_modified_s.unwrap_or(self.date_s) <= since)
     }
 
-    /// Whether the range that was asked for with this `If-Range` is one of the stored answer: an
-    /// entity tag must be the same and strong; a date must be that of the last modification, and
-    /// that at least a second before the answer (RFC 9110, section 8.8.2.2).
+    /// Whether a range requested with this `If-Range` applies to the stored answer: an entity tag must match
+    /// strongly; a date must equal Last-Modified, which must be at least a second before the answer's date
+    /// (RFC 9110, section 8.8.2.2).
     #[must_use]
     pub fn in_range_of(&self, if_range: &[u8], date_s: Option<u64>) -> bool {
         match date_s {
@@ -49,13 +48,13 @@ impl Validators {
     }
 }
 
-/// The same thing, though perhaps not byte by byte.
+/// Weak comparison: equivalent, though perhaps not byte for byte.
 #[must_use]
 pub fn weakly_equal(left: &[u8], right: &[u8]) -> bool {
     opaque(left) == opaque(right)
 }
 
-/// The same byte by byte.
+/// Strong comparison: identical byte for byte.
 #[must_use]
 pub fn strongly_equal(left: &[u8], right: &[u8]) -> bool {
     left == right && left.starts_with(b"\"")

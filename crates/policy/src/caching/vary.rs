@@ -1,14 +1,14 @@
-//! Which stored answer is the one for a request: the fields that `Vary` names must be alike
-//! (RFC 9111, section 4.1).
+//! Secondary cache keys: a stored answer matches a request if the fields named in `Vary` match (RFC 9111,
+//! section 4.1).
 
 use super::members;
 
-/// What a stored answer varies by: lower-case names, each once, in order.
+/// The fields that an answer varies by: lower-case names, deduplicated and sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vary(Vec<String>);
 
 impl Vary {
-    /// Read the lines of `Vary`: nothing if it has a `*`, which no request matches.
+    /// Parse the lines of `Vary`; `None` for `*`, which no request matches.
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let mut names: Vec<String> = Vec::new();
         for member in lines.into_iter().flat_map(members) {
@@ -22,16 +22,16 @@ impl Vary {
         Some(Self(names))
     }
 
-    /// The fields, in small letters.
+    /// The field names, in lower case.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 
-    /// The values that select among answers, in one string: `find` gives the lines of a field.
-    /// Two requests for which it is the same get the same answer.
+    /// The selecting field values in one string; `find` returns the lines of a field. Requests with equal
+    /// strings get the same answer.
     ///
-    /// Lines are joined, and in fields of content negotiation neither case nor order of the
-    /// members counts: each carries its own weight (RFC 9110, section 12.4).
+    /// Lines are joined. In fields of content negotiation case and order of the members don't count: each has
+    /// its own weight (RFC 9110, section 12.4).
     pub fn selecting<'a, F, L>(&self, find: F) -> Box<[u8]>
     where
         F: Fn(&str) -> L,
@@ -47,7 +47,7 @@ impl Vary {
                 }
                 _ => Some(lines.join(&b", "[..])),
             };
-            // A length before each value, so that no value can pass for the end of another.
+            // Each value is prefixed by its length, so that values can't run into each other.
             let length = value.as_ref().map_or(u32::MAX, |value| value.len() as u32);
             out.extend_from_slice(&length.to_be_bytes());
             out.extend_from_slice(&value.unwrap_or_default());
