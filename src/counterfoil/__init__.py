@@ -1,7 +1,7 @@
 """Counterfoil: one backbone for Python backends, from request to report, exactly once.
 
-What is named here is imported when it is first used, so that the command line answers `--help`
-without the libraries of all parts.
+Names are imported on first use, so that the command line answers `--help` without loading the
+libraries of all parts.
 """
 
 from importlib import import_module
@@ -68,11 +68,11 @@ _ELSEWHERE = {
     "Refuse": "counterfoil.gateway.hooks",
     "Request": "counterfoil.application",
 }
-"""The modules of names that are not of `counterfoil.events`."""
+"""The modules of names that are not in `counterfoil.events`."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the part that it belongs to."""
+    """Import a public name from its module."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_ELSEWHERE.get(name, "counterfoil.events")), name)

@@ -1,8 +1,8 @@
 """A certificate authority for servers on this machine.
 
-Its key is forgotten when it has signed: what was made together is trusted together, and nothing
-can be added later. The gateway's development authority and that of the engines are made here, each
-in a folder of its own, so that who trusts the one doesn't trust the other.
+Its key is discarded after signing: no certificate can be added later to those made together. The
+gateway's development CA and the engines' CA are both made here, in separate folders, so that
+trusting one doesn't imply trusting the other.
 """
 
 import datetime
@@ -25,8 +25,8 @@ _USAGES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AU
 def certify(folder: Path, names: Iterable[str], now: datetime.datetime, *, authority: str) -> Path:
     """Make `ca.pem`, and a `NAME.pem` with `NAME.key` for each name; returns the path of `ca.pem`.
 
-    Each may serve on this machine, and is a client's as well, known by its common name. `ca.pem`,
-    which names the `authority`, is written last: where it is, all are.
+    Each certificate is for servers on this machine and for clients, identified by its common name.
+    `ca.pem`, issued by `authority`, is written last: if it exists, all files do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     signing = ec.generate_private_key(ec.SECP256R1())

@@ -2,7 +2,7 @@
 
 
 class CounterfoilError(Exception):
-    """Something a user can act on: what happened, and in `hint` what to do about it."""
+    """An error that a user can act on: what happened and, in `hint`, what to do about it."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

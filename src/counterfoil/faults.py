@@ -1,13 +1,13 @@
 """Fault injection: points at which a process can be killed or stopped, and seeded bugs.
 
-A *fault point* marks the worst possible moment in a piece of code (between two effects that must
-be one). It does nothing unless the process was started with ``COUNTERFOIL_FAULTS`` naming a
-folder. `counterfoil prove` then arms a point by writing a file ``NAME`` there that holds ``kill``
-or ``pause``; the first process to reach the point takes the file away and sends itself SIGKILL or
-SIGSTOP. Nobody can clean up, which is what makes it a fault.
+A *fault point* marks the worst possible moment in a piece of code, between two effects that must be
+one. It does nothing unless the process was started with ``COUNTERFOIL_FAULTS`` naming a folder.
+`counterfoil prove` then arms a point by writing a file ``NAME`` there that contains ``kill`` or
+``pause``. The first process that reaches the point removes the file and sends itself SIGKILL or
+SIGSTOP, so that no cleanup can run.
 
-A *sabotage* is a bug switched on by ``COUNTERFOIL_SABOTAGE``. It exists so that the checker can
-be shown to fail; `counterfoil up` refuses to start with it outside of a proof.
+A *sabotage* is a bug enabled by ``COUNTERFOIL_SABOTAGE``, to show that the checker finds it;
+`counterfoil up` refuses to start with it outside of a proof.
 """
 
 import os
@@ -35,14 +35,14 @@ SABOTAGES: Final[Mapping[str, str]] = MappingProxyType(
 _FOLDER: Final = os.environ.get("COUNTERFOIL_FAULTS")
 _SABOTAGE: Final = os.environ.get("COUNTERFOIL_SABOTAGE")
 _observers: list[Callable[[str], None]] = []
-"""Told of every fault point that is reached, in tests that run in one process."""
+"""Callbacks for every fault point that is reached, for tests that run in one process."""
 _SIGNALS: Final = MappingProxyType({"kill": signal.SIGKILL, "pause": signal.SIGSTOP})
 
 
 def point(name: str, *helpers: int) -> None:
-    """Die or stop here if the point `name` was armed; otherwise do nothing.
+    """Die or stop here if the point `name` is armed; otherwise do nothing.
 
-    `helpers` are processes that do this one's work: they die with it.
+    `helpers` are processes that work for this one: they are killed with it.
     """
     for observe in _observers:
         observe(name)
@@ -55,7 +55,7 @@ def point(name: str, *helpers: int) -> None:
         action = armed.read_text().strip()
         armed.rename(armed.with_name(f"{name}.{os.getpid()}.{time.monotonic_ns()}.taken"))
     except FileNotFoundError:
-        return  # another process was faster: one armed point is one fault
+        return  # another process was faster: an armed point is one fault
     for pid in helpers if action == "kill" else ():
         os.kill(pid, signal.SIGKILL)
     os.kill(os.getpid(), _SIGNALS[action])
@@ -63,7 +63,7 @@ def point(name: str, *helpers: int) -> None:
 
 @contextmanager
 def observed(observe: Callable[[str], None]) -> Generator[None, None, None]:
-    """Tell `observe` of the points that this process reaches; what it raises is raised there."""
+    """Call `observe` for the points that this process reaches; its exceptions are raised there."""
     _observers.append(observe)
     try:
         yield
@@ -75,7 +75,7 @@ def observed(observe: Callable[[str], None]) -> Generator[None, None, None]:
 def point_inside(
     name: str, reached: Callable[[], bool], *helpers: int
 ) -> Generator[None, None, None]:
-    """A point in the middle of somebody else's call: a thread looks for the moment to come."""
+    """A point within a library's call: a thread polls `reached` for the right moment."""
     if _FOLDER is None or not Path(_FOLDER, name).exists():
         yield
         return
@@ -97,7 +97,7 @@ def point_inside(
 
 
 def sabotaged(name: str) -> bool:
-    """Whether the seeded bug `name` is switched on in this process.
+    """Whether the seeded bug `name` is enabled in this process.
 
     Raises:
         KeyError: no such sabotage.

@@ -1,13 +1,12 @@
-"""Connection and authentication settings of Kafka clients, made in this one place.
+"""Connection and authentication settings of all Kafka clients.
 
-Three clients speak with Kafka (librdkafka for events, kafka-python for what librdkafka can't ask,
-sockets of our own for what a listener says to strangers), and all are given the same: this. The
-name in a broker's certificate is always compared with the host that was asked for; there is no
-setting to leave that out. Secrets come from the environment, are in no `repr`, and no client here
-puts them into an error or a log.
+There are three clients (librdkafka for events, kafka-python for what librdkafka doesn't offer, and
+plain sockets to check a listener), all configured from here. Brokers' host names are always
+verified in their certificates; no setting disables that. Secrets come from the environment, are in
+no `repr`, and no client here puts them into an error or a log.
 
-A password that is not there is missed where a client is made, not before: whoever asks the
-databases alone, as those who look after dead letters do, needs none.
+A missing password is an error only where a client is created: commands that use only the databases,
+such as those for dead letters, need none.
 """
 
 import ssl
@@ -18,7 +17,7 @@ from typing import Any, Final, Literal
 from counterfoil.errors import CounterfoilError
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-"""What a listener speaks, in Kafka's words (`security.protocol`)."""
+"""Kafka's `security.protocol` of a listener."""
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 PASSWORD: Final = "KAFKA_PASSWORD"  # noqa: S105 - the name of a variable
 KEY_PASSWORD: Final = "KAFKA_KEY_PASSWORD"  # noqa: S105
@@ -30,7 +29,7 @@ class PasswordMissing(CounterfoilError):
 
 @dataclass(frozen=True, slots=True)
 class KafkaAccess:
-    """The brokers at `servers` (`host:port`, with commas between), and what opens them."""
+    """The brokers at `servers` (`host:port`, comma-separated), and how to connect to them."""
 
     servers: str
     protocol: Protocol = "PLAINTEXT"
@@ -38,24 +37,24 @@ class KafkaAccess:
     user: str = ""
     password: str = field(default="", repr=False)
     ca: Path | None = None
-    """Who signs the brokers' certificates; without it, whom the system trusts (SSL_CERT_FILE)."""
+    """The CA of the brokers' certificates; by default the system's CAs (SSL_CERT_FILE)."""
     certificate: Path | None = None
-    """The client's own, where brokers ask for one, with `key`."""
+    """The client certificate, if brokers require one; needs `key`."""
     key: Path | None = None
     key_password: str = field(default="", repr=False)
 
     @property
     def tls(self) -> bool:
-        """Whether connections are encrypted, and brokers must show a certificate."""
+        """Whether connections use TLS."""
         return self.protocol in ("SSL", "SASL_SSL")
 
     @property
     def sasl(self) -> bool:
-        """Whether a user and a password are given."""
+        """Whether clients authenticate with a user and a password."""
         return self.protocol in ("SASL_PLAINTEXT", "SASL_SSL")
 
     def require_password(self) -> None:
-        """See that the password is there, if one is asked for.
+        """Check that the password is set, if one is needed.
 
         Raises:
             PasswordMissing: it is not.
@@ -67,7 +66,7 @@ class KafkaAccess:
             )
 
     def librdkafka(self) -> dict[str, Any]:
-        """The settings of a client of confluent-kafka.
+        """The settings for confluent-kafka.
 
         Raises:
             PasswordMissing: it is needed, and not set.
@@ -92,10 +91,10 @@ class KafkaAccess:
         return settings
 
     def kafka_python(self) -> dict[str, Any]:
-        """The settings of a client of kafka-python.
+        """The settings for kafka-python.
 
         Raises:
-            OSError: a file of certificates or keys can't be used.
+            OSError: a certificate or key file can't be used.
             PasswordMissing: it is needed, and not set.
         """
         self.require_password()
@@ -112,19 +111,19 @@ class KafkaAccess:
         return settings
 
     def context(self) -> ssl.SSLContext:
-        """What a socket needs to speak TLS with a broker: it verifies chain and name.
+        """The TLS context for a socket; it verifies chain and name.
 
         Raises:
-            OSError: a file is missing, or isn't what it should be (`ssl.SSLError` is one as well).
+            OSError: a file is missing or invalid (`ssl.SSLError` is a subclass).
         """
         context = ssl.create_default_context(cafile=self.ca)
         if self.certificate is not None:
-            # A password that is not there is given as an empty one: OpenSSL would ask a terminal.
+            # A missing password is passed as an empty one: OpenSSL would prompt on the terminal.
             context.load_cert_chain(self.certificate, self.key, lambda: self.key_password)
         return context
 
 
 def _system_authorities() -> str:
-    """Where OpenSSL looks: librdkafka brings an OpenSSL of its own, which looks elsewhere."""
+    """OpenSSL's default location: librdkafka bundles an OpenSSL that looks elsewhere."""
     found = ssl.get_default_verify_paths()
     return found.cafile or found.capath or "probe"

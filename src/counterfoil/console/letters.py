@@ -1,8 +1,8 @@
-"""The console's requests about dead letters: found, looked at, and acted upon.
+"""Console API of dead letters: list, inspect, edit, discard, rehearse and replay.
 
 Ids are strings, since 64 bits don't fit a JavaScript number, and values are text, so that the page
-can show and edit them without parsing. A replay of many is done in parts, each shorter than a
-browser waits: the page asks for the next with what the last one answered.
+can show and edit them without parsing. A replay of many letters is split into parts, each shorter
+than a browser's timeout: the page requests the next part with the last one's answer.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from counterfoil.supervisor.host import now_us
 
 LETTERS_SHOWN: Final = 500
 PART_SECONDS: Final = 3.0
-"""Of a replay of many, in one request."""
+"""The time limit of one part of a replay of many."""
 Number = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
 Place = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 Via = Literal["retries", "handler"]
@@ -56,19 +56,19 @@ class Edit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Discard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why a letter is not to be handled."""
+    """The reason why a letter won't be handled."""
 
     reason: str
 
 
 class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a letter is replayed: by the retry topic, or by the handler in this process."""
+    """How to replay a letter: through the retry topic, or with the handler in this process."""
 
     via: Via = "retries"
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a replay of many: which, and between which letters."""
+    """A part of a replay of many: the selection, and the range of letters."""
 
     selection: Selection
     via: Via = "retries"
@@ -77,7 +77,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Letters:
-    """What the page asks for, a method for each address."""
+    """The endpoints for dead letters."""
 
     def __init__(self, application: Application, events: Events) -> None:
         self._pipelines = application.pipelines
@@ -85,7 +85,7 @@ class Letters:
         self._events = events
 
     def readers(self) -> dict[str, Answer]:
-        """What can be looked at."""
+        """The GET endpoints."""
         return {
             "/api/dead-letters": self.list,
             "/api/dead-letters/waiting": self.waiting,
@@ -93,7 +93,7 @@ class Letters:
         }
 
     def actions(self) -> dict[str, Answer]:
-        """What can be done, by POST."""
+        """The POST endpoints."""
         return {
             "/api/dead-letters/replay": self.replay_some,
             "/api/dead-letters/{number:int}/edit": self.edit,
@@ -103,7 +103,7 @@ class Letters:
         }
 
     async def list(self, request: Request) -> object:
-        """A page of letters, the newest first."""
+        """A page of letters, newest first."""
         asked = request.query_params
         selection = msgspec.convert(
             {name: asked[name] for name in Selection.__struct_fields__ if asked.get(name)},
@@ -117,11 +117,11 @@ class Letters:
         return [self._document(letter) for letter in found]
 
     async def waiting(self, _: Request) -> object:
-        """How many letters wait for a decision, of each pipeline that has some."""
+        """The number of letters that wait for a decision, by pipeline."""
         return await self._do(lambda letters: letters.waiting())
 
     async def show(self, request: Request) -> object:
-        """One letter with what was done to it."""
+        """One letter with its audit log."""
         number = _number(request)
         letter, entries = await self._do(
             lambda letters: (letters.show(number), letters.audit(number))
@@ -129,7 +129,7 @@ class Letters:
         return {**self._document(letter), "audit": [_entry(entry) for entry in entries]}
 
     async def edit(self, request: Request) -> object:
-        """Replace the value of a letter, if the new one is an event of its topic."""
+        """Replace a letter's value, if the new one is a valid event of its topic."""
         number = _number(request)
         edit = msgspec.json.decode(await body_of(request), type=Edit)
 
@@ -143,7 +143,7 @@ class Letters:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def discard(self, request: Request) -> object:
-        """Decide that a letter is not to be handled."""
+        """Discard a letter: it won't be handled."""
         number = _number(request)
         reason = msgspec.json.decode(await body_of(request), type=Discard).reason
         if not reason.strip():
@@ -152,7 +152,7 @@ class Letters:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def rehearse(self, request: Request) -> object:
-        """Run the handler on a letter, tell what it would do, and undo it."""
+        """Run the handler on a letter, report what it would do, and roll back."""
         number = _number(request)
 
         def act(letters: DeadLetters) -> dict[str, object]:
@@ -180,7 +180,7 @@ class Letters:
         return await self._do(act)
 
     async def replay(self, request: Request) -> object:
-        """Hand one letter to its pipeline again."""
+        """Replay one letter."""
         number = _number(request)
         body = await body_of(request)
         via = msgspec.json.decode(body, type=Replay).via if body else "retries"
@@ -188,7 +188,7 @@ class Letters:
         return {"said": said}
 
     async def replay_some(self, request: Request) -> object:
-        """A part of a replay of many, with the outcome for each letter."""
+        """Replay a part of many letters; returns the outcome for each."""
         part = msgspec.json.decode(await body_of(request), type=Part)
         return await self._do(lambda letters: self._replay_some(letters, part))
 
@@ -270,10 +270,10 @@ def _entry(entry: AuditEntry) -> dict[str, object]:
 
 
 def _number(request: Request) -> int:
-    """The number of the letter that is asked for.
+    """The letter's number in the path.
 
     Raises:
-        NoSuchDeadLetter: no letter can have it.
+        NoSuchDeadLetter: the number is out of range.
     """
     number: int = request.path_params["number"]
     if number > LARGEST:

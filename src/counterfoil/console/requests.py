@@ -1,4 +1,4 @@
-"""What all state-changing console requests share: the actor, and the size limit."""
+"""Shared by all state-changing console requests: the actor, and the size limit."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -7,11 +7,11 @@ import msgspec
 from starlette.requests import Request
 
 BODY_LIMIT: Final = 1 << 20
-"""Bytes of a request: Kafka refuses larger events by default."""
+"""Bytes of a request body: Kafka refuses larger events by default."""
 LARGEST: Final = (1 << 63) - 1
-"""An id that a database can hold."""
+"""The largest id that a database can store."""
 ACTOR: Final = "console"
-"""Who acts, for the audit: whoever has the key, which is one for all operators."""
+"""The actor in the audit log: all operators share one key."""
 Answer = Callable[[Request], Awaitable[object]]
 
 

@@ -1,9 +1,9 @@
-"""The console's HTTP side: JSON for the page, the published reports, and the page itself.
+"""The console's HTTP server: JSON for the page, the published reports, and the page itself.
 
-Whoever opens the address that `counterfoil up` prints brings the operators' key in its fragment,
-which no log and no server ever sees; the page changes it for a cookie that scripts can't read and
-that other sites can't send (`SameSite=Strict`). Another port of this host counts as the same site,
-so an action must come from this very origin as well.
+The address that `counterfoil up` prints has the operators' key in its fragment, which is never sent
+to a server or logged. The page exchanges the key for a cookie that scripts can't read (`HttpOnly`)
+and other sites can't send (`SameSite=Strict`). Other ports of this host count as the same site, so
+actions also require the same origin.
 """
 
 import asyncio
@@ -55,9 +55,9 @@ from counterfoil.supervisor.log_tail import log_tail
 STATIC: Final = Path(__file__).parent / "static"
 COOKIE: Final = "counterfoil"
 DAYS_SHOWN: Final = 366
-"""Of a report's days, the newest: more than its page can draw; the file has them all."""
+"""The newest days of a report to show: more than the page can draw; the file has all."""
 LINES_SHOWN: Final = 500
-"""Of a process's log."""
+"""The last lines of a process's log to show."""
 POLICY: Final = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -78,7 +78,7 @@ _STATUS: Final[dict[type[Exception], HTTPStatus]] = {
     OSError: HTTPStatus.SERVICE_UNAVAILABLE,
     CounterfoilError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""What each error is answered with; the first kind that fits."""
+"""The status for each error; the first match applies."""
 
 
 def console(host: Host) -> None:
@@ -89,7 +89,7 @@ def console(host: Host) -> None:
 
 
 class Console:
-    """What the page asks for, a method for each address."""
+    """The endpoints of the console."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -109,7 +109,7 @@ class Console:
         self._way = Way(counterfoils, self._stores) if counterfoils is not None else None
 
     def looking(self) -> AbstractContextManager[None]:
-        """Look at the way until the block's end, if there is one."""
+        """Reconcile in the background while the block runs, if there is something to match."""
         return nullcontext() if self._way is None else self._way.looking()
 
     def application(self) -> Starlette:
@@ -147,7 +147,7 @@ class Console:
     def _guarded(
         self, answer: Callable[[Request], Awaitable[object]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Only for who has a session; what is not a response yet becomes JSON."""
+        """Require a session; results that are not responses are sent as JSON."""
 
         async def guarded(request: Request) -> Response:
             if (refused := self._refused(request)) is not None:
@@ -170,7 +170,7 @@ class Console:
     def _acting(
         self, act: Callable[[Request], Awaitable[object]]
     ) -> Callable[[Request], Awaitable[object]]:
-        """Only where the console may do more than look."""
+        """Refuse if the console is read-only."""
 
         async def acting(request: Request) -> object:
             if self._read_only:
@@ -194,7 +194,7 @@ class Console:
         return None
 
     async def session(self, request: Request) -> Response:
-        """Change the operators' key for a cookie."""
+        """Exchange the operators' key for a session cookie."""
         try:
             key = str(json.loads(await request.body())["key"])
         except (ValueError, KeyError, TypeError):
@@ -206,7 +206,7 @@ class Console:
         return response
 
     async def overview(self, _: Request) -> object:
-        """The line of the first page, and who runs."""
+        """The reconciliation and the processes, for the first page."""
         run = json.loads(self._host.state.run.read_text())
         try:
             gateway = await self._switches.show(_)
@@ -223,7 +223,7 @@ class Console:
         }
 
     async def process_log(self, request: Request) -> object:
-        """The last lines that a process has written."""
+        """The last lines of a process's log."""
         name = request.path_params["name"]
         run = json.loads(self._host.state.run.read_text())
         if name not in {each["name"] for each in run["processes"]}:
@@ -231,14 +231,14 @@ class Console:
         return await asyncio.to_thread(log_tail, self._host.state.process_log(name), LINES_SHOWN)
 
     async def trace(self, request: Request) -> object:
-        """The stations of one payment."""
+        """The stages of one payment."""
         identity = request.path_params["identity"]
         log = self._events.log()
         steps = await asyncio.to_thread(trace, self._host.application, self._stores, log, identity)
         return {"identity": identity, "steps": steps}
 
     async def lag(self, _: Request) -> object:
-        """How far each consumer is behind."""
+        """The lag of each consumer."""
 
         def ask() -> list[Lag]:
             with closing(self._events.pipelines()) as store:
@@ -247,7 +247,7 @@ class Console:
         return await asyncio.to_thread(ask)
 
     async def reports(self, _: Request) -> object:
-        """All reports with the version that each was computed from."""
+        """All reports with the source versions they were computed from."""
         return [
             {
                 **{key: found[key] for key in ("name", "title", "version", "published_us")},
@@ -293,7 +293,7 @@ class Console:
         }
 
     async def report_file(self, request: Request) -> object:
-        """A published file, as it is on disk."""
+        """A published file."""
         name, file = request.path_params["name"], request.path_params["file"]
         path = self._host.state.reports / name / file
         known = name in self._host.application.reports and path.suffix in {".csv", ".html"}
@@ -302,16 +302,16 @@ class Console:
         return FileResponse(path)
 
     async def coordination(self, _: Request) -> object:
-        """Who is where, who leads, who holds which machine number."""
+        """Instances, leaders, and the holders of machine numbers."""
         return await asyncio.to_thread(self._ask_coordination)
 
     async def proof(self, _: Request) -> object:
-        """The last verdict in this state folder."""
+        """The verdict of the last proof in this state folder."""
         path = self._host.state.proof
         return json.loads(path.read_text()) if path.exists() else None
 
     async def page(self, request: Request) -> Response:
-        """A built file; every other address without a suffix is the page's own."""
+        """A file of the page; addresses without a suffix get its index, for client-side routing."""
         wanted = (STATIC / request.path_params["path"]).resolve()
         inside = wanted.is_relative_to(STATIC) and wanted.is_file()
         if not inside and wanted.suffix:

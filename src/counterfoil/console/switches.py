@@ -1,10 +1,10 @@
-"""The console's view of the gateway, and its switches: drain, breakers, cache, configuration.
+"""Console API of the gateway: drain, breakers, cache, configuration.
 
-The page never talks to the gateway. This process does, with the operators' credential, which is not
-the session's cookie and is never part of an answer. Each act leaves a line in this process's log.
+The page never connects to the gateway. This process does, with the operators' credential, which is
+not the session cookie and is never part of an answer. Every action is logged by this process.
 
-A reload is asked for in two steps: what the file would change is shown first, with a digest, and
-only a file that still has this digest is put into force.
+A reload takes two steps: first the changes in the file are shown, with a digest; then the file is
+put into force only if it still has this digest.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from counterfoil.supervisor.gateway_process import in_force
 from counterfoil.supervisor.host import Host
 
 RELOAD_SECONDS: Final = 6.0
-"""Less than the page waits for an answer (`TIMEOUT_MS` in console/src/api/http.ts)."""
+"""Less than the page's timeout (`TIMEOUT_MS` in console/src/api/http.ts)."""
 PURGE_LIMIT: Final = 1_000
-"""Addresses and tags of one purge: more than fits in anybody's head, and its answer stays quick."""
+"""Addresses and tags per purge, so that it is answered quickly."""
 CHANGES_SHOWN: Final = 200
 log = structlog.get_logger()
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
@@ -38,13 +38,13 @@ Names = Annotated[list[Name], msgspec.Meta(max_length=PURGE_LIMIT)]
 
 
 class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether the gateway lets nobody new in."""
+    """Whether the gateway refuses new clients."""
 
     on: bool
 
 
 class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A breaker, and what an operator decides."""
+    """A breaker, and the operator's override."""
 
     service: Name
     instance: Name
@@ -52,16 +52,16 @@ class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Purge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Stored answers to take back, by address (path and query) and by tag."""
+    """Stored answers to purge, by address (path and query) and by tag."""
 
     urls: Names = []
     tags: Names = []
     soft: bool = False
-    """Stale, and not gone."""
+    """Mark as stale instead of deleting."""
 
 
 class Reload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The configuration that was looked at."""
+    """The digest of the configuration that was shown."""
 
     digest: str
 
@@ -75,22 +75,22 @@ class DryRun(msgspec.Struct, frozen=True):
     """Why it would be refused."""
     changes: list[Change]
     more: int
-    """Changes beyond those that are shown."""
+    """The number of changes not shown."""
 
 
 class Switches:
-    """What the page asks of the gateway, a method for each address."""
+    """The endpoints for the gateway."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._control = GatewayControl(host.addresses.admin, host.state)
 
     def readers(self) -> dict[str, Answer]:
-        """What can be looked at."""
+        """The GET endpoints."""
         return {"/api/gateway": self.show, "/api/gateway/reload": self.dry_run}
 
     def actions(self) -> dict[str, Answer]:
-        """What can be done, by POST."""
+        """The POST endpoints."""
         return {
             "/api/gateway/drain": self.drain,
             "/api/gateway/breakers": self.hold_breaker,
@@ -99,7 +99,7 @@ class Switches:
         }
 
     async def show(self, _: Request) -> dict[str, Any]:
-        """Limits, breakers and counts, as the gateway itself tells them."""
+        """The gateway's limits, breakers and counters."""
         state = await asyncio.to_thread(self._control.state)
         latency = state.pop("latency_us")
         services = state.pop("services")
@@ -111,21 +111,21 @@ class Switches:
         }
 
     async def drain(self, request: Request) -> object:
-        """Let nobody new in; or end the drain, which takes a new start of the gateway."""
+        """Refuse new clients; or end the drain, which restarts the gateway."""
         on = msgspec.json.decode(await body_of(request), type=Drain).on
         await asyncio.to_thread(self._control.drain if on else self._control.restart)
         log.warning("gateway_drained" if on else "gateway_restarted", actor=ACTOR)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def hold_breaker(self, request: Request) -> object:
-        """Hold a breaker open or closed, or let go of it."""
+        """Force a breaker open or closed, or release it."""
         hold = msgspec.json.decode(await body_of(request), type=Hold)
         await asyncio.to_thread(self._control.hold_breaker, hold.service, hold.instance, hold.mode)
         log.warning("breaker_set", actor=ACTOR, **msgspec.structs.asdict(hold))
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def purge(self, request: Request) -> object:
-        """Take back stored answers."""
+        """Purge stored answers."""
         wanted = msgspec.json.decode(await body_of(request), type=Purge)
         if not (wanted.urls or wanted.tags):
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "name an address or a tag to purge")
@@ -137,11 +137,11 @@ class Switches:
         return purged
 
     async def dry_run(self, _: Request) -> object:
-        """What a reload would change, or why it would be refused; nothing is changed."""
+        """What a reload would change, or why it would be refused; changes nothing."""
         return await asyncio.to_thread(self._dry_run)
 
     async def reload(self, request: Request) -> object:
-        """Put the configuration into force that was looked at."""
+        """Put the configuration that was shown into force."""
         digest = msgspec.json.decode(await body_of(request), type=Reload).digest
 
         def act() -> object:
@@ -163,8 +163,8 @@ class Switches:
             return DryRun("refused", "", str(error), [], 0)
         wanted = in_force(self._host, configuration)
         found = changes(self._control.configuration(), wanted, folder=self._host.folder)
-        # Of all that is looked at, what is in force included: a digest that was shown for another
-        # configuration in force says nothing any more.
+        # The digest covers the configuration in force as well: shown changes are void if that has
+        # changed meanwhile.
         digest = hashlib.sha256(msgspec.json.encode([wanted, found], order="sorted")).hexdigest()
         fixed = [change.setting for change in found if change.needs_start]
         shown, more = found[:CHANGES_SHOWN], max(len(found) - CHANGES_SHOWN, 0)

@@ -25,11 +25,11 @@ from counterfoil.supervisor import hot_keys
 from counterfoil.supervisor.host import now_us
 
 APART_SECONDS: Final = 1.0
-"""Between two looks that a rate is made of; readers that ask more often share one."""
+"""The least time between the two samples of a rate; faster readers share samples."""
 
 
 class Topics:
-    """What the page asks for; rates come from the looks that pages take."""
+    """The endpoint for topics; rates are computed between requests."""
 
     def __init__(self, application: Application, events: Events, state: StateFolder) -> None:
         self._declared = application.all_topics()
@@ -40,7 +40,7 @@ class Topics:
         self._looks: list[tuple[float, list[Lag]]] = []
 
     async def show(self, _: Request) -> object:
-        """All topics, how each consumer gets on, its hot keys, the transactions of the engine."""
+        """All topics, each consumer's progress, hot keys, and the engine's transactions."""
         return await asyncio.to_thread(self._show)
 
     def _show(self) -> dict[str, object]:

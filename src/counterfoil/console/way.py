@@ -1,7 +1,7 @@
 """Live reconciliation for the console: accepted = posted = stored = reported.
 
-What was seen last says nothing of now: while a store can't be read, the state is `unknown`, with
-why and how old the numbers are. A page that went on saying `equal` would be wrong when it matters.
+Old numbers say nothing about now: while a store can't be read, the state is `unknown`, with the
+reason and the numbers' age. A page that still showed `equal` would mislead when it matters most.
 """
 
 import itertools
@@ -22,34 +22,34 @@ from counterfoil.reports import Lake
 
 STEPS: Final = ("accepted", "posted", "stored", "reported")
 HISTORY: Final = 300
-"""Points of the chart, about one a second."""
+"""Points of the chart, about one per second."""
 STUCK_SECONDS: Final = 30.0
 """Without any progress for this long, what is missing counts as lost, not as under way."""
 REST: Final = 4
-"""Between two looks the console rests this many times longer than the look took, and never less
-than a second: at most a fifth of a core, however large the tables are."""
+"""The pause between two checks, as a multiple of a check's duration, and at least a second: checks
+take at most a fifth of a core, however large the tables are."""
 
 END_SECONDS: Final = 2.0
-"""That the end waits for a look that is under way."""
+"""How long to wait at the end for a check under way."""
 LATE_SECONDS: Final = 10.0
-"""A look that is this late, after its rest and three times the time the last one took, is overdue:
-longer than a busy machine holds one up, and shorter than anybody should be told of old numbers."""
+"""A check this late, beyond its pause and three times the last one's duration, is overdue: longer
+than delays on a busy machine, and shorter than old numbers should be shown."""
 
 State = Literal["equal", "under way", "broken", "unknown"]
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The sums of all steps at one moment (seconds of a monotonic clock)."""
+    """The sums of all steps at one time (seconds of a monotonic clock)."""
 
     seconds: float
     sums: tuple[Sum, ...]
 
 
 def judge(sums: Sequence[Sum], still_seconds: float) -> State:
-    """What the sums of the steps, in order, mean when none has moved for `still_seconds`.
+    """The state, given the sums of the steps in order, unchanged for `still_seconds`.
 
-    The sums must have been read from the last step to the first, so that a payment on its way can
-    never seem to be further than it was taken in.
+    The sums must be read from the last step to the first, so that a payment under way never
+    appears in a later step without appearing in the earlier ones.
     """
     if all(each == sums[0] for each in sums):
         return "equal"
@@ -62,7 +62,7 @@ def judge(sums: Sequence[Sum], still_seconds: float) -> State:
 
 
 class Way:
-    """Looks at every step of the way again and again, in a thread of its own while `looking`."""
+    """Checks all steps repeatedly, in its own thread, while `looking`."""
 
     def __init__(self, counterfoils: Counterfoils, stores: Stores) -> None:
         self._counterfoils = counterfoils
@@ -72,13 +72,13 @@ class Way:
         self._points: deque[Point] = deque(maxlen=HISTORY)
         self._moved = self._equal = time.monotonic()
         self._due = time.monotonic() + LATE_SECONDS
-        """When the next look has to be over."""
+        """When the next check must be complete."""
         self._trouble = ""
-        """Why the last look failed, if it did."""
+        """The error of the last check, if it failed."""
 
     @contextmanager
     def looking(self) -> Generator[None, None, None]:
-        """Look until the block's end; one look may outlast it that a store holds up."""
+        """Check until the end of the block; a check that hangs on a store may outlast it."""
         stop = threading.Event()
         thread = threading.Thread(target=self._look, args=(stop,), name="way", daemon=True)
         thread.start()
@@ -89,7 +89,7 @@ class Way:
             thread.join(END_SECONDS)
 
     def document(self) -> dict[str, object]:
-        """State, sums and rates as the page shows them."""
+        """State, sums and rates for the page."""
         points, now = list(self._points), time.monotonic()
         if not points:
             return {**NOTHING, "matches": True, "trouble": self._trouble}
@@ -122,14 +122,14 @@ class Way:
             try:
                 sums = self._sums()
             except Exception as error:
-                # Any store may be away, locked or not made yet; the next look may find it.
+                # Any store may be unavailable, locked or not yet created; the next check may work.
                 structlog.get_logger().warning("look_failed", error=repr(error))
                 self._trouble = f"{type(error).__name__}: {error}"
                 stop.wait(1.0)
                 continue
             now = time.monotonic()
             if self._trouble and self._points:
-                # Nobody looked meanwhile: what stood still then is no sign of loss.
+                # There were no checks meanwhile: the time without progress doesn't count.
                 self._moved += now - self._points[-1].seconds
             self._trouble = ""
             if not self._points or self._points[-1].sums != sums:
@@ -143,7 +143,7 @@ class Way:
             stop.wait(rest)
 
     def _sums(self) -> tuple[Sum, ...]:
-        """From the last step to the first; see `judge`."""
+        """Reads from the last step to the first; see `judge`."""
         reported = report_days(self._counterfoils, self._stores.state).values()
         found = [
             Sum(sum(day.count for day in reported), sum(day.amount for day in reported)),
@@ -175,13 +175,13 @@ class Way:
 
 
 def _sum(rows: Rows) -> Sum:
-    """Number and sum, nothing where there is no table yet."""
+    """Count and sum; zeros if there is no table yet."""
     count, amount = rows[0] if rows else (0, 0)
     return Sum(count, int(amount or 0))
 
 
 def history(points: Sequence[Point], wall_offset: float) -> dict[str, list[float]]:
-    """Rates between neighbouring points, at seconds since 1970."""
+    """Rates between consecutive points, at seconds since 1970."""
     found: dict[str, list[float]] = {"seconds": [], **{step: [] for step in STEPS}}
     for before, after in itertools.pairwise(points):
         elapsed = max(after.seconds - before.seconds, 0.001)
@@ -200,5 +200,5 @@ NOTHING: Final[dict[str, object]] = {
     "way": [],
     "history": history([], 0),
 }
-"""The document of an application that declares nothing to match; before the first look, too, of one
-that does (`matches`)."""
+"""The document of an application that declares nothing to match and, with `matches` set, of one
+that does before its first check."""

@@ -1,8 +1,7 @@
 """Console API of sagas with their timelines, and of task queues.
 
-Nothing is changed from here: a saga that is stuck, and a task that was given up, are dead letters,
-which are decided on where all of them are. Sagas come in pages, the newest first; a page names the
-place behind which the next begins, so that what begins meanwhile moves nothing.
+It is read-only: stuck sagas and failed tasks are dead letters, and are handled there. Sagas come in
+pages, newest first; each page names the position of the next, so that new sagas don't shift pages.
 """
 
 import asyncio
@@ -29,13 +28,13 @@ from counterfoil.events import (
 from counterfoil.supervisor.host import now_us
 
 SAGAS_SHOWN: Final = 500
-"""Of one page at most."""
+"""Per page, at most."""
 PLACE: Final = re.compile(r"(\d{1,18})-(\d{1,19})-(.+)")
 T = TypeVar("T")
 
 
 class Work:
-    """What the page asks for, a method for each address."""
+    """The endpoints for sagas and task queues."""
 
     def __init__(self, application: Application, events: Events) -> None:
         self._sagas = [*application.sagas, *application.choreographies]
@@ -43,7 +42,7 @@ class Work:
         self._events = events
 
     def readers(self) -> dict[str, Answer]:
-        """What can be looked at."""
+        """The GET endpoints."""
         return {
             "/api/sagas": self.sagas,
             "/api/sagas/{number:int}": self.saga,
@@ -51,7 +50,7 @@ class Work:
         }
 
     async def sagas(self, request: Request) -> object:
-        """A page of sagas; how many are open, of those that are declared, comes with the first."""
+        """A page of sagas; the first one has the number of open instances of each declared saga."""
         asked = request.query_params
         wanted = msgspec.convert(asked.get("limit") or "100", int, strict=False)
         limit = min(max(wanted, 1), SAGAS_SHOWN)
@@ -72,7 +71,7 @@ class Work:
         return await self._do(ask)
 
     async def saga(self, request: Request) -> object:
-        """The sagas that one event has begun, with their timelines."""
+        """The sagas that one event has started, with their timelines."""
         number = request.path_params["number"]
         if number > LARGEST:
             raise NoSuchSaga(f"there is no saga {number}")
@@ -80,7 +79,7 @@ class Work:
         return [_document(each) for each in found]
 
     async def tasks(self, _: Request) -> object:
-        """What each queue holds, and how long its oldest task has waited."""
+        """The tasks in each queue, and the age of its oldest waiting task."""
         now = now_us()
         found = await self._do(lambda store: task_counts(store, now, self._queues))
         return [
@@ -110,10 +109,10 @@ def _text(saga: SagaView) -> str:
 
 
 def _place(text: str) -> SagaPlace:
-    """The place that `_text` has written.
+    """The position written by `_text`.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is invalid.
     """
     found = PLACE.fullmatch(text)
     if found is None or int(found[2]) > LARGEST:

@@ -1,4 +1,4 @@
-"""`counterfoil move`: carries an application's data from the embedded engines to the real ones."""
+"""`counterfoil move`: moves an application's data from embedded engines to external ones."""
 
 from counterfoil.move.errors import MoveError
 from counterfoil.move.move import Moved, move

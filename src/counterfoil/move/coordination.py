@@ -1,6 +1,6 @@
-"""Moves what must outlive a coordination store: until when each machine number was used.
+"""Moves the coordination data that must persist: the timestamp bound of each machine number.
 
-Registrations, leases and leaderships are made anew by whoever starts.
+Registrations, leases and leaderships are recreated at the next start.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ from counterfoil.events.sqlite import SqliteDatabase
 def copy_bounds(path: Path, target: Client) -> None:
     """Copy the bounds of all machine numbers from the embedded node's file.
 
-    Without them a number's next holder could make an id that its last one has made.
+    Without them the next holder of a number could repeat an id of the last one.
     """
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source:
         for key, value in source.execute(
@@ -26,10 +26,10 @@ def copy_bounds(path: Path, target: Client) -> None:
 
 
 def forget_tokens(path: Path, pipelines: Database) -> None:
-    """Let the log and the sagas take the new store's fencing tokens, which begin at the bottom.
+    """Reset the fencing tokens of the log and the sagas: those of the new store start low again.
 
-    `path` is the embedded log's file, and `pipelines` where pipelines keep what they know now. That
-    is safe because nobody who holds an old token is alive: nothing runs during a move.
+    `path` is the embedded log's file, and `pipelines` the pipelines' database after the move. This
+    is safe because nothing runs during a move, so there is no holder of an old token.
     """
     with closing(SqliteDatabase(path)) as log:
         log.execute("UPDATE sources SET fencing_token = 0")

@@ -4,4 +4,4 @@ from counterfoil.errors import CounterfoilError
 
 
 class MoveError(CounterfoilError):
-    """Nothing was switched: the application goes on as it was."""
+    """The move failed and nothing was switched: the application continues as before."""

@@ -28,30 +28,30 @@ from counterfoil.move.tables import copy_tables, filled_table
 
 Tell = Callable[[str], None]
 RECORDS: Final = 10_000
-"""Read at once: some megabytes."""
+"""Records read at once: some megabytes."""
 NAMED: Final = 3
-"""Of what is not empty: enough to know it again."""
+"""Tables and topics that an error names, of those that are not empty."""
 _LOG_TABLES: Final = frozenset({"topics", "record_batches", "ends", "sources"})
 
 
 class Carried(msgspec.Struct, frozen=True):
-    """How much there was, and is on both sides now."""
+    """The amounts carried over, which are equal on both sides."""
 
     tables: int
     rows: int
     topics: int
     records: int
-    """Up to the end of each partition: those that retention has deleted are counted as well."""
+    """Up to the end of each partition, including those deleted by retention."""
 
 
 def copy_events(
     application: Application, state: StateFolder, target: KafkaEvents, tell: Tell
 ) -> Carried:
-    """Everything, into databases and topics that must be empty.
+    """Copy everything, into databases and topics that must be empty.
 
     Raises:
-        MoveError: they are not, which is found before anything is filled; or a table can't be
-            made, or filled, there.
+        MoveError: they are not empty, in which case nothing was written; or a table can't be
+            created or filled.
     """
     with ExitStack() as stack:
         databases: list[tuple[str, Path, Database]] = []
@@ -77,7 +77,7 @@ def copy_events(
 def _refuse_filled(
     application: Application, databases: list[tuple[str, Path, Database]], target: KafkaEvents
 ) -> None:
-    """What is there is somebody's, or was left by a move that came to no end."""
+    """Refuse existing data: it belongs to others, or was left by a move that failed."""
     found: list[str] = []
     for name, _, database in databases:
         table = filled_table(database)
@@ -103,9 +103,9 @@ def _refuse_filled(
 
 
 def _make_tables(service: Service, path: Path, target: Database) -> None:
-    """Make a service's tables by as many migrations as are in them here.
+    """Create a service's tables with as many migrations as were applied here.
 
-    The others are applied by the next start, to what is there then.
+    The next start applies the others to the data then there.
     """
     with closing(SqliteDatabase(path)) as source:
         source.create([MIGRATIONS])
@@ -121,14 +121,14 @@ def _make_tables(service: Service, path: Path, target: Database) -> None:
 
 
 def _no_time() -> int:
-    """When a migration was applied, until that is copied as well."""
+    """A placeholder for the time of a migration, until the real one is copied."""
     return 0
 
 
 def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: Tell) -> int:
-    """Every record at its offset, so that stored positions stay true; then the outbox positions.
+    """Copy every record to the same offset, so that positions stay valid; then outbox positions.
 
-    Gives the sum of the ends of all partitions.
+    Returns the sum of the ends of all partitions.
     """
     number = 0
     with closing(SqliteDatabase(path)) as database:
@@ -145,7 +145,7 @@ def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: T
             with closing(log.appender(name, 0)) as appender:
                 appender.append([], position)
         for name, pipeline in application.pipelines.items():
-            if pipeline.stateless:  # its positions are Kafka's there, and no longer the database's
+            if pipeline.stateless:  # on Kafka, its positions are in Kafka, not in the database
                 log.continue_at(name, _positions(database, name))
                 _note_listed(source, pipeline, target)
         declared = {topic.name for topic in application.all_topics()}
@@ -156,10 +156,10 @@ def _copy_log(application: Application, path: Path, target: KafkaEvents, tell: T
 
 
 def _note_listed(source: EmbeddedLog, pipeline: Pipeline[Any], target: KafkaEvents) -> None:
-    """Let what lists a stateless pipeline's dead letters begin behind those that are listed.
+    """Start the collector of a stateless pipeline's dead letters behind those already listed.
 
-    On Kafka it reads them back from their topic, and would find each of them once more: those that
-    were replayed or discarded, too, as if nobody had.
+    On Kafka it reads them from their topic, and would list each of them again, even those that
+    were replayed or discarded.
     """
     letters = pipeline.topics()[2].name
     with closing(target.pipelines()) as store:

@@ -1,8 +1,8 @@
-"""The move as a whole: nothing runs meanwhile, and nothing is switched before the sums agree.
+"""The whole move: nothing runs during it, and nothing is switched before the sums agree.
 
-What is embedded is read and stays as it is, so a move that fails leaves the application where it
-was. Tables and published reports are the same files for either engine of reports, and limits keep
-nothing that must survive.
+Embedded data is only read, so a move that fails changes nothing for the application. Tables and
+published reports are the same files for both engines of reports, and limits have no state that must
+persist.
 """
 
 import asyncio
@@ -43,11 +43,11 @@ class Moved(msgspec.Struct, frozen=True):
     after: EnginesConfig
     sums: dict[str, Sum]
     carried: Carried | None
-    """To other engines of events, if they are others."""
+    """What was carried to another engine of events; None if that engine didn't change."""
 
 
 async def move(folder: Path, state: Path, engines: str, tell: Tell) -> Moved:
-    """Move the application in `folder`, which must not run, to `engines` (`events=kafka,...`).
+    """Move the application in `folder`, which must not be running, to `engines`.
 
     Raises:
         MoveError: there is nothing to move, the target is not empty, or the sums don't agree.

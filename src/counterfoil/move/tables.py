@@ -1,7 +1,8 @@
-"""Copies tables from SQLite into a PostgreSQL schema, and counts them.
+"""Copies tables from SQLite to a PostgreSQL schema, and verifies their row counts.
 
-Most are made by whoever opens the schema. Others are the application's own: handlers make tables
-beside those of the pipelines, and people beside those of a service. They are made as they are.
+Most tables are created when the schema is opened. Others belong to the application: handlers create
+tables beside the pipelines' own, and users beside those of a service. These are created with their
+SQLite definitions.
 """
 
 import sqlite3
@@ -14,11 +15,11 @@ from counterfoil.events import Database, EventsError
 from counterfoil.move.errors import MoveError
 
 ROWS: Final = 10_000
-"""Copied at once: some megabytes."""
+"""Rows copied at once: some megabytes."""
 
 
 def filled_table(target: Database) -> str | None:
-    """A table of the schema that has rows, if there is one."""
+    """The name of a table with rows, if there is one."""
     for table in _tables(target):
         if target.execute(f'SELECT 1 FROM "{table}" LIMIT 1').fetchone():  # noqa: S608
             return table
@@ -26,13 +27,13 @@ def filled_table(target: Database) -> str | None:
 
 
 def copy_tables(path: Path, target: Database, without: frozenset[str]) -> dict[str, int]:
-    """Copy every table of a file, in one transaction, with its counters where they stood.
+    """Copy every table of a file, with the positions of its counters, in one transaction.
 
-    What migrations have put into tables there is in those of the file, too, and taken out first.
-    Gives the rows of each, which were counted on both sides.
+    The target's tables are emptied first: rows inserted by migrations are in the file, too. Returns
+    the row count of each table, verified on both sides.
 
     Raises:
-        MoveError: a table can't be made or filled there, or lacks a column; nothing was copied.
+        MoveError: a table can't be created or filled, or lacks a column; nothing was copied.
     """
     copied: dict[str, int] = {}
     with (
@@ -74,7 +75,7 @@ def _named_on_failure(table: str) -> Generator[None, None, None]:
 
 
 def _found(table: str, target: Database) -> str | None:
-    """The table's name there: what was written without quotes is in small letters."""
+    """The table's name in PostgreSQL, which folds unquoted names to lower case."""
     for name in (table, table.lower()):
         (found,) = target.execute("SELECT to_regclass(?)", (f'"{name}"',)).fetchone()
         if found is not None:
@@ -83,7 +84,7 @@ def _found(table: str, target: Database) -> str | None:
 
 
 def _made(table: str, definition: str, source: sqlite3.Connection, target: Database) -> str:
-    """Make a table as it is here, with its indexes."""
+    """Create a table from its SQLite definition, with its indexes."""
     indexes = source.execute(
         "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
         (table,),
@@ -111,8 +112,8 @@ def _copy_table(source: sqlite3.Connection, table: str, target: Database, name: 
         sequence = "SELECT pg_get_serial_sequence(?, ?)"
         (counter,) = target.execute(sequence, (f'"{name}"', column)).fetchone()
         if counter is not None:
-            # Where SQLite's counter stands, and not the highest row: rows go, such as tasks that
-            # are done, but their numbers never come again.
+            # SQLite's counter, not the highest id: rows are deleted, such as completed tasks, but
+            # their ids must never be reused.
             (given,) = source.execute(
                 "SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (table,)
             ).fetchone()
@@ -121,7 +122,7 @@ def _copy_table(source: sqlite3.Connection, table: str, target: Database, name: 
 
 
 def _columns(table: str, names: list[str], target: Database, there: str) -> list[str]:
-    """What the columns are called there, in their order here."""
+    """The columns' names in PostgreSQL, in SQLite's order."""
     known = {
         column
         for (column,) in target.execute(

@@ -1,8 +1,8 @@
-"""The result of a section, in one form for every engine.
+"""The results of sections in one form for every engine.
 
-Engines have types of their own for the same number (Spark's ranks have 32 bits, DuckDB's sums
-128) and give rows in any order. What is published is neither's: four types, as in the tables of
-events, and rows by their columns from left to right.
+Engines have different types for the same number (Spark's ranks have 32 bits, DuckDB's sums 128) and
+return rows in any order. Published results have the four column types of tables, and are sorted by
+all columns from left to right.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ def canonical(section: str, rows: "pyarrow.Table", days: Collection[str]) -> "py
     """The same rows, sorted, as int64, string, bool and date32.
 
     Raises:
-        ReportsError: a column has no such type, or a row is of none of `days`.
+        ReportsError: a column has another type, or a row's day is not in `days`.
     """
     import pyarrow  # noqa: PLC0415 - heavy
     from pyarrow import compute  # noqa: PLC0415

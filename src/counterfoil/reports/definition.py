@@ -20,14 +20,14 @@ ARROW_TYPES: Final = MappingProxyType(
     {int: "int64", str: "string", bool: "bool", datetime.date: "date32"}
 )
 _BEYOND: Final = 1 << 63
-"""The first whole number that an int64 column can't hold."""
+"""The smallest integer above the range of int64."""
 _SHOWN: Final = 40
-"""Characters of a day that is none which an error repeats: more than any way to write one has."""
+"""Characters of an invalid day in an error: more than any date has."""
 
 
 @dataclass(frozen=True)
 class Table(Generic[T]):
-    """A lake table with a row for each event, partitioned by the ISO date in `day`."""
+    """A lake table with a row per event, partitioned by the ISO date in `day`."""
 
     name: str
     row: type[T]
@@ -38,7 +38,7 @@ class Table(Generic[T]):
 
         Raises:
             ReportsError: a field's type has no column type, the day isn't text, or two names
-                differ by their case alone, which SQL takes for one.
+                differ by case only, so that SQL takes them for the same.
         """
         hints = typing.get_type_hints(self.row)
         if len({name.lower() for name in hints}) < len(hints):
@@ -60,13 +60,13 @@ class Table(Generic[T]):
         return columns
 
     def check(self, row: T) -> None:
-        """See that a row fits: JSON's whole numbers have no end, a column's have 64 bits.
+        """Check that a row fits: integers in JSON are unbounded, those of columns have 64 bits.
 
-        Its day names its partition, by which reports are computed and read: one day must not be
-        written in two ways, such as 20260131 and 2026-01-31.
+        The day is the row's partition, by which reports are computed and read. It must have one
+        spelling only, not both 20260131 and 2026-01-31.
 
         Raises:
-            RowRefused: a number is beyond that, or the day is no ISO date.
+            RowRefused: a number is out of range, or the day is not an ISO date.
         """
         day = getattr(row, self.day)
         if not _is_iso_date(day):
@@ -86,7 +86,7 @@ class Table(Generic[T]):
         return tuple(name for name, kind in self.columns().items() if kind == "int64")
 
     def schema(self) -> "pyarrow.Schema":
-        """The columns as Arrow knows them."""
+        """The columns as an Arrow schema."""
         import pyarrow  # noqa: PLC0415 - heavy
 
         types = {
@@ -99,7 +99,7 @@ class Table(Generic[T]):
 
 
 def _column_type(hint: Any) -> str:
-    """The Arrow type for what a field is annotated with; empty if there is none."""
+    """The Arrow type of a field's annotation; empty if there is none."""
     if typing.get_origin(hint) is typing.Literal:
         texts = all(isinstance(value, str) for value in typing.get_args(hint))
         return ARROW_TYPES[str] if texts else ""
@@ -107,7 +107,7 @@ def _column_type(hint: Any) -> str:
 
 
 def _is_iso_date(text: str) -> bool:
-    """Whether it is a date of the calendar as YYYY-MM-DD (ISO 8601, extended)."""
+    """Whether it is a valid date as YYYY-MM-DD (ISO 8601, extended)."""
     try:
         return datetime.date.fromisoformat(text).isoformat() == text
     except ValueError:
@@ -116,10 +116,10 @@ def _is_iso_date(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """A daily report: for each section one SQL query with a column `day` over the table's name.
+    """A daily report: a SQL query per section, with a column `day`, over the table's name.
 
-    The SQL is DuckDB's, as far as all engines answer it alike (`counterfoil.reports.query`).
-    Columns named in `amounts` are minor units and are shown with two decimals.
+    The SQL is the subset of DuckDB's on which all engines agree (`counterfoil.reports.query`).
+    Columns in `amounts` are minor units, and are shown with two decimals.
     """
 
     name: str
@@ -131,16 +131,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows read from one partition of a source, and the offset after the last of them."""
+    """Rows read from one partition of a source, and the offset after the last one."""
 
     rows: Sequence[Any]
     next_offset: int
     start: int = field(kw_only=True)
-    """The offset from which on they were read, as `LakeWriter.positions` told it."""
+    """The offset they were read from, given by `LakeWriter.positions`."""
 
 
 class Found(msgspec.Struct, frozen=True):
-    """Where a row is: its file, and the commit that made it part of the table."""
+    """A row's file, and the commit that added the file to the table."""
 
     file: str
     version: int
@@ -148,7 +148,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What a run of a report did: the source version it read, and why it touched each day."""
+    """The result of a report's run: the source version, and why each day was published."""
 
     version: int
     days: dict[str, str]

@@ -1,9 +1,9 @@
-"""Opens and creates Delta tables, whatever the engine, after a protocol check.
+"""Opens and creates Delta tables for all engines, after a protocol check.
 
-Tables stay at what both engines write and what a plain list of their files answers rightly; so a
-table begun by one engine can be continued by the other, and read by neither. A reader that ignores
-a feature is silently wrong: deleted rows come back (deletion vectors), columns are empty (column
-mapping). Every way into a table therefore asks here first.
+Tables use only features that both engines write, and that a plain list of their files represents
+correctly. So a table created by one engine can be continued by the other, and read without either.
+A reader that ignores a feature is silently wrong: deleted rows reappear (deletion vectors), columns
+are empty (column mapping). So every access to a table starts here.
 
 Source: the Delta transaction protocol, "Protocol Evolution" and "Valid Feature Names".
 """
@@ -25,11 +25,10 @@ NAMED_FEATURES: Final = frozenset({"appendOnly", "invariants"})
 
 
 def open_table(path: Path, *, write: bool = False, version: int | None = None):
-    """The Delta table in `path`, newest or at a version, once its protocol was checked.
+    """The Delta table in `path`, newest or at a version, after a check of its protocol.
 
     Raises:
-        UnknownFeature: names the features that this side would read or, if it is to `write`,
-            write wrongly.
+        UnknownFeature: names the features that would be read or, with `write`, written wrongly.
     """
     import deltalake  # noqa: PLC0415 - heavy
     from deltalake.exceptions import DeltaError  # noqa: PLC0415
@@ -47,7 +46,7 @@ def open_table(path: Path, *, write: bool = False, version: int | None = None):
 
 
 def unknown_features(table: "deltalake.DeltaTable", *, write: bool) -> list[str]:
-    """What in the protocol of `table` is not known here, by name where it has one."""
+    """Unsupported parts of the protocol of `table`: features by name, else versions."""
     protocol = table.protocol()
     named = set(protocol.reader_features or ())
     versions: list[str] = []
@@ -61,25 +60,25 @@ def unknown_features(table: "deltalake.DeltaTable", *, write: bool) -> list[str]
 
 
 def data_files(path: Path, table: "deltalake.DeltaTable") -> dict[str, str]:
-    """The files that are the table's rows, each with its partition."""
-    # `file_uris` would give a folder's spaces and percent signs as in a URL.
+    """The table's data files, each with its partition."""
+    # `file_uris` would percent-encode spaces and percent signs of the folder.
     (day,) = table.metadata().partition_columns
-    added: Any = table.get_add_actions(flatten=True)  # another library's table
+    added: Any = table.get_add_actions(flatten=True)  # an Arrow table of another library
     names: list[str] = added["path"].to_pylist()
     days: list[str] = added[f"partition.{day}"].to_pylist()
     return {str(path / unquote(name)): value for name, value in zip(names, days, strict=True)}
 
 
 def columns(table: "deltalake.DeltaTable") -> "pyarrow.Schema":
-    """The table's columns as Arrow knows them."""
+    """The table's columns as an Arrow schema."""
     import pyarrow  # noqa: PLC0415 - heavy
 
-    exported: Any = table.schema().to_arrow()  # another library's: it has Arrow's C interface
+    exported: Any = table.schema().to_arrow()  # another library's, with Arrow's C interface
     return pyarrow.schema(exported)
 
 
 def create(path: Path, schema: "pyarrow.Schema", day: str) -> None:
-    """Have a table in `path`, partitioned by `day`; no engine makes one in another way."""
+    """Create a table in `path` if there is none, partitioned by `day`; for all engines."""
     import deltalake  # noqa: PLC0415 - heavy
 
     if not (path / "_delta_log").exists():

@@ -1,14 +1,14 @@
 """A Spark driver in this process: settings, exclusive ownership, shutdown.
 
-A driver is two processes: this one, and a JVM that it starts and speaks with. They don't die as
-one. A JVM whose Python was killed may live for another second and commit what it was about, when
-the next driver has already read the positions that this commit is about to move; rows would be
-there twice. So the JVM itself holds a lock on a file that only the kernel takes from it, and a
-driver has not started before it holds the lock: when positions are read, no other can move them.
+A driver is two processes: this one, and the JVM that it starts. They don't die together. The JVM of
+a killed Python process may live for another second and commit what it was writing, after the next
+driver has read the positions that this commit moves; rows would be duplicated. So the JVM holds a
+file lock, which the kernel releases when the JVM ends, and a driver starts only once it has the
+lock. When it reads positions, no other driver can move them.
 
-Nothing is mended here. A driver whose JVM or whose cluster is gone says so (`EngineLost`); its
-process ends, and the supervisor starts another one, which is what starting is already tested for.
-A lost worker is no such case: Spark runs its tasks again elsewhere, or waits until there is one.
+There is no recovery here. If its JVM or its cluster is gone, a driver raises `EngineLost`; its
+process ends, and the supervisor starts another, a path that is tested anyway. A lost worker is no
+such case: Spark repeats its tasks elsewhere, or waits for another worker.
 """
 
 import os
@@ -25,7 +25,7 @@ from counterfoil.reports.errors import EngineLost, ReportsError
 
 LOCAL: Final = "local[2]"
 LOCK_SECONDS: Final = 20.0
-"""How long a killed driver's JVM may take to end: it stops what it runs first."""
+"""How long a killed driver's JVM may take to end: it first stops its jobs."""
 MEANING: Final = MappingProxyType(
     {
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -34,7 +34,7 @@ MEANING: Final = MappingProxyType(
         "spark.sql.session.timeZone": "UTC",
     }
 )
-"""What answers depend on, whatever the cluster."""
+"""Settings that results depend on, on any cluster."""
 _SHORT_RUNS: Final = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 ONE_MACHINE: Final = MappingProxyType(
     {
@@ -44,7 +44,7 @@ ONE_MACHINE: Final = MappingProxyType(
         "spark.executor.memory": "1g",
         "spark.executor.cores": "1",
         "spark.cores.max": "1",  # so that two drivers fit on the smallest cluster
-        # Runs are short: compiling for the long run would take longer than it ever gives back.
+        # Runs are short: optimizing compilation would take longer than it saves.
         "spark.driver.extraJavaOptions": _SHORT_RUNS,
         "spark.executor.extraJavaOptions": _SHORT_RUNS,
         "spark.sql.shuffle.partitions": "2",
@@ -53,11 +53,11 @@ ONE_MACHINE: Final = MappingProxyType(
         "spark.ui.showConsoleProgress": "false",
     }
 )
-"""Small and on loopback; on any other cluster SPARK_CONF_DIR/spark-defaults.conf decides these."""
+"""Small, on loopback; elsewhere these come from SPARK_CONF_DIR/spark-defaults.conf."""
 
 
 class Driver:
-    """Runs as the application `name` on the cluster at `address`, or in this process without one.
+    """The driver `name` on the cluster at `address`, or local to this process without one.
 
     Raises:
         ReportsError: Spark or Delta is missing, or another driver holds the file `lock`.
@@ -101,11 +101,11 @@ class Driver:
 
     @contextmanager
     def asked(self, what: str) -> Generator[None, None, None]:
-        """Turn whatever Spark raises inside into one of this part's errors.
+        """Turn Spark's exceptions into this package's errors.
 
         Raises:
-            EngineLost: there is no driver any more.
-            ReportsError: Spark is there, and can't do it.
+            EngineLost: the driver is gone.
+            ReportsError: Spark failed for another reason.
         """
         try:
             yield
@@ -121,11 +121,11 @@ class Driver:
         try:
             return not self._context._jsc.sc().isStopped()
         except Exception:
-            # Asked after an error already: no answer of any kind means that nobody is there.
+            # Called after an error: if this fails too, the JVM is gone.
             return False
 
     def _take(self, path: Path) -> Any:
-        """Have the JVM lock a file; the kernel unlocks it when the JVM is gone."""
+        """Lock a file in the JVM; the kernel releases the lock when the JVM ends."""
         path.parent.mkdir(parents=True, exist_ok=True)
         file: Any = self._context._jvm.java.io.RandomAccessFile(str(path), "rw")
         deadline = time.monotonic() + LOCK_SECONDS
@@ -140,11 +140,11 @@ class Driver:
 
 
 def _first_line(error: Exception) -> str:
-    """What happened, without the JVM's stack."""
-    # Py4JJavaError says nothing in its own words; the JVM's are in the exception that it carries.
+    """The first line of an error, without the JVM's stack trace."""
+    # Py4JJavaError's own text is unhelpful; the JVM's message is in the exception it carries.
     thrown: Any = getattr(error, "java_exception", None)
     try:
         text = str(thrown.toString()) if thrown is not None else str(error)
     except Exception:
-        text = repr(error)  # the JVM that could say it is gone
+        text = repr(error)  # the JVM, which has the text, is gone
     return next((line for line in text.splitlines() if line.strip()), repr(error))

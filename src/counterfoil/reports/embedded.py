@@ -1,9 +1,9 @@
 """The embedded engine: delta-rs writes, DuckDB computes, both inside this process.
 
-An append writes its data files first; they are no part of the table until one commit names them,
-together with how far the source has been read (application transactions of the Delta protocol).
-A writer that died between the two leaves files that nobody reads; one that died after it finds,
-on its next start, the positions in the table itself.
+An append writes its data files first. They become part of the table by one commit, which also
+contains the position in the source (application transactions of the Delta protocol). A writer that
+dies before the commit leaves unused files; after one that dies later, its successor finds the
+positions in the table.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Embedded:
-    """DuckDB and delta-rs; nothing to install, nothing to start."""
+    """DuckDB and delta-rs; needs no installation and no server."""
 
     dialect: Dialect = "duckdb"
 
@@ -37,8 +37,8 @@ class Embedded:
         table = open_table(path, write=True)
         (day,) = table.metadata().partition_columns
         if not faults.sabotaged("append-without-transaction"):
-            # delta-rs records application transactions, but doesn't refuse a repeated one: only
-            # one that was committed since the table was opened here.
+            # delta-rs records application transactions, but refuses a repeated one only if it was
+            # committed since the table was opened here.
             parts = not_in_yet(table, parts)
         if not parts:
             return
@@ -69,7 +69,7 @@ class Embedded:
     def compute(
         self, path: Path, version: int, days: Collection[str], name: str, queries: Mapping[str, str]
     ) -> "dict[str, pyarrow.Table]":
-        """Every query by DuckDB, over the files of those days."""
+        """Every query by DuckDB, on the files of those days."""
         import duckdb  # noqa: PLC0415 - heavy
         import pyarrow  # noqa: PLC0415
 
@@ -99,7 +99,7 @@ class Embedded:
     def overwrite(
         self, path: Path, rows: "pyarrow.Table", days: Collection[str], note: str
     ) -> None:
-        """One overwrite by predicate."""
+        """One overwrite with a predicate."""
         import deltalake  # noqa: PLC0415 - heavy
 
         from counterfoil.reports.query import in_days  # noqa: PLC0415 - heavy
@@ -116,7 +116,7 @@ class Embedded:
 
 
 def _write(path: Path, table: Any) -> int:
-    """Write a data file and have it on disk before a commit can name it; returns its bytes."""
+    """Write a data file and sync it to disk, before a commit refers to it; returns its size."""
     import pyarrow.parquet  # noqa: PLC0415
 
     path.parent.mkdir(parents=True, exist_ok=True)

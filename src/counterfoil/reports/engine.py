@@ -1,7 +1,7 @@
 """The port of report engines: three operations on Delta tables.
 
-Everything else is the same whatever the engine, because it is in the tables themselves: how far a
-source was read, which days a commit touched, which files are part of a version.
+Everything else is independent of the engine, because it is stored in the tables: how far a source
+was read, which days a commit changed, which files belong to a version.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,19 +20,19 @@ Dialect = Literal["duckdb", "spark"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one partition of a source, and its next offset once they are in."""
+    """Rows of one partition of a source, and its next offset after them."""
 
     rows: "pyarrow.Table"
     position: int
     start: int = field(kw_only=True)
-    """The offset from which on they were read: where the table must have come to."""
+    """The offset they were read from, which must be the table's position."""
 
 
 def not_in_yet(table: "deltalake.DeltaTable", parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Those of `parts` that a version of the table doesn't have, each of them whole.
+    """The `parts` that the table doesn't have yet.
 
     Raises:
-        AlreadyMoved: it has some of a part's rows, or not what comes before them.
+        AlreadyMoved: it has only some of a part's rows, or lacks those before them.
     """
     new: dict[str, Part] = {}
     for key, part in parts.items():
@@ -51,30 +51,30 @@ def not_in_yet(table: "deltalake.DeltaTable", parts: Mapping[str, Part]) -> dict
 
 
 class Engine(Protocol):
-    """Writes and computes; a path is the folder of a Delta table that exists."""
+    """Writes and computes; a path is the folder of an existing Delta table."""
 
     dialect: Dialect
-    """The words in which `compute` wants its queries."""
+    """The SQL dialect of the queries passed to `compute`."""
 
     def append(self, path: Path, parts: Mapping[str, Part], now_us: int) -> None:
         """Append the parts, each in one commit with its position under its key.
 
-        The key is the application id of the Delta protocol, `source/partition`. A part that is in
-        the table already is passed over.
+        The key, `source/partition`, is an application id of the Delta protocol. A part that is
+        already in the table is skipped.
 
         Raises:
-            AlreadyMoved: the table is not where a part begins; nothing was appended.
-            EngineLost: whether anything was appended, the positions in the table tell.
+            AlreadyMoved: the table is not at a part's start; nothing was appended.
+            EngineLost: the table's positions tell what was appended.
         """
         ...
 
     def compute(
         self, path: Path, version: int, days: Collection[str], name: str, queries: Mapping[str, str]
     ) -> "dict[str, pyarrow.Table]":
-        """The answer to each query over the rows of some days of one version, seen as `name`.
+        """The result of each query on the rows of some days of a version, visible as `name`.
 
         Raises:
-            ReportsError: names the query that can't be answered.
+            ReportsError: names the query that failed.
             EngineLost: nothing was done.
         """
         ...
@@ -82,9 +82,9 @@ class Engine(Protocol):
     def overwrite(
         self, path: Path, rows: "pyarrow.Table", days: Collection[str], note: str
     ) -> None:
-        """Put `rows` in the place of all rows of `days`, in one commit that carries `note`.
+        """Replace all rows of `days` with `rows`, in one commit with `note`.
 
         Raises:
-            EngineLost: it was done whole or not at all.
+            EngineLost: it was done completely or not at all.
         """
         ...

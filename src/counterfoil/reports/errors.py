@@ -4,19 +4,19 @@ from counterfoil.errors import CounterfoilError
 
 
 class ReportsError(CounterfoilError):
-    """The root of the family."""
+    """The base of reports' errors."""
 
 
 class QueryRefused(ReportsError):
-    """A section's SQL uses what engines answer differently, or looks beyond a day."""
+    """A section's SQL uses what engines answer differently, or depends on other days."""
 
 
 class UnknownFeature(ReportsError):
-    """A Delta table has a feature that would be read or written wrongly here."""
+    """A Delta table has a feature that would be read or written wrongly."""
 
 
 class AlreadyMoved(ReportsError):
-    """Another process has appended some of the same rows; nothing was, of these."""
+    """Another process has appended some of these rows; none were appended."""
 
 
 class RowRefused(ReportsError):
@@ -24,4 +24,4 @@ class RowRefused(ReportsError):
 
 
 class EngineLost(ReportsError):
-    """The engine is gone; a new process starts a new one."""
+    """The engine is gone; a new process starts another."""

@@ -1,8 +1,8 @@
 """Delta tables: appended to exactly once, read only as committed.
 
-What is here is the same for every engine, because it is kept in the tables: the positions up to
-which a source was read are in the commits that brought its rows. Nobody needs to have written a
-table to go on with it.
+This part is the same for every engine, because its state is in the tables: the positions up to
+which a source was read are in the commits that added its rows. So any engine can continue any
+table.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Lake:
-    """All tables below `folder`, for reading."""
+    """Reads all tables below `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,8 @@ class Lake:
     def sums_by_file(
         self, table: Table[Any], column: str, known: Mapping[str, tuple[int, int]]
     ) -> dict[str, tuple[int, int]]:
-        """Rows and sum of `column` of each file of the newest version; `known` ones aren't read."""
+        """Row count and sum of `column` for each file of the newest version; `known` ones aren't
+        read."""
         import duckdb  # noqa: PLC0415 - heavy
 
         files = self.files(table)
@@ -62,8 +63,8 @@ class Lake:
     def find(self, table: Table[Any], column: str, value: int) -> Found | None:
         """The file and the commit of the row where `column` is `value`.
 
-        Commits are cleaned up when they are old. Of a row whose commit is gone, the version is that
-        before the oldest commit that is left, at or before which it came, and the time its file's.
+        Old commits are deleted. If the row's commit is gone, the version is the one before the
+        oldest remaining commit, an upper bound, and the time is that of the file.
         """
         import duckdb  # noqa: PLC0415 - heavy
 
@@ -92,10 +93,10 @@ class Lake:
         return Found(file, version, Path(row[0]).stat().st_mtime_ns // 1000)
 
     def touched(self, table: Table[Any], after: int, version: int) -> set[str] | None:
-        """The days whose rows changed in the commits after one version, up to another.
+        """The days whose rows changed in the commits after `after`, up to `version`.
 
-        None if the log does not tell, as commits are cleaned up when they are old and may remove a
-        file without its day: any day may have changed.
+        None if the log doesn't tell: old commits are deleted, and a file may be removed without its
+        day. Then any day may have changed.
         """
         days: set[str] = set()
         for number in range(after + 1, version + 1):
@@ -120,9 +121,9 @@ class Lake:
 class LakeWriter:
     """Appends to one table.
 
-    One process at a time should: whoever reads from `positions()` on has each row appended once,
-    however often it dies on the way. Of two, one that comes second is refused: it finds the table
-    beyond where it has begun to read.
+    Only one process at a time should. A writer that always reads from `positions()` on appends each
+    row once, however often it crashes. Of two concurrent writers the later one is refused: it finds
+    the table beyond the position it started from.
     """
 
     def __init__(self, lake: Lake, table: Table[Any], engine: Engine) -> None:
@@ -132,7 +133,7 @@ class LakeWriter:
         self._seen: set[tuple[object, ...]] = set()
 
     def positions(self, source: str, partitions: int) -> dict[int, int]:
-        """The next offset of each partition of `source`, as the table itself knows it."""
+        """The next offset of each partition of `source`, from the table itself."""
         delta = self._lake.open(self._table)
         if delta is None:
             return {}
@@ -144,8 +145,8 @@ class LakeWriter:
 
         Raises:
             UnknownFeature: the table would be written wrongly.
-            AlreadyMoved: some of it was appended by another process; read from `positions()` again.
-            EngineLost: the engine is gone; what was appended, `positions()` tells.
+            AlreadyMoved: another process appended some of it; read from `positions()` again.
+            EngineLost: the engine is gone; `positions()` tells what was appended.
         """
         path = self._lake.folder / self._table.name
         create(path, self._table.schema(), self._table.day)
@@ -166,7 +167,7 @@ class LakeWriter:
         return pyarrow.table(columns, schema=schema)
 
     def _is_new(self, row: object) -> bool:
-        """The seeded bug: what looks like an earlier event is taken for it."""
+        """The seeded bug: an event that looks like an earlier one counts as its duplicate."""
         names = self._table.columns().keys() - {"id"}
         content = tuple(getattr(row, name) for name in sorted(names))
         known = content in self._seen

@@ -1,8 +1,8 @@
 """Publishes a computed report as CSV files and one HTML page.
 
-A text in a CSV file that a spreadsheet would take for a formula gets an apostrophe before it: texts
-are what clients have sent, and a formula could send a reader's other cells away (OWASP, "CSV
-Injection"). Numbers stay as they are. Programs read the sections' Delta tables.
+A text in a CSV file that a spreadsheet would evaluate as a formula is prefixed with an apostrophe:
+texts come from clients, and a formula could leak the reader's other cells (OWASP, "CSV Injection").
+Numbers are unchanged. Programs read the sections' Delta tables.
 """
 
 import csv
@@ -15,10 +15,10 @@ from typing import Any, Final
 CHART_WIDTH: Final = 1000
 CHART_HEIGHT: Final = 220
 CHART_TOP: Final = 10
-"""Room above the largest value, of the height."""
+"""Space above the largest value, part of the height."""
 ROWS_SHOWN: Final = 31
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""Characters that start a formula in a spreadsheet."""
 
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -51,7 +51,7 @@ svg text { font-size: 12px; fill: currentColor } svg line { stroke: var(--soft) 
 
 
 def amount_text(minor: int | None) -> str:
-    """Minor units as a decimal with two places, exactly; nothing where there is no amount."""
+    """Minor units as an exact decimal with two places; empty for None."""
     if minor is None:
         return ""
     sign = "-" if minor < 0 else ""
@@ -68,7 +68,7 @@ def csv_text(section: dict[str, Any], amounts: tuple[str, ...]) -> str:
 
 
 def html_text(document: dict[str, Any], amounts: tuple[str, ...]) -> str:
-    """One page that needs nothing else: a chart for each number by day, and the newest rows."""
+    """A self-contained page: a chart for each number by day, and the newest rows."""
     import jinja2  # noqa: PLC0415 - only publishing needs it
 
     sections: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ def html_text(document: dict[str, Any], amounts: tuple[str, ...]) -> str:
 
 
 def _cells(section: dict[str, Any], amounts: tuple[str, ...]) -> list[list[tuple[Any, bool]]]:
-    """Rows by day: each cell as it is shown, and whether it was a text."""
+    """Rows by day: each cell as shown, and whether it was a text."""
     money = {index for index, name in enumerate(section["columns"]) if name in amounts}
     return [
         [
@@ -113,7 +113,7 @@ def _plain(cell: tuple[Any, bool]) -> Any:
 
 
 def _charts(section: dict[str, Any], amounts: tuple[str, ...]) -> list[dict[str, Any]]:
-    """A chart for each column of integers; the line is broken where a day has none."""
+    """A chart for each integer column; days without a value break the line."""
     charts: list[dict[str, Any]] = []
     rows = {day: rows[0] for day, rows in sorted(section["days"].items()) if rows}
     for index, name in enumerate(section["columns"]):
@@ -141,7 +141,7 @@ def _charts(section: dict[str, Any], amounts: tuple[str, ...]) -> list[dict[str,
 
 
 def _places(days: Sequence[str]) -> list[int]:
-    """How many days after the first each is; one after the other if they are no dates."""
+    """Days since the first one; consecutive numbers if they aren't dates."""
     try:
         dates = [date.fromisoformat(day) for day in days]
     except ValueError:
@@ -150,7 +150,7 @@ def _places(days: Sequence[str]) -> list[int]:
 
 
 def _lines(places: list[int], heights: list[float]) -> list[str]:
-    """Points of each line: days that follow each other; one that stands alone is a dot."""
+    """The points of each line of consecutive days; a single day is a dot."""
     step = CHART_WIDTH / max(places[-1], 1)
     points = [f"{x * step:.1f},{y:.1f}" for x, y in zip(places, heights, strict=True)]
     lines = [[points[0]]]

@@ -1,18 +1,18 @@
 """The SQL of a report's sections, checked and translated for each engine.
 
 A section is written once, in DuckDB's SQL. It is parsed into a tree, and every node of the tree
-must be on a list: what is there gave equal results on DuckDB and on Spark over hand-picked and
-random data (`tests/reports/test_same_answers.py`). Engines disagree without a word on the rest:
-rounding, division by zero, medians, a week's first day, the order inside a list, backslashes in a
-pattern. So this is no general transpiler: what isn't on the list is an error that says what to
-write instead.
+must be on an allowlist: what is on it gave equal results on DuckDB and on Spark over hand-picked
+and random data (`tests/reports/test_same_answers.py`). On the rest, engines differ silently:
+rounding, division by zero, medians, a week's first day, the order within a list, backslashes in a
+pattern. So this is not a general transpiler: anything else is an error that says what to write
+instead.
 
-That holds for texts as well that stand where numbers or dates are wanted: what DuckDB reads as a
-number (`'1.5'`, `'0x1F'`, `'1_000'`) is an error on Spark, so texts are compared with texts alone.
+This includes texts in place of numbers or dates: what DuckDB reads as a number (`'1.5'`, `'0x1F'`,
+`'1_000'`) is an error on Spark, so texts are compared with texts only.
 
 A second rule follows from how reports are computed. Only the days that changed are read, so a
-query must give for a day the same rows whichever other days it sees: aggregates group by the day,
-windows are partitioned by it, and tables are not joined across days.
+query's rows for a day must not depend on other days: aggregates group by the day, windows are
+partitioned by it, and there are no joins across days.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -30,7 +30,7 @@ from counterfoil.reports.engine import Dialect
 from counterfoil.reports.errors import QueryRefused
 
 SHOWN: Final = 60
-"""Characters of a refused expression that the error repeats."""
+"""Characters of a refused expression shown in the error."""
 
 ALLOWED: Final = frozenset(
     (
@@ -64,12 +64,12 @@ CASTS: Final = MappingProxyType(
 COLUMNS: Final = MappingProxyType(
     {"int64": "BIGINT", "string": "VARCHAR", "bool": "BOOLEAN", "date32": "DATE"}
 )
-"""A table's types in the words of a query."""
+"""Column types in SQL."""
 COMPARED: Final = (
     *(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ),
     *(exp.In, exp.Between, exp.Nullif, exp.Coalesce, exp.Greatest, exp.Least),
 )
-"""Nodes whose operands an engine brings to one type, in a way of its own."""
+"""Nodes whose operands are coerced to one type, by rules that differ between engines."""
 _NO_FRACTIONS: Final = "keep sums and counts in columns of their own; divide where they are shown"
 INSTEAD: Final[Mapping[type[exp.Expr], str]] = MappingProxyType(
     {
@@ -96,11 +96,11 @@ INSTEAD: Final[Mapping[type[exp.Expr], str]] = MappingProxyType(
 
 
 def checked(report: Report) -> dict[str, exp.Query]:
-    """The trees of all sections by name.
+    """The checked syntax trees of all sections by name.
 
     Raises:
         QueryRefused: names the report, the section, the line, what was found, and what to use; or a
-            column of `amounts` that no section has, whose amounts would be shown as plain numbers.
+            column in `amounts` that no section has, since it would be shown as a plain number.
     """
     found = {name: _Section(report, name).checked() for name in report.sections}
     named = {column for query in found.values() for column in query.named_selects}
@@ -113,7 +113,7 @@ def checked(report: Report) -> dict[str, exp.Query]:
 
 
 def text(query: exp.Query, dialect: Dialect) -> str:
-    """The query in an engine's own words."""
+    """The query in an engine's dialect."""
     tree = query.copy()
     for total in tree.find_all(exp.Sum):
         outer = total
@@ -131,7 +131,7 @@ def in_days(column: str, days: Collection[str], dialect: Dialect) -> str:
 
 
 class _Section:
-    """One section while it is checked."""
+    """The check of one section."""
 
     def __init__(self, report: Report, name: str) -> None:
         self._report = report
@@ -165,7 +165,7 @@ class _Section:
         return query
 
     def _types(self, query: exp.Query) -> None:
-        """See that no text stands where a number or a date is wanted."""
+        """Refuse texts where a number or a date is needed."""
         source = self._report.source
         columns = {name: COLUMNS[kind] for name, kind in source.columns().items()}
         schema: dict[str, object] = {source.name: columns}
@@ -328,7 +328,7 @@ def _instead(node: exp.Expr, default: str) -> str:
 
 
 def _near(node: exp.Expr | None) -> Iterator[exp.Expr]:
-    """A node, what is in it, and what it is in: the parser notes the lines of names alone."""
+    """A node, its descendants, and its ancestors: the parser records lines for names only."""
     while node is not None:
         yield from node.walk()
         node = node.parent

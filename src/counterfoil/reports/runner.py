@@ -1,15 +1,15 @@
 """Computes a report for the days that changed, and publishes it.
 
-Every section is published twice: as a Delta table in which the touched days are overwritten by
-one commit, for programs; and in the report's document, from which CSV and HTML are made for people.
-The document holds the version of the source that it was computed from, and of every section its
-query and its rows by day. It is replaced last of all and as one file, so that a crash on the way
-makes the next run do the same days again. A section whose query is another than the document's is
-computed for all days; one that is no longer declared goes. A title, or amounts, that are others are
-published anew at once, though no row changed: files in the old units would be wrong by a hundred.
+Every section is published twice: as a Delta table, whose changed days are overwritten in one
+commit, for programs; and in the report's document, from which CSV and HTML are made for people. The
+document contains the source version that it was computed from, and each section's query and rows by
+day. It is replaced last, as one file, so after a crash the next run recomputes the same days. A
+section whose query has changed is recomputed for all days; one no longer declared is deleted. A
+changed title or `amounts` is published at once, even if no row changed: files in the old units
+would be wrong by a factor of a hundred.
 
-A day is corrected when its rows change after it was published and is over, in UTC. One that is not
-over yet grows, as it should.
+A day counts as corrected if its rows change after it was published and is over, in UTC. Until then
+it is expected to grow.
 """
 
 import json
@@ -36,9 +36,9 @@ TABLES: Final = "tables"
 
 
 def published(report: Report, folder: Path) -> dict[str, Any]:
-    """The document of `report` as it was last published into `folder`.
+    """The last published document of `report` in `folder`.
 
-    Its version is -1 before the first time.
+    Its version is -1 if there is none.
     """
     try:
         return json.loads((folder / DOCUMENT).read_text())
@@ -56,7 +56,7 @@ def published(report: Report, folder: Path) -> dict[str, Any]:
 
 
 def check_tables(lake: Lake, report: Report, folder: Path) -> None:
-    """See that all tables that `report` has by now can be read and written.
+    """Check that all existing tables of `report` can be read and written.
 
     Raises:
         UnknownFeature: one of them can't.
@@ -67,10 +67,10 @@ def check_tables(lake: Lake, report: Report, folder: Path) -> None:
 
 
 class ReportRunner:
-    """Runs one report over `lake` and publishes into `folder`.
+    """Runs one report over `lake` and publishes it into `folder`.
 
     Raises:
-        QueryRefused: a section's SQL can't be had from all engines.
+        QueryRefused: a section's SQL is not the same on all engines.
     """
 
     def __init__(self, lake: Lake, report: Report, folder: Path, engine: Engine) -> None:
@@ -85,14 +85,14 @@ class ReportRunner:
         self._written = {name: text(query, "duckdb") for name, query in queries.items()}
 
     def run(self, now_us: int, *, unread: int | None = None) -> Run:
-        """Bring the published report up to the newest version of its source.
+        """Publish the report for the newest version of its source.
 
-        It says that so many events of the source could not be read (`unread`), and are in no table;
-        None is for who doesn't know: what it said last stays.
+        `unread` is the number of events of the source that could not be read and are in no table,
+        to be stated in the report; None if unknown, which keeps the last number.
 
         Raises:
             ReportsError: a section's SQL can't be run.
-            EngineLost: the engine is gone; what was published is as it was, or is done again.
+            EngineLost: the engine is gone; the next run repeats what was not published.
         """
         delta = self._lake.open(self._report.source)
         if delta is None:
@@ -138,7 +138,7 @@ class ReportRunner:
         return Run(version, days)
 
     def _renewed(self, document: dict[str, Any]) -> list[str]:
-        """The sections, and those that are no longer declared, of which the document is not."""
+        """The sections to recompute or to delete, by a comparison with the document."""
         known = {name: section.get("query") for name, section in document["sections"].items()}
         return sorted(
             name
@@ -148,7 +148,7 @@ class ReportRunner:
         )
 
     def _forget(self, document: dict[str, Any]) -> None:
-        """Take away what was published of sections that are no longer declared."""
+        """Delete what was published of sections that are no longer declared."""
         for name in document["sections"].keys() - self._written.keys():
             (self._folder / f"{name}.csv").unlink(missing_ok=True)
             shutil.rmtree(self._table(name), ignore_errors=True)
@@ -169,7 +169,7 @@ class ReportRunner:
     def _overwrite(self, section: str, rows: "pyarrow.Table", days: set[str], version: int) -> None:
         table = self._table(section)
         if (table / "_delta_log").exists() and columns(open_table(table)) != rows.schema:
-            shutil.rmtree(table)  # another query's; a crash here makes the section a new one
+            shutil.rmtree(table)  # from another query; after a crash here the section is new
         create(table, rows.schema, "day")
         note = {"report": self._report.name, "section": section, "source_version": version}
         self._engine.overwrite(table, rows, days, json.dumps(note))
@@ -183,7 +183,7 @@ class ReportRunner:
 
 
 def _reason(document: dict[str, Any], day: str, renewed: list[str], now: datetime) -> str:
-    """Why a day is published: as a new one, which stays new until it is over; or again."""
+    """Why a day is published: as new, which it remains until it is over, or as corrected."""
     if day not in document["reasons"]:
         return "new"
     if renewed:
@@ -196,7 +196,7 @@ def _reason(document: dict[str, Any], day: str, renewed: list[str], now: datetim
 
 
 def _replace(path: Path, text: str) -> None:
-    """Readers see the old or the new file; after a crash as well."""
+    """Replace a file atomically, even across a crash."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
         file.write(text)

@@ -1,12 +1,12 @@
 """Apache Spark with Delta Lake as the engine of reports.
 
-Rows come from Python as Arrow and answers go back as Arrow; no Python runs in the cluster.
+Rows are passed from Python as Arrow, and results come back as Arrow; no Python runs in the cluster.
 
-Spark writes a table's files and commits them in one call, with the application id and version
-that the caller gives: Delta skips the whole write when the table already has that version of that
-id. One call takes one id, so each partition of a source is a commit of its own here. An append is
-exactly once because no other driver can write (`driver`), because what is read starts at the
-positions in the table, and because rows and position are one commit.
+Spark writes a table's files and commits them in one call, with the caller's application id and
+version: Delta skips the whole write if the table already has that version of that id. A call has
+one id, so each partition of a source is its own commit here. An append is exactly once because no
+other driver can write (`driver`), because reading starts at the positions in the table, and because
+rows and position are one commit.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,11 +30,11 @@ class Spark:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        # pyspark is an extra: its types are not there wherever this is checked.
+        # pyspark is an extra: its types may be missing where this is type-checked.
         self._session: Any = driver.session
 
     def append(self, path: Path, parts: Mapping[str, Part], now_us: int) -> None:
-        """A commit for each part; Spark puts its own time on it."""
+        """A commit for each part; Spark sets its own timestamp."""
         table = open_table(path, write=True)
         if not faults.sabotaged("append-without-transaction"):
             parts = not_in_yet(table, parts)
@@ -64,7 +64,7 @@ class Spark:
     def overwrite(
         self, path: Path, rows: "pyarrow.Table", days: Collection[str], note: str
     ) -> None:
-        """One overwrite by predicate."""
+        """One overwrite with a predicate."""
         (day,) = open_table(path, write=True).metadata().partition_columns
         with self._driver.asked(f"overwrite days of {path}"):
             writer = self._frame(rows).write.format("delta").mode("overwrite")
@@ -84,17 +84,17 @@ class Spark:
             writer.save(str(path))
 
     def _frame(self, rows: "pyarrow.Table") -> Any:
-        """A frame of one task: what one process held in memory needs no more."""
+        """A data frame with one partition: the rows come from one process's memory."""
         return self._session.createDataFrame(rows).coalesce(1)
 
     def _every_file(self, path: Path) -> Any:
-        """The seeded bug: the table's folder, whatever was committed."""
+        """The seeded bug: reads all files in the table's folder, committed or not."""
         self._session.conf.set("spark.databricks.delta.formatCheck.enabled", "false")
         self._session.conf.set("spark.sql.sources.partitionColumnTypeInference.enabled", "false")
         return self._session.read.option("ignoreCorruptFiles", "true").parquet(str(path))
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a data file has its end as well as its beginning, which are alike."""
+    """Whether a data file is complete: it begins and ends with the same magic bytes."""
     content = file.read_bytes()
     return len(content) > 4 and content.endswith(b"PAR1")
