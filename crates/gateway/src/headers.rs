@@ -309,7 +309,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What is written for a request with these headers.
+    /// The head written for a request with these headers.
     fn written(given: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
         let mut map = HeaderMap::new();
         for (name, value) in given {
@@ -337,7 +337,7 @@ mod tests {
         written
     }
 
-    /// HTTP/2 says the same, but for what HTTP/1.1 needs besides.
+    /// HTTP/2 gets the same, except for what only HTTP/1.1 needs.
     fn same_over_http2(written: &[(String, String)], map: &HeaderMap) {
         let pair = |(name, value): (&HeaderName, &HeaderValue)| {
             (name.as_str().to_owned(), value.to_str().unwrap().to_owned())

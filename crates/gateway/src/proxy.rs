@@ -201,7 +201,7 @@ pub async fn serve(
     Ok(response)
 }
 
-/// The route of a request. Fails if the path can be read in more than one way.
+/// The route of a request. Fails if other servers may read the path as one of a route with other guards.
 fn find_route<'a>(snapshot: &'a Snapshot, parts: &Parts) -> Result<&'a Route, Problem> {
     let path = checked_path(parts)?;
     let (routes, method) = (&snapshot.routes, tunnel::method(parts));

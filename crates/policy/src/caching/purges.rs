@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Hashes that share a set, and those that don't.
+    /// Hashes that share a set, and hashes that don't.
     fn hash(number: u64) -> u64 {
         (number << 49) | (number % 2)
     }
