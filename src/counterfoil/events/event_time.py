@@ -1,21 +1,21 @@
 """Event time: watermarks, without I/O.
 
-Each partition's newest event, less the disorder that is allowed, says that nothing older comes from
-there. The watermark is the minimum over the partitions (Akidau et al., "The Dataflow Model", 2015).
-It is stored with each commit that moves it, and never goes back.
+Each partition is assumed to yield nothing older than its newest event less the allowed disorder.
+The watermark is the minimum over the partitions (Akidau et al., "The Dataflow Model", 2015). It is
+stored with each commit that moves it, and never goes back.
 
-A partition that has no events would hold it back for ever. One from which nothing came for
-`idle_seconds` is left out; when all are idle, the furthest one counts. Silence is counted only
-while somebody listens: from the first look of this process on, and on Kafka, where a fetch that
-brings nothing doesn't say that there is nothing, at most `LISTENING_US` for each look. A process
-that was stopped for an hour finds an hour's events, not an hour of silence.
+A partition without events would hold it back for ever. So one that was idle for `idle_seconds` is
+left out; when all are idle, the furthest one counts. Idle time counts only while the process reads:
+from its first fetch on and, on Kafka, where an empty fetch doesn't mean that there is nothing, at
+most `LISTENING_US` for each fetch. A process that was stopped for an hour finds an hour's events,
+not an hour of idleness.
 
-A pipeline in several processes has one watermark all the same: a key of windows or of state may get
-events from any partition. Each process stores what it has heard from its own partitions, and takes
-the minimum over all. It tells which of its partitions are idle, again and again, and is believed
-for `BELIEVED_US`: while a process is dead, its partitions hold the watermark as active ones do.
+A pipeline in several processes has one watermark too: a key of windows or state may get events from
+any partition. Each process stores the times of its own partitions, and takes the minimum over all.
+It reports repeatedly which of its partitions are idle, and a report is valid for `BELIEVED_US`:
+while a process is dead, its partitions hold the watermark as active ones do.
 
-`Watermark` is pure: it is told what was read, and when.
+`Watermark` does no I/O: callers pass in what was read, and when.
 """
 
 from collections.abc import Callable, Collection
@@ -30,14 +30,14 @@ from counterfoil.events.shares import ALL, Share
 
 T = TypeVar("T")
 NEVER: Final = -(1 << 62)
-"""The watermark before there is one."""
+"""The watermark before the first event."""
 IDLE_SECONDS: Final = 60.0
-"""Longer than a relay takes to be led again, or a broker to be elected."""
+"""Longer than a relay's failover or the election of a broker takes."""
 AHEAD_SECONDS: Final = 86_400.0
-"""Longer than clocks are wrong by a time zone, shorter than one that is wrong by a year."""
+"""More than a wrong time zone, less than a clock that is wrong by a year."""
 LISTENING_US: Final = 1_000_000
 BELIEVED_US: Final = 5_000_000
-"""Some times longer than a process is silent that has nothing else to tell, and clocks differ."""
+"""Several times the interval of a process's reports, to allow for differing clocks."""
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS watermarks (
     pipeline TEXT NOT NULL, process INTEGER NOT NULL, processes INTEGER NOT NULL,
@@ -48,22 +48,22 @@ CREATE TABLE IF NOT EXISTS watermarks (
 
 @dataclass(frozen=True)
 class EventTime(Generic[T]):
-    """When events of a topic happened, and how far out of order they come."""
+    """How to get the time of a topic's events, and how far out of order they may arrive."""
 
     of: Callable[[T], int]
     """The time of an event, in microseconds since 1970."""
     disorder_seconds: float = field(default=0.0, kw_only=True)
-    """An event is not late if it comes after events that are newer by no more than this."""
+    """An event is not late if it comes after events that are newer by at most this."""
     idle_seconds: float | None = field(default=IDLE_SECONDS, kw_only=True)
-    """A partition without events for so long doesn't hold back the others; None: for ever."""
+    """A partition without events for so long no longer holds the watermark back; None: never."""
     advance_when_idle: bool = field(default=False, kw_only=True)
-    """Whether event time goes on with the clock once all partitions are idle.
+    """Whether event time follows the clock once all partitions are idle.
 
-    The last windows then close without an event that comes after them. In return, what a service
-    could not send for longer than `idle_seconds` is late when it comes."""
+    The last windows then close without a later event. In return, events that a service could not
+    send for longer than `idle_seconds` are late when they come."""
     ahead_seconds: float | None = field(default=AHEAD_SECONDS, kw_only=True)
-    """An event that is further ahead of the clock doesn't move the watermark: one producer with a
-    wrong clock would make everybody's events late. None: all do."""
+    """An event further ahead of the clock doesn't move the watermark: otherwise one producer with a
+    wrong clock would make all other events late. None: all do."""
 
     def __post_init__(self) -> None:
         for name in ("disorder_seconds", "idle_seconds", "ahead_seconds"):
@@ -75,21 +75,21 @@ class EventTime(Generic[T]):
         """The time of an event, in microseconds since 1970.
 
         Raises:
-            TypeError, ValueError: `of` gives what is no such time. And what `of` raises.
+            TypeError, ValueError: `of` returns no valid time. Also raises what `of` raises.
         """
         time_us = self.of(event)
         if not isinstance(time_us, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"an event's time is whole microseconds, not {type(time_us).__name__}")
-        if abs(time_us) >= -NEVER:  # else no database could keep it, and nobody's commit succeed
+        if abs(time_us) >= -NEVER:  # the database could not store it, and every commit would fail
             raise ValueError(f"{time_us} is no time in microseconds")
         return time_us
 
 
 class Watermark:
-    """The watermark of so many `partitions`, of which a `share` is heard here.
+    """The watermark over `partitions`, of which this process reads a `share`.
 
-    Those of several sources are numbered one after the other, `each` of which has so many; it is
-    all of them if nothing is said, and of no account in one process.
+    The partitions of several sources are numbered consecutively, `each` of them having so many; by
+    default there is one source. `each` is not used in a single process.
     """
 
     def __init__(
@@ -104,34 +104,34 @@ class Watermark:
         self._ahead_us = _microseconds(event_time.ahead_seconds)
         self._advance_when_idle = event_time.advance_when_idle
         self.value_us = NEVER
-        """As it was committed last."""
+        """The last committed watermark."""
         self.newest_us: dict[int, int] = {}
-        """The newest event of each partition, with those of the commit at work."""
+        """The newest event of each partition, including the current commit's."""
         heard = (number for number in range(partitions) if share.has(number % (each or partitions)))
         self._silent_us = dict.fromkeys(heard, 0)
         self._elsewhere = frozenset(range(partitions)) - self._silent_us.keys()
-        """The partitions that other processes hear."""
+        """The partitions that other processes read."""
         self._active_elsewhere = self._elsewhere
         self._looked_us: int | None = None
 
     @property
     def idle(self) -> frozenset[int]:
-        """The partitions that were silent for so long, of those that are heard here."""
+        """The idle ones of the partitions that this process reads."""
         idle_us = self._idle_us
         if idle_us is None:
             return frozenset()
         return frozenset(each for each, quiet in self._silent_us.items() if quiet >= idle_us)
 
     def restore(self, stored: "Stored") -> None:
-        """Go on from what is stored."""
+        """Continue from what is stored."""
         self.value_us = stored.value_us
         self.newest_us = stored.newest_us
         self._active_elsewhere = self._elsewhere - stored.idle
 
     def look(self, heard: Collection[int], now_us: int, *, exhaustive: bool) -> None:
-        """Somebody has looked for events, and `heard` from some partitions.
+        """Record a fetch that got events of the partitions `heard`.
 
-        `exhaustive` says that there were none in the others.
+        `exhaustive` means that there were none in the others.
         """
         passed = 0 if self._looked_us is None else max(now_us - self._looked_us, 0)
         if not exhaustive:
@@ -141,19 +141,19 @@ class Watermark:
             self._silent_us[partition] = 0 if partition in heard else silent + passed
 
     def listen_again(self) -> None:
-        """Nobody has listened: whatever was silent may have spoken."""
+        """Reset idle times: events may have come while this process didn't read."""
         self._looked_us = None
         self._silent_us = dict.fromkeys(self._silent_us, 0)
 
     def observe(self, partition: int, time_us: int, now_us: int) -> None:
-        """An event of that time has come from a partition."""
+        """Record the time of an event of a partition."""
         if self._ahead_us is not None and time_us > now_us + self._ahead_us:
             return
         if time_us > self.newest_us.get(partition, NEVER):
             self.newest_us[partition] = time_us
 
     def current_us(self) -> int:
-        """The watermark by all that was seen: no earlier than the committed one."""
+        """The watermark from all events seen; never before the committed one."""
         newest = self.newest_us
         active = (self._silent_us.keys() - self.idle) | self._active_elsewhere
         if any(number not in newest for number in active) or not newest:
@@ -168,22 +168,22 @@ class Watermark:
 
 
 class Stored(NamedTuple):
-    """What the processes of a pipeline have stored of its event time, taken together."""
+    """The event time of a pipeline, merged from what its processes have stored."""
 
     value_us: int
     newest_us: dict[int, int]
     """The newest event of each partition."""
     idle: frozenset[int]
-    """Partitions that other processes have told to be idle, and not long ago."""
+    """Partitions that other processes have recently reported as idle."""
 
 
 def stored_watermarks(
     database: Database, pipeline: str, share: Share = ALL, now_us: int = 0
 ) -> Stored:
-    """The watermark of a pipeline, and what is known of its partitions, as last committed.
+    """The last committed watermark of a pipeline, and the state of its partitions.
 
     Raises:
-        StoreUnavailable: the database can't be asked.
+        StoreUnavailable: the database can't be read.
     """
     value_us, newest_us, idle = NEVER, dict[int, int](), set[int]()
     for process, processes, told, newest, silent, told_us in database.execute(
@@ -201,10 +201,10 @@ def stored_watermarks(
 
 
 def watermark_elsewhere(database: Database, pipeline: str, share: Share) -> int:
-    """How far other processes have moved the watermark, as last committed.
+    """The watermark that other processes have last committed.
 
     Raises:
-        StoreUnavailable: the database can't be asked.
+        StoreUnavailable: the database can't be read.
     """
     (found,) = database.execute(
         "SELECT max(watermark_us) FROM watermarks WHERE pipeline = ? AND process <> ?",
@@ -220,8 +220,8 @@ def store_watermark(
     share: Share = ALL,
     now_us: int = 0,
 ) -> None:
-    """Store what a process knows, in the caller's transaction: of other partitions as well, which
-    may be its own in a later term."""
+    """Store what a process knows, in the caller's transaction. That includes other processes'
+    partitions, which may be its own in a later term."""
     database.execute(
         "INSERT INTO watermarks VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (pipeline, process) "
         "DO UPDATE SET processes = excluded.processes, watermark_us = excluded.watermark_us, "

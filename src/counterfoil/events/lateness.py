@@ -10,16 +10,16 @@ _LATE: Final = f"{OWN}late events"
 
 
 def count_late(context: Context) -> None:
-    """Count the event at work, with its commit."""
+    """Count the current event, with its commit."""
     late = int(context.state.get(_LATE) or b"0") + 1
     context.state.put(_LATE, str(late).encode())
 
 
 def late_events(store: PipelineStore, name: str) -> int:
-    """How many events came too late for all of their windows, or for their join, as committed.
+    """How many events were too late for all of their windows, or for their join, as committed.
 
     Raises:
-        StoreUnavailable: the database can't be asked.
+        StoreUnavailable: the database can't be read.
     """
     row = store.database.execute(
         "SELECT value FROM state WHERE pipeline = ? AND key = ?", (name, _LATE)

@@ -1,15 +1,16 @@
 """Terms: which process, or which set of processes, may commit for a pipeline.
 
-The number of processes is a pipeline's layout. Whoever begins in another one than is stored begins
-a new term: it waits for the commits that are under way, and from then on every commit of a process
-of an earlier term is refused, however long that one was paused. So partitions change hands between
-two commits, and the new owner finds the positions and the state of all that was committed.
+The number of processes is a pipeline's layout. A process that starts in another layout than is
+stored begins a new term: it waits for the commits in progress, and from then on every commit of a
+process of an earlier term is rejected, however long that one was paused. So partitions change
+owners between two commits, and the new owner finds the positions and state of all that was
+committed.
 
-A pipeline in one process counts its commits in a row, on which twins wait for each other; a count
-that is not the next one tells that somebody else has written. In several processes each counts its
-own, or they would wait for each other's disks. What they have in common is a lock: held together by
-commits, and alone by whoever begins a term, handles a dead letter, or has found that another was
-faster (`Contended`). It is one that hands itself out in order, so nobody waits for ever.
+A pipeline in one process counts its commits in a row, on which duplicate processes wait for each
+other. An unexpected count means that another process has written. Of several processes each has its
+own count, or they would wait for each other's disk syncs. They have a common lock: shared for
+commits, exclusive for beginning a term, for handling a dead letter, and for a retry after
+`Contended`. The lock is fair, so nobody starves.
 """
 
 from typing import Final
@@ -24,29 +25,29 @@ CREATE TABLE IF NOT EXISTS terms (
     processes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 COUNT: Final = ("", 0)
-"""The topic and partition under which `offsets` keeps the number of a consumer's commits: beside
-its positions, so that a commit to SQLite writes one page for both."""
+"""The topic and partition under which `offsets` stores a consumer's count of commits: beside its
+positions, so that a commit to SQLite writes one page for both."""
 
 
 class Term:
-    """What one process, with its `share`, needs to know before each of its commits."""
+    """Checks before each commit whether a process, with its `share`, may commit."""
 
     def __init__(self, database: Database, consumer: str, share: Share = ALL) -> None:
         self._database = database
         self._consumer = consumer
         self._share = share
         self._own = f"{consumer}{share.name}"
-        """Under which its own commits are counted."""
+        """The name under which its own commits are counted."""
         self._last = _count(database, self._own)
         self._next = self._last
         self._seen = _count(database, consumer)
         self._number = self._begin()
 
     def enter(self, *, alone: bool = False) -> bool:
-        """Begin a commit, first thing in its transaction; waits for twins, or `alone` for all.
+        """Begin a commit; call it first in the transaction.
 
-        Returns whether somebody else has written since this process's last commit, so that what it
-        remembers is not to be believed.
+        Waits for duplicates of this process or, if `alone`, for all processes. Returns whether
+        another process has written since this one's last commit, which invalidates its caches.
 
         Raises:
             Superseded: another term has begun; this process can't commit any more.
@@ -68,14 +69,13 @@ class Term:
         return self._count_own() or others
 
     def committed(self) -> None:
-        """The commit that was begun last is there."""
+        """The last commit has succeeded."""
         self._last = self._next
 
     def _count_own(self) -> bool:
-        """Count this commit; whether somebody else has counted one since the last.
+        """Count this commit; whether another process has counted one since the last.
 
-        Mostly nobody has, and then the number is known: to have it returned would take five times
-        as long.
+        Mostly none has, and then the number is known: RETURNING it would take five times as long.
         """
         self._next = self._last + 1
         counted = self._database.execute(
@@ -89,7 +89,7 @@ class Term:
         return self._next != self._last + 1
 
     def _begin(self) -> int:
-        """Join the term of this layout, or begin it; what was counted before is known."""
+        """Join the term of this layout, or begin it; returns its number."""
         found = self._stored()
         if found is not None and found[1] == self._share.of:
             return found[0]
@@ -121,7 +121,7 @@ class Term:
 
 
 def shares_of(database: Database, consumer: str) -> list[Share]:
-    """The shares of the processes in which a pipeline runs, or did so last."""
+    """The shares of the processes in which a pipeline runs, or has last run."""
     row: tuple[int] | None = database.execute(
         "SELECT processes FROM terms WHERE consumer = ?", (consumer,)
     ).fetchone()
@@ -129,25 +129,25 @@ def shares_of(database: Database, consumer: str) -> list[Share]:
 
 
 def interrupt(database: Database, consumer: str) -> None:
-    """Wait until no process of `consumer` commits and keep all out, to the transaction's end.
+    """Lock out the commits of all processes of `consumer` until the transaction's end.
 
-    All of them will know that somebody else has written.
+    Their next commits will clear their caches.
     """
     database.exclusive(_lock(consumer))
     count_commit(database, consumer)
 
 
 def count_commit(database: Database, consumer: str) -> int:
-    """Count a commit of `consumer`, first thing in its transaction; returns its number.
+    """Count a commit of `consumer`, first in its transaction; returns its number.
 
-    Twins get here one after the other.
+    Duplicate processes wait for each other here.
     """
     row = database.execute(
         "UPDATE offsets SET next = next + 1 "
         "WHERE consumer = ? AND topic = ? AND partition = ? RETURNING next",
         (consumer, *COUNT),
     ).fetchone()
-    if row is None:  # the first one; an upsert alone would take five times as long for each
+    if row is None:  # the first one; an upsert every time would take five times as long
         row = database.execute(
             "INSERT INTO offsets VALUES (?, ?, ?, 1) ON CONFLICT (consumer, topic, partition) "
             "DO UPDATE SET next = offsets.next + 1 RETURNING next",

@@ -1,15 +1,15 @@
-"""Timers of a pipeline: set in one commit, fired in another, each once.
+"""Timers of a pipeline: set in one commit, fired in another, exactly once.
 
-A timer is a row, named by its key and name; setting it again moves it. It is taken away in the
-commit of what its handler did, so that a crash leaves both or neither. There are two clocks. Event
-time is the pipeline's watermark (`event_time.py`): a timer fires once it is known, within the
-allowed disorder, that all events before it are there. Processing time is the time of the commit.
+A timer is a row, identified by its key and name; setting it again moves it. It is deleted in the
+commit of its handler's effects, so that a crash leaves both or neither. There are two clocks. Event
+time is the pipeline's watermark (`event_time.py`): a timer fires once all earlier events have
+arrived, within the allowed disorder. Processing time is the time of the commit.
 
-What handlers set and cancel is held in memory within the commit, as their state is (`state.py`).
+Changes by handlers are buffered within the commit, as their state is (`state.py`).
 
-Where a pipeline has several processes, a timer is fired by the one that has the partition of its
-key, whoever has set it. It locks what it is about to fire, and leaves out what another process is
-about to move: that one's commit decides, and a later look finds what it has decided.
+If a pipeline has several processes, a timer is fired by the one that owns the partition of its key,
+whichever has set it. That process locks the rows that it is about to fire, and skips those that
+another process has locked to change them: it sees the result of that commit later.
 """
 
 import heapq
@@ -35,11 +35,11 @@ CREATE TABLE IF NOT EXISTS timers (
 CREATE INDEX IF NOT EXISTS timers_by_time ON timers (pipeline, clock, at_us, key, name, partition);
 """
 _BURIED: Final = "counterfoil-timer"
-"""The header by which the dead letter of a timer is known when it is replayed."""
+"""The header that marks the dead letter of a timer."""
 
 
 class Timer(msgspec.Struct, frozen=True, gc=False):
-    """A moment that was asked for, as its handler gets it."""
+    """A timer, as its handler gets it."""
 
     at_us: int
     """Microseconds since 1970 on its clock."""
@@ -48,10 +48,10 @@ class Timer(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     clock: Clock
     event_id: int
-    """The event whose handler has set it; what its own handler emits is caused by this one."""
+    """The event whose handler has set it: the cause of what the timer's handler emits."""
 
     def record(self, pipeline: str, *, buried: bool = False) -> Record:
-        """The timer in the shape of a record: what a context and a dead letter are made of."""
+        """The timer as a record, for its context or, if `buried`, for its dead letter."""
         headers = {_BURIED: msgspec.json.encode(_Told(self.at_us, self.name, self.clock)).decode()}
         return Record(
             f"{pipeline}.timers",
@@ -72,10 +72,10 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 def buried_timer(record: Record) -> Timer | None:
-    """The timer whose dead letter is replayed by a record; None if that is an event's.
+    """The timer of a record that is a timer's dead letter; None for an event.
 
     Raises:
-        msgspec.DecodeError: the header is not a timer's.
+        msgspec.DecodeError: the header is invalid.
     """
     told = record.headers.get(_BURIED)
     if told is None:
@@ -85,9 +85,9 @@ def buried_timer(record: Record) -> Timer | None:
 
 
 class Timers:
-    """The timers of one pipeline, of which it fires a share.
+    """The timers of one pipeline, of which this process fires a share.
 
-    `clocks` are those that it has, `partitions` is the number of those of its source.
+    `clocks` are those that the pipeline has, `partitions` is the number of its source's partitions.
     """
 
     def __init__(
@@ -104,17 +104,17 @@ class Timers:
         self._partitions = partitions
         self._share = share
         self._where, self._of_share = "", tuple[int, ...]()
-        """What a query asks for besides, and its parameters: the timers that this process fires."""
+        """SQL condition, with parameters, for the timers that this process fires."""
         if share.of > 1:
             self._where, self._of_share = " AND partition % ? = ?", (share.of, share.number)
         self._handler: dict[Name, Timer | None] = {}
         self._commit: dict[Name, Timer | None] = {}
         self._written: dict[Name, Timer | None] = {}
-        """What this commit has written since it has read the timers that are due."""
+        """What this commit has written since it last read due timers."""
         self._accepted: list[Timer] = []
-        """Set by handlers of this commit that came to their ends, since this was last asked."""
+        """Timers set by successful handlers of this commit since `accepted` was last called."""
         self.changed = False
-        """Whether something was written since `earliest` was asked."""
+        """Whether something was written since `earliest` was last called."""
 
     def begin(self) -> None:
         """A commit has begun."""
@@ -125,7 +125,7 @@ class Timers:
         """Set a timer, or move it.
 
         Raises:
-            EventsError: the pipeline has no such clock, or nothing that could fire.
+            EventsError: the pipeline has no such clock, or no handler of timers.
         """
         self._check()
         if timer.clock not in self._clocks:
@@ -136,16 +136,16 @@ class Timers:
         self._handler[timer.key, timer.name] = timer
 
     def cancel(self, key: str, name: str) -> None:
-        """Let a timer not fire; one that isn't set is no error.
+        """Cancel a timer; does nothing if it isn't set.
 
         Raises:
-            EventsError: the pipeline has nothing that could fire.
+            EventsError: the pipeline has no handler of timers.
         """
         self._check()
         self._handler[key, name] = None
 
     def accept(self) -> None:
-        """The handler has come to its end."""
+        """The handler has succeeded."""
         if self._handler:
             self._commit.update(self._handler)
             self._accepted += [timer for timer in self._handler.values() if timer is not None]
@@ -190,17 +190,17 @@ class Timers:
         self.changed = True
 
     def forget(self) -> None:
-        """Believe only the database: the commit has failed, or somebody else has written."""
+        """Drop buffered changes: the commit has failed, or another process has written."""
         self._handler.clear()
         self._commit.clear()
         self._accepted.clear()
         self.changed = True
 
     def earliest(self) -> dict[Clock, int]:
-        """When the first timer of each clock is due, as the database knows; none if there is none.
+        """When the first timer of each clock is due, according to the database.
 
         Raises:
-            StoreUnavailable: the database can't be asked.
+            StoreUnavailable: the database can't be read.
         """
         rows = self._database.execute(
             "SELECT clock, min(at_us) FROM timers "  # noqa: S608 - of two texts
@@ -211,10 +211,10 @@ class Timers:
         return {cast("Clock", clock): at_us for clock, at_us in rows.fetchall()}
 
     def due(self, clock: Clock, until_us: int, limit: int) -> "Due":
-        """The timers of a clock that are due; everything set before must have been written.
+        """The due timers of a clock; call `flush` before.
 
         Raises:
-            StoreUnavailable: the database can't be asked.
+            StoreUnavailable: the database can't be read.
         """
         self._written.clear()
         self._accepted.clear()
@@ -233,7 +233,7 @@ class Timers:
         return Due(self, until_us, found)
 
     def accepted(self) -> list[Timer]:
-        """What was set by handlers that came to their ends and is this process's, once."""
+        """Remove and return the timers of this process that successful handlers have set."""
         taken, self._accepted = self._accepted, []
         if self._share.of == 1:
             return taken
@@ -242,7 +242,7 @@ class Timers:
         ]
 
     def holds(self, timer: Timer) -> bool:
-        """Whether a timer that was set or read is still to fire: neither moved nor cancelled."""
+        """Whether a timer that was set or read is still valid: neither moved nor cancelled."""
         name = (timer.key, timer.name)
         for layer in (self._handler, self._commit, self._written):
             if name in layer:
@@ -258,9 +258,9 @@ class Timers:
 
 
 class Due:
-    """The timers that are due, in the order of their times, then keys, then names.
+    """The due timers, in order of their times, then keys, then names.
 
-    What handlers set meanwhile takes its place among them, and what they cancel does not come.
+    Timers that handlers set meanwhile are included, and those that they cancel are left out.
     """
 
     def __init__(self, timers: Timers, until_us: int, found: list[Timer]) -> None:
@@ -290,7 +290,7 @@ def _ordered(timer: Timer) -> _Ordered:
 
 
 class TimersOfRecord:
-    """The timers of a pipeline, as a handler sets them; their key is that of its event."""
+    """The handlers' interface to timers, whose default key is that of the event."""
 
     __slots__ = ("_record", "_timers")
 
@@ -307,15 +307,15 @@ class TimersOfRecord:
         payload: bytes = b"",
         clock: Clock = "event",
     ) -> None:
-        """Let the pipeline's timer handler be called once at `at_us`, or move that moment.
+        """Set or move a timer: the pipeline's timer handler is called once at `at_us`.
 
-        `at_us` is in microseconds since 1970, on the clock of events or of processing. A moment
-        that has passed is due at once. A timer is known by its key and name; without a `key` it
-        is the event's. `payload` comes back to the handler.
+        `at_us` is in microseconds since 1970, in event time or processing time. A time that has
+        passed is due at once. A timer is identified by its key, by default the event's, and its
+        name. `payload` is passed to the handler.
 
         Raises:
-            EventsError: the pipeline has no such clock, or nothing that could fire.
-            TypeError: `at_us` is no whole number, or `payload` not bytes.
+            EventsError: the pipeline has no such clock, or no handler of timers.
+            TypeError: `at_us` is no integer, or `payload` not bytes.
         """
         if not isinstance(at_us, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"a timer's time is whole microseconds, not {type(at_us).__name__}")
@@ -326,9 +326,9 @@ class TimersOfRecord:
         self._timers.set(Timer(at_us, key, name, payload, clock, record.event_id))
 
     def cancel(self, name: str, *, key: str | None = None) -> None:
-        """Let a timer not fire; one that isn't set is no error.
+        """Cancel a timer; does nothing if it isn't set.
 
         Raises:
-            EventsError: the pipeline has nothing that could fire.
+            EventsError: the pipeline has no handler of timers.
         """
         self._timers.cancel(self._record.key if key is None else key, name)

@@ -1,9 +1,9 @@
 """Watermarks and due timers within a pipeline's commits.
 
-A commit handles its events, moves the watermark over them, and fires what is due, at most
-`FIRED` timers of each clock. While more of event time are due, the next commits take no events: all
-timers of a moment fire before events that are read after it. All of that is in the one transaction
-of the commit. What is kept in memory here is believed only as long as nobody else has written.
+A commit handles its events, advances the watermark, and fires due timers, at most `FIRED` of each
+clock, all in one transaction. While more timers of event time are due, the next commits take no
+events: all timers of a moment fire before events that are read after it. The state cached here is
+valid only until another process writes.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ from counterfoil.events.shares import ALL, Share
 from counterfoil.events.timers import Clock, Timer
 
 FIRED: Final = 1_000
-"""Timers of one clock in a commit: as many as events of a partition."""
+"""Maximum timers of one clock in a commit: as many as events of a partition."""
 LOOK_US: Final = 1_000_000
-"""Between two questions to the database when the next timer is due, while nothing is committed:
-somebody else may have set one, such as the replay of a dead letter."""
+"""Interval of asking the database when the next timer is due, while nothing is committed: another
+process may have set one, for instance by replaying a dead letter."""
 
 
 class Timing:
-    """Timers and watermark of `pipeline`, whose handlers do their work in `effects`."""
+    """Timers and watermark of `pipeline`, whose handlers write to `effects`."""
 
     def __init__(
         self,
@@ -59,21 +59,21 @@ class Timing:
                 self._event_time, partitions, share, pipeline.source.partitions
             )
         self._known = False
-        """Whether the watermark and the next timers are those of the database."""
+        """Whether the cached watermark and next timers match the database."""
         self._earliest: dict[Clock, int] = {}
         self._asked_us = NEVER
         self._fired_us = NEVER
-        """The time of processing up to which timers were fired last."""
+        """The processing time up to which timers were last fired."""
         self._told: frozenset[int] | None = frozenset()
-        """The partitions that the other processes were told are idle; None: who knows."""
+        """The partitions last reported to other processes as idle; None if unknown."""
         self._told_us = self._heard_us = NEVER
 
     @property
     def behind(self) -> bool:
-        """Whether timers are left over that were due with the last commit.
+        """Whether timers are left that were due with the last commit.
 
         Raises:
-            StoreUnavailable: the database can't be asked.
+            StoreUnavailable: the database can't be read.
         """
         self._know()
         return (
@@ -83,12 +83,12 @@ class Timing:
     def due(
         self, batches: Sequence[Batch] | None, now_us: int, *, exhaustive: bool = False
     ) -> bool:
-        """Whether timers are due once some batches, or none, are handled.
+        """Whether a commit is due even without events: for timers, or to report idle partitions.
 
-        `batches` is what a fetch from the source brought; None if there was none.
+        `batches` is the result of a fetch from the source; None if there was no fetch.
 
         Raises:
-            StoreUnavailable: the database can't be asked.
+            StoreUnavailable: the database can't be read.
         """
         self._ask(now_us)
         if self._watermark is None:
@@ -112,7 +112,7 @@ class Timing:
         """A transaction has begun.
 
         Raises:
-            StoreUnavailable: the database can't be asked.
+            StoreUnavailable: the database can't be read.
         """
         self._know()
         if self._share.of > 1:
@@ -123,22 +123,22 @@ class Timing:
             self._effects.watermark_us = self._watermark.value_us
 
     def observe(self, record: Record, event: Any, now_us: int) -> None:
-        """An event is about to be handled; what its time raises is its own failure."""
+        """Record an event's time before it is handled; an exception here fails the event."""
         if self._watermark is None or self._event_time is None:
             return
         time_us = self._event_time.time_of(event)
         first = self._first.get(record.topic)
-        if first is not None:  # a replay is late, and says nothing of others
+        if first is not None:  # a retry is late, and doesn't advance the watermark
             self._watermark.observe(first + record.partition, time_us, now_us)
 
     def fire(self, handling: Handling, now_us: int) -> int:
-        """Fire what is due, in the commit's transaction, and write all of it; returns how many.
+        """Fire due timers, in the commit's transaction, and write all effects; returns how many.
 
         Raises:
             StoreUnavailable: the database can't be used.
         """
         effects, watermark = self._effects, self._watermark
-        # Timers alone: what else is written takes locks, in one order, at the end of the commit.
+        # Only timers: other writes take locks, in a fixed order, at the end of the commit.
         effects.timers.flush()
         fired = 0
         if watermark is not None:
@@ -156,12 +156,12 @@ class Timing:
         return fired
 
     def undo(self) -> None:
-        """The commit has failed: go on from what is stored."""
+        """The commit has failed: continue from what is stored."""
         self._known = False
         self._told = None
 
     def forget(self) -> None:
-        """Somebody else has written, and may have heard what this process has not."""
+        """Another process has written, and may have read events that this one has not."""
         self.undo()
         if self._watermark is not None:
             self._watermark.listen_again()
@@ -175,24 +175,24 @@ class Timing:
         self._known = True
 
     def _hear(self, now_us: int) -> None:
-        """Take up what the other processes have committed."""
+        """Merge what the other processes have committed."""
         if self._watermark is not None:
             stored = stored_watermarks(self._database, self._name, self._share, now_us)
             self._watermark.restore(stored)
             self._heard_us = now_us
 
     def _has_to_tell(self, now_us: int) -> bool:
-        """Whether others wait for nothing, as far as they know."""
+        """Whether other processes must be told of this one's idle partitions."""
         if self._share.of == 1 or self._watermark is None:
             return False
         idle = self._watermark.idle
         return idle != self._told or (bool(idle) and _is_over(self._told_us, now_us))
 
     def _check_not_over(self) -> None:
-        """See that the watermark is still behind what handlers were told it is behind.
+        """Check that `is_over` results of this commit's handlers are still valid.
 
         Raises:
-            Contended: another process has moved it.
+            Contended: another process has moved the watermark past them.
         """
         first_us = self._effects.not_over_us
         if self._share.of == 1 or first_us is None:
@@ -219,7 +219,7 @@ class Timing:
         while fired < FIRED and (timer := due.next()) is not None:
             take = self._taker(timer)
             if not handling.fire(timer, now_us, take):
-                self._effects.handle(take)  # what no try can take is a dead letter, and fires once
+                self._effects.handle(take)  # it is a dead letter now, and must not fire again
             fired += 1
         return fired
 
@@ -228,5 +228,5 @@ class Timing:
 
 
 def _is_over(looked_us: int, now_us: int) -> bool:
-    """Whether it is time for another look; a clock that was set back says nothing, so it is."""
+    """Whether `LOOK_US` have passed, or the clock was set back."""
     return not 0 <= now_us - looked_us < LOOK_US

@@ -1,13 +1,13 @@
 """Dead letters: events that no handler could process, kept until somebody decides.
 
-A letter waits until it is replayed or discarded, once. What came in never changes: a letter that is
-edited keeps its original, and goes on with its newest replacement. Whatever is done to a letter is
-one commit with its line of the audit, and with its mark: a replay that is not marked did not
-happen, and one that is marked is not done again, whoever asks and whatever dies.
+A letter waits until it is replayed or discarded, once. The original value never changes: an edited
+letter keeps it, and is replayed with its newest replacement. Each action on a letter commits
+together with its audit entry and the letter's mark: so a replay without a mark did not happen, and
+a marked one is never repeated, also after a crash.
 
-A replay sends the letter to the retry topic of the pipeline that failed, or hands it to the
-handler in that very transaction. It never goes back to the source topic, where the pipelines that
-had no trouble with it would handle it a second time.
+A replay sends the letter to the retry topic of the pipeline that failed, or runs the handler in the
+same transaction. It never goes back to the source topic, where the pipelines that succeeded would
+handle it again.
 """
 
 from counterfoil.events.dead_letters.audit import AuditEntry

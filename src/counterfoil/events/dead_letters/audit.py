@@ -10,7 +10,7 @@ Action = Literal["edit", "replay", "handle", "discard"]
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """One act on one letter."""
+    """One action on one letter."""
 
     id: int
     letter: int
@@ -20,7 +20,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     action: Action
     detail: str
     value: bytes | None
-    """The replacement that an edit has put in place."""
+    """The replacement, if the action is an edit."""
 
 
 def note(
@@ -33,7 +33,7 @@ def note(
     detail: str = "",
     value: bytes | None = None,
 ) -> None:
-    """Write an entry, in the transaction of the act."""
+    """Write an entry, in the transaction of the action."""
     database.execute(
         "INSERT INTO dead_letter_audit (letter, at_us, actor, action, detail, value) "
         "VALUES (?, ?, ?, ?, ?, ?)",

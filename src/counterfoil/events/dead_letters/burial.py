@@ -1,4 +1,4 @@
-"""Turns an event into a dead letter; the topics that belong to a pipeline's letters."""
+"""Turns events into dead letters, and names a pipeline's retry and dead-letter topics."""
 
 import json
 import traceback
@@ -11,13 +11,13 @@ from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.storable import storable
 
 TRACEBACK_LIMIT: Final = 8_000
-"""Characters of a traceback that a dead letter keeps."""
+"""Maximum characters of a traceback in a dead letter."""
 ERROR_LIMIT: Final = 2_000
-"""Characters of an error that a dead letter keeps. With the traceback's they leave a letter of the
-largest event small enough for Kafka's brokers (`kafka_client.MESSAGE_BYTES`)."""
+"""Maximum characters of an error in a dead letter. With both limits, a letter of the largest event
+is small enough for Kafka's brokers (`kafka_client.MESSAGE_BYTES`)."""
 STREAM: Final = "counterfoil-stream"
-"""The header of a dead letter that tells which of a pipeline's topics its event is of, where that
-is not the source: it comes back by the retry topic, as those of the source do."""
+"""The header of a dead letter that names its event's topic if that is not the pipeline's source:
+all letters come back through the same retry topic."""
 _ERROR: Final = "error"
 _TRACEBACK: Final = "dead-letter-traceback"
 _TRIES: Final = "dead-letter-tries"
@@ -25,7 +25,7 @@ _SOURCE: Final = "dead-letter-source"
 
 
 def letter(pipeline: str, record: Record, error: Exception, *, tries: int, now_us: int) -> Message:
-    """What tells of a record that could not be handled, on the dead-letter topic."""
+    """The message on the dead-letter topic for a record that could not be handled."""
     headers = {
         **record.headers,
         _ERROR: storable(f"{type(error).__name__}: {error}"[:ERROR_LIMIT]),
@@ -46,9 +46,9 @@ def bury(
     tries: int,
     now_us: int,
 ) -> Message:
-    """Keep what could not be handled, in the caller's transaction.
+    """Store a dead letter, in the caller's transaction.
 
-    Returns what tells of it on the dead-letter topic, for the caller to send with its commit.
+    Returns its message on the dead-letter topic, for the caller to send with its commit.
     """
     told = letter(pipeline, record, error, tries=tries, now_us=now_us)
     keep(store, pipeline, [told])
@@ -56,10 +56,10 @@ def bury(
 
 
 def keep(store: PipelineStore, pipeline: str, letters: Iterable[Message | Record]) -> int:
-    """Keep what a dead-letter topic tells, in the caller's transaction.
+    """Store letters from a dead-letter topic, in the caller's transaction.
 
-    Returns how many records were no letters of ours and are passed over: others may write to the
-    topic, and what they write must stop nobody who reads it.
+    Returns how many records were no letters of ours. They are skipped: foreign producers may write
+    to the topic, and must not stop its readers.
     """
     found = [_row(pipeline, each) for each in letters]
     rows = [row for row in found if row is not None]
@@ -73,17 +73,17 @@ def keep(store: PipelineStore, pipeline: str, letters: Iterable[Message | Record
 
 
 def retry_topic(pipeline: str) -> str:
-    """The topic that a pipeline reads beside its source: what is to be tried again."""
+    """The topic of events to retry, which a pipeline reads beside its source."""
     return f"{pipeline}.retries"
 
 
 def dead_letter_topic(pipeline: str) -> str:
-    """The topic on which a pipeline's dead letters can be watched, by any tool."""
+    """The topic on which any tool can watch a pipeline's dead letters."""
     return f"{pipeline}.dead-letters"
 
 
 def _row(pipeline: str, each: Message | Record) -> tuple[object, ...] | None:
-    """The row of `dead_letters` for a letter; None if it lacks what makes it one."""
+    """The row of `dead_letters` for a letter; None if its headers are missing or invalid."""
     headers = dict(each.headers)
     try:
         topic, partition, offset = headers.pop(_SOURCE).rsplit("/", 2)

@@ -1,12 +1,12 @@
-"""One letter through its handler: for good, or in a transaction that is rolled back.
+"""Runs a handler on one letter: for good, or in a transaction that is rolled back.
 
-Both take the same way as the pipeline's own commits and are counted with them, so that they wait
-for those that are under way, and the processes that run the pipeline believe their memory of the
-state no longer (`terms.py`). What the handler did is read from what it had written, at
-the database port: state, transfers and whatever else there is or will be, on either engine.
+Both work like the pipeline's own commits and are counted with them, so that they wait for those in
+progress, and the pipeline's processes then clear their caches of the state (`terms.py`). The
+handler's effects are observed as writes at the database interface: state, transfers and anything
+else, on either engine.
 
-A rehearsal can't take back what a handler does outside of its context, such as a call to another
-service, and holds its locks (in SQLite, the one write lock) for as long as the handler runs.
+A rehearsal can't undo what a handler does outside its context, such as a call to another service,
+and holds its locks (in SQLite, the one write lock) while the handler runs.
 """
 
 import copy
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _WRITE: Final = re.compile(r"\s*(INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
 _OWN: Final = frozenset({"ledger_accounts", "ledger_transfers", "offsets", "outbox", "state"})
-"""Tables that are told of in other words, or follow from what is told."""
+"""Tables that are reported otherwise, or derived from what is reported."""
 _PLURALS: Final = {"change of state": "changes of state", "row of its own": "rows of its own"}
 
 
@@ -51,7 +51,7 @@ class Transfer(msgspec.Struct, frozen=True):
 
 
 class Emitted(msgspec.Struct, frozen=True):
-    """An event that was sent on."""
+    """An event that was emitted."""
 
     topic: str
     key: str
@@ -66,7 +66,7 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """Rows of another table that the handler has written by SQL of its own."""
+    """Rows of another table that the handler has written by its own SQL."""
 
     statement: str
     table: str
@@ -74,7 +74,7 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class Handled(msgspec.Struct, frozen=True):
-    """What a handler did with a letter, or would do; or why it fails again."""
+    """A handler's effects on a letter, real or rehearsed; or why it fails again."""
 
     letter: int
     transfers: list[Transfer] = msgspec.field(default_factory=list[Transfer])
@@ -102,11 +102,11 @@ class Handled(msgspec.Struct, frozen=True):
 
 
 def rehearse(letters: DeadLetters, number: int, pipeline: "Pipeline[Any]", now_us: int) -> Handled:
-    """Say what the handler would do with a letter, or that it would fail again; nothing stays.
+    """Tell what the handler would do with a letter, or how it would fail; then roll back.
 
     Raises:
         NoSuchDeadLetter: there is none with this number.
-        StoreUnavailable: the database is away.
+        StoreUnavailable: the database is unavailable.
     """
     record = letters.show(number).record
     try:
@@ -119,13 +119,13 @@ def rehearse(letters: DeadLetters, number: int, pipeline: "Pipeline[Any]", now_u
 
 
 def handle(letters: DeadLetters, number: int, pipeline: "Pipeline[Any]", now_us: int) -> Handled:
-    """Hand a letter to the handler at once: what it does, the letter's mark, one commit.
+    """Run the handler on a letter now; its effects and the letter's mark are one commit.
 
     Raises:
         NoSuchDeadLetter: there is none with this number.
         DeadLetterSettled: it was replayed or discarded before.
-        HandlerFailed: it failed again; nothing was done, and the letter waits.
-        StoreUnavailable: nothing was done; it may be tried again.
+        HandlerFailed: it failed again; nothing was done, and the letter still waits.
+        StoreUnavailable: nothing was done; try again later.
     """
     store = letters.store
     with store.database.transaction():
@@ -138,14 +138,14 @@ def handle(letters: DeadLetters, number: int, pipeline: "Pipeline[Any]", now_us:
 
 @contextmanager
 def _rolled_back(database: Database) -> Generator[None, None, None]:
-    """A transaction of which nothing stays."""
+    """A transaction that is rolled back at its end."""
     with suppress(_NothingStays), database.transaction():
         yield
         raise _NothingStays
 
 
 class _NothingStays(Exception):
-    """Ends a transaction that has gone well."""
+    """Rolls back a transaction without an error."""
 
 
 def _handle(
@@ -177,7 +177,7 @@ def _handle(
         partitions=pipeline.source.partitions,
     )
     if pipeline.tables:
-        # Each process has them for itself: rows are looked up as the first has them.
+        # Each process has its own copy of the tables: use the first one's.
         effects.copy = shares_of(store.database, pipeline.name)[0]
     effects.begin(alone=True)
     if pipeline.event_time is not None:
@@ -195,10 +195,10 @@ def _handle(
 def _work(
     pipeline: "Pipeline[Any]", effects: Effects, record: Record, now_us: int
 ) -> tuple[Any, ...]:
-    """What is to be called for a record, and its arguments: an event's, a timer's, a table's row.
+    """The function to call for a record, with arguments: for an event, a timer or a table's row.
 
     Raises:
-        msgspec.DecodeError: what the record holds is none of them.
+        msgspec.DecodeError: the record is none of them.
     """
     if pipeline.timer is not None and (timer := buried_timer(record)) is not None:
         return pipeline.timer, timer, TimerContext(effects, timer, now_us)
@@ -213,7 +213,7 @@ def _work(
 
 
 class _Observed:
-    """A database that notes what is written through it."""
+    """A database that records what is written through it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

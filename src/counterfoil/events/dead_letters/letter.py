@@ -1,4 +1,4 @@
-"""A dead letter as it is read."""
+"""A dead letter as read from the database."""
 
 import json
 from contextlib import suppress
@@ -31,7 +31,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     event_id: int
     key: str
     value: bytes
-    """What came in; no edit changes it."""
+    """The original value; edits don't change it."""
     headers: dict[str, str]
     error: str
     traceback: str
@@ -40,29 +40,29 @@ class DeadLetter(msgspec.Struct, frozen=True):
     replayed_us: int | None
     discarded_us: int | None = None
     replacement: bytes | None = None
-    """What the last edit put in its place, if there was one."""
+    """The value of the last edit, if there was one."""
 
     @property
     def state(self) -> State:
-        """What became of it."""
+        """Whether it waits, was replayed or was discarded."""
         if self.replayed_us is not None:
             return "replayed"
         return "waiting" if self.discarded_us is None else "discarded"
 
     @property
     def stream(self) -> str:
-        """The topic that its event is of, which one that came back and failed again still knows."""
+        """Its event's topic, also if it came back through the retry topic and failed again."""
         came_back = self.topic == retry_topic(self.pipeline)
         return self.headers.get(STREAM, self.topic) if came_back else self.topic
 
     @property
     def payload(self) -> bytes:
-        """What a replay hands over."""
+        """The value that a replay uses."""
         return self.value if self.replacement is None else self.replacement
 
     @property
     def record(self) -> Record:
-        """The event as its handler is given it again, in the place where it failed."""
+        """The event for its handler, at the offset where it failed."""
         headers = {**self.headers, "dead-letter": str(self.id)}
         return Record(
             self.topic,
@@ -84,13 +84,13 @@ def letter_of(row: tuple[Any, ...]) -> DeadLetter:
 
 
 def readable(value: bytes, topic: AnyTopic | None = None) -> msgspec.Raw | str:
-    """A value for people and JSON documents: as it is if it is JSON, else as text.
+    """A value for display and JSON documents: unchanged if it is JSON, else as text.
 
-    Nothing is parsed, so that an integer of any size stays what it is; bytes that are no text
-    are written as `\\xNN`. An event of a `topic` in another format is shown as JSON.
+    It is not converted, so integers of any size stay exact; bytes that are no UTF-8 are escaped as
+    `\\xNN`. An event of a `topic` in another format is shown as JSON.
     """
     if topic is not None:
-        with suppress(*UNREADABLE, StoreUnavailable):  # then it is shown as it came
+        with suppress(*UNREADABLE, StoreUnavailable):  # then the raw value is shown
             value = topic.to_json(value)
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
@@ -101,7 +101,7 @@ def readable(value: bytes, topic: AnyTopic | None = None) -> msgspec.Raw | str:
 
 
 def document(letter: DeadLetter, topic: AnyTopic | None = None) -> dict[str, Any]:
-    """A letter as a JSON document: values as JSON where they are, and what became of it."""
+    """A letter as a JSON document, with its state; values are JSON if possible."""
     replacement = letter.replacement
     return {
         **msgspec.structs.asdict(letter),

@@ -24,7 +24,7 @@ PAGE: Final = 100
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """How many letters of a pipeline wait for a decision."""
+    """The letters of a pipeline that wait for a decision."""
 
     pipeline: str
     letters: int
@@ -33,7 +33,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class DeadLetters:
-    """The dead letters of all pipelines of a store; `actor` is who acts, for the audit."""
+    """The dead letters of all pipelines of a store; `actor` is recorded in the audit."""
 
     def __init__(self, store: PipelineStore, *, actor: str = "program") -> None:
         self.store = store
@@ -43,7 +43,7 @@ class DeadLetters:
     def list(
         self, selection: Selection = ALL, *, before: int | None = None, limit: int = PAGE
     ) -> List[DeadLetter]:
-        """Letters, the newest first; `before` is the id of the last one of the page before."""
+        """Letters, the newest first; `before` is the id of the previous page's last one."""
         where, parameters = selection.where()
         if before is not None:
             where, parameters = f"{where} AND d.id < ?", [*parameters, before]
@@ -52,13 +52,13 @@ class DeadLetters:
     def in_order(
         self, selection: Selection = ALL, *, after: int, last: int, limit: int = PAGE
     ) -> List[DeadLetter]:
-        """Letters in the order in which they were buried, with `after < id <= last`."""
+        """Letters in the order of their failures, with `after < id <= last`."""
         where, parameters = selection.where()
         where += " AND d.id > ? AND d.id <= ?"
         return self._read(f"WHERE {where} ORDER BY d.id LIMIT ?", *parameters, after, last, limit)
 
     def count(self, selection: Selection = ALL) -> tuple[int, int]:
-        """How many letters there are, and the id of the newest, 0 if there are none."""
+        """The number of letters, and the id of the newest, 0 if there are none."""
         where, parameters = selection.where()
         return self._database.execute(
             f"SELECT count(*), coalesce(max(d.id), 0) FROM dead_letters AS d WHERE {where}",  # noqa: S608
@@ -66,7 +66,7 @@ class DeadLetters:
         ).fetchone()
 
     def waiting(self) -> List[Waiting]:
-        """The pipelines that have letters which nobody has decided on."""
+        """The pipelines with letters that wait for a decision."""
         rows = self._database.execute(
             "SELECT pipeline, count(*), min(failed_us), max(failed_us) FROM dead_letters "
             "WHERE replayed_us IS NULL AND discarded_us IS NULL GROUP BY pipeline ORDER BY pipeline"
@@ -87,9 +87,9 @@ class DeadLetters:
         return found[0]
 
     def edit(self, number: int, replacement: bytes, topic: AnyTopic, now_us: int) -> None:
-        """Put `replacement` in the place of a letter's value; the original stays beside it.
+        """Replace a letter's value; the original is kept.
 
-        It may be JSON whatever the topic's format is.
+        The replacement may be JSON in any topic.
 
         Raises:
             NoSuchDeadLetter: there is none with this number.
@@ -108,7 +108,7 @@ class DeadLetters:
             self._note(number, "edit", now_us, value=replacement)
 
     def replay(self, number: int, now_us: int) -> None:
-        """Hand a dead letter to its pipeline again, by its retry topic, once.
+        """Send a dead letter to its pipeline's retry topic, once.
 
         Raises:
             NoSuchDeadLetter: there is none with this number.
@@ -125,7 +125,7 @@ class DeadLetters:
             )
 
     def discard(self, number: int, reason: str, now_us: int) -> None:
-        """Decide that a letter is not to be handled; it stays, and says why.
+        """Mark a letter as never to be handled; it is kept, with the reason.
 
         Raises:
             NoSuchDeadLetter: there is none with this number.
@@ -141,11 +141,11 @@ class DeadLetters:
     def audit(
         self, letter: int | None = None, *, before: int | None = None, limit: int = PAGE
     ) -> List[AuditEntry]:
-        """What was done, the newest first; `before` is the id of the last one seen."""
+        """Audit entries, the newest first; `before` is the id of the last one seen."""
         return entries(self._database, letter=letter, before=before, limit=limit)
 
     def mark_replayed(self, number: int, now_us: int) -> None:
-        """Mark a letter, first thing in the transaction that replays it.
+        """Mark a letter; call it first in the transaction that replays it.
 
         Raises:
             NoSuchDeadLetter: there is none with this number.
@@ -154,11 +154,11 @@ class DeadLetters:
         self._take(number, "UPDATE dead_letters SET replayed_us = ?", now_us)
 
     def note_handled(self, number: int, now_us: int, detail: str) -> None:
-        """Write down that a handler took a letter, in the transaction of what it did."""
+        """Record that a handler has handled a letter, in the transaction of its effects."""
         self._note(number, "handle", now_us, detail=detail)
 
     def _take(self, number: int, update: str, *parameters: object) -> None:
-        """Write to the row of a letter that waits; whoever comes second waits here, and is told."""
+        """Update a waiting letter's row; a concurrent second caller waits here, and then fails."""
         taken = self._database.execute(
             f"{update} WHERE id = ? AND replayed_us IS NULL AND discarded_us IS NULL",
             (*parameters, number),

@@ -1,8 +1,7 @@
-"""Many letters, one after the other: in the order of their failures, at a bounded rate.
+"""Acts on many letters, one after the other: in the order of their failures, at a limited rate.
 
-Each is a commit of its own, so that a replay that is cut short has done what it has told, and a
-second one goes on with the rest. Letters that are buried while it runs, perhaps the same events
-again, are not taken up.
+Each is its own commit, so that an interrupted replay has done what it reported, and another one can
+do the rest. Letters that are added while it runs, perhaps for the same events, are not included.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,32 +20,32 @@ from counterfoil.events.errors import (
 )
 
 PER_SECOND: Final = 100.0
-"""Letters a second unless somebody asks for more: a pipeline takes these beside its live events."""
+"""Default letters per second: a pipeline can handle so many beside its live events."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one letter of a replay."""
+    """The outcome for one letter of a replay."""
 
     letter: int
     result: Literal["done", "failed", "skipped"]
-    """`skipped`: somebody else was faster; `failed`: nothing was done, and it still waits."""
+    """`skipped`: it was settled by somebody else; `failed`: nothing was done, it still waits."""
     detail: str = ""
 
 
 class Pace:
-    """Spreads acts evenly; without a rate, nothing waits."""
+    """A rate limiter that spreads actions evenly."""
 
     def __init__(
         self, per_second: float, clock: Callable[[], float], sleep: Callable[[float], None]
     ) -> None:
-        """`clock` gives seconds that never go back; a rate of 0 is none."""
+        """`clock` returns monotonic seconds; a rate of 0 means no limit."""
         self._between = 1 / per_second if per_second > 0 else 0.0
         self._clock = clock
         self._sleep = sleep
         self._next = clock()
 
     def wait(self) -> None:
-        """Return when the next act may happen; time that went by unused is not made up for."""
+        """Wait until the next action is allowed; unused time doesn't allow a burst."""
         now = self._clock()
         if self._next > now:
             self._sleep(self._next - now)
@@ -56,10 +55,10 @@ class Pace:
 def in_order(
     letters: DeadLetters, selection: Selection, *, after: int = 0, last: int | None = None
 ) -> Iterator[DeadLetter]:
-    """The letters of a selection, the oldest first, up to the newest one of now.
+    """The letters of a selection, the oldest first, up to the newest at this moment.
 
-    A part of a replay names the letter that the part before came to (`after`), and the newest one
-    when the first part began (`last`).
+    To continue a replay, pass the last letter that it has reached (`after`) and the newest one at
+    its start (`last`).
     """
     if last is None:
         _, last = letters.count(selection)
@@ -71,12 +70,12 @@ def in_order(
 def act_on_each(
     letters: Iterable[DeadLetter], act: Callable[[DeadLetter], str], pace: Pace
 ) -> Iterator[Outcome]:
-    """Call `act` for every letter, at its pace.
+    """Call `act` for every letter, at the given pace.
 
-    `act` returns what to say of the letter, and raises an `EventsError` if it could do nothing.
+    `act` returns the outcome's detail, and raises an `EventsError` if nothing was done.
 
     Raises:
-        StoreUnavailable, LogUnavailable: the engine went away; what was told until then is done.
+        StoreUnavailable, LogUnavailable: the engine failed; what was reported until then is done.
     """
     for letter in letters:
         pace.wait()

@@ -1,4 +1,4 @@
-"""Filters of dead letters, joined by AND, as SQL for both databases."""
+"""Filters of dead letters, combined by AND, as SQL for both databases."""
 
 from typing import Final
 
@@ -14,13 +14,13 @@ _STATES: Final[dict[State, str]] = {
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Some dead letters; what is None is not asked for."""
+    """A filter of dead letters; None means any value."""
 
     pipeline: str | None = None
     topic: str | None = None
     key: str | None = None
     error: str | None = None
-    """A part of the error's line, in upper or lower case."""
+    """A substring of the error, case-insensitive."""
     since_us: int | None = None
     """Failed at this time or later, in microseconds since 1970."""
     until_us: int | None = None
@@ -29,11 +29,11 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def is_everything(self) -> bool:
-        """Whether no filter was given, but perhaps for the state."""
+        """Whether there is no filter, except perhaps for the state."""
         return msgspec.structs.replace(self, state=None) == ALL
 
     def where(self) -> tuple[str, list[object]]:
-        """A condition on the rows `d` of `dead_letters`, and its parameters."""
+        """An SQL condition on `dead_letters` with the alias `d`, and its parameters."""
         conditions: list[str] = []
         parameters: list[object] = []
         for condition, value in (

@@ -1,4 +1,4 @@
-"""Joins: events of two topics that belong together, by key and by how far apart they happened."""
+"""Joins: pairs of events of two topics with equal keys and close event times."""
 
 from counterfoil.events.joins.joined import Joined, Kind
 

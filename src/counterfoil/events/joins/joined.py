@@ -1,14 +1,13 @@
-"""A pipeline over two topics: events of a key that happened near each other become pairs.
+"""A pipeline over two topics: events of a key with close event times become pairs.
 
-Events wait for each other in the pipeline's keyed state (`waiting.py`), both sides of a key in one
-entry, so that two processes which are given one each can't miss each other: the second to commit
-finds that what it has read was written. Each event has a timer of event time, at which nothing that
-it could be paired with can come any more. The pair's effects, what waits, timers and the positions
-of both topics are one commit.
+Events wait in the pipeline's keyed state (`waiting.py`). Both sides of a key are one entry, so that
+two processes which get one event each can't miss the pair: the second to commit finds that the
+entry has changed. Each event has a timer of event time, after which no partner can come. The pair's
+effects, waiting events, timers and the positions of both topics are one commit.
 
-There is one watermark, over the partitions of both topics: what one of them is behind, the other
-waits for, and it takes room meanwhile. An event is late when its own time to wait is over as it
-comes; it is counted as those of windows are.
+There is one watermark over the partitions of both topics: if one topic is behind, the other's
+events wait for it and take space. An event is late if its waiting time is over when it arrives; it
+is counted like late events of windows.
 """
 
 from collections.abc import Callable
@@ -36,7 +35,7 @@ _ALONE: Final[dict[Kind, frozenset[bool]]] = {
     "left": frozenset({False}),
     "outer": frozenset({False, True}),
 }
-"""The sides whose events are told alone if they had no partner; True is the right one."""
+"""The sides whose events go to the handler alone if they had no partner; True is the right one."""
 _ENTRIES: Final = msgspec.msgpack.Decoder(list[Entry])
 
 
@@ -48,18 +47,19 @@ class Joined(Generic[L, R]):
     left: Topic[L]
     right: Topic[R]
     handler: Callable[..., None]
-    """Takes an event of each side, None where there is none, and the context: once for a pair."""
+    """Called once for each pair: with the left and right event, of which one may be None, and the
+    context."""
     within_seconds: float = field(kw_only=True)
-    """How far apart two events may have happened, whichever came first."""
+    """The maximum distance in event time of a pair, in either order."""
     event_time: EventTime[L | R] = field(kw_only=True)
     kind: Kind = field(default="inner", kw_only=True)
     key: Callable[[L | R], str] | None = field(default=None, kw_only=True)
-    """By what events belong together; without it, by their records' keys."""
+    """The key to join by; by default, the record's key."""
     lateness_seconds: float = field(default=0.0, kw_only=True)
-    """For how long events wait beyond that, in event time, for partners that come late."""
+    """How much longer events wait, in event time, for late partners."""
     late_left: Topic[L] | None = field(default=None, kw_only=True)
     late_right: Topic[R] | None = field(default=None, kw_only=True)
-    """Where events of a side go that come when their time to wait is over."""
+    """The topics for late events of each side."""
     tries: int = field(default=3, kw_only=True)
     commit_limit: int = field(default=BATCH, kw_only=True)
 
@@ -85,11 +85,11 @@ class Joined(Generic[L, R]):
         )
 
     def pipeline(self) -> Pipeline[Any]:
-        """What runs it: a pipeline of both topics, with event time and timers."""
+        """The pipeline that runs it, over both topics, with event time and timers."""
         return self._pipeline
 
     def _take(self, event: Any, context: Context) -> None:
-        """Pair an event with those that wait for it, and let it wait for others."""
+        """Pair an event with waiting partners, and add it to the waiting events."""
         record = context.record
         right = self._pipeline.stream_of(record) is self.right
         place = f"{record.topic}/{record.partition}/{record.offset}/{record.event_id}"
@@ -113,11 +113,11 @@ class Joined(Generic[L, R]):
                 self.handler(event, self.right.decode(partner.value), context)
 
     def _close(self, timer: Timer, context: Context) -> None:
-        """An event has waited long enough: forget it, and tell it if it was alone."""
+        """Remove an event whose waiting time is over; call the handler if it had no partner."""
         waiting = self._waiting(context, timer.key)
         entry = waiting.take(timer.name)
         if entry is None:
-            return  # the dead letter of a timer whose pipeline was forgotten meanwhile
+            return  # the timer's dead letter was replayed after the pipeline was forgotten
         self._write(context, timer.key, waiting)
         if entry.met or entry.right not in _ALONE[self.kind]:
             return
@@ -135,7 +135,7 @@ class Joined(Generic[L, R]):
         )
 
     def _write(self, context: Context, key: str, waiting: Waiting) -> None:
-        """Leave what waits in the state; nothing leaves no trace."""
+        """Write the waiting events to the state; delete the entry if there are none."""
         if waiting.entries:
             context.state.put(_place(key), msgspec.msgpack.encode(waiting.entries))
         else:

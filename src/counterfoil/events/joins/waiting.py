@@ -1,11 +1,10 @@
 """The buffered events of one key, on both sides of a join, without I/O.
 
-An event waits from its commit until the watermark has passed the last moment at which a partner can
-have happened, and the lateness after it: it is over then. Whoever comes is paired with those of the
-other side that wait, are near enough, and are not over. So of two events the one that comes second
-makes the pair, and there is one for each two. An event that is over may still be there, because the
-timer that takes it out has not fired yet or has failed: it is paired no more, since it is about to
-be told that it is alone.
+An event waits from its commit until it is over: when the watermark has passed the last possible
+time of a partner, plus the lateness. A new event is paired with those waiting events of the other
+side that are close enough and not over. So the second event of two makes the pair, exactly once. An
+event that is over may still be there, if its timer has not fired yet or has failed: it is not
+paired, since it will be handled as unpaired.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,28 +15,28 @@ import msgspec
 from counterfoil.events.errors import EventsError
 
 EVENTS: Final = 1_000
-"""Of one key that wait: they are read and written with each of its events."""
+"""Maximum waiting events of one key: all are read and written with each of its events."""
 BYTES: Final = 16 * 1024 * 1024
-"""Of one key's waiting events, for the same reason: sixteen of the largest that there are."""
+"""Maximum size of one key's waiting events, for the same reason: sixteen of the largest events."""
 
 
 class Entry(msgspec.Struct, array_like=True):
-    """An event that waits."""
+    """A waiting event."""
 
     right: bool
-    """Its side: the second topic's."""
+    """Whether it is of the second topic."""
     place: str
-    """Its record's in the log, with its id: events of other producers may have none, and after a
-    move to another engine offsets may come again."""
+    """Its record's offset and id: foreign producers' events may have no id, and offsets may repeat
+    after a move to another engine."""
     time_us: int
     value: bytes
-    """As it came, in the format of its topic."""
+    """In its topic's format."""
     met: bool = False
     """Whether it has had a partner."""
 
 
 class Waiting:
-    """The waiting events of one key, in the order in which they came."""
+    """The waiting events of one key, in order of arrival."""
 
     def __init__(self, entries: Iterable[Entry], *, within_us: int, lateness_us: int) -> None:
         self.entries = list(entries)
@@ -49,10 +48,9 @@ class Waiting:
         return entry.time_us + self._open_us
 
     def meet(self, entry: Entry, is_over: Callable[[int], bool]) -> list[Entry]:
-        """Let an event wait that is not over; returns its partners among those that are there.
+        """Add an event that is not over; returns its waiting partners, in order of event time.
 
-        `is_over` says whether the watermark has come to a time. Partners come in the order in which
-        they happened.
+        `is_over` tells whether the watermark has reached a time.
 
         Raises:
             EventsError: too many wait.
@@ -78,7 +76,7 @@ class Waiting:
         return sorted(partners, key=lambda each: (each.time_us, each.place))
 
     def take(self, place: str) -> Entry | None:
-        """Let an event wait no longer; None if it doesn't."""
+        """Remove and return a waiting event; None if there is none."""
         found = next((each for each in self.entries if each.place == place), None)
         if found is not None:
             self.entries.remove(found)

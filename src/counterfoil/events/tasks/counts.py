@@ -11,26 +11,26 @@ from counterfoil.events.tasks.waiting import LEVELS, SCHEMA
 
 
 class TaskCounts(msgspec.Struct, frozen=True):
-    """What a queue holds."""
+    """The counts of one queue."""
 
     queue: str
     waiting: int
-    """Due, and not taken by anybody; or taken by somebody who is gone."""
+    """Due, and not leased, or with a lease that has expired."""
     delayed: int
-    """Not due yet: sent with a delay, or waiting for another try."""
+    """Not due yet: sent with a delay, or waiting for a retry."""
     at_work: int
     dead: int
-    """Given up after their last try: dead letters that wait for a decision."""
+    """Failed in their last try: dead letters that wait for a decision."""
     oldest_us: int | None
-    """Since when the oldest task that is due has waited."""
+    """Since when the oldest due task has waited."""
     by_priority: dict[str, int]
-    """Of those that wait, how many are `high`, `normal` and `low`."""
+    """The waiting tasks by priority: `high`, `normal` and `low`."""
 
 
 def task_counts(
     store: PipelineStore, now_us: int, declared: Iterable[str] = ()
 ) -> list[TaskCounts]:
-    """What the queues hold that hold anything, and those of the names `declared`.
+    """The counts of all queues that have tasks or dead letters, and of those `declared`.
 
     Reads every task once: milliseconds for thousands, a second for millions.
     """

@@ -1,9 +1,9 @@
 """The declaration of a task queue.
 
-A log is right for what happened, in order; a queue for what is to be done, by whoever is free. A
-task is sent as an event of the queue's own topic, with the row or the event that it belongs to,
-from a service or from a pipeline. The queue's process takes it over into its table, once, and from
-there workers take it: a slow task holds back nobody.
+A log is for what happened, in order; a queue is for work that any free worker may do. A service or
+pipeline sends a task as an event of the queue's own topic, in the commit of the row or event that
+it belongs to. The queue's pipeline moves it into a table, once, from which workers take it: a slow
+task doesn't delay others.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,17 @@ PRIORITIES: Final[dict[int, Priority]] = {
 """By their levels."""
 
 PREFIX: Final = "tasks."
-"""Of a queue's topic, by which its dead letters are told from those of pipelines."""
+"""Prefix of a queue's topic and consumer; distinguishes its dead letters from pipelines'."""
 CONCURRENCY: Final = 8
 CONCURRENCY_LIMIT: Final = 4_096
 TRIES: Final = 5
 BACKOFF_SECONDS: Final = 1.0
 BACKOFF_LIMIT_SECONDS: Final = 3_600.0
 VISIBILITY_SECONDS: Final = 30.0
-"""How long after a worker died its tasks are given to others; one that lives extends that."""
+"""Length of a lease: how long after a worker's death others get its tasks. Live workers renew it.
+"""
 LIMIT_SECONDS: Final = 3_600.0
-"""How long a task may take: one that hangs is given to another worker then."""
+"""How long a task may take: after this, a task that hangs is given to another worker."""
 DELAY_LIMIT_SECONDS: Final = 366 * 86_400.0
 
 
@@ -46,7 +47,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     task: msgspec.Raw
     due_us: int
-    """When it may be begun; 0 means at once."""
+    """When it may start; 0 means at once."""
     priority: Priority
     unique: str | None
 
@@ -58,12 +59,12 @@ class TaskQueue(Generic[T]):
     name: str
     type: type[T]
     work: Callable[[T], Any]
-    """A function runs in a thread, a coroutine function in an event loop. A task whose worker dies
-    is done again: what it does elsewhere must bear a repetition."""
+    """A function runs in a thread, a coroutine function in an event loop. If the worker dies, the
+    task is done again: its external effects must be idempotent."""
     concurrency: int = field(default=CONCURRENCY, kw_only=True)
     tries: int = field(default=TRIES, kw_only=True)
     backoff_seconds: float = field(default=BACKOFF_SECONDS, kw_only=True)
-    """Before the second try; doubled before each one after, up to an hour."""
+    """Backoff before the second try; doubled for each further one, up to an hour."""
     visibility_seconds: float = field(default=VISIBILITY_SECONDS, kw_only=True)
     limit_seconds: float = field(default=LIMIT_SECONDS, kw_only=True)
     effects: Callable[[T, Any, Context], None] | None = field(default=None, init=False)
@@ -78,7 +79,7 @@ class TaskQueue(Generic[T]):
         self.topic = Topic(self.consumer, Sent, partitions=1)
 
     def then(self, effects: Callable[[T, Any, Context], None]) -> Callable[[T, Any, Context], None]:
-        """Declare what is done with a task's result: once, in the commit that acknowledges it."""
+        """Declare the effects of a task's result: once, in the commit that acknowledges it."""
         if self.effects is not None:
             raise EventsError(f"{self.name} has two functions for its results", hint="join them")
         check_handler(self.name, effects)
@@ -94,9 +95,9 @@ class TaskQueue(Generic[T]):
         priority: Priority = "normal",
         unique: str | None = None,
     ) -> None:
-        """Leave a task, with the commit of a command or of a handler.
+        """Send a task, with the commit of a command or handler.
 
-        A task with a `unique` key is dropped if one with this key waits or is worked on.
+        A task with a `unique` key is dropped while another with this key waits or is at work.
 
         Raises:
             EventsError: the delay is negative or longer than a year.
@@ -114,16 +115,16 @@ class TaskQueue(Generic[T]):
         return f"{PREFIX}{self.name}"
 
     def pipeline(self) -> Pipeline[Sent]:
-        """Takes tasks over from the topic into the table; a replayed dead letter comes here too."""
+        """The pipeline that moves tasks, and replayed dead letters, from the topic to the table."""
         return Pipeline(self.consumer, self.topic, self._take_over)
 
     def wait_us(self, attempt: int) -> int:
-        """How long a task that has failed waits for its next try."""
+        """The backoff of a failed task before its next try."""
         doubled = self.backoff_seconds * 2.0 ** min(attempt - 1, 32)
         return int(min(doubled, BACKOFF_LIMIT_SECONDS) * 1_000_000)
 
     def _take_over(self, sent: Sent, context: Context) -> None:
-        msgspec.json.decode(sent.task, type=self.type)  # what can't be read is a dead letter here
+        msgspec.json.decode(sent.task, type=self.type)  # raises for an invalid task: a dead letter
         Waiting(context, self.name).add(
             bytes(sent.task),
             level=LEVELS[sent.priority],

@@ -1,14 +1,13 @@
 """The table of tasks: waiting ones, and leased ones.
 
-A task that is worked on is one that is not visible until its lease ends. Each time it is taken its
-`attempt` grows, and whoever took it must name that attempt to extend, finish or fail it: a worker
-whose lease has run out changes nothing any more. What is finished is deleted.
+A leased task is invisible until its lease ends. Each time a task is taken its `attempt` increases,
+and a worker must name that attempt to extend, finish or fail it: so a worker whose lease has
+expired can't change anything. Finished tasks are deleted.
 
-Urgent tasks come first, but not always, or those of low priority would wait for as long as urgent
-ones keep coming. Every tenth that a worker takes is the one that has waited longest, whatever its
-priority: a task is taken after ten times as many others, at most, as were due before it. A bound
-on time instead would turn round once there is more to do than workers can: all would be overdue,
-and the urgent ones among them wait for all that came before.
+Higher priorities come first, except that every tenth task that a worker takes is the one that has
+waited longest, whatever its priority. So low priorities don't starve: a task is taken after at most
+ten times as many others as were due before it. A bound on time instead would invert priorities
+under overload: all tasks would be overdue, and urgent ones would wait for all that came before.
 """
 
 import heapq
@@ -22,7 +21,7 @@ import msgspec
 from counterfoil.events.database import Cursor, Database
 
 LEVELS: Final[Mapping[str, int]] = MappingProxyType({"high": 0, "normal": 1, "low": 2})
-"""Few, since each is looked through by itself: that way the index gives the next task at once."""
+"""Few, since each is searched separately: that way the index yields the next task directly."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -34,7 +33,7 @@ CREATE INDEX IF NOT EXISTS tasks_by_visibility ON tasks (queue, level, visible_u
 
 
 OLDEST: Final = 10
-"""Of so many tasks that a worker takes, one is the oldest: urgent ones have nine tenths of it."""
+"""One in so many tasks that a worker takes is the oldest; the rest go by priority."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -45,7 +44,7 @@ class Task(msgspec.Struct, frozen=True):
     content: bytes
     sent_us: int
     visible_us: int
-    """When it could be taken."""
+    """Since when it could be taken."""
     level: int
     unique: str | None
 
@@ -57,14 +56,14 @@ class _Session(Protocol):
 
 
 class Waiting:
-    """Puts tasks into the table, in the transaction of a handler."""
+    """Adds tasks to the table, in a handler's transaction."""
 
     def __init__(self, session: _Session, queue: str) -> None:
         self._session = session
         self._queue = queue
 
     def add(self, content: bytes, *, level: int, visible_us: int, unique: str | None) -> bool:
-        """Add a task; False if one with its unique key is there."""
+        """Add a task; False if one with its unique key exists."""
         added = self._session.execute(
             "INSERT INTO tasks "
             "(queue, level, visible_us, attempt, taken_us, is_unique, content, sent_us) "
@@ -75,22 +74,22 @@ class Waiting:
 
 
 class Taking:
-    """Takes tasks of one queue, and gives them back; for one worker."""
+    """Takes and returns tasks of one queue, for one worker."""
 
     def __init__(self, database: Database, queue: str) -> None:
         self._database = database
         self._queue = queue
         self._number = 0
-        """How many were taken."""
+        """The number of tasks taken so far."""
         database.create([SCHEMA])
 
     def due(self, now_us: int) -> bool:
-        """Whether there is anything to take; looks, and locks nothing."""
+        """Whether there is anything to take; takes no locks."""
         return any(self._visible(level, now_us, 1, lock=False) for level in LEVELS.values())
 
     def take(self, now_us: int, until_us: int, limit: int) -> list[Task]:
-        """Take tasks that are due until a time, in the caller's transaction: the one that has
-        waited longest where it is its turn, then urgent ones, and of those the oldest first."""
+        """Lease due tasks until `until_us`, in the caller's transaction: those that have waited
+        longest for each tenth, then by priority, and within a priority the oldest first."""
         turns = (self._number + limit) // OLDEST - self._number // OLDEST
         shares = self._oldest(now_us, turns) if turns else {}
         taken = self._take(shares, now_us, until_us)
@@ -102,31 +101,31 @@ class Taking:
         return taken
 
     def extend(self, tasks: Iterable[Task], until_us: int) -> None:
-        """Keep tasks for longer, in the caller's transaction."""
+        """Extend the leases of tasks, in the caller's transaction."""
         self._database.executemany(
             "UPDATE tasks SET visible_us = ? WHERE id = ? AND attempt = ?",
             [(until_us, task.id, task.attempt) for task in tasks],
         )
 
     def finish(self, task: Task) -> bool:
-        """Delete a task; False if somebody else has taken it meanwhile."""
+        """Delete a task; False if another worker has taken it meanwhile."""
         finished = self._database.execute(
             "DELETE FROM tasks WHERE id = ? AND attempt = ?", (task.id, task.attempt)
         )
         return finished.rowcount == 1
 
     def give_back(self, task: Task, visible_us: int) -> None:
-        """Let somebody take a task again, from a time on."""
+        """Make a task available again, from a time on."""
         self._database.execute(
             "UPDATE tasks SET visible_us = ?, taken_us = NULL WHERE id = ? AND attempt = ?",
             (visible_us, task.id, task.attempt),
         )
 
     def leave(self, task: Task, now_us: int) -> None:
-        """Give a task back whose worker ends, as if it had not been taken: that is no try.
+        """Return a task of a worker that stops, without counting a try.
 
-        The worker acknowledges nothing after this, so whoever takes the task next may have the same
-        attempt. A worker before that, whose lease ran out, has it again until then.
+        The worker acknowledges nothing after this, so the next one may use the same attempt. Until
+        the task is taken, an earlier worker whose lease expired can acknowledge it again.
         """
         self._database.execute(
             "UPDATE tasks SET visible_us = ?, taken_us = NULL, attempt = attempt - 1 "
@@ -135,7 +134,7 @@ class Taking:
         )
 
     def _oldest(self, now_us: int, number: int) -> dict[int, int]:
-        """How many of each level are among the oldest, as many as `number`."""
+        """How many tasks of each level are among the `number` oldest."""
         due = heapq.nsmallest(
             number,
             [
@@ -147,7 +146,7 @@ class Taking:
         return Counter(level for _, level in due)
 
     def _take(self, shares: Mapping[int, int], now_us: int, until_us: int) -> list[Task]:
-        """The oldest of some levels, so many of each."""
+        """Lease the oldest tasks of some levels, as many of each as `shares` says."""
         taken = [
             task
             for level, number in sorted(shares.items())

@@ -1,8 +1,9 @@
 """The worker of a task queue: leases tasks, renews the leases, acknowledges.
 
-Whoever calls `step` does all that concerns the database; the crew works meanwhile. A task is
+The thread that calls `step` does all database work, while the crew runs the tasks. A task is
 acknowledged in one commit with its effects, its dead letter, or the time of its next try. That
-commit names the attempt: after a lease that ran out, another worker's, it does nothing.
+commit names the attempt: if the lease has expired and another worker has the task, it has no
+effect.
 """
 
 import threading
@@ -28,12 +29,12 @@ from counterfoil.events.tasks.waiting import Taking, Task
 from counterfoil.events.topics import Topic
 
 POLL_SECONDS: Final = 0.02
-"""Between two looks for tasks that are due: so much later than due is one begun at most, beside
-what a commit takes."""
+"""Interval of polling for due tasks: a task starts at most so much late, apart from the time of a
+commit."""
 EXTENSIONS: Final = 3
-"""How often a lease is extended in its time: two may fail."""
+"""Renewals in the time of a lease: two may fail."""
 DRAIN_SECONDS: Final = 5.0
-"""How long a worker that is told to stop waits for its tasks; what isn't done is given back."""
+"""How long a worker that stops waits for its tasks; unfinished ones are returned to the queue."""
 log = structlog.get_logger()
 
 
@@ -49,13 +50,13 @@ class TaskWorker:
         self._taking = Taking(store.database, queue.name)
         self._effects = Effects(store, queue.consumer)
         self._changed = threading.Condition()
-        """Guards what is worked on and what has ended."""
+        """Guards `_at_work` and `_ended`."""
         self._at_work: dict[int, tuple[Item, Task, int]] = {}
-        """By the identity of an item: with its task, and since when, as `_lived_us` counts."""
+        """By the item's `id()`: the item, its task, and its start in terms of `_lived_us`."""
         self._ended: list[Item] = []
         self._extended_us = self._looked_us = now_us()
         self._lived_us = 0
-        """How long this worker has lived: a clock that is set forward is no task that hangs."""
+        """This worker's age, unaffected by clock jumps, which must not make tasks seem to hang."""
         self._closing = False
         one_try: Parallel[Any, Any] = Parallel(
             queue.consumer,
@@ -69,12 +70,12 @@ class TaskWorker:
         self._crew: Crew = crew(one_try, self._worked)
 
     def step(self) -> int:
-        """Acknowledge what has ended, keep what is worked on, take what there is room for.
+        """Acknowledge finished tasks, renew the leases of others, and take new ones.
 
         Returns how many tasks were acknowledged or taken; waits a moment if there were none.
 
         Raises:
-            StoreUnavailable: nothing was changed; a later step may do better.
+            StoreUnavailable: the database failed; try again later.
         """
         with self._changed:
             ended = list(self._ended)
@@ -89,14 +90,14 @@ class TaskWorker:
         return len(ended) + taken
 
     def has_work(self) -> bool:
-        """Whether a task is worked on, or one is due."""
+        """Whether a task is at work or due."""
         return bool(self._at_work) or self._taking.due(self._now_us())
 
     def close(self) -> None:
-        """Take no more, wait a while for what is worked on, give back what isn't done.
+        """Take no more tasks, wait up to `DRAIN_SECONDS` for running ones, return the rest.
 
         Raises:
-            StoreUnavailable: others get the tasks when their leases run out.
+            StoreUnavailable: others get the tasks when their leases expire.
         """
         self._closing = True
         deadline = time.monotonic() + DRAIN_SECONDS
@@ -134,13 +135,13 @@ class TaskWorker:
         return now_us + int(self._queue.visibility_seconds * 1_000_000)
 
     def _extend(self) -> None:
-        """Keep what is worked on, but not for ever: what hangs is given to another in the end."""
+        """Renew the leases of tasks that have not exceeded the limit; others' expire."""
         now_us, visible_us = self._now_us(), int(self._queue.visibility_seconds * 1_000_000)
         self._lived_us += min(max(now_us - self._looked_us, 0), visible_us)
         self._looked_us = now_us
         pause_us = visible_us // EXTENSIONS
         if not self._at_work or 0 <= now_us - self._extended_us < pause_us:
-            return  # not while a clock that was set back comes to where it was
+            return  # if the clock was set back, renew at once
         limit_us = int(self._queue.limit_seconds * 1_000_000)
         lived_us = self._lived_us
         kept = [task for _, task, since in self._at_work.values() if lived_us - since < limit_us]
@@ -166,7 +167,7 @@ class TaskWorker:
         try:
             item.event = msgspec.json.decode(task.content, type=self._queue.type)
         except UNREADABLE as error:
-            item.error = error  # sent by a program with another type of task
+            item.error = error  # sent by a program whose type of task differs
         return item
 
     def _acknowledge(self, ended: list[Item]) -> None:
@@ -192,7 +193,7 @@ class TaskWorker:
         with self._store.database.transaction():
             self._effects.begin(alone=alone)
             if self._queue.effects is not None:
-                # Keyed state is read and written back: workers settle one after the other.
+                # Keyed state is read and written back, so workers acknowledge one at a time.
                 self._store.database.exclusive(self._queue.consumer)
             for item in ended:
                 self._settle(item, self._at_work[id(item)][1], now_us)
@@ -220,7 +221,7 @@ class TaskWorker:
             self._bury(item, error, task, now_us)
 
     def _bury(self, item: Item, error: Exception, task: Task, now_us: int) -> None:
-        """A dead letter whose replay sends the task again, as urgent and as unique as it was."""
+        """Make a dead letter whose replay sends the task again, with priority and unique key."""
         sent = Sent(msgspec.Raw(task.content), 0, PRIORITIES[task.level], task.unique)
         record = msgspec.structs.replace(item.record, value=msgspec.json.encode(sent))
         name = self._queue.consumer

@@ -1,6 +1,6 @@
-"""The open windows of one key: an entry of the keyed state, and a timer for each.
+"""The open windows of one key: one entry of the keyed state, and a timer for each window.
 
-Windows of a key are few, and a session has to be compared with its neighbours; so they are read and
+A key has few windows, and a session must be compared with its neighbours; so all are read and
 written together. An entry without windows is deleted.
 """
 
@@ -14,24 +14,24 @@ from counterfoil.events.state import OWN
 
 S = TypeVar("S")
 OPEN: Final = 1_000
-"""Open windows of one key: they are read and written with each of its events."""
+"""Maximum open windows of one key: all are read and written with each of its events."""
 
 
 class Window(msgspec.Struct, Generic[S], frozen=True):
-    """A window of one key with what its events add up to."""
+    """A window of one key with its aggregated state."""
 
     key: str
     start_us: int
-    """Its first microsecond since 1970; of a session, its first event's."""
+    """Its start, inclusive, in microseconds since 1970; of a session, its first event's time."""
     end_us: int
-    """The microsecond after its last one; of a session, a gap after its last event."""
+    """Its end, exclusive; of a session, its last event's time plus the gap."""
     state: S
     final: bool
-    """Whether it has closed: nothing will be added to it, and it is not told again."""
+    """Whether it has closed: it won't change or be emitted again."""
 
 
 class OpenWindows(Generic[S]):
-    """The open windows of one key, by their starts: read at first, written by `write`."""
+    """The open windows of one key, by their starts: read on creation, stored by `write`."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[Any], context: Context, key: str) -> None:
         self.context = context
@@ -42,11 +42,11 @@ class OpenWindows(Generic[S]):
         self._windows = {start: (end, state) for start, end, state in found}
 
     def get(self, start_us: int) -> tuple[int, S] | None:
-        """The end of a window, and what it holds."""
+        """The end of a window, and its state."""
         return self._windows.get(start_us)
 
     def put(self, start_us: int, end_us: int, state: S) -> None:
-        """Keep a window.
+        """Add or replace a window.
 
         Raises:
             EventsError: the key has too many.
@@ -59,11 +59,11 @@ class OpenWindows(Generic[S]):
             )
 
     def take(self, start_us: int) -> None:
-        """Keep a window no longer."""
+        """Remove a window."""
         del self._windows[start_us]
 
     def overlapping(self, start_us: int, end_us: int) -> list[tuple[int, int, S]]:
-        """The windows that share a moment with a span, the earliest first."""
+        """The windows that overlap a span, the earliest first."""
         return sorted(
             (
                 (start, end, state)
@@ -74,20 +74,20 @@ class OpenWindows(Generic[S]):
         )
 
     def window(self, start_us: int, *, final: bool) -> Window[S]:
-        """A window as it is told."""
+        """A window, for the user's function."""
         end_us, state = self._windows[start_us]
         return Window(self._key, start_us, end_us, state, final)
 
     def close_at(self, start_us: int, at_us: int) -> None:
-        """Let a window close then."""
+        """Set the timer at which a window closes."""
         self.context.timers.set(str(start_us), at_us, key=self._key)
 
     def never_close(self, start_us: int) -> None:
-        """A window has become part of another one."""
+        """Cancel the timer of a window that was merged into another one."""
         self.context.timers.cancel(str(start_us), key=self._key)
 
     def write(self) -> None:
-        """Leave the windows in the state; no window leaves no trace."""
+        """Write the windows to the state; delete the entry if there are none."""
         if not self._windows:
             self.context.state.delete(self._place)
             return

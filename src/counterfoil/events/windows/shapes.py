@@ -1,7 +1,7 @@
 """Shapes of windows: tumbling, hopping, sessions.
 
-A window begins with its first microsecond and ends before its last one: neighbours share nothing.
-Tumbling and hopping windows begin at multiples of their step since 1970 in UTC.
+A window includes its start and excludes its end. Tumbling and hopping windows begin at multiples of
+their step since 1970 in UTC.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ from typing import Final
 from counterfoil.events.errors import EventsError
 
 OVERLAP: Final = 100
-"""Hopping windows that hold one event, each of which folds it: a day by the quarter of an hour."""
+"""Maximum hopping windows of one event, each of which folds it; enough for a day that hops by the
+quarter of an hour."""
 Span = tuple[int, int]
-"""The beginning of a window, and its end, which is not in it: microseconds since 1970."""
+"""The start of a window, and its end, exclusive, in microseconds since 1970."""
 
 
 @dataclass(frozen=True)
 class Tumbling:
-    """Windows of one length, one after the other: each event is in one."""
+    """Consecutive windows of a fixed length: each event is in one."""
 
     seconds: float
 
@@ -34,7 +35,7 @@ class Tumbling:
 
 @dataclass(frozen=True)
 class Hopping:
-    """Windows of one length that begin every so often: an event is in several, if they overlap."""
+    """Windows of a fixed length that begin at a fixed interval, and may overlap."""
 
     seconds: float
     every_seconds: float
@@ -60,10 +61,10 @@ class Hopping:
 
 @dataclass(frozen=True)
 class Session:
-    """Windows that last for as long as events of the key follow each other.
+    """Windows that last while events of the key follow each other within a gap.
 
-    A session ends when none has come for `gap_seconds` of event time, and reaches that far beyond
-    its last event. An event between two of them makes them one.
+    A session ends `gap_seconds` of event time after its last event. An event between two sessions
+    may merge them.
     """
 
     gap_seconds: float
@@ -72,7 +73,7 @@ class Session:
         _check(self, self.gap_seconds)
 
     def spans(self, time_us: int) -> Sequence[Span]:
-        """The session that an event of that time would be alone."""
+        """The session that an event of that time alone would make."""
         return [(time_us, time_us + _microseconds(self.gap_seconds))]
 
 

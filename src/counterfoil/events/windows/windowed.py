@@ -1,12 +1,12 @@
 """A windowed pipeline: events are folded into windows, which close once.
 
-A window is kept in the pipeline's keyed state (`open_windows.py`) and has a timer of event time at
+A window is part of the pipeline's keyed state (`open_windows.py`) and has a timer of event time at
 which it closes. Both are committed with the position of the event. When the timer fires, the window
-is taken out of the state in the commit of what is done with it: what is closed takes no room, and
-can't end twice.
+is removed from the state in the commit of its effects: so a closed window takes no space, and can't
+close twice.
 
-An event is late for a window that has closed. One that is late for all of its windows goes to a
-topic of late events if one was declared, and is counted in any case.
+An event is late for a window that has closed. If it is late for all of its windows, it is counted,
+and goes to a topic of late events if one is declared.
 """
 
 from collections.abc import Callable
@@ -40,18 +40,18 @@ class Windowed(Generic[T, S]):
     source: Topic[T]
     shape: Shape
     state: type[S]
-    """A struct whose fields have defaults; `state()` is a window without events."""
+    """A struct whose fields have defaults; `state()` is the state of an empty window."""
     fold: Callable[[S, T], S]
-    """Adds an event to what a window holds; may change and return what it is given."""
+    """Adds an event to a window's state; may modify and return its argument."""
     event_time: EventTime[T] = field(kw_only=True)
     key: Callable[[T], str] | None = field(default=None, kw_only=True)
-    """Which windows an event belongs to; without it, those of its record's key."""
+    """The key whose windows an event belongs to; by default, the record's key."""
     lateness_seconds: float = field(default=0.0, kw_only=True)
-    """How long after its end, in event time, a window stays open for events that come late."""
+    """How long after its end, in event time, a window stays open for late events."""
     late: Topic[T] | None = field(default=None, kw_only=True)
-    """Where events go for which all windows have closed."""
+    """The topic for events whose windows have all closed."""
     emit: Emit = field(default="close", kw_only=True)
-    """When a window is told: once it has closed, or after each event as well."""
+    """When effects run: once a window has closed, or after each event as well."""
     tries: int = field(default=3, kw_only=True)
     commit_limit: int = field(default=BATCH, kw_only=True)
     effects: Callable[[Window[S], Context], None] | None = field(default=None, init=False)
@@ -76,7 +76,7 @@ class Windowed(Generic[T, S]):
     def then(
         self, effects: Callable[[Window[S], Context], None]
     ) -> Callable[[Window[S], Context], None]:
-        """Declare what is done with a window: exactly once when it closes."""
+        """Declare the effects of a window: exactly once when it closes."""
         if self.effects is not None:
             raise EventsError(f"{self.name} has two functions for its windows", hint="join them")
         check_handler(self.name, effects)
@@ -84,17 +84,17 @@ class Windowed(Generic[T, S]):
         return effects
 
     def merge(self, merged: Callable[[S, S], S]) -> Callable[[S, S], S]:
-        """Declare what two sessions are together that an event between them joins.
+        """Declare how the states of two sessions are merged that an event between them joins.
 
-        It is given the earlier one first. What it makes of them must not depend on the order in
-        which events came, or neither do the results.
+        It gets the earlier session first. Its result must not depend on the order in which events
+        came, or the windows' results would too.
         """
         check_handler(self.name, merged)
         self.merged = merged
         return merged
 
     def pipeline(self) -> Pipeline[T]:
-        """What runs it: a pipeline with event time and timers."""
+        """The pipeline that runs it, with event time and timers."""
         return Pipeline(
             self.name,
             self.source,
@@ -154,7 +154,7 @@ class Windowed(Generic[T, S]):
     def _join_session(
         self, windows: "OpenWindows[S]", start_us: int, end_us: int, event: T
     ) -> int | None:
-        """Fold an event into the session that it begins, belongs to, or makes of others."""
+        """Fold an event into a session, which it may start, extend, or merge from others."""
         joined = windows.overlapping(start_us, end_us)
         before = {start: end for start, end, _ in joined}
         start_us = min([start_us, *before])
@@ -174,15 +174,15 @@ class Windowed(Generic[T, S]):
         return start_us
 
     def _close(self, timer: Timer, context: Context) -> None:
-        """A window's time has come: take it out, and tell it."""
+        """Close a window whose timer has fired: remove it, and run its effects."""
         windows = OpenWindows[S](self._decoder, context, timer.key)
         start_us = int(timer.name)
         found = windows.get(start_us)
         if found is None:
-            return  # the dead letter of a timer came back, and the window has closed since
+            return  # the timer's dead letter was replayed, and the window has closed since
         closes_us = found[0] + self._lateness_us
         if closes_us > timer.at_us:
-            # It has grown since, or windows last longer, or stay open longer, than when it began.
+            # It has grown, or the declared length or lateness has increased since it began.
             windows.close_at(start_us, closes_us)
             return
         window = windows.window(start_us, final=True)
