@@ -6,8 +6,8 @@ one. It does nothing unless the process was started with ``COUNTERFOIL_FAULTS`` 
 ``pause``. The first process that reaches the point removes the file and sends itself SIGKILL or
 SIGSTOP, so that no cleanup can run.
 
-A *sabotage* is a bug enabled by ``COUNTERFOIL_SABOTAGE``, to show that the checker finds it;
-`counterfoil up` refuses to start with it outside of a proof.
+A *sabotage* is a bug enabled by ``COUNTERFOIL_SABOTAGE``, to show that the checker finds it. Only
+`counterfoil prove` sets it.
 """
 
 import os

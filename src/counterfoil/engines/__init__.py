@@ -1,7 +1,7 @@
-"""Servers of the real engines on this machine: downloaded, started, watched, stopped.
+"""Servers of external engines on this machine: downloaded, started, watched, stopped.
 
-For trying things out, for tests and for proofs. In production these servers belong to whoever runs
-them: give Counterfoil their addresses, and nothing of this package is used.
+They are for trying things out, for tests and for proofs. In production you run these servers
+yourself and configure their addresses; then this package is not used.
 """
 
 from counterfoil.engines.errors import DidNotAnswer, EngineError, NotInstalled

@@ -1,9 +1,9 @@
 """Becomes a server: `python -m counterfoil.engines KIND FOLDER PORT CREDENTIAL_FILE [TARGET]`.
 
-The process prepares the server's folder and then turns into the server itself (`exec`), so that
-whoever started it holds the server's own process id: a signal to it is a signal to the server.
-Before that it leaves a watcher behind, which tells the parent once the server answers
-(`COUNTERFOIL_NOTIFY`, a file descriptor) and ends. The server dies with the thread that started it.
+The process prepares the server's folder and then becomes the server (`exec`), so that its parent
+has the server's own process id and can signal it directly. Before that it forks a watcher, which
+notifies the parent once the server is ready (`COUNTERFOIL_NOTIFY`, a file descriptor) and ends. The
+server is killed when the thread that started it ends.
 """
 
 import json
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.1
 
 
 def main(arguments: list[str]) -> int:
-    """Be the server; returns only if it can't be started."""
+    """Become the server; returns only if it can't be started."""
     kind, folder, port, credential_file, *target = arguments
     found = server(kind)
     place = Place(
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _leave_watcher(found: Server, place: Place, pid: int) -> None:
-    """Fork twice, so that the server has no child that it does not know."""
+    """Fork twice, so that the watcher is not a child of the server."""
     if (child := os.fork()) > 0:
         os.waitpid(child, 0)
         return

@@ -1,15 +1,15 @@
-"""Errors of the servers of real engines."""
+"""Errors of engines' servers."""
 
 from counterfoil.errors import CounterfoilError
 
 
 class EngineError(CounterfoilError):
-    """The root of the family."""
+    """The base of engines' errors."""
 
 
 class NotInstalled(EngineError):
-    """A program that an engine needs is missing, and could not be fetched."""
+    """A program that an engine needs is missing, and could not be installed."""
 
 
 class DidNotAnswer(EngineError):
-    """A server was started, but ended or did not answer in time."""
+    """A server was started, but ended or was not ready in time."""

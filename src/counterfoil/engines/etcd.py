@@ -1,4 +1,4 @@
-"""etcd: coordination. Built from its Go module, as its makers publish no package."""
+"""etcd: coordination. It is built from its Go module, since there is no published package."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ func main() { etcdmain.Main(os.Args) }
 
 
 class Etcd(Server):
-    """One member."""
+    """A single member."""
 
     kind = "etcd"
     scheme = "http://"
@@ -50,7 +50,7 @@ class Etcd(Server):
                 str(packages.home() / _FOLDER / "etcd"),
                 *("--name", "one", "--data-dir", str(place.folder / "data")),
                 *("--listen-client-urls", client, "--advertise-client-urls", client),
-                # It has no peers; the port of an address that nobody uses is left to the system.
+                # It has no peers: the peer port is chosen by the system and never used.
                 *("--listen-peer-urls", f"http://{HOST}:0"),
                 *("--initial-advertise-peer-urls", f"http://{HOST}:1"),
                 *("--initial-cluster", f"one=http://{HOST}:1"),

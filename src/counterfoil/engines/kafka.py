@@ -1,4 +1,4 @@
-"""Apache Kafka: one broker that is its own controller (KRaft), small, and durable by itself."""
+"""Apache Kafka: one small broker that is its own controller (KRaft) and flushes every record."""
 
 import secrets
 import shutil
@@ -13,7 +13,7 @@ from counterfoil.engines.ports import free_port
 from counterfoil.engines.server import HOST, Launch, Place, Server, Tell, write_private
 
 VERSION = "4.2.1"
-"""From 4.3.0 on, up to 4.4.0 at least, brokers forget commits (KAFKA-20734, docs/events.md)."""
+"""Brokers from 4.3.0 on, up to at least 4.4.0, lose commits (KAFKA-20734, docs/events.md)."""
 HEAP = "512m"
 _JARS = f"kafka-{VERSION}"
 _DEPENDENCIES = (f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36")
@@ -23,7 +23,7 @@ _SETTINGS: Final[Settings] = (
     ("node.id", 1),
     ("controller.listener.names", "CONTROLLER"),
     ("auto.create.topics.enable", "false"),
-    # What has three replicas in production is here once.
+    # One replica here, where production has three.
     ("offsets.topic.replication.factor", 1),
     ("offsets.topic.num.partitions", 4),
     ("transaction.state.log.replication.factor", 1),
@@ -33,11 +33,11 @@ _SETTINGS: Final[Settings] = (
     ("share.coordinator.state.topic.min.isr", 1),
     ("share.coordinator.state.topic.num.partitions", 4),
     ("group.initial.rebalance.delay.ms", 0),
-    # A broker that was killed is let in again only once its old session is over.
+    # A killed broker can rejoin only after its old session has expired.
     ("broker.heartbeat.interval.ms", 500),
     ("broker.session.timeout.ms", 4_000),
     ("log.segment.bytes", 64 * 1024 * 1024),
-    # No replica can save a broker that is alone: what it acknowledges is on disk.
+    # A single broker has no replicas, so records are on disk before they are acknowledged.
     ("log.flush.interval.messages", 1),
 )
 
@@ -63,7 +63,7 @@ class Kafka(Server):
         return Launch([*_java(HEAP), "kafka.Kafka", str(file)])
 
     def listeners(self, place: Place) -> Settings:
-        """Clients may find another port in the next run; the controller's is in the quorum."""
+        """The clients' port may differ in each run; the controller's is stored in the quorum."""
         kept = place.folder / "controller-port"
         if not kept.exists():
             kept.write_text(str(free_port()))
@@ -76,17 +76,17 @@ class Kafka(Server):
         ]
 
     def credentials(self, place: Place) -> list[str]:
-        """The options of Kafka's format that make users; none, where nobody is asked for one."""
+        """The options of Kafka's format that create users; none if there is no authentication."""
         del place
         return []
 
 
 def _format(file: Path, credentials: Sequence[str]) -> None:
-    # The letter in front: an id must not begin with a dash.
+    # The prefix keeps the id from beginning with a dash.
     identity = "C" + secrets.token_urlsafe(16)[:21]
     options = ["format", "--standalone", "--ignore-formatted", f"--cluster-id={identity}"]
     options += [*credentials, "-c", str(file)]
-    # In a file: whoever lists processes sees their arguments.
+    # In a file, since arguments are visible to other users' process listings.
     given = write_private(file.with_name("format-options"), "\n".join(options))
     command = [*_java("256m"), "kafka.tools.StorageTool", f"@{given}"]
     try:

@@ -1,4 +1,4 @@
-"""Downloads programs through the ordinary package managers."""
+"""Downloads programs through standard package managers."""
 
 import fcntl
 import os
@@ -13,14 +13,14 @@ from counterfoil.engines.server import Tell
 
 
 def home() -> Path:
-    """Where fetched programs are kept: below the user's cache, so that every checkout has them."""
+    """The folder of downloaded programs, in the user's cache, shared by all checkouts."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "counterfoil" / "engines"
 
 
 @contextmanager
 def _alone() -> Generator[None, None, None]:
-    """One process at a time: package managers refuse, or spoil, what another is at."""
+    """A lock between processes: concurrent package managers fail, or corrupt each other's work."""
     home().mkdir(parents=True, exist_ok=True)
     with (home() / "fetching.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -29,10 +29,10 @@ def _alone() -> Generator[None, None, None]:
 
 @contextmanager
 def new_folder(name: str) -> Generator[Path | None, None, None]:
-    """A folder to fill below `home()`, or None if it was filled before.
+    """A folder to fill below `home()`, or None if it exists.
 
-    It gets its name when the block ends well, so that what is there is whole; one process at a
-    time fills it.
+    It is renamed to its final name when the block succeeds, so existing folders are complete. Only
+    one process at a time fills it.
     """
     folder = home() / name
     if folder.exists():
@@ -53,13 +53,13 @@ def debian(program: str, package: str, tell: Tell) -> None:
     """Install a Debian package if its program is missing and this is root on Debian.
 
     Raises:
-        NotInstalled: it is missing all the same.
+        NotInstalled: it is still missing.
     """
     if shutil.which(program):
         return
     if os.geteuid() == 0 and shutil.which("apt-get"):
         tell(f"installing {package}")
-        # In runlevel 1 a package does not start its service.
+        # In runlevel 1, packages don't start their services.
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
         with _alone():
@@ -71,10 +71,10 @@ def debian(program: str, package: str, tell: Tell) -> None:
 
 
 def jars(name: str, dependencies: Sequence[str], tell: Tell) -> Path:
-    """The folder with these Maven artifacts (`group:artifact:version`) and all they need.
+    """A folder with these Maven artifacts (`group:artifact:version`) and their dependencies.
 
     Raises:
-        NotInstalled: there is no Maven, or it could not fetch them.
+        NotInstalled: Maven is missing, or could not download them.
     """
     with new_folder(name) as folder:
         if folder is not None:
@@ -83,10 +83,10 @@ def jars(name: str, dependencies: Sequence[str], tell: Tell) -> Path:
 
 
 def archive(name: str, artifact: str, tell: Tell) -> Path:
-    """The folder with what is in a Maven artifact (`group:artifact:version:type:classifier`).
+    """A folder with the contents of a Maven artifact (`group:artifact:version:type:classifier`).
 
     Raises:
-        NotInstalled: there is no Maven, or it could not fetch it.
+        NotInstalled: Maven is missing, or could not download it.
     """
     with new_folder(name) as folder:
         if folder is not None:
@@ -97,21 +97,21 @@ def archive(name: str, artifact: str, tell: Tell) -> Path:
 def _maven(
     folder: Path, tell: Tell, what: str, dependencies: Sequence[str], goal: str, *options: str
 ) -> None:
-    """Have a goal of Maven's dependency plugin fill a folder."""
+    """Fill a folder by a goal of Maven's dependency plugin."""
     if not shutil.which("mvn"):
         raise NotInstalled("mvn is missing", hint="apt-get install maven")
     tell(f"fetching {what}")
-    pom = folder / "pom.xml"  # without one it would leave its marks where we stand
+    pom = folder / "pom.xml"  # otherwise it would write marker files to the current directory
     pom.write_text(_pom(dependencies))
     command = ["mvn", "-B", "-q", "-f", str(pom), f"dependency:{goal}"]
     run([*command, *options, f"-DoutputDirectory={folder}"])
 
 
 def go(name: str, package: str, tell: Tell) -> Path:
-    """The program that a Go package (`path@version`) builds.
+    """A program built from a Go package (`path@version`).
 
     Raises:
-        NotInstalled: there is no Go, or it could not fetch or build it.
+        NotInstalled: Go is missing, or could not download or build it.
     """
     with new_folder(name) as folder:
         if folder is not None:

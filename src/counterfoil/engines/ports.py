@@ -1,4 +1,4 @@
-"""Free ports for servers, reserved until the server has bound its own."""
+"""Free ports for servers, reserved until the server has bound its port."""
 
 import secrets
 import socket
@@ -8,20 +8,20 @@ from typing import Final
 from counterfoil.engines.server import HOST
 
 PORTS: Final = range(20_000, 32_768)
-"""Below those that Linux gives clients by default: one of them could take a port that was found
-free before its server does."""
+"""Below Linux's default range for outgoing connections, any of which could take a free port before
+its server binds it."""
 CLAIMS: Final = 256
-"""Ports that a process keeps from others: as many as several applications that are started."""
+"""Ports that a process reserves: enough for several applications at once."""
 _claims: deque[socket.socket] = deque()
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on, and that nobody else is given for a while."""
+    """An unused loopback port, reserved against other callers for a while."""
     while True:
         port = secrets.choice(PORTS)
         claim = socket.socket(socket.AF_UNIX)
         try:
-            claim.bind(f"\0counterfoil-port-{port}")  # a name without a file, gone with its holder
+            claim.bind(f"\0counterfoil-port-{port}")  # an abstract name, released with the process
             with socket.socket() as probe:
                 probe.bind((HOST, port))
         except OSError:

@@ -1,4 +1,4 @@
-"""PostgreSQL: services, outbox, ledger and pipeline state beside Kafka."""
+"""PostgreSQL: services, outbox, ledger and pipeline state for the Kafka engine."""
 
 import os
 import shutil
@@ -25,12 +25,12 @@ SETTINGS = {
 
 
 class Postgres(Server):
-    """The newest `postgres` that Debian's layout or the search path has."""
+    """The newest `postgres` in Debian's directories or on the search path."""
 
     kind = "postgres"
     scheme = f"postgresql://{USER}@"
     path = "/postgres"
-    stop_signal = signal.SIGINT  # the fast shutdown: it does not wait for clients to leave
+    stop_signal = signal.SIGINT  # fast shutdown: it does not wait for clients to disconnect
 
     def install(self, tell: Tell) -> None:
         if _programs() is None:
@@ -44,7 +44,7 @@ class Postgres(Server):
         user = SYSTEM_USER if os.geteuid() == 0 else ""
         data = place.folder / "data"
         if not (data / "PG_VERSION").exists():
-            shutil.rmtree(data, ignore_errors=True)  # an initdb that was cut off
+            shutil.rmtree(data, ignore_errors=True)  # an initdb that was interrupted
             data.mkdir(mode=0o700)
             password = write_private(place.folder / "password", place.secret)
             if user:
@@ -65,7 +65,7 @@ class Postgres(Server):
 
 
 def as_user(user: str) -> list[str]:
-    """The beginning of a command line that gives up root, but can still reach its folder."""
+    """A command line prefix that drops root but keeps the right to reach the server's folder."""
     reach = "-all,+dac_read_search"
     ids = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     return ["setpriv", *ids, f"--inh-caps={reach}", f"--ambient-caps={reach}"]

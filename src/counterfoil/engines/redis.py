@@ -1,4 +1,4 @@
-"""Redis: the shared half of the gateway's limits. Nothing is kept on disk; it may come up empty."""
+"""Redis: the shared state of the gateway's limits. Nothing is persisted; a restart empties it."""
 
 import socket
 

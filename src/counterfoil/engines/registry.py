@@ -1,7 +1,7 @@
-"""Apicurio Registry, which speaks the REST API of Confluent's registry, with its data in a file.
+"""Apicurio Registry, which offers Confluent's REST API, with its data in a file.
 
-Its own rules of compatibility stay off, as it comes: topics are checked by who declares them, and
-its rule for Protobuf can't read a schema that is given as a descriptor.
+Its own compatibility rules stay off, as by default: Counterfoil checks topics itself, and the
+registry's rule for Protobuf can't read a schema given as a descriptor.
 """
 
 import shutil
@@ -12,14 +12,14 @@ from counterfoil.engines.errors import NotInstalled
 from counterfoil.engines.server import CONNECT_SECONDS, HOST, Launch, Place, Server, Tell
 
 VERSION = "3.0.9"
-"""The newest that runs on Java 17; 3.3 asks for 21."""
+"""The newest that runs on Java 17; 3.3 requires 21."""
 HEAP = "256m"
 _NAME = f"apicurio-registry-{VERSION}"
 _ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
 
 
 class Registry(Server):
-    """The registry from its published archive; open to whoever is on this machine."""
+    """The registry from its published archive; without authentication, on loopback."""
 
     kind = "registry"
     scheme = "http://"
@@ -38,7 +38,7 @@ class Registry(Server):
             "quarkus.http.access-log.enabled": "false",
             "quarkus.log.level": "WARN",
             "apicurio.storage.sql.kind": "h2",
-            # H2 says that something is committed half a second before it writes it, unless told.
+            # By default H2 acknowledges a commit half a second before it writes it.
             "apicurio.datasource.url": f"jdbc:h2:file:{place.folder}/registry;WRITE_DELAY=0",
         }
         command = ["java", f"-Xmx{HEAP}", "-XX:+UseSerialGC"]

@@ -1,4 +1,4 @@
-"""Servers of the real engines for as long as somebody needs them: a test, a bench, a person."""
+"""Starts and controls servers of external engines, for tests, benchmarks and the command line."""
 
 import contextlib
 import os
@@ -27,14 +27,14 @@ ENGINES: Final = MappingProxyType(
         "spark": ("spark-master", "spark-worker", "spark-worker"),
     }
 )
-"""The servers that make up each engine; the first one's address is the engine's."""
+"""The servers of each engine; the first one's address is the engine's."""
 STOP_SECONDS: Final = 15.0
 PAUSE_SECONDS: Final = 10.0
-"""For threads that are in the kernel, or wait for a core, to hear a SIGSTOP."""
+"""For all threads to stop after SIGSTOP, even if they are in the kernel or wait for a core."""
 
 
 class RunningServer:
-    """One server's process; the same folder and port over all its lives."""
+    """One server's process; folder and port stay the same across restarts."""
 
     def __init__(self, kind: str, folder: Path, credential_file: Path, target: str) -> None:
         self.server: Server = server(kind)
@@ -51,10 +51,10 @@ class RunningServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, and wait until it answers.
+        """Start it, and wait until it is ready.
 
         Raises:
-            DidNotAnswer: it ended, or took too long; its output is in the file that is named.
+            DidNotAnswer: it ended, or took too long; names the file with its output.
         """
         log = self.folder / "output.log"
         reading, notify = os.pipe()
@@ -71,7 +71,7 @@ class RunningServer:
                 )
         finally:
             os.close(notify)
-        # The pipe ends without a word when the server and its watcher have ended.
+        # The pipe is closed without data if the server and its watcher end.
         ready, _, _ = select.select([reading], [], [], self.server.start_seconds)
         answered = bool(ready) and bool(os.read(reading, 1024))
         os.close(reading)
@@ -81,14 +81,14 @@ class RunningServer:
             raise DidNotAnswer(f"{self.server.kind} did not start\n{last}", hint=f"see {log}")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server and to every process that it has started."""
+        """Send a signal to the server and all its descendants."""
         if self._process is None or self._process.poll() is not None:
             return
         for pid in process_tree(self._process.pid):
             send_signal(pid, number)
 
     def has_stopped(self) -> bool:
-        """Whether no thread of it runs: each stops a moment after the signal."""
+        """Whether all its threads have stopped, which takes a moment after the signal."""
         if self._process is None:
             return True
         tree = process_tree(self._process.pid)
@@ -96,13 +96,13 @@ class RunningServer:
         return all(state_of(stat) in "TtZX" for stat in stats)
 
     def kill(self) -> None:
-        """End it at once, as a crash of the machine would, but for the disk."""
+        """Send SIGKILL, as in a crash of the machine, except that disk caches survive."""
         self.signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
     def stop(self) -> None:
-        """End it in order, and by force if that takes too long."""
+        """Stop it gracefully, or with SIGKILL if that takes too long."""
         if self._process is None or self._process.poll() is not None:
             return
         self.signal(signal.SIGCONT)
@@ -114,7 +114,7 @@ class RunningServer:
 
 
 class RunningEngine:
-    """An engine: a server, or a master with its workers; stopped at the end of a `with`."""
+    """An engine: a server, or a master with its workers. A context manager that stops it."""
 
     def __init__(self, name: str, folder: Path, secret: str) -> None:
         kinds = ENGINES[name]
@@ -130,11 +130,11 @@ class RunningEngine:
 
     @property
     def address(self) -> str:
-        """Where clients find it."""
+        """The address for clients."""
         return self.servers[0].server.address(self.servers[0].port)
 
     def start(self) -> None:
-        """Start it again, with the data and the ports that it had.
+        """Start it, with the data and the ports that it had before.
 
         Raises:
             DidNotAnswer: a server ended, or took too long.
@@ -143,17 +143,17 @@ class RunningEngine:
             each.start()
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop it gracefully."""
         for each in reversed(self.servers):
             each.stop()
 
     def kill(self) -> None:
-        """SIGKILL for every process of it."""
+        """Send SIGKILL to all its processes."""
         for each in reversed(self.servers):
             each.kill()
 
     def pause(self) -> None:
-        """SIGSTOP for every process of it; returns when they have all stopped."""
+        """Send SIGSTOP to all its processes; returns when they have all stopped."""
         for each in self.servers:
             each.signal(signal.SIGSTOP)
         deadline = time.monotonic() + PAUSE_SECONDS
@@ -163,7 +163,7 @@ class RunningEngine:
             time.sleep(0.001)
 
     def resume(self) -> None:
-        """SIGCONT for every process of it."""
+        """Send SIGCONT to all its processes."""
         for each in self.servers:
             each.signal(signal.SIGCONT)
 
@@ -186,10 +186,10 @@ def start(
     credential: str = "for-this-machine-alone",
     tell: Callable[[str], None] = lambda _: None,
 ) -> RunningEngine:
-    """Fetch what is missing, start an engine with its files in `folder`, wait until it answers.
+    """Install what is missing, start an engine with its files in `folder`, wait until it is ready.
 
     Raises:
-        NotInstalled: a program is missing and can't be fetched.
+        NotInstalled: a program is missing and can't be installed.
         DidNotAnswer: it did not start.
         KeyError: there is no such engine.
     """
@@ -205,7 +205,7 @@ def start(
 
 
 def state_of(stat: Path) -> str:
-    """The kernel's letter for the state of a process or thread, by its `stat` in /proc."""
+    """The kernel's state letter of a process or thread, from its `stat` in /proc."""
     try:
         return stat.read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -230,6 +230,6 @@ def process_tree(pid: int) -> list[int]:
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may have ended by itself."""
+    """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

@@ -1,16 +1,16 @@
-"""Apache Kafka as it is run in production: TLS, users with passwords, and rights for each of them.
+"""Apache Kafka as in production: TLS, users with passwords, and ACLs.
 
-One broker, for trying out what `[kafka]` in `counterfoil.toml` says, and for tests. Its listeners:
+One broker, for trying out `[kafka]` in `counterfoil.toml`, and for tests. Its listeners:
 
-| name | who is let in |
+| name | authentication |
 |---|---|
-| SASL_SSL | users with a password: PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512; the one in the address |
-| SSL | whoever has a certificate; brokers themselves |
-| SASL_PLAINTEXT | users with a password: SCRAM-SHA-512 alone, which doesn't show it |
+| SASL_SSL | password: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; the engine's address |
+| SSL | client certificate; used between brokers |
+| SASL_PLAINTEXT | password: SCRAM-SHA-512 only, which doesn't reveal it |
 
-`counterfoil` may do everything, by its password (the engine's secret) or by its certificate. Others
-may do nothing until ACLs say so. Neither does the controller's listener let anybody in without a
-certificate. Ports of listeners and certificates are kept in the folder.
+`counterfoil` may do everything, by its password (the engine's secret) or by its certificate. Other
+users may do nothing without ACLs. The controller's listener requires a certificate as well.
+Listeners' ports and certificates are stored in the folder.
 """
 
 import datetime
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 USER: Final = "counterfoil"
 GUEST: Final = "guest"
-"""Has a certificate, and no rights of its own."""
+"""A user with a certificate and no rights."""
 _BROKER: Final = "broker"
 _SCRAM: Final = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 _JAAS: Final = "org.apache.kafka.common.security"
@@ -52,7 +52,7 @@ _SETTINGS: Final[Settings] = (
 
 
 class SecuredKafka(Kafka):
-    """A broker that asks everybody who they are."""
+    """A broker that authenticates all clients."""
 
     kind = "secured-kafka"
 
@@ -76,7 +76,7 @@ class SecuredKafka(Kafka):
             ("ssl.keystore.location", keystore),
             ("ssl.truststore.location", certificates / "ca.pem"),
         ]
-        # PLAIN has its passwords here, SCRAM in the cluster's metadata.
+        # Passwords for PLAIN are configured here, those for SCRAM are in the cluster's metadata.
         plain = f'{_JAAS}.plain.PlainLoginModule required user_{USER}="{place.secret}";'
         settings.append(("listener.name.sasl_ssl.plain.sasl.jaas.config", plain))
         settings += [
@@ -96,7 +96,7 @@ class SecuredKafka(Kafka):
 
 
 def _ports(folder: Path, first: int) -> dict[str, int]:
-    """The port of each listener, by its name: the same in all lives of a broker."""
+    """The port of each listener by name; the same across restarts."""
     kept = folder / "ports.json"
     if not kept.exists():
         others = {name: free_port() for name in ("SSL", "SASL_PLAINTEXT", "CONTROLLER")}
@@ -110,7 +110,7 @@ def access(
     protocol: Protocol = "SASL_SSL",
     mechanism: Mechanism = "SCRAM-SHA-512",
 ) -> KafkaAccess:
-    """How `counterfoil`, who may do everything, gets in by a listener."""
+    """How `counterfoil`, which may do everything, connects to a listener."""
     (server,) = running.servers
     certificates = server.folder / "certificates"
     settings: dict[str, Any] = {}

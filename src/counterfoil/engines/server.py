@@ -13,18 +13,18 @@ from typing import Final
 HOST: Final = "127.0.0.1"
 CONNECT_SECONDS: Final = 1.0
 Tell = Callable[[str], None]
-"""Told, in a line, of each step that takes long."""
+"""Called with a line of text before each step that takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one server runs: its folder, its port on loopback, and the secret that opens it."""
+    """One server's folder, its port on loopback, and its secret."""
 
     folder: Path
     port: int
     secret: str
     target: str = ""
-    """The address of the server that this one belongs to, such as a worker's master."""
+    """The address of another server it depends on, such as a worker's master."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Launch:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     user: str = ""
-    """Who runs it in place of root, for servers that refuse to be root."""
+    """The user that replaces root, for servers that refuse to run as root."""
 
 
 class Server(ABC):
@@ -47,12 +47,12 @@ class Server(ABC):
     start_seconds: float = 60.0
 
     def address(self, port: int) -> str:
-        """The address that clients use."""
+        """The address for clients."""
         return f"{self.scheme}{HOST}:{port}{self.path}"
 
     @abstractmethod
     def install(self, tell: Tell) -> None:
-        """Fetch what is missing.
+        """Install what is missing.
 
         Raises:
             NotInstalled: says what is missing and how to get it.
@@ -60,15 +60,15 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, place: Place) -> Launch:
-        """Make the server's folder ready, once, and say how to start it; secrets stay in files."""
+        """Prepare the server's folder and return its command; secrets stay in files."""
 
     def answers(self, place: Place) -> bool:
-        """Whether the server can be used."""
+        """Whether the server is ready."""
         return accepts(place.port)
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens on a port of loopback."""
+    """Whether a port on loopback accepts connections."""
     try:
         socket.create_connection((HOST, port), timeout=CONNECT_SECONDS).close()
     except OSError:
@@ -77,7 +77,7 @@ def accepts(port: int) -> bool:
 
 
 def write_private(path: Path, text: str) -> Path:
-    """Write a file that its owner alone may read."""
+    """Write a file that only its owner can read."""
     path.touch(mode=0o600)
     path.write_text(text)
     return path

@@ -1,4 +1,4 @@
-"""Apache Spark as a standalone cluster of a master and workers, from the pyspark package."""
+"""Apache Spark from the pyspark package, as a standalone cluster of a master and workers."""
 
 import importlib.util
 import os
@@ -13,13 +13,13 @@ DELTA = "4.4.0"
 CORES = 2
 MEMORY = "2g"
 WORKER_SECONDS = 15
-"""A worker that is silent for so long is lost; after a restart a master waits for them as long."""
+"""A worker silent for this long is lost; a restarted master waits this long for its workers."""
 _JARS = f"delta-spark-{DELTA}"
 _DEPENDENCIES = (f"io.delta:delta-spark_4.2_2.13:{DELTA}",)
 
 
 def delta_jars() -> list[Path]:
-    """The jars that give Spark its Delta tables; what they need otherwise, Spark has itself."""
+    """Delta's jars for Spark; their other dependencies are part of Spark."""
     folder = packages.home() / _JARS
     return sorted([*folder.glob("delta-*.jar"), *folder.glob("unitycatalog-*.jar")])
 
@@ -52,15 +52,15 @@ class _Spark(Server):
 
 
 class SparkMaster(_Spark):
-    """Hands out workers to applications."""
+    """Assigns workers to applications."""
 
     kind = "spark-master"
     scheme = "spark://"
     main = "org.apache.spark.deploy.master.Master"
 
     def prepare(self, place: Place) -> Launch:
-        # A master that forgot its applications would leave them without executors for ever. What
-        # it remembers is of this run alone: in the next one its workers have other ports.
+        # A master that lost its state would leave applications without executors forever. The
+        # state is valid for this run only: in the next one, workers have other ports.
         memory = place.folder / f"recovery-{place.port}"
         memory.mkdir(exist_ok=True)
         options = {
@@ -81,8 +81,8 @@ class SparkWorker(_Spark):
 
     def prepare(self, place: Place) -> Launch:
         work = str(place.folder / "work")
-        # Its page has the port that is known; what it serves is on another each time. A master that
-        # recovers takes a worker that comes back to the same for the one before, and drops it.
+        # The known port is that of its web UI; it serves on a new port each time, since a recovering
+        # master takes a returning worker with the same port for the old one, and drops it.
         ports = ("--port", "0", "--webui-port", str(place.port))
         resources = ("-c", str(CORES), "-m", MEMORY, "-d", work)
         return self._launch(place, *ports, *resources, place.target)

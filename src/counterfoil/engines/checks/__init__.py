@@ -1,6 +1,6 @@
 """Inspects running engines for settings that break a guarantee, with remedies.
 
-What is inspected is what the server itself tells; nothing is written to it.
+Checks only read what the server reports; they never write to it.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from counterfoil.engines.checks.postgres import check_decoding
 
 Check = Callable[[str, str | None, float], list[Finding]]
 checkable: Final = frozenset({"kafka", "postgres", "redis", "etcd"})
-"""The engines that can be checked, by the modules of the same name."""
+"""The engines that can be checked; each has a module of the same name."""
 
 
 def check(engine: str, address: str, secret: str | None, now: float) -> list[Finding]:
-    """What is wrong with the engine at `address`; `now` is the time here, in seconds since 1970.
+    """The findings about the engine at `address`; `now` is the local time, seconds since 1970.
 
-    An engine that can't be reached, or refuses the credentials, is a finding as well.
+    An engine that is unreachable or refuses the credentials is a finding as well.
 
     Raises:
         KeyError: this engine is not `checkable`.

@@ -1,4 +1,4 @@
-"""etcd: the members must agree, and have room to write."""
+"""etcd: the members must have a quorum, and space to write."""
 
 import json
 import urllib.error
@@ -13,14 +13,14 @@ SECONDS: Final = 3.0
 SAID: Final = 200
 OLDEST: Final = (3, 4)
 FULL: Final = 0.8
-"""The share of the quota from which on a member is as good as full: compaction takes its time."""
+"""The share of the quota above which a member counts as full: compaction takes time."""
 
 
 def check(address: str, secret: str | None, now: float) -> list[Finding]:
-    """Version, alarms, room and members, from the first endpoint that answers.
+    """Version, alarms, space and members, from the first endpoint that answers.
 
-    The clock is not asked for: leases and revisions don't depend on it. Whether compaction runs by
-    itself is a member's flag, which it tells nobody.
+    The clock is not checked: leases and revisions don't depend on it. Nor is auto-compaction: it is
+    a flag that members don't report.
     """
     del now
     errors: list[str] = []
@@ -38,7 +38,7 @@ def check(address: str, secret: str | None, now: float) -> list[Finding]:
 
 
 class _Member:
-    """Asks one member by its JSON gateway, as the user in its address if there is one."""
+    """A client of one member's JSON gateway, as the user in its address if there is one."""
 
     def __init__(self, endpoint: str, password: str) -> None:
         scheme, _, place = endpoint.rpartition("://")

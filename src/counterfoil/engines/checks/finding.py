@@ -6,18 +6,18 @@ import msgspec
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """A finding's severity."""
 
     BREAKS = "breaks"
-    """A promise does not hold: nothing starts before it is changed."""
+    """A guarantee does not hold: nothing starts until this is changed."""
     WEAKENS = "weakens"
-    """A promise holds until some machine is lost."""
+    """A guarantee holds only until a machine is lost."""
     UNKNOWN = "unknown"
-    """Whether it holds is not told: somebody else must be asked."""
+    """It can't be determined here: ask the engine's operator."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is not as it should be."""
+    """A setting or a state that differs from what is needed."""
 
     engine: str
     level: Level
@@ -28,11 +28,11 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 CLOCK_SECONDS = 5.0
-"""How far apart two clocks may be: ids and times of events come from both."""
+"""The largest allowed difference between clocks: ids and events' times come from both."""
 
 
 def clock(engine: str, theirs: float, now: float) -> list[Finding]:
-    """A finding if a server's clock is not like ours."""
+    """A finding if a server's clock differs too much from the local one."""
     apart = theirs - now
     if abs(apart) <= CLOCK_SECONDS:
         return []
@@ -50,5 +50,5 @@ def clock(engine: str, theirs: float, now: float) -> list[Finding]:
 
 
 def unreachable(engine: str, address: str, error: object, remedy: str) -> list[Finding]:
-    """The finding that there is nothing to find."""
+    """The finding that the engine can't be checked."""
     return [Finding(engine, Level.BREAKS, "address", f"{address}: {error}", "an answer", remedy)]

@@ -1,10 +1,10 @@
-"""Kafka: acknowledged records must outlive a broker, and transactions must be the ones of KIP-890.
+"""Kafka: acknowledged records must survive a broker, and transactions must have KIP-890.
 
-Which features brokers support and have finalised is told by one call alone that librdkafka does not
-offer; it is asked where a listener is greeted (`kafka_greeting.py`).
+The features that brokers support and have finalized are known only from a request that librdkafka
+doesn't offer; `kafka_greeting.py` sends it.
 
-A hosted cluster may keep its settings to itself, all or some. What is not told is neither good nor
-broken: it is said to be unknown, with what to ask its provider for.
+A hosted cluster may hide some or all of its settings. Hidden settings are reported as unknown, with
+what to ask the provider for.
 """
 
 import time
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from confluent_kafka.admin._metadata import ClusterMetadata
 
 LOOK_SECONDS: Final = 0.5
-"""How long the first answer is waited for: a password that is refused is noticed no sooner."""
+"""The first timeout for metadata: a refused password is not noticed earlier."""
 ANSWER_SECONDS: Final = SECONDS + 2
-"""Longer than a request may take, so that its own error is heard and not that of waiting for it."""
+"""Longer than a request's timeout, so that the request's own error is reported."""
 TRANSACTION_VERSION: Final = 2
 TRANSACTION_MS: Final = 30_000
 MESSAGE_BYTES: Final = 1 << 20
-"""Just above what our producers send at most, and just below the default of brokers."""
+"""Just above the largest message of our producers, and just below the brokers' default."""
 REPLICAS: Final = 3
 FORGETS_COMMITS: Final = 30
-"""The metadata.version that brokers from 4.3.0 on support, and none before them (KAFKA-20734)."""
+"""A metadata.version supported by brokers from 4.3.0 on, and by none before (KAFKA-20734)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """What a setting of the brokers must be."""
+    """The required value of a broker setting."""
 
     setting: str
     level: Level
@@ -99,18 +99,18 @@ _EXPECTED: Final = _expected()
 
 
 def check(address: str, secret: str | None, now: float) -> list[Finding]:
-    """The same, of brokers that are open to whoever reaches them."""
+    """As `check_kafka`, for brokers without authentication."""
     del secret, now
     return check_kafka(KafkaAccess(address))
 
 
 def check_kafka(access: KafkaAccess) -> list[Finding]:
-    """Who is let in; features, replication, elections and timeouts of the brokers.
+    """Access, features, replication, elections and timeouts of the brokers.
 
-    The clock is not asked for: a broker tells no time, and times of records are their producers'.
+    The clock is not checked: brokers report no time, and records have their producers' timestamps.
 
     Raises:
-        PasswordMissing: there is no password for the user, so that nothing can be found out.
+        PasswordMissing: there is no password for the user, so nothing can be checked.
     """
     access.require_password()
     try:
@@ -137,9 +137,9 @@ def _judge(
         findings.append(Finding("kafka", level, setting, str(found), str(needed), remedy))
 
     if supported.get("metadata.version", 0) >= FORGETS_COMMITS:
-        # A coordinator that finds no leader takes the topic for deleted and never writes the marker
-        # of the commit: the transaction's events are lost, or come twice. A partition with
-        # replicas has no leader only once all of them are gone.
+        # A coordinator that finds no leader considers the topic deleted and never writes the commit
+        # marker: the transaction's events are lost, or duplicated. A replicated partition has no
+        # leader only if all replicas are down.
         level = Level.BREAKS if brokers < REPLICAS else Level.WEAKENS
         remedy = "run 4.2.1: later brokers forget a commit while a partition has no leader"
         say(level, "version", "4.3 or later", "4.0 to 4.2 (KAFKA-20734)", remedy)
@@ -167,12 +167,12 @@ def _judge(
 
 
 def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
-    """The number of brokers, and the settings of the first, as far as they are told.
+    """The number of brokers, and the settings of the first, as far as they are reported.
 
-    Brokers don't tell them to a user without the right, and hosted ones may not tell at all.
+    Brokers report them only to users with the right to see them, hosted ones possibly to none.
 
     Raises:
-        Refused: the brokers did not let this user in, or did not answer.
+        Refused: the brokers refused this user, or did not answer.
     """
     from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 - an extra
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415
@@ -182,7 +182,7 @@ def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
     connection: dict[str, Any] = {**access.librdkafka(), "log_level": 2, "error_cb": said.append}
     try:
         admin = AdminClient(connection)
-    except KafkaException as error:  # files that our OpenSSL takes, and librdkafka's does not
+    except KafkaException as error:  # files that Python's OpenSSL accepts, but librdkafka's doesn't
         raise unusable(access, error.args[0].str()) from error
     brokers = sorted(_metadata(access, admin, said).brokers)
     resource = ConfigResource(ConfigResource.Type.BROKER, str(brokers[0]))
@@ -196,7 +196,7 @@ def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
         raise _no_answer(access, "settings were not told in time") from error
     except KafkaException as error:
         said_no: KafkaError = error.args[0]
-        if said_no.code() < 0 or said_no.retriable():  # below 0 are the client's own
+        if said_no.code() < 0 or said_no.retriable():  # negative codes are librdkafka's own
             raise _no_answer(access, said_no.str()) from error
         return len(brokers), {}
     return len(brokers), {name: entry.value for name, entry in entries.items() if entry.value}
@@ -205,10 +205,10 @@ def _settings(access: KafkaAccess) -> tuple[int, dict[str, str]]:
 def _metadata(
     access: KafkaAccess, admin: "AdminClient", said: "list[KafkaError]"
 ) -> "ClusterMetadata":
-    """What the cluster says of itself, asked for as long as nobody has refused the password.
+    """The cluster's metadata; retried until the deadline, unless the password is refused.
 
-    An answer that comes too late is lost, so each try waits twice as long as the one before, and
-    the last one for all that is left.
+    A late answer is lost, so each attempt has twice the timeout of the one before, and the last one
+    all the remaining time.
     """
     from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415
 
@@ -216,10 +216,10 @@ def _metadata(
     left, patience = SECONDS, LOOK_SECONDS
     while True:
         try:
-            # The last one is the one after which no longer one would fit.
+            # It is the last attempt if no longer one would fit afterwards.
             return admin.list_topics(timeout=left if left < 3 * patience else patience)
         except KafkaException as error:
-            admin.poll(0)  # tells what has been said
+            admin.poll(0)  # delivers errors to `said`
             for each in said:
                 if each.code() == KafkaError._AUTHENTICATION:
                     raise Refused(
@@ -231,7 +231,7 @@ def _metadata(
                     ) from error
             left, patience = deadline - time.monotonic(), 2 * patience
             if left <= 0:
-                # The address in the metadata may be another than the one that was greeted.
+                # The advertised address may differ from the one that was greeted.
                 reasons = dict.fromkeys(each.str() for each in said)
                 raise _no_answer(access, "; ".join(reasons) or error.args[0].str()) from error
 

@@ -1,13 +1,14 @@
-"""What a broker's listener tells whoever connects, before it is told who that is.
+"""Checks what a broker's listener offers, before authentication.
 
-A client of Kafka that speaks another protocol than a listener is closed out without a word, tries
-again, and says after a while that nobody answered. So this connects once, in small steps, and names
-the first one that fails: the files, TLS, the certificate, the mechanism. It speaks that much of
-Kafka's protocol itself: ApiVersions (version 3), which also tells features that librdkafka does not
-ask for, and SaslHandshake (version 1), which tells mechanisms. Nobody's password is sent.
+A Kafka client that uses another protocol than the listener is disconnected without an error,
+retries, and finally reports that no broker answered. So this connects once, in small steps, and
+names the first one that fails: the files, TLS, the certificate, the mechanism. It implements the
+necessary part of Kafka's protocol: ApiVersions (version 3), which also returns features that
+librdkafka doesn't ask for, and SaslHandshake (version 1), which returns the mechanisms. No password
+is sent.
 
-What a broker says is believed at once. One that hangs or closes may be ill, or on its way out, and
-says nothing of the others: they are asked before anybody is told that nobody answers.
+A broker's answer is final. A broker that hangs or disconnects may be failing or shutting down, so
+the others are tried before the result is that none answers.
 """
 
 import socket
@@ -21,25 +22,25 @@ from counterfoil.kafka_access import KafkaAccess, Protocol
 
 SECONDS: Final = 5.0
 LONGEST: Final = 1 << 20
-"""Bytes of an answer: what is longer is no answer of Kafka's."""
+"""Bytes of an answer: a longer one is not Kafka's."""
 _API_VERSIONS: Final = 18
 _SASL_HANDSHAKE: Final = 17
 _UNSUPPORTED_MECHANISM: Final = 33
 _ILLEGAL_STATE: Final = 34
-"""What a listener without SASL says to a handshake."""
+"""The error of a listener without SASL in response to a handshake."""
 _NAMES: Final = (62, 64)
-"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
 
 class Features(NamedTuple):
-    """The newest level of each feature that a broker supports, and those that are finalised."""
+    """The highest level of each feature that a broker supports, and the finalized ones."""
 
     supported: dict[str, int]
     finalised: dict[str, int]
 
 
 class Refused(Exception):
-    """A listener and what is configured don't fit; `finding` says why."""
+    """The listener and the configuration don't match; `finding` says why."""
 
     def __init__(self, setting: str, found: str, needed: str, remedy: str) -> None:
         super().__init__(found)
@@ -55,10 +56,10 @@ class _Unanswered(Exception):
 
 
 def greet(access: KafkaAccess) -> Features:
-    """Greet the first broker that answers.
+    """Check the first broker that answers.
 
     Raises:
-        Refused: it answers, and will not let this client in; or nobody answers.
+        Refused: it refuses this client; or no broker answers.
     """
     context = _context(access) if access.tls else None
     errors: list[str] = []
@@ -91,7 +92,7 @@ def _context(access: KafkaAccess) -> ssl.SSLContext:
 
 
 def unusable(access: KafkaAccess, error: str) -> Refused:
-    """A client can't be made of what is configured: its files, above all."""
+    """A client can't be created from the configuration, usually because of its files."""
     files = ", ".join(str(each) for each in (access.ca, access.certificate, access.key) if each)
     return Refused(
         "certificates",
@@ -131,12 +132,12 @@ def _wrapped(
         if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
             raise _other_protocol(access, server, "no TLS", tls=False) from error
         raise _client_refused(access, server, error) from error
-    except OSError as error:  # a time that is over, above all
+    except OSError as error:  # usually a timeout
         raise _Unanswered(server, error) from error
 
 
 class _Listener:
-    """One connection, on which questions are asked one after the other."""
+    """One connection, with one request at a time."""
 
     def __init__(self, access: KafkaAccess, server: str, connection: socket.socket) -> None:
         self.access = access
@@ -145,7 +146,7 @@ class _Listener:
         self._answers = connection.makefile("rb")
 
     def ask(self, key: int, version: int, body: bytes) -> bytes:
-        """The answer to a request, from behind its correlation id.
+        """The body of the answer to a request, after its correlation id.
 
         Raises:
             OSError: there is none; EOFError if the connection was closed.
@@ -180,7 +181,7 @@ def _ask(listener: _Listener) -> Features:
     except (EOFError, OSError, struct.error) as found:
         if access.sasl:
             raise _Unanswered(server, found) from found
-        return features  # what there is instead of SASL is the listener's affair
+        return features  # SASL is not used, so its absence doesn't matter
     asks = error != _ILLEGAL_STATE
     if asks != access.sasl:
         says = f"SASL ({', '.join(mechanisms)})" if asks else "no SASL"
@@ -211,7 +212,7 @@ def _handshake(answer: bytes) -> tuple[int, list[str]]:
 
 
 def _speaks_tls(server: str) -> bool:
-    """Whether a handshake gets anywhere; nothing is said in it, so nothing is verified."""
+    """Whether a TLS handshake succeeds; without verification, since no data is sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     host, _, port = server.strip().rpartition(":")
@@ -226,7 +227,7 @@ def _speaks_tls(server: str) -> bool:
 
 
 def _speaks_openly(access: KafkaAccess, server: str) -> bool:
-    """Whether Kafka answers without TLS: its brokers close without a word on who tries it."""
+    """Whether Kafka answers without TLS; such brokers disconnect TLS clients without an error."""
     host, _, port = server.strip().rpartition(":")
     try:
         with socket.create_connection((host, int(port)), SECONDS) as raw:
@@ -274,7 +275,7 @@ def _client_refused(access: KafkaAccess, server: str, error: ssl.SSLError) -> Re
 
 
 def silent(found: str, remedy: str) -> Refused:
-    """There is no answer that could be understood."""
+    """There is no usable answer."""
     return Refused("address", found, "an answer", remedy)
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL: what was committed must be there after a crash."""
+"""PostgreSQL: committed data must survive a crash."""
 
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -7,10 +7,10 @@ from counterfoil.engines.checks.finding import Finding, Level, clock, unreachabl
 
 OLDEST: Final = 150_000
 CONNECTIONS: Final = 50
-"""What a small application opens: two for each process, and room for people."""
+"""Connections of a small application: two for each process, and some for people."""
 HELD_BYTES: Final = 1 << 30
-"""What a slot that nobody reads may hold of the log before it is told of: a day of a small server,
-or a reader's pause of some minutes on a large one."""
+"""How much WAL an inactive slot may retain before it is reported: a day of a small server, or a few
+minutes' pause of a reader on a large one."""
 _QUERY: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float8, pg_is_in_recovery(),
     current_setting('server_version_num')::int, current_setting('server_version'),
@@ -36,7 +36,7 @@ WHERE NOT active AND held > %s
 
 
 def check(address: str, secret: str | None, now: float) -> list[Finding]:
-    """Version, durability, role, rights, clock, and slots that hold the log for nobody."""
+    """Version, durability, role, rights, clock, and inactive slots that retain WAL."""
     import psycopg  # noqa: PLC0415 - an extra
 
     try:
@@ -52,9 +52,9 @@ def check(address: str, secret: str | None, now: float) -> list[Finding]:
 
 
 def check_decoding(address: str, secret: str | None, sources: int) -> list[Finding]:
-    """What reading the outboxes of so many sources from the server's log needs.
+    """What logical decoding of the outboxes of `sources` sources needs.
 
-    A server that can't be reached is `check`'s to tell of.
+    An unreachable server is reported by `check`.
     """
     import psycopg  # noqa: PLC0415 - an extra
 

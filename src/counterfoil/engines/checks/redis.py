@@ -1,4 +1,4 @@
-"""Redis or Valkey: limits must not be thrown out, and its clock decides."""
+"""Redis or Valkey: limits must not be evicted, and its clock must be right."""
 
 import socket
 from typing import Final
@@ -15,7 +15,7 @@ class _Refused(Exception):
 
 
 class _Connection:
-    """As much of RESP as a check needs: commands without spaces, answers without nesting."""
+    """The part of RESP that a check needs: flat answers, without null values."""
 
     def __init__(self, host: str, port: int) -> None:
         self._socket = socket.create_connection((host, port), SECONDS)
@@ -54,7 +54,7 @@ def check(address: str, secret: str | None, now: float) -> list[Finding]:
     found = urlsplit(address)
     where = f"{found.hostname}:{found.port or 6379}"
     if found.scheme == "rediss":
-        return []  # the gateway itself says in its state what it meets behind TLS
+        return []  # TLS is not checked here; the gateway reports errors in its state
     try:
         connection = _Connection(found.hostname or "", found.port or 6379)
     except OSError as error:
