@@ -1,4 +1,4 @@
-"""A shop that sells discs: every purchase is a payment, once, from request to report."""
+"""A shop that sells discs: every purchase is one payment, from request to report."""
 
 import gzip
 import random
@@ -132,8 +132,8 @@ app.matches(
 def purchases(number: int, seed: int) -> Iterator[Request]:
     """The real purchase log by date: all of it, or customers drawn by `seed`.
 
-    Customers who bought the same thing twice in a day come first in the draw: purchases that
-    look equal are what a pipeline that drops duplicates by their content would lose.
+    Customers who bought the same thing twice in a day are drawn first: a pipeline that
+    deduplicates by content would lose such purchases.
     """
     with gzip.open(PURCHASES, "rt") as file:
         next(file)
