@@ -81,8 +81,8 @@ class SparkWorker(_Spark):
 
     def prepare(self, place: Place) -> Launch:
         work = str(place.folder / "work")
-        # The known port is that of its web UI. It serves on a new port each time: a recovering master
-        # takes a returning worker with the same port for the old one, and drops it.
+        # The known port is that of its web UI. It serves on a new port each time: a recovering
+        # master takes a returning worker with the same port for the old one, and drops it.
         ports = ("--port", "0", "--webui-port", str(place.port))
         resources = ("-c", str(CORES), "-m", MEMORY, "-d", work)
         return self._launch(place, *ports, *resources, place.target)
