@@ -110,8 +110,8 @@ def last_configuration(folder: Path, state: StateFolder) -> Configuration:
     """The configuration of the application in `folder`, with the engines of its last run.
 
     Raises:
-        CounterfoilError: it never ran in `state`, or its data has moved to other engines (see
-            `hold_to`), where nothing of this configuration runs.
+        CounterfoilError: it never ran in `state`, or the configured engines don't hold its data
+            (`hold_to`): commands would act where nothing runs.
     """
     last = last_addresses(state)
     configuration = load(folder, engines=last.chosen, own_servers=last.own_servers)

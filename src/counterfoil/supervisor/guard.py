@@ -11,8 +11,8 @@ process is orphaned, and sessions and groups can be changed at will. Signals are
 pidfd, opened before the environment is read, so that a reused process id can't be hit.
 
 A process of another user, or one that has overwritten its environment, can't be recognized.
-PostgreSQL's processes are both: they end with their postmaster, which the kernel kills with its
-parent.
+Both apply to PostgreSQL's processes: they end with their postmaster, which the kernel kills with
+its parent.
 
 A process in uninterruptible sleep (on a disk or a network file system) takes even SIGKILL only when
 it wakes up, which may be never. The guard names it and stops waiting. Such a process executes no

@@ -162,7 +162,7 @@ def pipeline(host: Host) -> None:
 
 
 def _exchange(host: Host, event_log: ExchangeLog, declared: Pipeline[Any]) -> None:
-    """A candidate for running a share of a pipeline within the log: a new term fences the last."""
+    """A candidate for running a share of a pipeline in the log: a new term fences the previous."""
     store = host.events().pipelines()
     share = _share(host)
 

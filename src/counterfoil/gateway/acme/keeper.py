@@ -4,9 +4,8 @@ It runs on its own threads, so that the data plane never waits for it: other lis
 the first certificate is ordered, and a certificate stays in use while its renewal fails.
 
 An attempt is stored before it is made, and an order before it is continued. So a process that is
-killed at any moment neither loses an order nor exceeds the limits: the next process continues a
-known order at once, and doesn't repeat an order that may have been made before the retry of a
-failed attempt would have been due.
+killed at any moment neither loses an order nor exceeds the limits. The next process continues a
+known order at once; an attempt with unknown outcome is repeated no sooner than a failed one.
 """
 
 import math
@@ -367,7 +366,7 @@ def _order_at(settings: Acme, held: Held | None, now: float) -> float:
 
 
 def _question_at(settings: Acme, held: Held | None, now: float) -> float:
-    """When to query the directory about renewal; infinity without a certificate of its."""
+    """When to query the directory about renewal; infinity without a certificate from it."""
     if held is None or held.record.pair is None or held.record.directory != settings.directory:
         return math.inf
     ask_at = held.record.ask_at
