@@ -1,7 +1,7 @@
 """Consistency tokens: name the events of a write, so that a later read can wait for them.
 
-The answer to a write carries a token that names the events it has published; a read that is given
-the token can wait until a read model has them (`read_model.py`).
+The response to a write has a token that names the events which it published. A read with the token
+can wait until a read model includes them (`read_model.py`).
 """
 
 import base64
@@ -16,15 +16,15 @@ from counterfoil.events.messages import Message
 
 HEADER: Final = "counterfoil-consistency-token"
 WRITES_LIMIT: Final = 16
-"""Events of one token: more would make a header that proxies refuse."""
+"""Maximum events of one token: with more, proxies would reject the header."""
 TOKEN_LIMIT: Final = 8_192
-"""Characters of a token that are looked at: it comes from outside."""
+"""Maximum characters of a token, which is untrusted input."""
 LATEST_US: Final = 1 << 62
-"""Later than any event's time; what is reckoned from it stays within 64 bits."""
+"""Later than any event's time; arithmetic on it stays within 64 bits."""
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True):
-    """An event that a write has left."""
+    """An event that a write has published."""
 
     topic: str
     key: str
@@ -38,9 +38,9 @@ _DECODER: Final = msgspec.json.Decoder(
 
 
 def token_of(published: Iterable[Message]) -> str:
-    """The token of a write, for its answer; empty if it left no events or too many.
+    """The token of a write, for its response; empty if it published no events, or too many.
 
-    Events of one topic and key keep their order, so the last of them stands for all.
+    Events of one topic and key stay in order, so the last of them represents all.
     """
     last = {(each.topic, each.key): each for each in published}
     writes = [

@@ -1,7 +1,7 @@
-"""The database port: what services and pipelines keep, in SQLite or in PostgreSQL.
+"""The interface to the databases of services and pipelines, SQLite or PostgreSQL.
 
-SQL is written once, in what both understand: `?` for a parameter, `INTEGER`, `TEXT`, `REAL`,
-`BLOB`, `ON CONFLICT`, `RETURNING`. SQLite takes it as it is; for PostgreSQL `dialect` translates.
+SQL is written once, in a common subset: `?` for a parameter, `INTEGER`, `TEXT`, `REAL`, `BLOB`,
+`ON CONFLICT`, `RETURNING`. SQLite runs it unchanged; for PostgreSQL, `dialect` translates it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ class Cursor(Protocol):
 
     @property
     def rowcount(self) -> int:
-        """Rows that a write has touched."""
+        """The number of rows that a write has affected."""
         ...
 
     def fetchone(self) -> Any:
@@ -22,25 +22,24 @@ class Cursor(Protocol):
         ...
 
     def fetchall(self) -> list[Any]:
-        """All rows that are left."""
+        """All remaining rows."""
         ...
 
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class Database(Protocol):
-    """One connection, for one thread at a time; a lost one is opened again by its next use.
+    """One connection, for one thread at a time; if lost, it is reopened on its next use.
 
-    Not within a transaction: whatever ends one early, the statements that follow in its block and
-    the block's end raise `StoreUnavailable`, even if the first error was caught.
+    It is not reopened within a transaction: if one ends early, all further statements in its block
+    and the end of the block raise `StoreUnavailable`, even if the first error was caught.
 
-    Every method raises `StoreUnavailable` when the database can't be reached or can't write (a
-    full disk, a lock that is held too long), and the driver's own errors when it is the statement
-    that is wrong.
+    Every method raises `StoreUnavailable` if the database can't be reached or can't write (a full
+    disk, a lock that is held too long), and the driver's own errors if the statement is wrong.
     """
 
     def create(self, statements: Iterable[str]) -> None:
-        """Run the statements of a schema; each must do nothing when it was run before."""
+        """Run the statements of a schema; each must be idempotent."""
         ...
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
@@ -48,43 +47,42 @@ class Database(Protocol):
         ...
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
-        """Run a statement once for each row of parameters; returns the rows touched in all."""
+        """Run a statement once for each row of parameters; returns the total rows affected."""
         ...
 
     def transaction(self) -> AbstractContextManager[None]:
         """Commit at the end of the block, durably; roll back on any error.
 
-        Inside of another transaction the block is a savepoint.
+        Inside another transaction the block is a savepoint.
         """
         ...
 
     def reading(self) -> AbstractContextManager[None]:
-        """See one moment of what is committed until the block's end, and write nothing in it."""
+        """Run the block in a read-only transaction on one snapshot."""
         ...
 
     def exclusive(self, name: str) -> None:
-        """Wait until no other transaction is past this point, and keep others before it."""
+        """Take an exclusive lock of this name until the transaction's end."""
         ...
 
     def shared(self, name: str) -> None:
-        """Wait until nobody is `exclusive` under this name, and keep such out to the end.
+        """Take a shared lock of this name until the transaction's end.
 
-        Any number of transactions may be here at once. Who waits for `exclusive` comes before
-        those who ask later.
+        Any number of transactions may share it. A waiting `exclusive` comes before later `shared`.
         """
         ...
 
     def enter_outbox(self) -> None:
-        """Last thing before a transaction leaves events in the outbox: see that they are read.
+        """Take the lock that orders outbox commits; call it just before inserting events.
 
-        It may have to wait for the commits of others.
+        May wait for the commits of others.
         """
         ...
 
     def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> Cursor:
-        """Run a SELECT in a transaction whose rows are this transaction's until its end.
+        """Run a SELECT that locks its rows until the transaction's end.
 
-        Rows that another transaction has locked are left out, not waited for.
+        Skips rows that another transaction has locked.
         """
         ...
 

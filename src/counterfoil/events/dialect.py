@@ -1,6 +1,6 @@
 """Translates a service's SQL to PostgreSQL's dialect.
 
-What can't be translated faithfully is refused, with what to write in its place.
+What can't be translated faithfully is rejected, with a hint at what to write instead.
 """
 
 import re
@@ -13,17 +13,17 @@ from sqlglot.errors import SqlglotError
 from counterfoil.events.errors import EventsError
 
 STATEMENTS: Final = 1_024
-"""Translations that are remembered; a service has some dozens of statements."""
+"""Size of the cache of translations; a service has some dozens of statements."""
 _STRICT: Final = re.compile(r"\)\s*((STRICT|WITHOUT\s+ROWID)\s*,?\s*)+;?\s*$", re.IGNORECASE)
 _PARAMETER: Final = "\x00"
 
 
 @lru_cache(STATEMENTS)
 def to_postgres(sql: str) -> str:
-    """One statement, with `%s` for each `?`.
+    """Translate one statement, with `%s` for each `?`.
 
     Raises:
-        EventsError: it is not SQL, or says what PostgreSQL can't be told.
+        EventsError: it is not SQL, or has no equivalent in PostgreSQL.
     """
     try:
         tree = parse_one(_STRICT.sub(")", sql), read="sqlite")

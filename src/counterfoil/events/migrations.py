@@ -1,16 +1,15 @@
 """Schema migrations of a service: in order, each once, atomically.
 
-A migration's number is its place in the list that the application declares; the service's first
-tables, its `schema`, are number 0. Each is applied in a transaction of its own, together with the
-row that records it: who is killed in it leaves nothing of it, for both databases take back changes
-of tables as well. Several processes may begin at once. One of them holds a lock from before it
-looks for what is recorded until after its commit, so the others find it done: on PostgreSQL an
-advisory lock, on SQLite that of whoever writes.
+A migration's number is its index in the list that the application declares; the service's initial
+tables, its `schema`, are number 0. Each is applied in its own transaction, together with the row
+that records it: a crash leaves nothing of it, as DDL is transactional in both databases. Several
+processes may start at once: one holds a lock from reading the records until its commit, so the
+others find the migration done. On PostgreSQL that is an advisory lock, on SQLite the write lock.
 
-What is recorded has to be what is declared, by the checksum of its statements; otherwise two
-databases of one application would differ, and nobody could say how. A database that is ahead of its
-application is refused too, unless all that the application doesn't know was declared to `expand`
-the tables: then the version before works with them as they are.
+The recorded migrations must match the declared ones, by the checksums of their statements;
+otherwise two databases of one application could differ unnoticed. A database that is ahead of its
+application is rejected too, unless all migrations that the application doesn't know were declared
+to `expand` the tables: then the previous version works with them.
 """
 
 import hashlib
@@ -35,10 +34,10 @@ _TRANSACTIONAL: Final = re.compile(
 
 
 class Migration:
-    """One change of a service's tables; `what` says in a few words what it does.
+    """One change of a service's tables; `what` is a short description.
 
-    `scripts` are its statements, in SQL for both databases (docs/events.md). One that
-    `expands` leaves tables with which the version of the application before it works as well.
+    `scripts` are its statements, in SQL for both databases (docs/events.md). If it only `expands`
+    the tables, the previous version of the application works with them too.
 
     Raises:
         MigrationRefused: it has no statement, or one that begins or ends a transaction.
@@ -60,7 +59,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A migration that is in a database."""
+    """A migration that was applied to a database."""
 
     number: int
     what: str
@@ -80,15 +79,15 @@ def migrate(
     migrations: Sequence[Migration],
     now_us: Callable[[], int],
 ) -> list[Applied]:
-    """Bring the tables of a service to where its application needs them; returns what was done.
+    """Apply a service's pending migrations; returns those that were applied.
 
-    Without migrations the statements of `schema` run each time, and nothing is recorded. With them
-    `schema` is what they begin from: it runs once, as they do.
+    Without migrations, the statements of `schema` run each time, and nothing is recorded. With
+    migrations, `schema` is the first of them, and runs once.
 
     Raises:
-        MigrationRefused: what was applied is not what is declared, or one of them failed; those
-            before it stand.
-        StoreUnavailable: the database can't be used at the moment; those that were done stand.
+        MigrationRefused: the applied migrations differ from the declared ones, or one failed; those
+            before it are kept.
+        StoreUnavailable: the database can't be used at the moment; those that were done are kept.
     """
     database.create([SCHEMA])
     planned = _planned(schema, migrations)
@@ -117,7 +116,7 @@ def _create(database: Database, schema: Sequence[str]) -> None:
 
 
 def applied(database: Database) -> list[Applied]:
-    """What is recorded in a database that has the table for it, in order."""
+    """The recorded migrations of a database that has their table, in order."""
     rows = database.execute("SELECT number, what, checksum, expands FROM migrations ORDER BY 1")
     return [
         Applied(number, what, checksum, bool(expands)) for number, what, checksum, expands in rows
@@ -127,7 +126,7 @@ def applied(database: Database) -> list[Applied]:
 def _apply_next(
     database: Database, planned: list[_Planned], now_us: Callable[[], int]
 ) -> Applied | None:
-    """Apply the first one that is not in the database yet, if nobody else has meanwhile."""
+    """Apply the first pending migration, unless another process has meanwhile."""
     with database.transaction():
         database.exclusive("migrations")
         found = applied(database)
@@ -183,6 +182,6 @@ def _check(found: list[Applied], planned: list[_Planned]) -> None:
 
 
 def _checksum(script: tuple[str, ...]) -> str:
-    """Of what statements say: how their lines are broken doesn't matter."""
+    """A checksum of statements that ignores differences of whitespace."""
     said = "\0".join(" ".join(statement.split()) for statement in script)
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
 """PostgreSQL as the database of services and pipelines, beside Kafka.
 
-Transactions are READ COMMITTED: what must not be decided twice is decided by a row that is written
-first (a claim with ON CONFLICT, an offset with a guard), on which a twin waits.
+Transactions are READ COMMITTED: decisions that must happen once begin by writing a row (a claim
+with ON CONFLICT, a guarded update of an offset), on which a concurrent transaction waits.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -18,10 +18,10 @@ CONNECT_SECONDS: Final = 3
 IDLE_SECONDS: Final = 30
 PROBE_SECONDS: Final = 10
 PROBES: Final = 3
-"""After a minute of silence the other side's machine is taken for dead, by either side. Without
-that a server keeps for two hours the locks of a commit whose machine has lost its power, and all
-other processes of a pipeline wait for them. Who is only slow or stopped is answered for by its
-machine, and keeps its locks."""
+"""TCP keepalives, on both sides: after a minute of silence the other machine counts as dead.
+Without them, a server would keep the locks of a client whose machine lost power for two hours, and
+all other processes of a pipeline would wait for them. For a process that is only slow or stopped,
+its machine's kernel answers, and it keeps its locks."""
 _KEEPALIVES: Final = (
     f"-c tcp_keepalives_idle={IDLE_SECONDS} -c tcp_keepalives_interval={PROBE_SECONDS} "
     f"-c tcp_keepalives_count={PROBES}"
@@ -32,13 +32,13 @@ _HINT: Final = "set PGPASSWORD, or write the password into ~/.pgpass"
 
 
 _BEYOND_LIMITS: Final = "54"
-"""The class of errors that psycopg takes for the server's, and that will be the same next time."""
+"""The class of errors "program limit exceeded": an OperationalError in psycopg, but permanent."""
 
 
 class PostgresDatabase:
-    """The tables below `schema` of the database at `uri`; a password in `password` or by libpq.
+    """The tables in `schema` of the database at `uri`; libpq finds the password if none is given.
 
-    With `outbox_from="log"` writers needn't enter its outbox one after the other.
+    With `outbox_from="log"`, writers to its outbox are not serialised.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PostgresDatabase:
         from psycopg import sql  # noqa: PLC0415
 
         with self.transaction():
-            # Not `exclusive`: that name is below the schema, which is made here.
+            # Not `exclusive`: its lock names belong to the schema, which is created here.
             self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (f"create {self._schema}",))
             self._opened().execute(
                 sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema))
@@ -81,14 +81,14 @@ class PostgresDatabase:
             return connection.execute(_sql(sql), parameters)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
-        """Run a statement once for each row of parameters, in one exchange with the server."""
+        """Run a statement once for each row of parameters, pipelined to the server."""
         with self._available() as connection, connection.cursor() as cursor:
             cursor.executemany(_sql(sql), rows)
             return max(cursor.rowcount, 0)
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """A transaction, or a savepoint inside of one."""
+        """A transaction, or a savepoint inside one."""
         with self._available() as connection, connection.transaction():
             self._depth += 1
             try:
@@ -99,27 +99,28 @@ class PostgresDatabase:
 
     @contextmanager
     def reading(self) -> Generator[None, None, None]:
-        """One moment of the server, from the first statement on; who writes is not held up."""
+        """A snapshot, from the first statement on; doesn't block writers."""
         with self.transaction():
             self.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield
 
     def exclusive(self, name: str) -> None:
-        """Take an advisory lock that the end of the transaction gives back.
+        """Take an advisory lock until the end of the transaction.
 
-        The server releases it after the commit is durable and seen by others.
+        The server releases it after the commit is durable and visible to others.
         """
         self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (f"{self._schema} {name}",))
 
     def shared(self, name: str) -> None:
-        """Take the lock of `exclusive` together with others who take it so."""
+        """Take the lock of `exclusive` in shared mode."""
         name = f"{self._schema} {name}"
         self.execute("SELECT pg_advisory_xact_lock_shared(hashtext(?))", (name,))
 
     def enter_outbox(self) -> None:
-        """Wait for the commits of others, or only for a reader that is about to go over.
+        """Lock the outbox against other writers or, if it is read from the log, in shared mode.
 
-        The lock is `exclusive`'s, so whoever takes that one finds no writer in the outbox.
+        Shared mode waits only for a reader that is changing modes: with the `exclusive` lock, it
+        finds no transaction that is writing to the outbox.
         """
         if self._outbox_from == "table":
             self.exclusive("outbox")
@@ -127,7 +128,7 @@ class PostgresDatabase:
             self.shared("outbox")
 
     def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> "psycopg.Cursor[Any]":
-        """Run a SELECT and lock its rows; those that are locked are skipped."""
+        """Run a SELECT and lock its rows; rows that are locked by others are skipped."""
         with self._available() as connection:
             return connection.execute(_sql(sql) + " FOR UPDATE SKIP LOCKED", parameters)
 
@@ -142,7 +143,7 @@ class PostgresDatabase:
 
         if self._connection is None or self._connection.closed:
             if self._depth:
-                # A new connection would commit by itself what belongs to the transaction.
+                # On a new connection, the transaction's statements would autocommit.
                 raise StoreUnavailable(_LOST)
             self._connection = psycopg.connect(
                 self._uri,
@@ -177,18 +178,17 @@ class PostgresDatabase:
             psycopg.errors.ReadOnlySqlTransaction,
         ) as error:
             if (error.sqlstate or "").startswith(_BEYOND_LIMITS):
-                raise  # of what was to be stored, such as a key that is too long for an index
+                raise  # caused by the data, such as a key that is too long for an index
             missed = error.pgconn is not None and error.pgconn.needs_password
             hint = _HINT if missed else ""
             raise StoreUnavailable(f"PostgreSQL: {str(error).strip()}", hint=hint) from error
 
 
 def _committable(connection: "psycopg.Connection[Any]") -> None:
-    """Raise for a transaction that can't be committed, though its block has come to its end.
+    """Raise if a transaction can't be committed, although its block ended without an error.
 
-    The block may have caught the error that says so. psycopg commits nothing on a connection that
-    is lost, and PostgreSQL answers the COMMIT of a failed transaction with a ROLLBACK: neither is
-    an error to them.
+    The block may have caught the error. psycopg silently commits nothing on a lost connection, and
+    PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK: neither raises.
     """
     import psycopg  # noqa: PLC0415 - an extra
 
@@ -203,5 +203,5 @@ def _committable(connection: "psycopg.Connection[Any]") -> None:
 def _sql(sql: str) -> LiteralString:
     from counterfoil.events.dialect import to_postgres  # noqa: PLC0415 - heavy
 
-    # The text is a service's or our own; values are parameters.
+    # The SQL is a service's or our own; values are parameters.
     return cast("LiteralString", to_postgres(sql))

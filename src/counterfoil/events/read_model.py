@@ -1,8 +1,8 @@
-"""Reading what one has written: a wait, bounded, for a read model to have it.
+"""Read your writes: a bounded wait for a read model to catch up.
 
-A read model is what a pipeline makes of events, some moments after the write. Whoever reads hands
-in the token of the write's answer, and waits until the pipeline's position has passed the events
-that it names. Without a token nobody waits.
+A pipeline updates a read model asynchronously, shortly after the write. A reader passes the token
+of the write's response, and waits until the pipeline's positions are past the events that it names.
+Reads without a token don't wait.
 """
 
 import time
@@ -22,21 +22,21 @@ from counterfoil.events.topics import AnyTopic
 
 POLL_SECONDS: Final = 0.005
 FIND_SECONDS: Final = 0.05
-"""Between two looks into the log, which cost more than one at a position."""
+"""Interval of searches in the log, which cost more than reading a position."""
 LOOK_SECONDS: Final = 2.0
-"""For one of them: a token comes from outside, and may name what never was, long ago."""
+"""Limit on one search: a token is untrusted, and may name an event that never existed."""
 
 
 class CaughtUp(msgspec.Struct, frozen=True):
-    """How long a read model was waited for."""
+    """The result of waiting for a read model."""
 
     waited_seconds: float
     events: int
-    """Of the token, those that the pipeline reads."""
+    """The token's events that the pipeline reads."""
 
 
 class ReadModel:
-    """What one pipeline makes of events, as seen by those who read it; for one thread at a time."""
+    """The read model of one pipeline; for one thread at a time."""
 
     def __init__(
         self,
@@ -61,15 +61,15 @@ class ReadModel:
     def await_caught_up(self, token: str, timeout_seconds: float) -> CaughtUp:
         """Wait until the pipeline has handled the events of a token.
 
-        Of a topic that it keeps as a table, all of its processes have to have the rows.
+        For a topic that it keeps as a table, waits for the copies of all its processes.
 
-        On Kafka finding an event is a look into its partition from its time on: a read that must
-        see a write costs some tens of milliseconds there.
+        On Kafka, an event is searched in its partition from its time on, which takes some tens of
+        milliseconds.
 
         Raises:
             NotCaughtUp: not in time; tells how many events the pipeline is behind.
             BadToken: not a token of a write.
-            StoreUnavailable, LogUnavailable: nobody can say.
+            StoreUnavailable, LogUnavailable: the database or the log can't be used.
         """
         began = self._clock()
         writes = [write for write in writes_of(token) if write.topic in self._read]
@@ -112,7 +112,7 @@ class ReadModel:
             self._sleep(POLL_SECONDS)
 
     def _consumers(self, topic: AnyTopic) -> list[str]:
-        """Who keeps positions of a topic: of tables each process does, as it has its own copy."""
+        """The consumers with positions in a topic: of a table, each process with its own copy."""
         if topic in self._sources:
             return [self._name]
         shares = shares_of(self._store.database, self._name)

@@ -1,9 +1,9 @@
 """Record batches of the embedded log: many records in one row.
 
-A row for each record would cost more than all the rest of a pipeline's step: a key of three
-columns and an index entry each. A batch is MessagePack, an array for each record: `[event id, key,
-value, headers, time in microseconds]`. Topic and partition are the row's, and the offsets follow
-from its last one.
+A row for each record, with a key of three columns and an index entry, would cost more than the rest
+of a pipeline's step. A batch is MessagePack, an array for each record: `[event id, key, value,
+headers, time in microseconds]`. Topic, partition and the last offset are columns of the row; the
+other offsets are consecutive.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +14,10 @@ import msgspec
 from counterfoil.events.messages import Message, Record
 
 BATCH_RECORDS: Final = 1_000
-"""What a pipeline takes at once by default: a reader that takes less decodes some for later."""
+"""A pipeline's default commit limit: a reader with a smaller limit decodes some in advance."""
 BATCH_BYTES: Final = 1 << 20
-"""Of values; a batch is decoded as a whole, so that this bounds what one record costs to read."""
+"""Limit on the values of a batch: it is decoded as a whole, so this bounds the cost of reading one
+record."""
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(list[tuple[int, str, bytes, dict[str, str], int]])
 
@@ -46,7 +47,7 @@ def decode(topic: str, partition: int, last: int, batch: bytes) -> list[Record]:
 
 
 def split(messages: Sequence[Message]) -> Iterable[Sequence[Message]]:
-    """Some messages of one partition in portions that a batch may have, in order."""
+    """Split messages of one partition into batches within the limits, in order."""
     size = sum([len(message.value) for message in messages])
     small = len(messages) <= BATCH_RECORDS and size <= BATCH_BYTES
     return [messages] if small and messages else _portions(messages)

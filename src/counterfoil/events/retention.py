@@ -1,12 +1,12 @@
 """Deletes old records of the embedded log that every consumer has read.
 
-Whole batches go, from the beginning of a partition on, a bounded number in a transaction: writers
-wait for some milliseconds, and never for the whole of what is old. A batch is old when its newest
-event is. A consumer has a position from its first start on, and keeps what comes after it, however
-old: nobody who stood still finds a gap. One that is removed is forgotten by hand (`counterfoil
-events forget`). On Kafka the brokers do this by time alone.
+Whole batches are deleted, from the beginning of a partition, a limited number per transaction: so
+writers wait for some milliseconds only. A batch is old when its newest event is. A consumer has a
+position from its first start on, and records after it are kept, however old: a stopped consumer
+never finds a gap. For a consumer that is removed, run `counterfoil events forget`. On Kafka the
+brokers delete by time alone.
 
-The file doesn't shrink; what is free in it is written anew.
+The file doesn't shrink; free pages are reused.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ from counterfoil.events.topics import AnyTopic
 
 CHUNK: Final = 256
 CHUNK_RECORDS: Final = 16_000
-"""What one transaction forgets of a partition: some megabytes, which takes some milliseconds."""
+"""Limit on what one transaction deletes: some megabytes, which takes some milliseconds."""
 GIVE_WAY_SECONDS: Final = 0.02
-"""For how long to let others write between two steps. SQLite hands its lock to whoever asks while
-it is free, and who waits asks again after 1, 2, 5 and 10 ms: without a pause, hardly ever then."""
+"""Pause between two steps, to let others write. SQLite's lock is not fair, and waiters retry after
+1, 2, 5 and 10 ms: without a pause they would hardly ever find it free."""
 
 
 class Retention:
@@ -35,15 +35,15 @@ class Retention:
             for partition in range(topic.partitions)
         ]
         self._left: list[tuple[AnyTopic, int]] = []
-        """Where this round has not come to the end of what is old."""
+        """The partitions that may still have old batches in this round."""
 
     @property
     def behind(self) -> bool:
-        """Whether the last step may have left something that is old."""
+        """Whether the last step may have left old batches."""
         return bool(self._left)
 
     def step(self, now_us: int) -> int:
-        """Forget a chunk of one partition at most; returns the number of batches.
+        """Delete at most a chunk of one partition; returns the number of batches.
 
         Raises:
             StoreUnavailable: the file can't be written at the moment.
@@ -61,10 +61,10 @@ class Retention:
         self._database.close()
 
     def _forget(self, topic: AnyTopic, partition: int, now_us: int) -> tuple[int, bool]:
-        """Forget a chunk of a partition; how many batches, and whether there may be more."""
+        """Delete a chunk of a partition; returns how many batches, and whether more may be old."""
         oldest_us = now_us - (topic.retention_seconds or 0) * 1_000_000
         if not self._old(topic.name, partition, oldest_us)[0]:
-            return 0, False  # without the write lock, as most of the time
+            return 0, False  # the common case, without taking the write lock
         with self._database.transaction():
             old, more = self._old(topic.name, partition, oldest_us)
             if old:
@@ -73,7 +73,7 @@ class Retention:
                     "DELETE FROM record_batches WHERE topic = ? AND partition = ? AND last <= ?",
                     (*place, old[-1]),
                 )
-                # If these were the last ones, only this tells where the partition goes on.
+                # If no batch is left, this is the only record of the partition's end.
                 self._database.execute(
                     "UPDATE ends SET next = ? WHERE topic = ? AND partition = ?",
                     (old[-1] + 1, *place),
@@ -81,8 +81,8 @@ class Retention:
         return len(old), more
 
     def _old(self, topic: str, partition: int, oldest_us: int) -> tuple[list[int], bool]:
-        """The last offsets of the batches at the beginning that are old and were read by all, a
-        chunk of them, and whether that leaves some."""
+        """The last offsets of a chunk of leading batches that are old and were read by all
+        consumers, and whether there may be more."""
         read_until = self._read_until(topic, partition)
         old: list[int] = []
         records = 0
@@ -100,10 +100,10 @@ class Retention:
         return old, len(old) == CHUNK
 
     def _read_until(self, topic: str, partition: int) -> int | None:
-        """The earliest position of all consumers of a topic; None if it has none.
+        """The earliest position of a topic's consumers; None if there are no consumers.
 
-        A consumer that has a position in another partition of the topic alone has read nothing of
-        this one.
+        A consumer with positions only in other partitions of the topic has read nothing of this
+        one.
         """
         return self._database.execute(
             "SELECT min(coalesce(here.next, 0)) FROM "

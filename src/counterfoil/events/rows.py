@@ -1,12 +1,12 @@
 """Lookup tables of a pipeline: the newest event of each key of a topic.
 
-They are part of the pipeline's keyed state, its own copy, and are committed with the positions of
-their topics and of the events that look them up. An event without content, or `null`, takes a row
-away, as in a compacted topic of Kafka.
+They are part of the pipeline's keyed state, as its own copy, and are committed with the positions
+of their topics and of the events that look them up. An event that is empty or `null` deletes a row,
+as in a compacted topic of Kafka.
 
-Each process of a pipeline has a copy of its own, of all partitions, with positions of its own: an
-event may look up any key, and what a process has taken in no other one can be late with. A dead
-letter of a row is one letter, and goes into all copies when it is replayed.
+Each process of a pipeline has its own copy, of all partitions, with its own positions: an event may
+look up any key, and must not depend on another process's progress. A row that can't be read makes
+one dead letter, which is applied to all copies when it is replayed.
 """
 
 import re
@@ -24,11 +24,11 @@ from counterfoil.events.topics import AnyTopic, Topic
 R = TypeVar("R")
 _GONE: Final = (b"", b"null")
 _BURIED: Final = "counterfoil-table"
-"""The header by which the dead letter of a row is known when it is replayed."""
+"""The header that marks the dead letter of a row."""
 
 
 def keep(state: State, table: AnyTopic, record: Record, copies: Iterable[Share] = (ALL,)) -> None:
-    """Take a record of a table's topic in, into the copies of some processes.
+    """Apply a record of a table's topic to the copies of some processes.
 
     Raises:
         msgspec.DecodeError, UnicodeDecodeError: it is not a row of this table.
@@ -45,15 +45,15 @@ def keep(state: State, table: AnyTopic, record: Record, copies: Iterable[Share] 
 
 
 def find(state: State, table: Topic[R], key: str, copy: Share = ALL) -> R | None:
-    """The row under a key in the copy of a process, or None."""
+    """The row of a key in a process's copy, or None."""
     found = state.get(_place(table, key, copy))
     return None if found is None else table.decode(found)
 
 
 def drop_copies(database: Database, pipeline: str, tables: Iterable[AnyTopic], of: int) -> None:
-    """Forget the copies of processes when there were not `of` of them, in the caller's transaction.
+    """Delete the copies of layouts with other than `of` processes, in the caller's transaction.
 
-    A later term with as many would otherwise go on with them from long ago.
+    A later term in such a layout would otherwise continue with outdated copies.
     """
     names = [table.name for table in tables]
     found = database.execute("SELECT DISTINCT consumer, topic FROM offsets").fetchall()
@@ -70,12 +70,12 @@ def drop_copies(database: Database, pipeline: str, tables: Iterable[AnyTopic], o
 
 
 def buried(record: Record) -> Record:
-    """A row that can't be read, in the shape of a dead letter."""
+    """A row that can't be read, as the record of a dead letter."""
     return msgspec.structs.replace(record, headers={_BURIED: record.topic, **record.headers})
 
 
 def table_of(record: Record, tables: Iterable[AnyTopic]) -> AnyTopic | None:
-    """The table that a record is a row of, or the dead letter of one; None if it is an event's."""
+    """The table of a record that is a row or the dead letter of one; None for an event."""
     name = record.headers.get(_BURIED, record.topic)
     return next((table for table in tables if table.name == name), None)
 

@@ -11,7 +11,7 @@ _COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 def statements(script: str) -> Iterator[str]:
     """The statements of a script, without the semicolons between them.
 
-    Those within a text, a comment or a trigger's body divide nothing.
+    Semicolons within a string, a comment or a trigger's body don't separate statements.
     """
     statement = ""
     for part in script.split(";"):
@@ -27,5 +27,5 @@ def statements(script: str) -> Iterator[str]:
 
 
 def bare(statement: str) -> str:
-    """A statement from its first word on, whatever comments stand before that."""
+    """A statement without comments."""
     return _COMMENT.sub("", statement).strip()

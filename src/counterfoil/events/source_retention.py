@@ -1,11 +1,11 @@
-"""Deletes old answers and sent events of a service.
+"""Deletes old responses and sent events of a service.
 
-A service keeps the answer to each Idempotency-Key for whoever repeats it, and each event in its
-outbox for whoever looks up where it came from. Neither is of use for ever, and both would grow for
-ever. The leading relay forgets them beside what it moves. Of events it forgets those that are old
-and were moved: how old they are is told by the clock of whoever wrote them, and a clock alone must
-lose nothing. Where they are read from PostgreSQL's log, every row's number is below the position:
-what is not moved yet is on its way in the log, which doesn't need the row.
+A service stores the response to each Idempotency-Key for retries, and each event in its outbox for
+tracing its origin. Both would grow without limit. The leading relay deletes old ones beside its
+work. Events are deleted only if they are old and were moved: age is by the writer's clock, and a
+wrong clock alone must not lose events. If the outbox is read from PostgreSQL's WAL, every row's
+number is below the position: events that are not moved yet are in the WAL, which doesn't need the
+rows.
 """
 
 from typing import Final
@@ -14,21 +14,21 @@ from counterfoil.events import outbox, service_store
 from counterfoil.events.database import Database
 
 KEEP_SECONDS: Final = 30 * 24 * 3600
-"""Unless a service says otherwise: longer than any client goes on repeating a request."""
+"""The default: longer than any client keeps retrying a request."""
 LEAST_KEEP_SECONDS: Final = 24 * 3600
-"""A client that was away for a night repeats its request in the morning."""
+"""A client that was offline for a night retries in the morning."""
 CHUNK: Final = 1_000
-"""Rows of a table that one transaction forgets: some milliseconds, for which writers wait."""
+"""Rows of a table that one transaction deletes: some milliseconds, for which writers wait."""
 LOOK_US: Final = 60_000_000
-"""Between two looks, once one has found less than a chunk. Where something grows old all the time,
-to forget each row as it does would be a transaction a row, for which writers wait."""
+"""Pause between deletions, once one has found less than a chunk. Rows expire all the time, and
+deleting each at once would take a transaction per row, for which writers wait."""
 
 _ANSWERS: Final = (
     "SELECT 1 FROM idempotency WHERE created_us < ? LIMIT 1",
     "DELETE FROM idempotency WHERE created_us < ? "
     "AND key IN (SELECT key FROM idempotency ORDER BY created_us LIMIT ?)",
 )
-# The newest event stays, old or not: how far the numbers have come is told from it.
+# The newest event is kept, however old: it tells the highest number.
 _EVENTS: Final = (
     "SELECT 1 FROM outbox WHERE created_us < ? AND seq <= ? "
     "AND seq = (SELECT min(seq) FROM outbox) AND seq < (SELECT max(seq) FROM outbox)",
@@ -39,7 +39,7 @@ _EVENTS: Final = (
 
 
 class SourceRetention:
-    """The retention of one source in its `database`; pipelines as a source have no `answers`."""
+    """The retention of one source in its `database`; the pipelines' source has no `answers`."""
 
     def __init__(self, database: Database, keep_seconds: float, *, answers: bool) -> None:
         database.create([outbox.SCHEMA, *([service_store.SCHEMA] if answers else [])])
@@ -49,12 +49,12 @@ class SourceRetention:
         self._looked_us = 0
 
     def step(self, now_us: int, position: int) -> int:
-        """Forget a chunk of each table at most, of the outbox what was moved: up to `position`.
+        """Delete at most a chunk of each table, of the outbox only up to `position`.
 
         Returns the number of rows.
 
         Raises:
-            StoreUnavailable: nothing was forgotten; a later step may.
+            StoreUnavailable: the database failed; try again later.
         """
         if 0 <= now_us - self._looked_us < LOOK_US:
             return 0
@@ -73,6 +73,6 @@ class SourceRetention:
     def _forget(self, statements: tuple[str, str], *where: int) -> int:
         finding, forgetting = statements
         if self._database.execute(finding, where).fetchone() is None:
-            return 0  # without the write lock, as most of the time
+            return 0  # the common case, without taking the write lock
         with self._database.transaction():
             return self._database.execute(forgetting, (*where, CHUNK)).rowcount

@@ -11,13 +11,14 @@ from counterfoil.events import scripts
 from counterfoil.events.errors import StoreUnavailable
 
 BUSY_MILLISECONDS: Final = 10_000
-"""Longer than a paused neighbour holds the write lock in any drill, shorter than a client waits."""
+"""Longer than a paused process holds the write lock in any drill, shorter than clients wait."""
 SECURE_DELETE: Final = "FAST"
-"""Debian's SQLite overwrites what is deleted with zeros, in its default: retention would write all
-that it forgets once more, and writers would wait for that. So only what is written anyway is."""
+"""Debian's SQLite by default overwrites deleted content with zeros: retention would write all that
+it deletes once more, while writers wait. With FAST, only pages that are written anyway are
+overwritten."""
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-"""What is no OperationalError to Python, and no fault of the statement: a handler that met it would
-have its events made dead letters."""
+"""Corruption: Python raises no OperationalError for it, but it is no fault of the statement, and
+must not make a handler's events dead letters."""
 
 
 class SqliteDatabase:
@@ -35,10 +36,10 @@ class SqliteDatabase:
             self._connection.execute(f"PRAGMA secure_delete = {SECURE_DELETE}")
 
     def _log_ahead(self) -> None:
-        """Switch to write-ahead logging, if nobody has yet.
+        """Switch to write-ahead logging, if that isn't on yet.
 
-        Two that open a new file at once hold what the other waits for. SQLite then gives one of
-        them an error at once, and not after the time that it waits elsewhere.
+        Two processes that open a new file at once would deadlock. SQLite then returns SQLITE_BUSY
+        to one of them at once, regardless of the busy timeout.
         """
         deadline = time.monotonic() + BUSY_MILLISECONDS / 1_000
         while True:
@@ -64,13 +65,13 @@ class SqliteDatabase:
         try:
             return self._connection.execute(sql, parameters)
         except sqlite3.DatabaseError as error:
-            # Who may only read and writes has a wrong statement; else the disk takes nothing.
+            # Within `reading`, the statement is wrong; otherwise the file can't be written.
             if not (self._reading and error.sqlite_errorcode == sqlite3.SQLITE_READONLY):
                 _raise_if_unavailable(error)
             raise
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
-        """Run a statement once for each row of parameters; returns the rows touched in all."""
+        """Run a statement once for each row of parameters; returns the total rows affected."""
         self._check_transaction()
         try:
             return max(self._connection.executemany(sql, rows).rowcount, 0)
@@ -80,7 +81,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """Hold the write lock from the first statement to the commit; a savepoint inside of one."""
+        """Hold the write lock from the start to the commit; a savepoint inside a transaction."""
         if self._connection.in_transaction:
             begin, end, undo = (
                 "SAVEPOINT part",
@@ -95,7 +96,7 @@ class SqliteDatabase:
             yield
             self.execute(end)
         except BaseException:
-            if self._connection.in_transaction:  # SQLite may have rolled back by itself
+            if self._connection.in_transaction:  # SQLite may have rolled back already
                 for statement in undo:
                     self._connection.execute(statement)
             raise
@@ -104,7 +105,7 @@ class SqliteDatabase:
 
     @contextmanager
     def reading(self) -> Generator[None, None, None]:
-        """One moment of the file, from the first statement on; who writes is not held up."""
+        """A snapshot, from the first statement on; doesn't block writers."""
         self.execute("PRAGMA query_only = ON")
         self.execute("BEGIN")
         self._depth += 1
@@ -119,13 +120,13 @@ class SqliteDatabase:
             self._connection.execute("PRAGMA query_only = OFF")
 
     def exclusive(self, name: str) -> None:
-        """Nothing is left to do: a file has one writing transaction at a time."""
+        """Do nothing: a file has one writing transaction at a time."""
 
     def shared(self, name: str) -> None:
-        """Nothing is left to do: a file has one writing transaction at a time."""
+        """Do nothing: a file has one writing transaction at a time."""
 
     def enter_outbox(self) -> None:
-        """Nothing is left to do: rows are committed in the order of their numbers."""
+        """Do nothing: rows are committed in the order of their numbers."""
 
     def lock_rows(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run a SELECT: a file has one writing transaction at a time."""
@@ -136,7 +137,7 @@ class SqliteDatabase:
         self._connection.close()
 
     def _check_transaction(self) -> None:
-        """What follows an error that has ended the transaction must not commit by itself."""
+        """Raise if an error has ended the transaction: further statements would autocommit."""
         if self._depth and not self._connection.in_transaction:
             raise StoreUnavailable("SQLite: the transaction was rolled back after an earlier error")
 

@@ -1,8 +1,8 @@
 """Transactions of the embedded engine: the holder of a SQLite file's write lock.
 
-A writer in WAL mode locks a byte of the file's `-shm` companion for as long as its transaction
-lasts, and the kernel tells who holds which byte (`/proc/locks`). The companion is never opened for
-that: closing a file drops every lock that the process has on it, also those of its connections.
+A writer in WAL mode locks a byte of the `-shm` file during its transaction, and the kernel lists
+the holders of byte locks (`/proc/locks`). The `-shm` file must not be opened for that: closing a
+file drops every POSIX lock that the process has on it, also those of its SQLite connections.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ class SqliteTransactions:
         self._folder = folder
 
     def newest(self, now_us: int) -> list[Transaction]:
-        """The files whose write lock is held, each with the process that holds it."""
+        """The files whose write lock is held, each with its holder."""
         files = {
             place.stat().st_ino: place.name.removesuffix("-shm")
             for place in sorted(self._folder.glob("*.db-shm"))
@@ -39,7 +39,7 @@ class SqliteTransactions:
         return []
 
     def abort(self, identity: str) -> None:
-        """Not possible: a lock is its holder's alone."""
+        """Not possible: only the holder can release a lock."""
         raise NoSuchTransaction(
             "a transaction of SQLite can't be aborted from outside",
             hint="end the process that holds it; its transaction is rolled back",
@@ -54,7 +54,7 @@ def _write_locks() -> list[tuple[int, int]]:
     """(process id, inode) of every lock on the byte that a writer takes."""
     found: list[tuple[int, int]] = []
     for line in _LOCKS.read_text().splitlines() if _LOCKS.exists() else ():
-        # 1: POSIX  ADVISORY  WRITE 4711 fd:00:2531452 120 120; `->` marks one who waits.
+        # 1: POSIX  ADVISORY  WRITE 4711 fd:00:2531452 120 120; `->` marks a waiter.
         words = line.split()
         if words[1:4] == ["POSIX", "ADVISORY", "WRITE"]:
             process, place, first, last = words[4:8]

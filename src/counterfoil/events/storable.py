@@ -1,6 +1,6 @@
-"""Text from outside, made acceptable to both databases."""
+"""Sanitises untrusted text for both databases."""
 
 
 def storable(text: str) -> str:
-    """The text without NULs, which PostgreSQL does not take, and halves of characters."""
+    """Replace NULs, which PostgreSQL rejects, and unpaired surrogates."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()

@@ -7,8 +7,8 @@ from counterfoil.events.tasks.waiting import SCHEMA as TASKS
 
 
 def create_all_tables(database: Database) -> None:
-    """Create what sagas, task queues and schemas would create when used.
+    """Create the tables that sagas, task queues and schemas would create on use.
 
-    The tables of `PipelineStore` are there already.
+    Those of `PipelineStore` exist already.
     """
     database.create([SAGAS, TASKS, SCHEMAS])

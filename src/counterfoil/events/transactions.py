@@ -1,8 +1,7 @@
-"""Transactions as operators see them, on either engine.
+"""Transactions, for operators, on either engine.
 
-On Kafka a transaction spans the partitions that a producer writes to, and its coordinator knows
-its state. In SQLite there is nothing between committed and not: all that can be seen is who holds
-the one write lock of a file.
+On Kafka a transaction spans the partitions that a producer writes to, and its coordinator knows its
+state. In SQLite only the holder of a file's write lock is visible.
 """
 
 from typing import Literal, Protocol
@@ -20,13 +19,13 @@ class Transaction(msgspec.Struct, frozen=True):
     """A transactional id, or the file whose write lock is held."""
     state: State
     holder: str
-    """Who has it: a producer with its epoch, or a process."""
+    """A producer with its epoch, or a process."""
     age_seconds: float | None
-    """Since it began; None when nothing is open, or nobody noted it."""
+    """Time since it began; None if nothing is open, or if unknown."""
     timeout_seconds: float | None
-    """After which its coordinator aborts it."""
+    """The timeout after which its coordinator aborts it."""
     partitions: list[str]
-    """`TOPIC/PARTITION` of what it has written to."""
+    """The partitions that it has written to, as `TOPIC/PARTITION`."""
     producer_id: int | None = None
     producer_epoch: int | None = None
 
@@ -34,7 +33,7 @@ class Transaction(msgspec.Struct, frozen=True):
 class Hanging(msgspec.Struct, frozen=True):
     """A transaction that is open in a partition, and that no coordinator will ever end.
 
-    Whoever reads what is committed waits in front of it for good.
+    It blocks all readers of committed records.
     """
 
     partition: str
@@ -43,13 +42,13 @@ class Hanging(msgspec.Struct, frozen=True):
     producer_epoch: int
     coordinator_epoch: int
     idle_seconds: float
-    """Since its producer has last written to the partition."""
+    """Time since its producer has last written to the partition."""
 
 
 class Transactions(Protocol):
-    """Looks at the transactions of an application; each call asks anew.
+    """The transactions of an application; each call queries the engine.
 
-    Every method raises `LogUnavailable` when the engine does not answer.
+    Every method raises `LogUnavailable` if the engine does not answer.
     """
 
     def newest(self, now_us: int) -> list[Transaction]:
@@ -57,11 +56,11 @@ class Transactions(Protocol):
         ...
 
     def hanging(self, now_us: int, idle_seconds: float) -> list[Hanging]:
-        """Transactions that nobody will end, whose producers have been idle for that long."""
+        """Hanging transactions whose producers have been idle for `idle_seconds`."""
         ...
 
     def abort(self, identity: str) -> None:
-        """End the open transaction of an id, and the term of whoever holds it.
+        """Abort the open transaction of an id, and fence its holder.
 
         Raises:
             NoSuchTransaction: nothing of this id is open.
@@ -69,7 +68,7 @@ class Transactions(Protocol):
         ...
 
     def abort_hanging(self, hanging: Hanging) -> None:
-        """Write the marker that a partition waits for.
+        """Write the abort marker for a hanging transaction.
 
         Raises:
             NoSuchTransaction: it is not open there any more.

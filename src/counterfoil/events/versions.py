@@ -1,8 +1,8 @@
 """Versioned rows: duplicates, late and reordered events lead to the same rows.
 
-Each event carries the whole row and the row's version, growing by one with each change. A row is
-replaced by a newer version only; what is older or the same is counted and dropped. A version that
-jumps ahead is taken, and the jump is kept as a gap until the versions in between have come.
+Each event carries the whole row and its version, which increases by one with each change. A row is
+replaced by newer versions only; older or equal ones are counted and dropped. A version that skips
+others is applied, and the skipped ones are recorded as a gap until they arrive.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from counterfoil.events.errors import EventsError
 
 T = TypeVar("T")
 GAPS_LIMIT: Final = 64
-"""Missing versions that are remembered of one row, the newest of them: more is a broken source."""
+"""Maximum missing versions to record for one row, the newest of them: more is a broken source."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS versioned_rows (
@@ -30,30 +30,30 @@ class _Session(Protocol):
 
 
 class Upserted(msgspec.Struct, frozen=True):
-    """What became of an event."""
+    """The outcome of an event."""
 
     applied: bool
-    """Whether its row is now this one."""
+    """Whether the row was replaced."""
     version: int
-    """The version that the row has now."""
+    """The row's version now."""
     missing: int
-    """How many versions before it have not come yet."""
+    """How many earlier versions have not arrived yet."""
 
 
 class RowCounts(msgspec.Struct, frozen=True):
-    """What the rows of a name have seen."""
+    """Counts over all rows of a name."""
 
     rows: int
     repeated: int
-    """Events whose version was there or had come before."""
+    """Duplicates: events whose version had arrived before."""
     outdated: int
-    """Events that came late: older than the row, and not seen before."""
+    """Late events: older than the row, and not seen before."""
     gaps: dict[str, list[int]]
     """Missing versions by key."""
 
 
 class VersionedRows(Generic[T]):
-    """Rows of one type below a name, in the database of the pipelines.
+    """Rows of one type under a name, in the pipelines' database.
 
     The first version of a row is 1.
     """
@@ -63,7 +63,7 @@ class VersionedRows(Generic[T]):
         self._row = row
 
     def upsert(self, session: _Session, key: str, version: int, row: T) -> Upserted:
-        """Take in a version of a row, with the commit of the handler.
+        """Apply a version of a row, with the handler's commit.
 
         Raises:
             EventsError: the version is below 1.
@@ -99,12 +99,12 @@ class VersionedRows(Generic[T]):
         return Upserted(False, current, len(missing))
 
     def get(self, session: _Session, key: str) -> tuple[int, T] | None:
-        """The newest version of a row that has come, and the row."""
+        """The newest version of a row that has arrived, and the row."""
         found = self._find(session, key)
         return None if found is None else (found[0], msgspec.json.decode(found[1], type=self._row))
 
     def counts(self, session: _Session) -> RowCounts:
-        """What was taken, dropped, and is missing."""
+        """The counts of rows, duplicates, late events and gaps."""
         rows, repeated, outdated = session.execute(
             "SELECT count(*), CAST(coalesce(sum(repeated), 0) AS INTEGER), "
             "CAST(coalesce(sum(outdated), 0) AS INTEGER) FROM versioned_rows WHERE name = ?",

@@ -1,7 +1,7 @@
 """Executors of parallel pipelines: threads for functions, an event loop for coroutines.
 
-Whoever ends a piece of work begins the next of its lane itself, so that no lane waits for a commit.
-Work has ended whatever it raises, `SystemExit` and `CancelledError` as well: its lane goes on.
+A worker that finishes an event starts the next of its lane itself, so that lanes don't wait for
+commits. Any exception ends the work, also `SystemExit` and `CancelledError`: the lane goes on.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from counterfoil.events.parallel.schedule import Item
 
 STACK_BYTES: Final = 512 * 1024
 Worked = Callable[[Item], list[Item]]
-"""Notes that the work of an event has ended; returns those to be begun in its place."""
+"""Called when the work of an event has ended; returns the events to start next."""
 
 
 class Crew(Protocol):
     """Works on events."""
 
     def begin(self, items: list[Item]) -> None:
-        """Begin with the work of some events."""
+        """Start the work of some events."""
         ...
 
     def close(self) -> None:
-        """End; what is at work is finished first."""
+        """Stop after finishing the work in progress."""
         ...
 
 
 class Threads:
-    """A thread for each event that is worked on."""
+    """One thread per concurrent event."""
 
     def __init__(self, parallel: Parallel[Any, Any], worked: Worked) -> None:
         self._parallel = parallel
@@ -50,12 +50,12 @@ class Threads:
             threading.stack_size(before)
 
     def begin(self, items: list[Item]) -> None:
-        """Begin with the work of some events."""
+        """Start the work of some events."""
         for item in items:
             self._waiting.put(item)
 
     def close(self) -> None:
-        """End; what is at work is finished first."""
+        """Stop after finishing the work in progress."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -83,13 +83,13 @@ class Threads:
                     item.error = _failure(error)
                     return
                 time.sleep(parallel.backoff_seconds * 2 ** (item.tries - 1))
-                item.event = parallel.source.decode(item.record.value)  # as it was read
+                item.event = parallel.source.decode(item.record.value)  # undo changes by the try
             else:
                 return
 
 
 class Loop:
-    """One event loop in a thread of its own, and a task for each event that is worked on."""
+    """An event loop in its own thread, with one task per concurrent event."""
 
     def __init__(self, parallel: Parallel[Any, Any], worked: Worked) -> None:
         self._parallel = parallel
@@ -102,11 +102,11 @@ class Loop:
         self._thread.start()
 
     def begin(self, items: list[Item]) -> None:
-        """Begin with the work of some events."""
+        """Start the work of some events."""
         self._loop.call_soon_threadsafe(self._start, items)
 
     def close(self) -> None:
-        """End; what is at work is finished first."""
+        """Stop after finishing the work in progress."""
         asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -148,7 +148,7 @@ class Loop:
 
 
 def _failure(error: BaseException) -> Exception:
-    """What a dead letter tells of."""
+    """The error for a dead letter."""
     if isinstance(error, Exception):
         return error
     failed = RuntimeError(f"the work ended with {type(error).__name__}: {error}")

@@ -1,8 +1,8 @@
 """Heavy hitters: the most frequent keys, in bounded memory.
 
 Space-Saving (Metwally, Agrawal and El Abbadi, 2005): a fixed number of counters; a key without one
-takes that with the smallest count, and its count with it. So a count is never too small, is too
-large by at most what was taken over, and every key with more than 1/capacity of the events has a
+replaces that with the smallest count, and inherits the count. So a count is never too small, is too
+large by at most the inherited count, and every key with more than 1/capacity of the events has a
 counter.
 """
 
@@ -11,13 +11,13 @@ from typing import Final
 import msgspec
 
 CAPACITY: Final = 256
-"""A key with more than 0.4% of the events is always found; what is hot has far more."""
+"""A key with more than 0.4% of the events is always found; hot keys have far more."""
 FADING: Final = 100_000
-"""Events after which all counts are halved: yesterday's hot key is not today's."""
+"""Events after which all counts are halved, so that old ones fade."""
 
 
 class HotKey(msgspec.Struct, frozen=True):
-    """A key with its share of the events, from `share - error` to `share`."""
+    """A key and its share of the events, which is between `share - error` and `share`."""
 
     key: str
     share: float
@@ -25,14 +25,14 @@ class HotKey(msgspec.Struct, frozen=True):
 
 
 class KeyLoad(HotKey, frozen=True):
-    """A hot key with what it holds back at the moment."""
+    """A hot key with its current backlog."""
 
     waiting: int
-    """Its events in memory that are not done: more of them than of others means it is too slow."""
+    """Its events in memory that are not done; far more than others have means it is too slow."""
 
 
 class HeavyHitters:
-    """Counts keys; not for several threads at once."""
+    """Counts keys; not thread-safe."""
 
     def __init__(self, capacity: int = CAPACITY, fading: int = FADING) -> None:
         self._capacity = capacity
@@ -40,7 +40,7 @@ class HeavyHitters:
         self._counts: dict[str, int] = {}
         self._errors: dict[str, int] = {}
         self._buckets: dict[int, dict[str, None]] = {}
-        """The keys of each count, so that one with the smallest is found at once."""
+        """The keys by count, to find one with the smallest in constant time."""
         self._smallest = 0
         self.total = 0
 
@@ -87,7 +87,7 @@ class HeavyHitters:
             del self._buckets[count]
 
     def _settle(self) -> None:
-        # A key leaves the smallest bucket by one step up, so the next smallest is one above.
+        # A key leaves the smallest bucket by one increment, so the next smallest is one above.
         while self._smallest not in self._buckets:
             self._smallest += 1
 

@@ -1,9 +1,9 @@
 """The declaration of a parallel pipeline.
 
-A pipeline handles one event after the other in its commit, which is right for what takes
-microseconds. Work that waits (for a bank, a model, another service) is done here beside other work,
-outside of any transaction, before the commit: at least once. What follows from its result is done
-in the commit, exactly once.
+A plain pipeline handles one event after the other in its commit, which suits handlers that take
+microseconds. Here, work that waits (for a bank, a model, another service) runs concurrently,
+outside of any transaction, before the commit: at least once. The effects of its result are part of
+the commit: exactly once.
 """
 
 import inspect
@@ -23,11 +23,12 @@ Order = Literal["key", "partition", "none"]
 
 CONCURRENCY: Final = 64
 CONCURRENCY_LIMIT: Final = 4_096
-"""As threads they would be 4,096 stacks; as coroutines they would wait for one interpreter."""
+"""More threads would need too many stacks; more coroutines would saturate one interpreter."""
 WINDOW_EACH: Final = 16
-"""Events held for each that is worked on: so many of one key may wait before others run dry."""
+"""Events in memory per concurrent one: how many of one key may wait before other keys run out of
+events."""
 WINDOW_BYTES: Final = 64 * 1024 * 1024
-"""Content held at most, beyond one fetch."""
+"""Maximum content in memory, apart from one fetch."""
 TRIES: Final = 3
 BACKOFF_SECONDS: Final = 0.1
 
@@ -40,16 +41,16 @@ class Parallel(Generic[T, R]):
     source: Topic[T]
     work: Callable[[T], Any]
     """A function runs in a thread, a coroutine function in an event loop. Its result goes to
-    `then`. It is done again after a crash: what it does elsewhere must bear a repetition."""
+    `then`. It is repeated after a crash: its external effects must be idempotent."""
     order: Order = field(default="key", kw_only=True)
-    """What is worked on one after the other: events of a key, of a partition, or none."""
+    """Which events are processed in sequence: those of a key, of a partition, or none."""
     subkey: Callable[[T], str] | None = field(default=None, kw_only=True)
-    """Splits a key into virtual partitions: order is kept among events of equal key and subkey,
-    and given up between those of one key whose subkeys differ."""
+    """Splits a key into virtual partitions: events of equal key and subkey stay in order, those of
+    one key with different subkeys don't."""
     concurrency: int = field(default=CONCURRENCY, kw_only=True)
     tries: int = field(default=TRIES, kw_only=True)
     backoff_seconds: float = field(default=BACKOFF_SECONDS, kw_only=True)
-    """Before the second try; doubled before each one after."""
+    """Backoff before the second try; doubled for each further one."""
     effects: Callable[[T, R, Context], None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class Parallel(Generic[T, R]):
             raise EventsError(f"{self.name}: a subkey splits keys", hint='use it with order="key"')
 
     def then(self, effects: Callable[[T, R, Context], None]) -> Callable[[T, R, Context], None]:
-        """Declare what is done with the result of the work: exactly once, in order as the work."""
+        """Declare the effects of the work's result: exactly once, in the order of the work."""
         if self.effects is not None:
             raise EventsError(f"{self.name} has two functions for its results", hint="join them")
         check_handler(self.name, effects)
@@ -70,7 +71,7 @@ class Parallel(Generic[T, R]):
 
     @property
     def window(self) -> int:
-        """Events held at most, whatever the first of them is waiting for."""
+        """Maximum events in memory, even if the first of them isn't done."""
         return self.concurrency * WINDOW_EACH
 
     @property
@@ -79,7 +80,7 @@ class Parallel(Generic[T, R]):
         return inspect.iscoroutinefunction(self.work)
 
     def topics(self) -> list[AnyTopic]:
-        """The source, and what belongs to this pipeline alone: its retries and dead letters."""
+        """The source, and this pipeline's own topics for retries and dead letters."""
         return [
             self.source,
             self.source.beside(retry_topic(self.name)),

@@ -1,9 +1,9 @@
-"""Runs a parallel pipeline: fetch, work, commit, each at its own pace.
+"""Runs a parallel pipeline: fetch, work and commit are asynchronous.
 
-A thread fetches as long as there is room, the crew works, and whoever calls `step` commits what the
-crew has done: effects, positions, the offsets that are done beyond them, and a count of commits, in
-one transaction for all that was done meanwhile. The count is also the fence: a runner that begins
-counts itself in, and a runner that finds a count it has not made commits nothing any more.
+A thread fetches while there is room, the crew works, and the caller of `step` commits what is done:
+effects, positions, the offsets that are done beyond them, and a count of commits, in one
+transaction for all events done meanwhile. The count is also the fence: a runner increments it at
+its start, and a runner that finds an unexpected count can't commit any more.
 """
 
 import threading
@@ -31,16 +31,16 @@ from counterfoil.events.pipeline_store import PipelineStore
 from counterfoil.events.terms import count_commit
 
 GROUP: Final = 1_000
-"""Events whose effects share a commit at most."""
+"""Maximum events whose effects share a commit."""
 FETCH: Final = 500
 WAIT_SECONDS: Final = 0.05
-"""How long a step waits for work to be done, and a fetch for room or for something to fetch."""
+"""How long a step waits for finished work, and the fetching thread for room."""
 RETRY_SECONDS: Final = 0.5
 log = structlog.get_logger()
 
 
 class ParallelRunner:
-    """One term of running a parallel pipeline; log and store are its own until it is closed."""
+    """One term of a parallel pipeline; it owns log and store until it is closed."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class ParallelRunner:
         self._changed = threading.Condition()
         """Guards the schedule and the counts of keys."""
         self._group: list[Item] = []
-        """What is to be committed, kept over a failure to do so."""
+        """The events to commit, kept if a commit fails."""
         self._stopping = False
         self._failed: BaseException | None = None
-        """What went wrong with the last fetch, for the next step to raise."""
+        """The error of the last fetch, for the next step to raise."""
         self._ended: BaseException | None = None
-        """Why nothing is fetched any more."""
+        """The error that ended the fetching thread."""
         topics = parallel.topics()[:2]
         event_log.declare(parallel.topics())
         store.begin(parallel.name, topics[:1], event_log)
@@ -71,7 +71,7 @@ class ParallelRunner:
             positions = {each.name: store.positions(parallel.name, each.name) for each in topics}
             self._schedule = Schedule(parallel.concurrency, self._stored_done())
         self._following = positions
-        """Up to where each topic was taken in: there a reader that has failed begins again."""
+        """The offsets up to which events were scheduled; after an error, reading restarts there."""
         self._reader = event_log.reader(topics, lambda topic: self._following[topic])
         crew = Loop if parallel.asynchronous else Threads
         self._crew: Crew = crew(parallel, self._worked)
@@ -81,12 +81,12 @@ class ParallelRunner:
         self._fetching.start()
 
     def step(self) -> int:
-        """Commit what was worked on, or wait a moment for it; returns how many events that were.
+        """Commit finished events, or wait a moment for some; returns their number.
 
         Raises:
             Fenced: another runner has begun; close this one.
-            StoreUnavailable, LogUnavailable: nothing was committed; a later step may.
-            Exception: what else kept events from being fetched; close this runner if it stays.
+            StoreUnavailable, LogUnavailable: nothing was committed; try again later.
+            Exception: another error of fetching; close this runner if it persists.
         """
         with self._changed:
             if not self._stopping:
@@ -106,12 +106,12 @@ class ParallelRunner:
         return len(committed)
 
     def hot_keys(self, number: int = 10) -> list[HotKey]:
-        """The keys with most of the events lately, each with its share."""
+        """The keys with most of the recent events, each with its share."""
         with self._changed:
             return self._hitters.top(number)
 
     def load(self, number: int = 10) -> list[KeyLoad]:
-        """The hot keys, each with how many of its events wait here or are worked on."""
+        """The hot keys, each with the number of its events that are waiting or at work."""
         with self._changed:
             hot = self._hitters.top(number)
             waiting = self._schedule.waiting({each.key for each in hot})
@@ -123,12 +123,12 @@ class ParallelRunner:
         return self._schedule.held
 
     def close(self) -> None:
-        """Fetch no more, finish what is at work, commit it, and stop.
+        """Stop fetching, finish the work in progress, commit it, and stop.
 
-        That no more could be fetched keeps nothing from being committed that was.
+        An earlier error of fetching doesn't prevent the commit.
 
         Raises:
-            Fenced, StoreUnavailable: what was done last is not committed, and will be done again.
+            Fenced, StoreUnavailable: the last work was not committed, and will be repeated.
         """
         with self._changed:
             self._stopping = True
@@ -153,7 +153,7 @@ class ParallelRunner:
             self._ended = error
 
     def _fetch(self, sources: int) -> None:
-        """Hold as much as the window allows; each partition gives its part of a fetch."""
+        """Fetch while the window has room; each partition contributes its part of a fetch."""
         window = self._parallel.window
         limit = max(1, min(FETCH, window // (4 * sources)))
         while True:
@@ -168,7 +168,7 @@ class ParallelRunner:
                 batches = self._reader.fetch(limit)
                 groups = [[self._item(record) for record in batch.records] for batch in batches]
             except BaseException as error:
-                self._reader.rewind()  # to what was taken in: it may have moved on
+                self._reader.rewind()  # to `_following`: it may have moved on
                 self._rest(RETRY_SECONDS, error)
                 continue
             if not groups:
@@ -194,7 +194,7 @@ class ParallelRunner:
         self._crew.begin(begun)
 
     def _begin(self) -> list[Item]:
-        """Events to be begun; those that can't be read are done with at once."""
+        """The events to start; those that can't be decoded are finished at once."""
         begun: list[Item] = []
         while True:
             found = self._schedule.begin()
@@ -233,7 +233,7 @@ class ParallelRunner:
         return Item(record, event, lane)
 
     def _commit(self, group: list[Item]) -> Positions:
-        """Returns the positions that were committed."""
+        """Commit finished events; returns the committed positions."""
         try:
             try:
                 positions = self._attempt(group, alone=False)
@@ -270,7 +270,7 @@ class ParallelRunner:
         return positions
 
     def _settle(self, item: Item, now_us: int) -> None:
-        """The effects of one event, or its dead letter."""
+        """Run the effects of one event, or make it a dead letter."""
         error, tries = item.error, item.tries
         effects = self._parallel.effects
         if error is None and effects is not None:
@@ -301,7 +301,7 @@ class ParallelRunner:
             )
 
     def _stored_done(self) -> dict[Place, list[int]]:
-        """The offsets that are done beyond the positions."""
+        """The stored offsets that are done beyond the positions."""
         found: dict[Place, list[int]] = {}
         name = self._parallel.name
         for topic, partition, offsets in self._store.database.execute(
@@ -314,7 +314,7 @@ class ParallelRunner:
 
 
 def _gaps(following: int, offsets: list[int]) -> list[int]:
-    """Offsets as distances from one to the next: a byte or two each."""
+    """Delta-encode offsets, to a byte or two each."""
     return [offset - before for before, offset in zip([following, *offsets], offsets, strict=False)]
 
 

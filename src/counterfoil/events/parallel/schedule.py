@@ -1,10 +1,10 @@
 """Scheduling of a parallel pipeline, without I/O: in order within a lane, free across lanes.
 
-Events stand in lanes, by key, by partition, or each alone. Of a lane, one is worked on at a time;
-the next may begin when the work of the one before is done. Results are handed out in the order in
-which the work was done, so their effects keep the order of their lanes. A position moves over
-events from the first on whose effects are durable; those beyond the first gap are remembered, so
-that a restart leaves them out. No threads, no I/O: callers hold a lock.
+Events are in lanes: by key, by partition, or each alone. One event of a lane is processed at a
+time; the next starts when the work of the previous one is done. Results are returned in the order
+in which work was finished, so effects keep the order within lanes. A position advances to the first
+event whose effects are not durable; offsets of durable events beyond that are recorded, so that
+they are skipped after a restart. No threads, no I/O: callers hold a lock.
 """
 
 from collections import deque
@@ -16,12 +16,12 @@ from counterfoil.events.messages import Record
 Place = tuple[str, int]
 """A topic and a partition."""
 Positions = dict[Place, tuple[int, list[int]]]
-"""Up to which offset all is done, and the offsets beyond it that are."""
+"""The offset up to which all is done, and the offsets beyond it that are done."""
 ALONE: Final = ""
 
 
 class Item:
-    """An event on its way."""
+    """An event in progress."""
 
     __slots__ = ("done", "error", "event", "lane", "record", "result", "tries")
 
@@ -38,15 +38,15 @@ class Item:
 
 
 class Schedule:
-    """The events that are held."""
+    """The events in memory."""
 
     def __init__(self, concurrency: int, done: Mapping[Place, Iterable[int]]) -> None:
-        """`done` names the offsets that were done before a restart, beyond the positions."""
+        """`done` has the offsets beyond the positions that were done before a restart."""
         self._concurrency = concurrency
         self._before = {place: set(offsets) for place, offsets in done.items()}
-        """Of these, what has not come in again."""
+        """Those of `done` that have not been read again yet."""
         self._lanes: dict[str, deque[Item]] = {}
-        """Of each lane that is at work, those that wait."""
+        """The waiting events of each active lane."""
         self._ready: deque[Item] = deque()
         self._held: dict[Place, deque[Item]] = {}
         self._worked: deque[Item] = deque()
@@ -55,7 +55,7 @@ class Schedule:
         self.held_bytes = 0
 
     def add(self, items: Iterable[Item]) -> None:
-        """Take in events, those of a partition in order."""
+        """Add events, those of a partition in order."""
         for item in items:
             record = item.record
             place = (record.topic, record.partition)
@@ -74,7 +74,7 @@ class Schedule:
                 self._ready.append(item)
 
     def begin(self) -> list[Item]:
-        """The events whose work is to begin now."""
+        """The events whose work may start now."""
         begun: list[Item] = []
         while self._ready and self.running < self._concurrency:
             begun.append(self._ready.popleft())
@@ -82,7 +82,7 @@ class Schedule:
         return begun
 
     def worked(self, item: Item) -> None:
-        """The work of an event has come to an end, good or bad."""
+        """The work of an event has ended, with success or failure."""
         self.running -= 1
         self._worked.append(item)
         if item.lane == ALONE:
@@ -94,7 +94,7 @@ class Schedule:
             del self._lanes[item.lane]
 
     def waiting(self, keys: Collection[str]) -> dict[str, int]:
-        """How many events of each of these keys are held whose effects are not durable yet."""
+        """How many events of each of these keys are in memory and not durable yet."""
         found = dict.fromkeys(keys, 0)
         for items in self._held.values():
             for item in items:
@@ -103,18 +103,17 @@ class Schedule:
         return found
 
     def take_worked(self, limit: int) -> list[Item]:
-        """Events whose work is done and whose effects are not, the longest done first."""
+        """Remove and return events to commit, in the order in which their work ended."""
         return [self._worked.popleft() for _ in range(min(limit, len(self._worked)))]
 
     def passable(self) -> bool:
-        """Whether a position can move though no work was done: all was done before a restart."""
+        """Whether a position can advance without new work, past events done before a restart."""
         return any(items and items[0].done for items in self._held.values())
 
     def positions(self, group: Iterable[Item]) -> Positions:
-        """Where the partitions of `group` stand once it is durable.
+        """The positions of the partitions of `group` once it is durable.
 
-        Returns the position up to which all is done, and the offsets beyond it that are. Partitions
-        whose first events were done before a restart are in it as well.
+        Includes partitions whose first events were done before a restart.
         """
         done = set(map(id, group))
         places = {(item.record.topic, item.record.partition) for item in group}
@@ -135,10 +134,10 @@ class Schedule:
         return found
 
     def durable(self, group: Iterable[Item], positions: Positions) -> None:
-        """The effects of `group` and `positions` are durable: let go of what lies before them.
+        """The effects of `group` and `positions` are durable: drop the events before them.
 
-        What came in since the positions were taken stays, though it may be done: no position has
-        moved over it yet.
+        Events added since the positions were computed stay, even if done: no stored position is
+        past them yet.
         """
         for item in group:
             item.done = True

@@ -1,4 +1,4 @@
-"""Event sourcing: aggregates whose state is what their events make of it."""
+"""Event sourcing: aggregates whose state is folded from their events."""
 
 from counterfoil.events.sourcing.aggregate import Aggregate, Current
 from counterfoil.events.sourcing.streams import SCHEMA, Session

@@ -1,9 +1,9 @@
 """Aggregates: state folded from events, commands that append new ones.
 
-The state of an aggregate is its events, applied in order. A snapshot saves applying them all again,
-so that loading takes as long for a history of millions as for one of hundreds; it is a cache and
-never the truth. It is used if it was made for the state's type and `schema_version` of today, and
-can be compared with a full replay at any time.
+An aggregate's state is the result of applying its events in order. With a snapshot, loading takes
+as long for a history of millions as for one of hundreds. A snapshot is only a cache: it is used if
+it was made for the current state type and `schema_version`, and can be compared with a full replay
+at any time.
 """
 
 import contextlib
@@ -21,26 +21,26 @@ from counterfoil.events.sourcing.vocabulary import Kind, Upcast, Vocabulary
 S = TypeVar("S")
 E = TypeVar("E")
 SNAPSHOT_EVERY: Final = 100
-"""Applying so many events takes about as long as reading the rows of a snapshot."""
+"""Applying so many events takes about as long as reading a snapshot's row."""
 APPEND_LIMIT: Final = 1_000
-"""Events of one append: a decision that makes more is a loop."""
+"""Maximum events of one append: more hints at an infinite loop."""
 TRIES: Final = 10
 
 
 class Current(msgspec.Struct, Generic[S], frozen=True):
-    """An aggregate as one transaction has seen it."""
+    """An aggregate as seen by one transaction."""
 
     id: str
     state: S
     version: int
-    """How many events have made it; 0 before the first."""
+    """The number of its events; 0 before the first."""
     snapshot_version: int
-    """Up to which of them a snapshot is kept; 0 without one."""
+    """The version of its snapshot; 0 without one."""
     snapshot_us: int
 
 
 class Aggregate(Generic[S]):
-    """A kind of aggregate; its tables (`SCHEMA`) are in the database of whoever uses it."""
+    """A kind of aggregate; its tables (`SCHEMA`) are in the database of its user."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class Aggregate(Generic[S]):
         snapshot_seconds: float | None = None,
         schema_version: int = 1,
     ) -> None:
-        """`state` is what msgspec can read and write; `initial` makes the one before all events.
+        """`state` is a type that msgspec supports; `initial` makes the state before all events.
 
-        A snapshot is taken by the append that comes `snapshot_every` events, or
-        `snapshot_seconds`, after the last one. Change `schema_version` whenever events are applied
-        in another way; a change of the state's fields is noticed by itself.
+        An append takes a snapshot if the last one is `snapshot_every` events, or
+        `snapshot_seconds`, old. Change `schema_version` whenever events are applied differently;
+        changes of the state's fields are detected automatically.
 
         Raises:
             EventsError: `snapshot_every` is not above 0.
@@ -77,7 +77,7 @@ class Aggregate(Generic[S]):
     ) -> Callable[[Callable[[S, E], S]], Callable[[S, E], S]]:
         """Declare how an event changes the state; the second parameter's type is the event's.
 
-        The function must do nothing else: it runs again whenever the aggregate is loaded.
+        The function must be pure: it runs again whenever the aggregate is loaded.
 
         Raises:
             EventsError: the type is not annotated, or its event is declared already.
@@ -98,7 +98,7 @@ class Aggregate(Generic[S]):
         return declare
 
     def upcast(self, name: str, version: int) -> Callable[[Upcast], Upcast]:
-        """Declare how the JSON object of a stored event of `version` becomes that of the next."""
+        """Declare how a stored event's JSON object is converted from `version` to the next."""
 
         def declare(upcast: Upcast) -> Upcast:
             self._vocabulary.add_upcast(name, version, upcast)
@@ -118,7 +118,7 @@ class Aggregate(Generic[S]):
         return change(state, event)
 
     def load(self, session: Session, identity: str, *, as_of: int | None = None) -> Current[S]:
-        """The aggregate as it is, or as it was after `as_of` events.
+        """The aggregate's current state, or the one after `as_of` events.
 
         Raises:
             EventsError: an event can't be read any more.
@@ -134,10 +134,10 @@ class Aggregate(Generic[S]):
         return Current(identity, state, end, snapshot.version, snapshot.at_us)
 
     def append(self, session: Session, current: Current[S], events: Sequence[object]) -> Current[S]:
-        """Store what has happened to the aggregate that was seen as `current`.
+        """Append events to the aggregate that was loaded as `current`.
 
         Raises:
-            VersionConflict: something else has happened to it since; nothing was stored.
+            VersionConflict: it has changed since; nothing was stored.
             EventsError: an event's type is not declared, or there are too many.
         """
         if len(events) > APPEND_LIMIT:
@@ -170,12 +170,12 @@ class Aggregate(Generic[S]):
         *,
         tries: int = TRIES,
     ) -> Current[S]:
-        """Load, let `decision` say what happens, store it; again if another was faster.
+        """Load the aggregate, call `decision`, and append its events; retry on conflicts.
 
-        The decision sees a state and returns events; what it raises leaves nothing behind.
+        The decision gets the state and returns events; if it raises, nothing is stored.
 
         Raises:
-            VersionConflict: another was faster `tries` times.
+            VersionConflict: there was a conflict `tries` times.
         """
         for _ in range(tries - 1):
             with contextlib.suppress(VersionConflict):
@@ -183,7 +183,7 @@ class Aggregate(Generic[S]):
         return self._decide_once(session, identity, decision)
 
     def verify(self, session: Session, identity: str) -> Current[S]:
-        """The aggregate by a full replay, after comparing it with snapshot and later events.
+        """Replay the aggregate in full, and compare it with its snapshot plus later events.
 
         Raises:
             SnapshotMismatch: they differ: `apply` was changed without `schema_version`.
@@ -238,6 +238,6 @@ class Aggregate(Generic[S]):
 
 
 def _fingerprint(state: type) -> str:
-    """Tells states of other fields apart: a digest of the type's JSON Schema."""
+    """A digest of the type's JSON Schema, which changes with its fields."""
     schema = msgspec.json.encode(msgspec.json.schema(state), order="deterministic")
     return hashlib.blake2b(schema, digest_size=8).hexdigest()

@@ -1,8 +1,7 @@
 """Storage of aggregates: event streams, heads and snapshots.
 
-The head is the one row that is changed: whoever appends moves it from the version it has seen, and
-finds out that way whether somebody else was faster. In PostgreSQL the second waits there for the
-first one's commit.
+The head is the only row that is updated: an append moves it from the version that it has seen, and
+so detects conflicts. In PostgreSQL, a concurrent append waits there for the first one's commit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import msgspec
 from counterfoil.events.database import Cursor
 
 PAGE: Final = 1_000
-"""Events that are in memory at once while a stream is read."""
+"""Maximum events in memory while a stream is read."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS stream_heads (
@@ -31,7 +30,7 @@ CREATE TABLE IF NOT EXISTS stream_snapshots (
 
 
 class Session(Protocol):
-    """The transaction of a command or of a handler: a `Unit` or a `Context`."""
+    """The transaction of a command or handler: a `Unit` or a `Context`."""
 
     @property
     def now_us(self) -> int:
@@ -44,7 +43,7 @@ class Session(Protocol):
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
-    """An event with its place in its stream; versions begin with 1."""
+    """An event with its version in its stream; versions begin with 1."""
 
     version: int
     kind: str
@@ -71,14 +70,14 @@ class Stream:
         self._place = (aggregate, identity)
 
     def version(self) -> int:
-        """How many events there are."""
+        """The number of events."""
         row = self._session.execute(
             "SELECT version FROM stream_heads WHERE aggregate = ? AND id = ?", self._place
         ).fetchone()
         return 0 if row is None else row[0]
 
     def advance(self, seen: int, version: int) -> bool:
-        """Move the head; False if it is not where it was seen."""
+        """Move the head from version `seen`; False if it is elsewhere."""
         if seen == 0:
             moved = self._session.execute(
                 "INSERT INTO stream_heads VALUES (?, ?, ?) ON CONFLICT (aggregate, id) DO NOTHING",
@@ -123,7 +122,7 @@ class Stream:
         return None if row is None else Snapshot(*row)
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Replace the snapshot; it is never needed, only quicker."""
+        """Replace the snapshot."""
         self._session.execute(
             "INSERT INTO stream_snapshots VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (aggregate, id) DO UPDATE SET version = excluded.version, "

@@ -1,7 +1,7 @@
 """The event types of an aggregate: names, versions and upcasts.
 
-What is stored is never rewritten. An event keeps the version that it was written with, and is
-brought up to date each time it is read: by one function for each step from a version to the next.
+Stored events are never rewritten. An event keeps the version that it was written with, and is
+converted to the current one each time it is read, by one function for each step between versions.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """One type of event, with the version that is written today."""
+    """One type of event, with its current version."""
 
     name: str
     version: int
@@ -46,7 +46,7 @@ class Vocabulary:
         self._by_name[kind.name] = self._by_type[kind.type] = kind
 
     def add_upcast(self, name: str, version: int, upcast: Upcast) -> None:
-        """Declare how a stored event of `version` becomes one of the next version.
+        """Declare how a stored event is converted from `version` to the next one.
 
         Raises:
             EventsError: that step is declared already.
@@ -70,11 +70,11 @@ class Vocabulary:
         return kind, msgspec.json.encode(event)
 
     def decode(self, name: str, version: int, content: bytes) -> object:
-        """A stored event as one of today.
+        """A stored event, converted to its current version.
 
         Raises:
-            EventsError: its name is not declared, it is newer than this program, or a step of its
-                way to today is missing.
+            EventsError: its name is not declared, it is newer than this program, or an upcast is
+                missing.
             msgspec.ValidationError: the content doesn't fit the type.
         """
         kind = self._by_name.get(name)
