@@ -27,7 +27,7 @@ from counterfoil.kafka_access import KafkaAccess
 
 
 class Events(Protocol):
-    """Opens what the processes of an application need; each caller gets connections of its own."""
+    """Opens an application's databases and log; each caller gets its own connections."""
 
     def log(self) -> EventLog:
         """The event log."""
@@ -42,23 +42,23 @@ class Events(Protocol):
         ...
 
     def outbox(self, source: str) -> OutboxReader:
-        """What one source has to send."""
+        """The outbox of one source."""
         ...
 
     def transactions(self) -> Transactions:
-        """What can be seen of transactions."""
+        """The transactions, for inspection."""
         ...
 
     @property
     def registry(self) -> Registry:
-        """Where schemas of topics are kept."""
+        """The registry of the topics' schemas."""
         ...
 
 
 class EmbeddedEvents:
     """A SQLite file for each service, and one for log and pipelines, all in `folder`.
 
-    Schemas are in the latter, unless there is a `registry` for them.
+    Schemas are in the latter, unless a `registry` is given.
     """
 
     def __init__(self, folder: Path, *, registry: Registry | None = None) -> None:
@@ -76,27 +76,27 @@ class EmbeddedEvents:
         return SqliteDatabase(self._folder / f"service-{name}.db")
 
     def pipelines(self) -> PipelineStore:
-        """The database of the pipelines: the log's, so that what they send is in it at once."""
+        """The database of the pipelines: the log's, so that emitted events need no outbox."""
         database = self._shared()
         log = EmbeddedLog(database, self.registry)
         return PipelineStore(database, log.insert, log)
 
     def outbox(self, source: str) -> OutboxReader:
-        """What a service has to send."""
+        """The outbox of a service."""
         return TableOutbox(self.service(source))
 
     def transactions(self) -> SqliteTransactions:
-        """Who holds the write lock of which file."""
+        """The holders of the files' write locks."""
         return SqliteTransactions(self._folder)
 
     def retention(self, topics: Iterable[AnyTopic]) -> Retention:
-        """What forgets old records of the log."""
-        self.pipelines().close()  # the positions that it asks for have a table
+        """The retention of the log's old records."""
+        self.pipelines().close()  # creates the table of positions, which retention reads
         return Retention(self._shared(), topics)
 
     @contextmanager
     def _registering(self) -> Generator[None, None, None]:
-        """A lock on a file of its own: in SQLite's, all who write would wait for the registry."""
+        """A lock on a separate file: with SQLite's, all writers would wait for the registry."""
         with (self._folder / "schemas.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -108,16 +108,16 @@ class EmbeddedEvents:
 class KafkaEvents:
     """The log on the cluster at `kafka`; services and pipelines in schemas of PostgreSQL.
 
-    What pipelines send goes through an outbox of theirs, in the database of their state: that is
-    one commit, where Kafka and PostgreSQL would be two. A bare `host:port` is that of brokers that
-    ask nobody who it is. Outboxes are read from their tables, or with `outbox_from="log"` from
-    PostgreSQL's log. Schemas are in the database of the pipelines too, unless there is a `registry`
-    for them. Where the declared `topics` are given, pipelines send to those alone, as on the
-    embedded log: an event of another one would stand in the outbox for good, and all after it.
+    Events that pipelines emit go through an outbox in the database of their state: so they are part
+    of one commit, where Kafka and PostgreSQL would be two. A bare `host:port` is for brokers
+    without authentication. Outboxes are read from their tables or, with `outbox_from="log"`, from
+    PostgreSQL's WAL. Schemas are in the database of the pipelines, unless a `registry` is given. If
+    the declared `topics` are given, pipelines may send to those only, as on the embedded log: an
+    event of an undeclared topic would block the outbox.
     """
 
     PIPELINES = "_pipelines"
-    """The source of what pipelines send, beside the services."""
+    """The name of the pipelines' source, which is like a service's."""
 
     def __init__(
         self,
@@ -168,19 +168,19 @@ class KafkaEvents:
         return PipelineStore(database, send)
 
     def outbox(self, source: str) -> OutboxReader:
-        """What a source has to send."""
+        """The outbox of a source."""
         database = self.service(source)
         slot = Slot(self._postgres, self._password, self._schema(source))
         log = LogOutbox(database, slot, self._postgres, self._password)
         return log if self._outbox_from == "log" else ReturnedOutbox(database, slot, log)
 
     def transactions(self) -> KafkaTransactions:
-        """The transactions of the sources, as their coordinators know them."""
+        """The Kafka transactions of the application."""
         return KafkaTransactions(self._kafka, self._application)
 
     @contextmanager
     def _registering(self) -> Generator[None, None, None]:
-        """A lock in PostgreSQL, for which nobody waits but who registers a schema as well."""
+        """A lock in PostgreSQL, which only registrations of schemas use."""
         with closing(self.service(self.PIPELINES)) as database, database.transaction():
             database.exclusive("schemas")
             yield

@@ -12,11 +12,11 @@ class EventsError(CounterfoilError):
 
 
 class TermOver(EventsError):
-    """A term of appending has ended; a new one finds out what became of its last append."""
+    """A term has ended; a new one finds out the outcome of its last append or commit."""
 
 
 class Fenced(TermOver):
-    """Somebody with a newer fencing token has taken over; stop, and ask for the lead again."""
+    """A newer fencing token or term has taken over; stop, and campaign for leadership again."""
 
 
 class Superseded(TermOver):
@@ -24,15 +24,15 @@ class Superseded(TermOver):
 
 
 class LedgerConflict(EventsError):
-    """A transfer's id is taken by a transfer with another content."""
+    """An entry conflicts with an earlier one, such as another transfer with the same id."""
 
 
 class Overdrawn(EventsError):
-    """A guarded account has not enough for a transfer or a hold; nothing was entered."""
+    """A guarded account has not enough for a transfer or hold; nothing was entered."""
 
 
 class HoldEnded(EventsError):
-    """A hold was posted, voided or expired before."""
+    """A hold was posted or voided, or has expired."""
 
 
 class NoSuchEntry(EventsError):
@@ -40,19 +40,19 @@ class NoSuchEntry(EventsError):
 
 
 class KeyReused(EventsError):
-    """An Idempotency-Key came back with another request."""
+    """An Idempotency-Key was reused with a different request."""
 
 
 class StoreUnavailable(EventsError):
-    """The database can't be used at the moment; the same request may be sent again."""
+    """The database can't be used at the moment; the request may be retried."""
 
 
 class MigrationRefused(EventsError):
-    """A service's tables can't be brought to where its application needs them."""
+    """A migration is invalid, has failed, or conflicts with what was applied."""
 
 
 class Contended(StoreUnavailable):
-    """Others have written what this transaction has read, or wait for it; nothing was done."""
+    """A transaction conflicted or deadlocked with another one; nothing was done."""
 
 
 class LogUnavailable(EventsError):
@@ -64,43 +64,43 @@ class NoSuchDeadLetter(EventsError):
 
 
 class DeadLetterSettled(NoSuchDeadLetter):
-    """There is none that waits: it was replayed or discarded before."""
+    """The dead letter was replayed or discarded before."""
 
 
 class HandlerFailed(EventsError):
-    """A handler has failed on a dead letter again; nothing of what it did stays."""
+    """A handler has failed on a dead letter again; its effects were rolled back."""
 
 
 class HandlerEnded(EventsError):
-    """A handler has let out what ends a process or a task, and failed by that."""
+    """A handler has failed with an exception that would end a process or an asyncio task."""
 
 
 class NoHandler(EventsError):
-    """A dead letter's pipeline is not declared any more, or never was one."""
+    """A dead letter's pipeline is no longer declared, or never was."""
 
 
 class InvalidReplacement(EventsError):
-    """What a dead letter should be replaced with is not an event of its topic."""
+    """A dead letter's replacement is not an event of its topic."""
 
 
 class NoSuchSaga(EventsError):
-    """There is no saga with this id, or it ended longer ago than sagas are kept."""
+    """There is no saga with this id, or it was deleted by retention."""
 
 
 class VersionConflict(EventsError):
-    """An aggregate was changed by somebody else since it was loaded."""
+    """An aggregate has changed since it was loaded."""
 
 
 class SnapshotMismatch(EventsError):
-    """A snapshot and the events that it stands for lead to different states."""
+    """A snapshot differs from the replay of its events."""
 
 
 class NoSuchTransaction(EventsError):
-    """There is no such open transaction, or none that could be aborted."""
+    """There is no such open transaction, or it can't be aborted."""
 
 
 class TaskAbandoned(EventsError):
-    """A task was taken as often as it may be tried, and no worker has ended it, well or badly."""
+    """A task was taken as often as it may be tried, and no worker has finished it."""
 
 
 class NotCaughtUp(EventsError):
@@ -108,29 +108,29 @@ class NotCaughtUp(EventsError):
 
 
 class BadToken(EventsError):
-    """What was handed in is not the consistency token of a write."""
+    """Not the consistency token of a write."""
 
 
 class UnmappableType(EventsError):
-    """A topic's type has a field that its format can't hold without a loss."""
+    """A topic's type has a field that its format can't represent without loss."""
 
 
 class InvalidEvent(EventsError):
-    """An event does not fit its topic's schema, or is none that a log takes; nothing was sent."""
+    """An event does not fit its topic's schema, or exceeds the log's limits; nothing was sent."""
 
 
 class UndecodableEvent(EventsError, msgspec.DecodeError):
-    """Bytes that are no event of their topic, whoever reads them: they become a dead letter."""
+    """Bytes that are no event of their topic for any reader: they become a dead letter."""
 
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises at bytes that are no event. The last is JSON's that is nested too deep, also
-in a field that the type doesn't know: two thousand bytes, which whoever may write can write."""
+"""What decoding raises for bytes that are no event. RecursionError is for JSON that is nested too
+deep, even in a field that the type doesn't have: two thousand bytes suffice for it."""
 
 
 class IncompatibleSchema(EventsError):
-    """A topic's schema breaks with the one before; events of both could not be read by one type."""
+    """A topic's schema is incompatible with its last one, by the topic's rule."""
 
 
 class RegistryUnavailable(StoreUnavailable):
-    """The schema registry can't be used at the moment: no event's fault; try again later."""
+    """The schema registry can't be used at the moment; try again later."""

@@ -1,4 +1,4 @@
-"""What a handler is: a function that has done all of its work when it returns."""
+"""Checks of handlers: functions that have done all of their work when they return."""
 
 import asyncio
 import inspect
@@ -8,27 +8,26 @@ from typing import Any, Final
 from counterfoil.events.errors import EventsError, HandlerEnded
 
 ENDINGS: Final = (SystemExit, asyncio.CancelledError)
-"""What ends a process, or a task, where nobody has asked for that: a handler that lets one out has
-failed, as by any other error. It would end the process again and again, which begins with the same
-event each time."""
+"""Exceptions that would end a process or an asyncio task. From a handler, they count as failures
+like any other error: otherwise the process would end again and again at the same event."""
 
 
 def ended(error: BaseException) -> HandlerEnded:
-    """The failure of a handler that has raised one of `ENDINGS`."""
+    """The error for a handler that has raised one of `ENDINGS`."""
     return HandlerEnded(f"the handler ended with {type(error).__name__}: {error}")
 
 
 def check_handler(whose: str, *handlers: Callable[..., Any] | None) -> None:
-    """See that functions do their work when they are called, inside of a commit.
+    """Check that functions do their work when they are called, inside a commit.
 
-    A coroutine or a generator would be made, and never run: the commit would go on as if the event
-    had been handled.
+    A coroutine or generator would be created and never run, and the commit would count the event as
+    handled.
 
     Raises:
         EventsError: one is a coroutine function or a generator function.
     """
     for handler in filter(None, handlers):
-        for each in (handler, type(handler).__call__):  # an object may be called, too
+        for each in (handler, type(handler).__call__):  # an object may be callable
             if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
                 raise EventsError(
                     f"{whose}: {_name(handler)} is a coroutine function, and a commit waits for "

@@ -1,12 +1,12 @@
-"""Transactions on Kafka, by the admin calls of KIP-664.
+"""Transactions on Kafka, by the admin APIs of KIP-664.
 
-librdkafka has none of these calls. Kafka's own tool needs a Java machine for each look, and jars
-that nobody has where the cluster is elsewhere; kafka-python speaks them, is maintained and needs
-nothing else. It is used for this alone: everything on the way of an event is librdkafka's.
+librdkafka doesn't support these APIs. Kafka's own tool needs a JVM for each call, and jars that are
+not installed beside a remote cluster. kafka-python supports them, is maintained and needs nothing
+else. It is used only for this: the data path is librdkafka's.
 
-A transaction of an id is ended as a new term would end it: by taking the id, which aborts what is
-open and fences who holds it. One that hangs has no coordinator that could be asked; there the
-leader of the partition is told to write the marker.
+A transaction of an id is aborted as a new term would: by initialising the id, which aborts what is
+open and fences its holder. A hanging transaction has no coordinator to ask; there the partition's
+leader is told to write the marker.
 """
 
 import logging
@@ -55,14 +55,14 @@ class KafkaTransactions:
         return [_transaction(name, each, now_us) for name, each in described.items()]
 
     def hanging(self, now_us: int, idle_seconds: float) -> list[Hanging]:
-        """Open in a partition of this application, while no coordinator has it under way.
+        """Transactions that are open in a partition, but in progress at no coordinator.
 
-        A coordinator may have its id in another transaction by then: what counts is the producer
-        and the epoch that the partition knows.
+        The coordinator may have another transaction of the same id by then: what counts is the
+        producer and the epoch in the partition.
         """
         with self._admin() as admin:
             found = list(self._open_in_partitions(admin, now_us))
-            # Asked after the partitions: what has ended meanwhile is not under way, and not open.
+            # After the partitions, and then these again: a transaction may have ended meanwhile.
             under_way = self._under_way(admin)
             again = {
                 (each.partition, each.producer_id, each.producer_epoch)
@@ -77,7 +77,7 @@ class KafkaTransactions:
         ]
 
     def abort(self, identity: str) -> None:
-        """Take a transactional id, as a new term of its holder would."""
+        """Initialise a transactional id, as a new term of its holder would."""
         if identity not in {each.id for each in self.newest(0) if each.state in UNFINISHED}:
             raise NoSuchTransaction(
                 f"{identity} has no open transaction",
@@ -88,7 +88,7 @@ class KafkaTransactions:
         settings: dict[str, Any] = {
             **self._access.librdkafka(),
             "transactional.id": identity,
-            # As its holder asked: brokers refuse an id to whoever wants longer than they allow.
+            # As its holder has it: brokers reject a timeout above their limit.
             "transaction.timeout.ms": TRANSACTION_MS,
             "log_level": 2,
         }
@@ -118,7 +118,7 @@ class KafkaTransactions:
                     place,
                     hanging.producer_id,
                     hanging.producer_epoch,
-                    # What Kafka's own tool sends where no coordinator has written yet.
+                    # As Kafka's own tool does if no coordinator has written yet.
                     max(hanging.coordinator_epoch, 0),
                 )
             )
@@ -144,7 +144,7 @@ class KafkaTransactions:
                     )
 
     def _under_way(self, admin: Any) -> set[tuple[int, int, str]]:
-        """(producer, epoch, partition) of all that a coordinator has under way, in the cluster."""
+        """(producer, epoch, partition) of all transactions in progress in the cluster."""
         names = {
             listing.transactional_id
             for listings in admin.list_transactions().values()
@@ -163,7 +163,7 @@ class KafkaTransactions:
     @contextmanager
     def _admin(self) -> Generator[Any, None, None]:
         kafka, errors = import_module("kafka"), import_module("kafka.errors")
-        # At DEBUG it writes down its settings and every request, passwords in both.
+        # At DEBUG it logs its settings and every request, passwords included.
         _own.setLevel(logging.INFO)
         try:
             with closing(
@@ -181,7 +181,7 @@ class KafkaTransactions:
 
 
 def _describe(admin: Any, names: list[str]) -> dict[str, Any]:
-    """What the coordinators know of these ids; those that they have just forgotten are left out."""
+    """Describe transactional ids; those that have just expired are left out."""
     unknown = import_module("kafka.errors").TransactionalIdNotFoundError
     try:
         return admin.describe_transactions(names)

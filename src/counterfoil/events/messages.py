@@ -1,13 +1,13 @@
-"""Messages that go into a log, and records that come out.
+"""Messages to append to a log, and records read from it.
 
-Messages and records are many and hold no cycles, so the garbage collector needn't look at them.
+Both are numerous and have no cycles, so they are exempt from garbage collection (`gc=False`).
 """
 
 import msgspec
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """An event before it has a place in the log."""
+    """An event to append to the log."""
 
     event_id: int
     topic: str
@@ -18,7 +18,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """An event with its place in the log."""
+    """An event with its offset in the log."""
 
     topic: str
     partition: int
@@ -31,7 +31,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Records of one partition, in order, read from the position `start` on."""
+    """Records of one partition, in order, read from the position `start`."""
 
     topic: str
     partition: int

@@ -1,13 +1,13 @@
-"""An outbox that is read from PostgreSQL's log: events come in the order of their commits.
+"""An outbox that is read from PostgreSQL's WAL: events come in commit order.
 
-The table tells rows in the order of their numbers, so its writers must commit one after the other.
-The log has the commits in order by itself: writers needn't wait for each other, and nobody asks a
-table again and again. The rows stay in the table for those who look something up.
+A table is read in the order of row numbers, so its writers must commit one after the other. The WAL
+is in commit order: writers don't wait for each other, and no table is polled. The rows stay in the
+table for inspection.
 
-Positions in the log are told from numbers of rows by their size, so that an application may go over
-from one to the other and back with the data that it has. Both ways there is a boundary: a moment at
-which no writer is in the outbox. Whatever row has a number up to the boundary's was committed below
-its place in the log, and every other one will be above.
+Positions in the WAL are distinguished from row numbers by their size (`IN_LOG`), so that an
+application may switch between both with its existing data. A switch in either direction has a
+boundary: a moment at which no transaction is writing to the outbox. All rows with numbers up to the
+boundary's were committed before its LSN, and all others will be committed after it.
 """
 
 from typing import Final, NamedTuple
@@ -20,7 +20,7 @@ from counterfoil.events.replication.slot import Slot
 from counterfoil.events.replication.stream import ReplicationStream, SlotInUse
 
 IN_LOG: Final = 1 << 62
-"""Added to a place in the log: a table doesn't get that far in numbers, nor a log in bytes."""
+"""Added to an LSN to make a position: neither row numbers nor LSNs get that high."""
 
 
 class _Boundary(NamedTuple):
@@ -29,11 +29,11 @@ class _Boundary(NamedTuple):
 
 
 class LogOutbox:
-    """What is inserted into the table `outbox` of `database`, by the slot that it is streamed from.
+    """Reads the inserts into the table `outbox` of `database` from its replication slot.
 
-    The events of a transaction come together and share a position, so there may be more than were
-    asked for. A position that is given is one up to which all is in the event log: the slot is told
-    that it may forget as much.
+    The events of a transaction are returned together and share a position, so there may be more
+    than `limit`. All events up to the position of a read are in the event log, and are confirmed to
+    the slot.
     """
 
     def __init__(self, database: Database, slot: Slot, uri: str, password: str | None) -> None:
@@ -47,7 +47,7 @@ class LogOutbox:
         self._handed: list[tuple[int, Message]] = []
 
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
-        """The events after `position`, each with its own position; none when there are none yet.
+        """The events after `position`, each with its position; empty if there are none yet.
 
         Raises:
             StoreUnavailable: PostgreSQL can't be reached, or another reader has taken the slot.
@@ -68,12 +68,12 @@ class LogOutbox:
     def read_log(
         self, place: int, limit: int, *, until: int | None = None
     ) -> list[tuple[int, Message]]:
-        """The events that were committed after `place` in the log, and by the place `until`."""
+        """The events that were committed after the LSN `place`, and up to the LSN `until`."""
         if self._handed and IN_LOG + place < self._handed[-1][0]:
-            return self._handed  # they were not appended, and are asked for again
+            return self._handed  # they were not appended, so return them again
         try:
             stream = self._opened(place)
-            # What was received before is in the event log by now.
+            # The events of earlier reads are in the event log by now.
             stream.confirm(max(place, self.heard if until is None else min(self.heard, until)))
             self._handed = [
                 (IN_LOG + transaction.end, message_of([row[name] for name in COLUMNS]))
@@ -88,11 +88,11 @@ class LogOutbox:
 
     @property
     def heard(self) -> int:
-        """Up to which place in the log all was received; 0 when nothing is streamed."""
+        """The LSN up to which everything was received; 0 without a stream."""
         return 0 if self._stream is None else self._stream.heard
 
     def hang_up(self) -> None:
-        """End the stream; the slot stays, and the next look begins a new one."""
+        """End the stream; the slot stays, and the next read opens a new one."""
         self._handed = []
         if self._stream is not None:
             self._stream.close()
@@ -116,7 +116,7 @@ class LogOutbox:
         try:
             self._stream = self._stream_of(name, place)
         except SlotInUse:
-            # Its reader's term is over, or else ours is, and the log refuses what we append.
+            # Its reader's term is over, or ours is, and then the log rejects our appends.
             self._slot.free()
             self._stream = self._stream_of(name, place)
         return self._stream
@@ -126,7 +126,7 @@ class LogOutbox:
 
 
 class ReturnedOutbox:
-    """The table, after a time in which its log was read: finishes with the slot, and drops it."""
+    """Reads the table again after reading from the WAL: drains the slot first, and drops it."""
 
     def __init__(self, database: Database, slot: Slot, log: LogOutbox) -> None:
         self._table = TableOutbox(database)
@@ -137,7 +137,7 @@ class ReturnedOutbox:
         self._dropped = False
 
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
-        """The events after `position`, each with its own position; none when there are none yet.
+        """The events after `position`, each with its position; empty if there are none yet.
 
         Raises:
             StoreUnavailable: PostgreSQL can't be reached.
@@ -158,24 +158,24 @@ class ReturnedOutbox:
         return self._table.read_after(self._boundary.row, limit)
 
     def close(self) -> None:
-        """Close the database; a slot that has to be read further stays."""
+        """Close the database; the slot stays if it isn't drained."""
         self._log.close()
         self._table.close()
 
 
 def boundary(database: Database) -> _Boundary:
-    """A row's number and a place in the log that part what is committed from what will be."""
+    """A row number and an LSN that separate committed events from later ones."""
     with database.transaction():
         database.exclusive("outbox")
         (row,) = database.execute("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()
         place = place_now(database)
-        # Something behind the place, so that a reader of the log gets past it.
+        # A message after the LSN, so that readers get past it.
         database.execute("SELECT pg_logical_emit_message(TRUE, 'counterfoil', 'boundary')")
     return _Boundary(row, place)
 
 
 def place_now(database: Database) -> int:
-    """The end of the server's log, in bytes from its beginning (an LSN)."""
+    """The end of the server's WAL (an LSN, in bytes)."""
     (place,) = database.execute(
         "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
     ).fetchone()

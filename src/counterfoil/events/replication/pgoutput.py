@@ -1,8 +1,8 @@
-"""Decodes what PostgreSQL's output plugin `pgoutput` tells of committed transactions.
+"""Decodes the messages of PostgreSQL's output plugin `pgoutput`.
 
-Only as much of version 1 of the protocol as inserts into published tables need, with values in
-binary. A publication of inserts brings nothing else; what comes all the same is an error, not
-something to pass over. Source: "Logical Replication Message Formats" in PostgreSQL's documentation.
+Supports only inserts into published tables, with binary values, in version 1 of the protocol. A
+publication of inserts sends nothing else; any other message is an error. Source: "Logical
+Replication Message Formats" in PostgreSQL's documentation.
 """
 
 import struct
@@ -21,20 +21,20 @@ _OID: Final = struct.Struct("!I")
 _VALUES: Final[MappingProxyType[int, Callable[[bytes], Any]]] = MappingProxyType(
     {17: bytes, 20: lambda value: _BIGINT.unpack(value)[0], 25: bytes.decode}
 )
-"""By the numbers of their types in every PostgreSQL: `bytea`, `bigint`, `text`."""
+"""Decoders by the fixed OIDs of built-in types: `bytea`, `bigint`, `text`."""
 
 
 class Transaction(NamedTuple):
-    """What one transaction has inserted, in order."""
+    """The rows that one transaction has inserted, in order."""
 
     end: int
-    """The place in the log after its commit, in bytes (an LSN)."""
+    """The LSN after its commit."""
     rows: list[dict[str, Any]]
     """Column names to values."""
 
 
 class Decoder:
-    """Puts messages together to transactions; one for each connection."""
+    """Assembles messages into transactions; one for each connection."""
 
     def __init__(self) -> None:
         self._tables: dict[int, list[tuple[str, int]]] = {}
@@ -42,14 +42,14 @@ class Decoder:
 
     @property
     def between_transactions(self) -> bool:
-        """Whether all that has begun has ended."""
+        """Whether no transaction is incomplete."""
         return self._rows is None
 
     def decode(self, message: bytes) -> Transaction | None:
-        """Take the next message; returns a transaction when it is the last of one.
+        """Decode the next message; returns a transaction if it completes one.
 
         Raises:
-            EventsError: it is cut off, or not what a publication of inserts brings.
+            EventsError: it is truncated or unexpected.
         """
         try:
             return self._decode(_Bytes(message))
@@ -106,14 +106,14 @@ class Decoder:
             case b"b":
                 (length,) = message.unpack(_LENGTH)
                 value = message.take(length)
-                # A column of another type is none of ours: somebody has added it for themselves.
+                # A column of another type is none of ours: a user has added it.
                 return _VALUES[kind](value) if kind in _VALUES else None
             case form:
                 raise ValueError(f"a value in the form {form!r}")
 
 
 class _Bytes:
-    """A message, read from its beginning on."""
+    """A cursor over a message."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message

@@ -1,7 +1,7 @@
-"""A source's replication slot: made when its log is first read, dropped when it is read no more.
+"""A source's replication slot: created on the first read from the WAL, dropped after the last.
 
-A slot keeps the server's log from being removed until it was read, across restarts and while nobody
-reads. `max_slot_wal_keep_size` bounds that; beyond it the slot is lost, and says so for good.
+A slot retains the server's WAL until it was read, also across restarts and while nothing reads it.
+`max_slot_wal_keep_size` limits that; beyond it the slot is permanently lost.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 PREFIX: Final = "counterfoil_"
 CONNECT_SECONDS: Final = 3
 FREE_SECONDS: Final = 5.0
-"""For a connection that was ended to let go of the slot."""
+"""How long a terminated connection may take to release the slot."""
 _LONGEST: Final = 63
-"""Bytes in a name of PostgreSQL's."""
+"""Maximum bytes of a name in PostgreSQL."""
 
 
 class Slot:
     """The slot, and the publication of the same name, of the outbox in `schema` at `uri`.
 
-    Every method raises `StoreUnavailable` when the server can't be reached, and `EventsError` when
-    it refuses.
+    Every method raises `StoreUnavailable` if the server can't be reached, and `EventsError` if it
+    refuses.
     """
 
     def __init__(self, uri: str, password: str | None, schema: str) -> None:
@@ -37,15 +37,15 @@ class Slot:
         self._schema = schema
 
     def exists(self) -> bool:
-        """Whether there is a slot, be it lost."""
+        """Whether the slot exists, even if lost."""
         with self._connected() as connection:
             return _status(connection, self._name(connection)) is not None
 
     def readable(self) -> str:
-        """The name of the slot, from which all can be read that it hasn't been told to forget.
+        """The name of the slot, if it still has everything after its confirmed position.
 
         Raises:
-            EventsError: it is gone, or the server has removed its log before it was read.
+            EventsError: it is gone, or the server has removed unread WAL.
         """
         with self._connected() as connection:
             name = self._name(connection)
@@ -62,9 +62,9 @@ class Slot:
             )
 
     def make(self) -> None:
-        """Make publication and slot if they aren't there.
+        """Create publication and slot if they don't exist.
 
-        It waits for transactions that are under way, as long as they take.
+        Waits for all transactions in progress.
         """
         from psycopg import errors, sql  # noqa: PLC0415 - an extra
 
@@ -72,7 +72,7 @@ class Slot:
             return
         with self._connected() as connection:
             name = self._name(connection)
-            # The publication first: the plugin looks it up as it was at the time of each change.
+            # The publication first: the plugin looks it up as of the time of each change.
             for statement, parameters in (
                 (
                     sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert')").format(
@@ -84,11 +84,11 @@ class Slot:
             ):
                 try:
                     connection.execute(statement, parameters)
-                except errors.DuplicateObject:  # made by a twin, or before a crash
+                except errors.DuplicateObject:  # created by another process, or before a crash
                     continue
 
     def free(self) -> None:
-        """End the connection that reads the slot, a paused reader's for one."""
+        """Terminate the connection that reads the slot, such as a paused reader's."""
         with self._connected() as connection:
             deadline = time.monotonic() + FREE_SECONDS
             while connection.execute(
@@ -101,7 +101,7 @@ class Slot:
                 time.sleep(0.05)
 
     def drop(self) -> None:
-        """Drop slot and publication, so that the server's log is kept for nobody."""
+        """Drop slot and publication, so that they no longer retain WAL."""
         from psycopg import sql  # noqa: PLC0415 - an extra
 
         self.free()
@@ -116,7 +116,7 @@ class Slot:
             connection.execute(dropping)
 
     def _name(self, connection: "psycopg.Connection[Any]") -> str:
-        """Readable, and unique in the server: slots of all its databases share their names."""
+        """A readable name that is unique in the server: its databases share the names of slots."""
         database = connection.info.dbname
         digest = hashlib.blake2s(f"{database}.{self._schema}".encode(), digest_size=5).hexdigest()
         readable = re.sub(r"[^a-z0-9]+", "_", self._schema.lower())

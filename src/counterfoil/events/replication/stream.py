@@ -1,8 +1,8 @@
-"""A replication slot of PostgreSQL as a stream of transactions, in the order of their commits.
+"""Streams transactions from a replication slot of PostgreSQL, in commit order.
 
-psycopg has no replication, but its layer over libpq has all that the protocol needs: a connection
-that is asked for it, copying in both directions, and two kinds of messages each way. Reading a slot
-by SQL functions would decode the log anew from the slot's restart point for every look.
+psycopg doesn't support replication, but its libpq wrapper has all that the protocol needs: a
+replication connection, COPY in both directions, and two kinds of messages each way. Reading a slot
+by SQL functions would decode the WAL again from the slot's restart point on every call.
 Source: "Streaming Replication Protocol" in PostgreSQL's documentation.
 """
 
@@ -26,12 +26,12 @@ class SlotInUse(StoreUnavailable):
 
 
 class ReplicationStream:
-    """Streams the slot `slot` with the publication of the same name, from `start` (an LSN) on.
+    """Streams the slot `slot` with the publication of the same name, from `start` (an LSN).
 
     Raises:
         SlotInUse: another connection reads it.
         StoreUnavailable: the server can't be reached.
-        EventsError: the server refuses: there is no such slot, or its log is gone.
+        EventsError: the server refuses: the slot doesn't exist, or its WAL is gone.
     """
 
     def __init__(self, uri: str, password: str | None, *, slot: str, start: int) -> None:
@@ -43,7 +43,7 @@ class ReplicationStream:
         self._decoder = Decoder()
         self._told = 0
         self.heard = start
-        """Up to where all that was committed has been received."""
+        """The LSN up to which all commits have been received."""
         with self._available():
             self._connection = psycopg.connect(
                 make_conninfo(uri, replication="database", client_encoding="utf8"),
@@ -65,13 +65,13 @@ class ReplicationStream:
             raise kind(f"PostgreSQL: {said}")
 
     def receive(self, limit: int, *, ask: bool = False) -> list[Transaction]:
-        """What has arrived: whole transactions, until they have `limit` rows; waits for nothing.
+        """The transactions that have arrived, until they have `limit` rows; doesn't wait.
 
-        To `ask` is to have the server tell how far it is, which it else does now and then.
+        `ask` requests the server's position at once; otherwise it sends it from time to time.
 
         Raises:
-            StoreUnavailable: the connection is lost, or was ended for another reader.
-            EventsError: something came that can't be read.
+            StoreUnavailable: the connection is lost, or was terminated for another reader.
+            EventsError: an unexpected message arrived.
         """
         found: list[Transaction] = []
         rows = 0
@@ -96,7 +96,7 @@ class ReplicationStream:
         return found
 
     def confirm(self, place: int) -> None:
-        """Let the server forget what was committed before `place` (an LSN).
+        """Confirm everything before `place` (an LSN), so that the server may remove it.
 
         Raises:
             StoreUnavailable: the connection is lost.

@@ -1,7 +1,7 @@
 """Topics in Avro, by fastavro: written with the struct's schema, read with the writer's and ours.
 
-A field that the writer did not know is filled in by the struct itself, not by Avro: its default may
-be anything that Python can make, and is exact for every type.
+A field that the writer's schema lacks gets the struct's default, not Avro's: that may be any Python
+value, and is exact for every type.
 """
 
 import copy
@@ -31,7 +31,7 @@ from counterfoil.events.schemas.structs import below, check_times
 
 _TIMES: Final = frozenset({"timestamp-micros", "time-micros"})
 _BUILTIN: Final = (bytes, dt.datetime, dt.date, dt.time, uuid.UUID, Decimal)
-"""What fastavro takes as it is."""
+"""Types that fastavro encodes itself."""
 
 
 class AvroCodec(RegisteredCodec):
@@ -48,7 +48,7 @@ class AvroCodec(RegisteredCodec):
         super().__init__(Schema("AVRO", text))
 
     def write(self, value: Any) -> bytes:
-        """An event in binary.
+        """Encode an event in binary.
 
         Raises:
             InvalidEvent: a number too large, a time without its zone, a value of another type.
@@ -60,17 +60,17 @@ class AvroCodec(RegisteredCodec):
             self._check_days(self._document, datum, "")
         buffer = io.BytesIO()
         try:
-            # A tuple is one of our arrays, never the library's way to name a union's branch.
+            # A tuple is one of our arrays, not fastavro's notation for a union's branch.
             fastavro.schemaless_writer(buffer, self._parsed, datum, disable_tuple_notation=True)
-        except Exception as error:  # the library's errors are no family
+        except Exception as error:  # the library's errors have no common base
             raise InvalidEvent(self._misfit(datum, error)) from error
         return buffer.getvalue()
 
     def reader(self, writer: Schema) -> Read:
-        """What reads the events of a writer.
+        """A decoder for a writer's events.
 
         Raises:
-            UndecodableEvent: its schema is none, or can't be resolved to ours.
+            UndecodableEvent: its schema would be misread as ours.
         """
         event, written, read = self._event, self._parsed, None
         if writer != self.schema:
@@ -92,9 +92,9 @@ class AvroCodec(RegisteredCodec):
         return decode
 
     def _check_days(self, schema: Any, datum: Any, path: str) -> None:
-        """Refuse a moment in the place of a day: the library would cut it, in whatever zone it is.
+        """Reject a datetime in place of a date: fastavro would truncate it, in any time zone.
 
-        What does not fit the schema otherwise is left to the library.
+        Other misfits are left to fastavro.
         """
         if is_union(schema):
             (schema,) = (branch for branch in schema if branch != "null")
@@ -118,7 +118,7 @@ class AvroCodec(RegisteredCodec):
                 pass
 
     def _misfit(self, datum: Any, error: Exception) -> str:
-        """Which fields do not fit; their values are nobody's business."""
+        """Name the fields that do not fit, without their values, which may be confidential."""
         name = self._event.__name__
         try:
             fastavro.validate(  # its stub lacks the parameter
@@ -130,19 +130,19 @@ class AvroCodec(RegisteredCodec):
             errors = cast("tuple[Any, ...]", found.errors)
             fields = ", ".join(sorted({each.field for each in errors if each.field}))
             return f"{fields or name}: does not fit the schema"
-        except ValueError as found:  # of decimals, without the field
+        except ValueError as found:  # for decimals, without the field
             return f"{name}: {found}"
-        except Exception:  # it stumbles over what it can't write either, such as a NaN
+        except Exception:  # validation can also fail itself, for instance at a NaN
             return f"{name}: does not fit the schema"
         return f"{name}: {type(error).__name__} as it was encoded"
 
     def incompatibilities(self, reader: Schema, writer: Schema) -> list[Incompatibility]:
-        """Why one schema does not read what the other has written."""
+        """Why one schema can't read what was written with the other; empty if it can."""
         return incompatibilities(json.loads(reader.text), json.loads(writer.text))
 
 
 def _as_written(ours: Any, theirs: Any) -> Any:
-    """Our schema without the fields that their records lack: those are the struct's to fill in."""
+    """Our schema without the fields that their records lack: the struct has their defaults."""
     ours = copy.deepcopy(ours)
     written = {name_of(each): each for each in named_types(theirs) if each["type"] == "record"}
     for record in list(named_types(ours)):

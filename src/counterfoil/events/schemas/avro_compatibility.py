@@ -1,9 +1,9 @@
 """Compatibility of two Avro schemas, with the offending field.
 
-These are the rules of Avro's schema resolution: a field is found by its name, one that the reader
-alone knows needs a default, one that the writer alone knows is passed over, and a type may be read
-as a wider one. Beyond the specification a logical type has to stay as it is: the bytes of a decimal
-with another scale are another amount.
+These are the rules of Avro's schema resolution: fields are matched by name, a field that only the
+reader has needs a default, one that only the writer has is ignored, and a type may be read as a
+wider one. Beyond the specification, a logical type must not change: the bytes of a decimal with
+another scale are another amount.
 
 Source: Apache Avro specification 1.12, "Schema Resolution".
 """
@@ -28,7 +28,7 @@ _LOGICAL: Final = ("logicalType", "precision", "scale")
 
 
 def incompatibilities(reader: Any, writer: Any) -> list[Incompatibility]:
-    """Why `reader` can't read what was written with `writer`: JSON documents; none if it can."""
+    """Why `reader` can't read what was written with `writer`, both as JSON documents."""
     return list(_Comparison(_named(reader), _named(writer)).compare(reader, writer, ""))
 
 
@@ -37,7 +37,7 @@ class _Comparison:
         self._readers = readers
         self._writers = writers
         self._seen: set[tuple[str, str]] = set()
-        """Pairs of records that were compared: a record may hold itself."""
+        """Pairs of records that were compared: records may be recursive."""
 
     def compare(self, reader: Any, writer: Any, path: str) -> Iterator[Incompatibility]:
         reader = self._readers.get(_key(reader), reader)
@@ -113,12 +113,12 @@ def kind_of(schema: Any) -> str:
 
 
 def name_of(schema: Any) -> str:
-    """The name of a named type, without its namespace: by this it is found."""
+    """The name of a named type, without its namespace: named types are matched by it."""
     return str(schema["name"]).rpartition(".")[2]
 
 
 def named_types(schema: Any) -> Iterator[Any]:
-    """All records, enums and fixed types that are written out in a schema."""
+    """All records, enums and fixed types that are defined in a schema."""
     if isinstance(schema, str):
         return
     if is_union(schema):
@@ -141,7 +141,7 @@ def named_types(schema: Any) -> Iterator[Any]:
 
 
 def _named(schema: Any) -> dict[str, Any]:
-    """Named types by every name that they may be called by."""
+    """Named types by each of their possible names."""
     found: dict[str, Any] = {}
     for each in named_types(schema):
         found[name_of(each)] = each
@@ -162,7 +162,7 @@ def _logical(schema: Any) -> tuple[Any, ...]:
 
 
 def _said(schema: Any) -> str:
-    """A type as an error tells it."""
+    """A type's description for errors."""
     if not _logical(schema):
         return kind_of(schema)
     if schema["logicalType"] == "decimal":
@@ -171,6 +171,6 @@ def _said(schema: Any) -> str:
 
 
 def _unlike(found: list[Incompatibility]) -> tuple[int, int]:
-    """How far a branch of a union is from what was written: the nearest one tells most."""
+    """How far a branch of a union is from what was written: the nearest explains most."""
     another_type = sum(" and is " in each.rule for each in found)
     return another_type, len(found)

@@ -1,7 +1,7 @@
-"""Derives the Avro schema of a struct; refuses what Avro can't represent exactly.
+"""Derives the Avro schema of a struct; rejects what Avro can't represent exactly.
 
-Names are the struct's own, without a namespace: a class that moves to another module stays the
-record that it was. Fields keep their order and their names as they are encoded (`rename=`).
+Names are the struct's own, without a namespace, so that a class may move to another module. Fields
+keep their order and their encoded names (`rename=`).
 
 | type | Avro |
 |---|---|
@@ -57,12 +57,12 @@ _SIMPLE: Final[Mapping[type[inspect.Type], object]] = MappingProxyType(
     }
 )
 PRECISION: Final = 38
-"""Digits that a decimal may have: what databases and Parquet keep in 128 bits."""
+"""Maximum digits of a decimal: what databases and Parquet store in 128 bits."""
 _NO_DEFAULT: Final = object()
 
 
 def avro_schema(event: type) -> dict[str, Any]:
-    """The schema of a struct as the JSON document that registries keep.
+    """The schema of a struct as the JSON document for registries.
 
     Raises:
         UnmappableType: names the field that can't be mapped.
@@ -71,13 +71,13 @@ def avro_schema(event: type) -> dict[str, Any]:
 
 
 class _Derivation:
-    """One schema; a named type is written out where it first comes, and named from then on."""
+    """One schema; a named type is defined at its first use, and referred to by name afterwards."""
 
     def __init__(self) -> None:
         self._named: dict[str, type] = {}
 
     def record(self, struct: inspect.StructType, path: str) -> Any:
-        """A record, or the name of one that was written out before."""
+        """A record, or the name of one that was defined before."""
         check_struct(struct, path)
         if self._known(struct.cls, path):
             return struct.cls.__name__
@@ -140,7 +140,7 @@ class _Derivation:
         return {"type": "enum", "name": kind.__name__, "symbols": values}
 
     def _known(self, kind: type, path: str) -> bool:
-        """Whether a type was written out before; notes it if not."""
+        """Whether a type was defined before; records it if not."""
         _check_name(kind.__name__, path)
         known = self._named.get(kind.__name__)
         if known is not None and known is not kind:
@@ -172,9 +172,9 @@ def _decimal(extra: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _default(field: inspect.Field, schema: Any) -> Any:
-    """A field's default as JSON, if it has one that is always the same and that JSON can say.
+    """A field's default as JSON, if it is constant and can be represented.
 
-    It is for registries and for other readers: ours fill in the struct's own.
+    It is for registries and foreign readers: ours use the struct's own default.
     """
     value: Any = field.default
     if field.default_factory in (list, set, frozenset, tuple):

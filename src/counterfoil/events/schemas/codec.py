@@ -1,12 +1,11 @@
 """Codecs of topics: JSON, or a binary format with a registered schema.
 
-A codec belongs to one topic in one process. JSON needs nothing. A format with schemas learns from
-the registry, when the topic is declared, by which id its own schema goes, and later, the first time
-that it meets an id, what that stands for: whoever wrote an event may have had an older type of it,
-or a newer one. Then nothing is asked again.
+A codec belongs to one topic in one process. JSON needs no registry. A format with schemas gets its
+own schema's id when the topic is declared, and looks up each other id when it first meets it: an
+event's writer may have had an older or a newer type. Schemas are cached.
 
-No id that was seen says anything of bytes that hold none, or one that the registry does not know:
-these are `UndecodableEvent`, and so dead letters. A registry that is away is no event's fault.
+Bytes without an id, or with one that the registry doesn't know, are `UndecodableEvent`, and become
+dead letters. An unavailable registry is not the event's fault: the event is retried.
 """
 
 from abc import ABC, abstractmethod
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
 
 Format = Literal["json", "avro", "protobuf"]
 WRITERS: Final = 256
-"""Schemas of writers that a codec keeps ready: more than a topic has versions. One that was given
-up is asked for again."""
+"""Size of a codec's cache of writers' schemas: more than a topic has versions. An evicted one is
+fetched again."""
 ROUNDS: Final = 20
-"""How often a schema is checked against a newest one that another process replaces meanwhile: each
-round is somebody's new version of the same topic."""
+"""Maximum attempts to register a schema while other processes register newer versions of the same
+topic."""
 _CODECS: Final = MappingProxyType(
     {
         "avro": ("counterfoil.events.schemas.avro", "AvroCodec"),
@@ -67,17 +66,16 @@ class Codec(Protocol):
         """An event from bytes.
 
         Raises:
-            msgspec.DecodeError: they are none of this topic; `UndecodableEvent` is one.
-            RegistryUnavailable: the schema of their writer can't be had at the moment.
+            msgspec.DecodeError: they are no event of this topic; `UndecodableEvent` is one.
+            RegistryUnavailable: their writer's schema can't be fetched at the moment.
         """
         ...
 
     def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
-        """Register the schema, if there is one; from then on events are encoded and decoded.
+        """Register the schema, if there is one; afterwards events can be encoded and decoded.
 
-        A schema that is a version of the topic already, the newest or an older one, is taken as it
-        is, so that an application can go back to what it was. A new one must be compatible with
-        the newest.
+        A schema that is already a version of the topic, the newest or an older one, is accepted, so
+        that an application can be rolled back. A new one must be compatible with the newest.
 
         Raises:
             IncompatibleSchema: names the field and the rule.
@@ -86,7 +84,7 @@ class Codec(Protocol):
         ...
 
     def attach(self, topic: str, registry: "Registry") -> None:
-        """Know where schemas are, without registering one; nothing is asked before it is needed."""
+        """Use the schemas of a registry without registering one; it is asked only when needed."""
         ...
 
 
@@ -94,7 +92,7 @@ def codec_of(event: type, format_: Format) -> Codec:
     """The codec for events of a type.
 
     Raises:
-        UnmappableType: the format can't hold the type; says the field.
+        UnmappableType: the format can't represent the type; names the field.
         EventsError: the format's library is missing.
         ValueError: there is no such format.
     """
@@ -117,18 +115,18 @@ class JsonCodec:
 
     def __init__(self, event: type) -> None:
         self.encode: Callable[[Any], bytes] = _ENCODER.encode
-        # Made once: to understand a type takes longer than to decode an event of it.
+        # Made once: analysing a type takes longer than decoding an event.
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(event).decode
 
     def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
-        """Nothing is registered."""
+        """Do nothing: JSON has no registered schema."""
 
     def attach(self, topic: str, registry: "Registry") -> None:
-        """Nothing is asked."""
+        """Do nothing: JSON has no registered schema."""
 
 
 class RegisteredCodec(ABC):
-    """What formats with a registered schema share: ids, the schemas behind them, and errors."""
+    """The common base of formats with a registered schema: ids, cached schemas, and errors."""
 
     def __init__(self, schema: Schema) -> None:
         if len(schema.text) > SCHEMA_CHARACTERS:
@@ -141,19 +139,19 @@ class RegisteredCodec(ABC):
 
     @abstractmethod
     def write(self, value: Any) -> bytes:
-        """An event without its schema's id; raises `InvalidEvent`."""
+        """Encode an event, without its schema's id; raises `InvalidEvent`."""
 
     @abstractmethod
     def reader(self, writer: Schema) -> Read:
-        """What reads the events of a writer; it may raise anything at what is none.
+        """A decoder for a writer's events, which may raise any exception for invalid ones.
 
         Raises:
-            UndecodableEvent: nothing of this writer can be read.
+            UndecodableEvent: no event of this writer can be read.
         """
 
     @abstractmethod
     def incompatibilities(self, reader: Schema, writer: Schema) -> list[Incompatibility]:
-        """Why one schema does not read what the other has written."""
+        """Why one schema can't read what was written with the other; empty if it can."""
 
     def encode(self, value: Any) -> bytes:
         """An event as bytes, with its schema's id."""
@@ -162,20 +160,20 @@ class RegisteredCodec(ABC):
         return self._header + self.write(value)
 
     def decode(self, data: bytes) -> Any:
-        """An event from bytes, whatever version of the schema they were written with."""
+        """An event from bytes, written with any version of the schema."""
         schema_id = wire.schema_id_of(data)
         read = self._readers.get(schema_id) or self._learn(schema_id)
         try:
             return read(wire.content_of(data))
         except UndecodableEvent:
             raise
-        except Exception as error:  # the libraries' errors are no family
+        except Exception as error:  # the libraries' errors have no common base
             raise UndecodableEvent(
                 f"no event of schema {schema_id}: {type(error).__name__}: {error}"
             ) from error
 
     def declare(self, topic: str, compatibility: Compatibility, registry: "Registry") -> None:
-        """Register the schema, or find that it is registered."""
+        """Register the schema, unless it is registered already."""
         schema_id = registry.find(topic, self.schema)
         rounds = 0
         while schema_id is None:
@@ -193,11 +191,11 @@ class RegisteredCodec(ABC):
         self._readers = {schema_id: self.reader(self.schema)}
 
     def attach(self, topic: str, registry: "Registry") -> None:
-        """Know where schemas are."""
+        """Use the schemas of a registry."""
         self._topic, self._registry = topic, registry
 
     def _registered(self) -> bytes:
-        """The header of a schema that somebody else has registered."""
+        """The header of a schema that another process has registered."""
         schema_id = None
         if self._registry is not None:
             schema_id = self._registry.find(self._topic, self.schema)
@@ -243,7 +241,7 @@ class RegisteredCodec(ABC):
             read = self.reader(schema)
         except UndecodableEvent:
             raise
-        except Exception as error:  # whatever a registry may hold
+        except Exception as error:  # a registry may contain anything
             raise UndecodableEvent(f"schema {schema_id} can't be used: {error}") from error
         if len(self._readers) >= WRITERS:
             self._readers.pop(next(iter(self._readers)), None)

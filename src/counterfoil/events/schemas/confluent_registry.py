@@ -1,8 +1,8 @@
-"""A registry that speaks the REST API of Confluent's: theirs, Karapace, Apicurio Registry.
+"""A registry with Confluent's REST API: theirs, Karapace, Apicurio Registry.
 
-The client is that of confluent-kafka, which keeps every schema that it has seen, for ever: it is
-made for each call, and what a process knows is bounded by its codecs (`codec.py`). The password is
-a parameter of its own, so that no address in a file or a log holds it.
+The client is that of confluent-kafka. It caches every schema without a limit, so it is created for
+each call; the codecs have bounded caches (`codec.py`). The password is a separate parameter, so
+that no address in a file or log contains it.
 
 Subjects follow the TopicNameStrategy with the topic's name on Kafka, `APPLICATION.TOPIC-value`.
 """
@@ -23,22 +23,22 @@ T = TypeVar("T")
 CALL_SECONDS: Final = 5.0
 TRIES: Final = 3
 WAIT_MS: Final = 100
-"""Before a second try, and at most four times as long before a third: a registry that is away
-for longer is its callers' to wait for, who hold a transaction open meanwhile."""
+"""Backoff before the second try, and at most four times as long before the third. Longer waits are
+left to the callers, which may have a transaction open."""
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _UNPROCESSABLE: Final = 422
 _REFUSED: Final = frozenset({401, 403})
 _UNVERIFIED: Final = "CERTIFICATE_VERIFY_FAILED"
-"""OpenSSL's word, which is all that the client leaves of its error."""
+"""OpenSSL's error code in the client's message, which has nothing else to tell it by."""
 _AUTHORITY: Final = "set ca of [registry] to the authority that signs its certificate"
 
 
 class ConfluentRegistry:
     """The registry at `address` (`https://USER@HOST:PORT`), for one application.
 
-    Its certificate is signed by an authority in the file `ca`; without one, by those of `certifi`,
-    or of the file that SSL_CERT_FILE names.
+    Its certificate must be signed by an authority in the file `ca` or, without one, by those of
+    `certifi` or the file that SSL_CERT_FILE names.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class ConfluentRegistry:
         return self._fetch(lambda client, form: client.get_latest_version(subject, form).schema)
 
     def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int:
-        """Make a schema the newest version of a topic's subject, if it is none yet.
+        """Register a schema as the newest version of a topic's subject, unless it is one already.
 
-        The API can't be told what came before: whoever registers must be alone in it
-        (`one_at_a_time.py`), and another schema of the same instant is held against by the
-        registry's own compatibility level alone.
+        The API has no compare-and-set, so `after` is ignored: callers must be serialised
+        (`one_at_a_time.py`), or concurrent schemas are checked by the registry's own compatibility
+        level only.
         """
         found = self._ask(
             lambda client: client.register_schema(self._subject(topic), _theirs(schema))
@@ -97,7 +97,7 @@ class ConfluentRegistry:
     def _fetch(
         self, fetch: "Callable[[SchemaRegistryClient, str | None], Theirs]"
     ) -> Schema | None:
-        """A schema; one of Protobuf as a descriptor, where the registry can write it as one."""
+        """Fetch a schema; for Protobuf, as a descriptor if the registry supports that."""
         found = self._ask(lambda client: fetch(client, None))
         if found is not None and found.schema_type == "PROTOBUF":
             found = self._ask(lambda client: fetch(client, "serialized"))
@@ -107,7 +107,7 @@ class ConfluentRegistry:
         return f"{self._prefix}{topic}-value"
 
     def _ask(self, ask: "Callable[[SchemaRegistryClient], T | None]") -> T | None:
-        """What the registry answers; None if it answers that there is no such thing."""
+        """The registry's answer; None if it is 404."""
         try:
             from confluent_kafka.schema_registry import (  # noqa: PLC0415 - an extra
                 SchemaRegistryClient,
@@ -129,17 +129,17 @@ class ConfluentRegistry:
                 f"the schema registry at {self._address} does not answer: {error}",
                 hint=_AUTHORITY if _UNVERIFIED in str(error) else "it is asked again",
             ) from error
-        except OSError as error:  # of files alone; the client turns those of sockets into its own
+        except OSError as error:  # of files; the client converts those of sockets
             raise EventsError(
                 f"the authorities of the schema registry can't be read: {error}",
                 hint="correct ca of [registry], or SSL_CERT_FILE: PEM files of certificates",
             ) from error
 
     def _answered(self, status: int, message: str) -> None:
-        """Nothing, if that is the answer.
+        """Return None for 404, raise for any other error status.
 
         Raises:
-            IncompatibleSchema, EventsError, RegistryUnavailable: what else it says.
+            IncompatibleSchema, EventsError, RegistryUnavailable: by the status.
         """
         said = f"the schema registry at {self._address} answered {status}: {message}"
         if status == _NOT_FOUND:
@@ -161,7 +161,7 @@ def _theirs(schema: Schema) -> "Theirs":
 
 
 def _ours(schema: "Theirs") -> Schema | None:
-    """None for types of schemas that no topic has, and a registry may."""
+    """Convert a schema; None for types that topics don't support."""
     if schema.schema_str is None or schema.schema_type not in get_args(SchemaType):
         return None
     return Schema(cast("SchemaType", schema.schema_type), schema.schema_str)

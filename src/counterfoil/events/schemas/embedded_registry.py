@@ -1,6 +1,6 @@
 """The registry that needs no server: two tables beside the state of the pipelines.
 
-An application has them for itself, so a subject is the bare name of a topic with `-value` behind.
+They belong to one application, so a subject is `TOPIC-value`, without the application's name.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class EmbeddedRegistry:
         return self._ask(lambda database: _latest(database, _subject(topic)))
 
     def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int | None:
-        """Make a schema the newest version of a topic's subject, if it is none yet.
+        """Register a schema as the newest version of a topic's subject, unless it is one already.
 
         None if the newest is no longer `after`: comparing and writing are one transaction.
         """

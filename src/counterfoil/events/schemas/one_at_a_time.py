@@ -1,14 +1,13 @@
 """Serialises registrations where the registry has no compare-and-set.
 
-Confluent's API registers under a subject whatever fits the registry's own compatibility level, so
-of two new schemas at the same instant neither would be held against the other by the topic's rule.
-To register first and look afterwards, taking one's own version back if it loses, would not do: by
-then a third may have been held against that version, or another process of the same release may
-have found it registered and be writing events of it.
+Confluent's API registers anything that satisfies the registry's own compatibility level, so two
+concurrent new schemas would not be checked against each other by the topic's rule. Registering
+first, and deleting one's version if it lost, doesn't work: by then a third schema may have been
+checked against that version, or another process of the same release may be writing events with it.
 
-So the look at the newest version and the registration are one step under a lock that all processes
-of an application share: it is kept where their state is. Whoever registers under its subjects by
-other means is held against the registry's own level alone.
+So reading the newest version and registering are one step, under a lock that all processes of an
+application share and that is kept with their state. Schemas registered by other means are checked
+by the registry's own level only.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from counterfoil.events.schemas.schema import Schema
 
 
 class OneAtATime:
-    """`registry`, in which who holds the lock that `alone` takes is alone in registering."""
+    """Wraps `registry`; registrations hold the lock that `alone` takes."""
 
     def __init__(
         self, registry: Registry, alone: Callable[[], AbstractContextManager[None]]
@@ -37,13 +36,13 @@ class OneAtATime:
         return self._registry.latest(topic)
 
     def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int | None:
-        """Make a schema the newest version of a topic's subject, if it is none yet.
+        """Register a schema as the newest version of a topic's subject, unless it is one already.
 
         None if the newest is no longer `after`.
 
         Raises:
-            RegistryUnavailable: the registry or the lock can't be had, or the lock was lost on the
-                way: nobody knows whether the schema was registered.
+            RegistryUnavailable: the registry or the lock is unavailable, or the lock was lost
+                meanwhile: whether the schema was registered is unknown.
             IncompatibleSchema: the registry's own rules forbid it.
         """
         try:

@@ -1,7 +1,7 @@
-"""Topics in Protobuf, by Google's library: the struct's descriptor reads what any version wrote.
+"""Topics in Protobuf, by Google's library: the struct's descriptor reads events of any version.
 
-Fields are found by their numbers, so a writer's schema isn't needed to read; it is looked at once,
-for numbers that meant something else.
+Fields are matched by number, so a writer's schema isn't needed for decoding; it is checked once for
+numbers with another meaning.
 """
 
 import base64
@@ -32,7 +32,7 @@ class ProtobufCodec(RegisteredCodec):
         super().__init__(Schema("PROTOBUF", text))
 
     def write(self, value: Any) -> bytes:
-        """The path to the message, and the message.
+        """Encode an event: the path to the message, and the message.
 
         Raises:
             InvalidEvent: a number too large, a time without its zone, a value of another type.
@@ -41,10 +41,10 @@ class ProtobufCodec(RegisteredCodec):
         return wire.FIRST_MESSAGE + message.SerializeToString()
 
     def reader(self, writer: Schema) -> Read:
-        """What reads the events of a writer.
+        """A decoder for a writer's events.
 
         Raises:
-            UndecodableEvent: it has used one of our numbers for something else.
+            UndecodableEvent: its schema uses one of our numbers for something else.
         """
         written = file_of(writer)
         for each in incompatibilities(self._file, written) if written else []:
@@ -62,9 +62,9 @@ class ProtobufCodec(RegisteredCodec):
         return decode
 
     def incompatibilities(self, reader: Schema, writer: Schema) -> list[Incompatibility]:
-        """Why one schema does not read what the other has written.
+        """Why one schema can't read what was written with the other; empty if it can.
 
-        A registry may give a schema back as text, of which its own check is the only one.
+        A registry may return a schema as text, which only its own check covers.
         """
         read, written = file_of(reader), file_of(writer)
         if read is None or written is None:

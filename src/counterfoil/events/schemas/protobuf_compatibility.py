@@ -1,11 +1,10 @@
 """Compatibility of two Protobuf files, with the offending field.
 
-A field is found by its number, so a number stands for what it stood for: the same name, the same
-type. Protobuf itself would allow another name; but numbers that follow the order of the fields move
-when one is put in or taken out, and the values would be read as those of their neighbours.
+Fields are matched by number, so a number must keep its name and type. Protobuf itself allows
+another name; but here numbers follow the order of fields by default and shift when a field is
+inserted or removed, and values would be read as their neighbours'.
 
-That a type is read as a wider one, as Protobuf allows among integers, has no use here: there is one
-kind of integer.
+Reading integers as wider ones, as Protobuf allows, isn't needed: there is only one integer type.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,9 +36,9 @@ def incompatibilities(
 
 
 def missing(event: type, writer: FileDescriptorProto) -> list[Incompatibility]:
-    """The fields of a struct that need a value, and have none in what a writer wrote.
+    """The required fields of a struct that the writer's schema lacks.
 
-    A descriptor says nothing of that: it is the struct that asks for them.
+    Descriptors don't tell that a field is required: the struct does.
     """
     messages = {each.name: each for each in writer.message_type}
     return list(_missing(struct_of(event), messages, "", set()))
@@ -78,10 +77,10 @@ class _Comparison:
         self._writer_enums = {f".{each.name}": each for each in writer.enum_type}
         self._first = f".{writer.message_type[0].name}"
         self._seen: set[str] = set()
-        """Messages that were compared: one may hold itself."""
+        """Messages that were compared: they may be recursive."""
 
     def messages(self, name: str, path: str) -> Iterator[Incompatibility]:
-        """Compare the first messages, and all that is in them."""
+        """Compare the first messages, recursively."""
         yield from self._message(f".{name}", self._first, path)
 
     def _message(self, now: str, was: str, path: str) -> Iterator[Incompatibility]:
@@ -133,7 +132,7 @@ class _Comparison:
 
 
 def _messages(file: FileDescriptorProto) -> dict[str, DescriptorProto]:
-    """All messages by their full names, entries of maps too."""
+    """All messages by their full names, including entries of maps."""
     found = {f".{each.name}": each for each in file.message_type}
     for each in file.message_type:
         found |= {f".{each.name}.{entry.name}": entry for entry in each.nested_type}
@@ -145,6 +144,6 @@ def _members(kind: EnumDescriptorProto) -> dict[int, str]:
 
 
 def _said(field: FieldDescriptorProto) -> str:
-    """A type as an error tells it."""
+    """A type's description for errors."""
     kind = _TYPE.Name(field.type).removeprefix("TYPE_").lower()
     return f"repeated {kind}" if field.label == _REPEATED else kind

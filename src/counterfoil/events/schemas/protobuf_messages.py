@@ -23,7 +23,7 @@ Convert = Callable[[Any], Any]
 
 
 class StructMessage:
-    """A struct as a message: made from its attributes, taken apart into what msgspec converts."""
+    """Converts a struct to a message, and a message to a dict for msgspec."""
 
     def __init__(self, kind: type[Any]) -> None:
         self.kind = kind
@@ -42,12 +42,12 @@ class StructMessage:
             except InvalidEvent as error:
                 raise InvalidEvent(f"{field.name}.{error.args[0]}") from error
             except (TypeError, ValueError, AttributeError, OverflowError) as error:
-                # What the library says of a value is left to the cause: it may quote it.
+                # The library's message is only in the cause: it may quote the value.
                 raise InvalidEvent(f"{field.name}: does not fit the schema") from error
         return message
 
     def take(self, message: Any) -> dict[str, Any]:
-        """The fields of a message that are there.
+        """The fields that are present in a message.
 
         Raises:
             UndecodableEvent: a member of an enum that this type does not know.
@@ -67,7 +67,7 @@ def message_of(event: type, file: FileDescriptorProto) -> StructMessage:
 
 
 class _Messages:
-    """The messages of a file, each made once; one may hold itself."""
+    """The messages of a file, each created once; they may be recursive."""
 
     def __init__(self, pool: DescriptorPool) -> None:
         self._pool = pool
@@ -137,7 +137,7 @@ class _Field:
         raise NotImplementedError
 
     def take(self, message: Any, found: dict[str, Any]) -> None:
-        """Add the field to what was found in a message, if it is there."""
+        """Add the field to `found` if the message has it."""
         raise NotImplementedError
 
 

@@ -1,11 +1,11 @@
-"""Derives the Protobuf descriptor of a struct; refuses what Protobuf can't represent exactly.
+"""Derives the Protobuf descriptor of a struct; rejects what Protobuf can't represent exactly.
 
-Every field that isn't a list or a map is `optional`, with presence of its own: what is missing is
-known to be missing, and becomes the struct's default, never a zero that nobody has sent.
+Every field that isn't a list or a map is `optional`, with explicit presence: a missing field gets
+the struct's default, not zero.
 
-A field's number is its place in the struct, from 1, or what `Meta(extra={"number": n})` says of it;
-either all fields of a struct say a number, or none does. A member of an enum has its place, from 1;
-0 is `..._UNSPECIFIED`, which is never written.
+A field's number is its position in the struct, from 1, or the one in `Meta(extra={"number": n})`;
+either all fields of a struct have a number there, or none. An enum member's number is its position,
+from 1; 0 is `..._UNSPECIFIED`, which is never written.
 
 | type | Protobuf |
 |---|---|
@@ -51,7 +51,7 @@ _ONE_SYMBOL: Final = (
     "rename one; names are in capitals here, and UNSPECIFIED is what was never written"
 )
 HIGHEST_NUMBER: Final = 18_999
-"""The last field number before those that Protobuf keeps for itself."""
+"""The last field number before those that Protobuf reserves."""
 TIMESTAMP: Final = ".google.protobuf.Timestamp"
 TIMESTAMP_FILE: Final = "google/protobuf/timestamp.proto"
 _SIMPLE: Final[Mapping[type[inspect.Type], FieldDescriptorProto.Type.ValueType]] = MappingProxyType(
@@ -84,13 +84,13 @@ def protobuf_file(event: type) -> FileDescriptorProto:
 
 
 def symbol(kind: type[enum.Enum], name: str) -> str:
-    """The name of an enum's member: Protobuf wants it unique in the file."""
+    """The name of an enum's member, which must be unique in the file."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__)
     return f"{words}_{name}".upper()
 
 
 class _Derivation:
-    """One file; a named type is written out where it first comes."""
+    """One file; a named type is defined at its first use."""
 
     def __init__(self, name: str) -> None:
         self._file = FileDescriptorProto(name=f"{name}.proto", syntax="proto3")
@@ -109,7 +109,7 @@ class _Derivation:
             within = below(path, field.encode_name)
             _check_name(field.encode_name, within)
             self._field(message, field, number, within)
-        # After the fields: synthetic oneofs come last, and are in the order of their fields.
+        # After the fields: synthetic oneofs come last, in the order of their fields.
         for field in message.field:
             if field.proto3_optional:
                 field.oneof_index = len(message.oneof_decl)
@@ -148,7 +148,7 @@ class _Derivation:
     def _entry(
         self, message: DescriptorProto, found: inspect.DictType, name: str, path: str
     ) -> str:
-        """The message of a map's entries; its name is fixed by that of the field."""
+        """The message of a map's entries; Protobuf derives its name from the field's."""
         if not isinstance(found.key_type, inspect.StrType | inspect.IntType):
             raise refusal(path, f"keys are {described(found.key_type)}", "use strings or integers")
         capital = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
@@ -206,7 +206,7 @@ class _Derivation:
             found.value.add(name=name, number=number)
 
     def _known(self, kind: type, path: str) -> bool:
-        """Whether a type was written out before; notes it if not."""
+        """Whether a type was defined before; records it if not."""
         _check_name(kind.__name__, path)
         known = self._named.get(kind.__name__)
         if known is not None and known is not kind:

@@ -1,4 +1,4 @@
-"""The registry port: schemas by subject and by id."""
+"""The interface to schema registries: schemas by subject and by id."""
 
 from typing import Protocol
 
@@ -6,11 +6,11 @@ from counterfoil.events.schemas.schema import Schema
 
 
 class Registry(Protocol):
-    """Keeps the schemas of topics, each under a subject, in versions; equal ones have one id.
+    """Stores the versions of topics' schemas, by subject; equal schemas have the same id.
 
-    Every method raises `RegistryUnavailable` when the registry can't be reached. They may be called
-    from any thread; no connection is held between two calls, which are few: each process asks for
-    a schema once.
+    Every method raises `RegistryUnavailable` if the registry can't be reached. Methods may be
+    called from any thread. No connection is kept between calls, which are few: each process asks
+    for a schema once.
     """
 
     def find(self, topic: str, schema: Schema) -> int | None:
@@ -22,10 +22,11 @@ class Registry(Protocol):
         ...
 
     def register(self, topic: str, schema: Schema, *, after: Schema | None) -> int | None:
-        """Make a schema the newest version of a topic's subject, if it is none yet.
+        """Register a schema as the newest version of a topic's subject, unless it is one already.
 
-        It was checked against `after`, the newest one by then (None if there was none). Returns its
-        id, or None if another has become the newest since: nothing was registered, look again.
+        The caller has checked it against `after`, the newest version (None if there was none).
+        Returns its id, or None if the newest is no longer `after`: nothing was registered, check
+        again.
 
         Raises:
             IncompatibleSchema: the registry's own rules forbid it.

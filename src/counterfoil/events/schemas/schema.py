@@ -6,10 +6,10 @@ import msgspec
 
 SchemaType = Literal["AVRO", "PROTOBUF"]
 Compatibility = Literal["BACKWARD", "FORWARD", "FULL", "NONE"]
-"""Who must understand whom. BACKWARD: the new schema reads what was written with the last one.
-FORWARD: the last one reads what will be written with the new one. FULL: both."""
+"""BACKWARD: the new schema reads what was written with the last one. FORWARD: the last one reads
+what is written with the new one. FULL: both. NONE: no check."""
 SCHEMA_CHARACTERS: Final = 1 << 20
-"""Longest text of a schema that is kept or taken: far above any that people write."""
+"""Maximum length of a schema's text: far above any that people write."""
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -20,12 +20,12 @@ class Schema(msgspec.Struct, frozen=True):
 
 
 class Incompatibility(msgspec.Struct, frozen=True):
-    """Why a reader does not understand a writer: the field (`lines[].amount`), and the rule."""
+    """Why a reader's schema is incompatible: the field (`lines[].amount`), and the rule."""
 
     field: str
     rule: str
     unnoticed: bool = False
-    """Whether a reader would go on all the same, and read something else than was written."""
+    """Whether a reader would silently read something else than was written."""
 
     def __str__(self) -> str:
         return f"{self.field}: {self.rule}"

@@ -1,7 +1,7 @@
 """Inspection of struct types, shared by both binary formats.
 
-A type is looked at once, when its topic is declared, and whatever would lose something on its way
-is refused there, with the field: never in the middle of the night by an event.
+A type is inspected once, when its topic is declared. A field that the format can't represent
+without loss is rejected then, by name, and not at runtime by an event.
 """
 
 import datetime as dt
@@ -17,7 +17,7 @@ def struct_of(kind: object, path: str = "") -> inspect.StructType:
     """The fields of a struct.
 
     Raises:
-        UnmappableType: it is none, has no fields, or is written as something else than its fields.
+        UnmappableType: it is no struct, has no fields, or is not encoded as its fields.
     """
     try:
         found = inspect.type_info(kind)
@@ -30,10 +30,10 @@ def struct_of(kind: object, path: str = "") -> inspect.StructType:
 
 
 def check_struct(struct: inspect.StructType, path: str) -> None:
-    """See that a struct is written as its fields.
+    """Check that a struct is encoded as its fields.
 
     Raises:
-        UnmappableType: says what it is declared with.
+        UnmappableType: names the option that prevents it.
     """
     name = struct.cls.__name__
     configuration = struct.cls.__struct_config__
@@ -48,9 +48,9 @@ def check_struct(struct: inspect.StructType, path: str) -> None:
 
 
 def unwrapped(found: inspect.Type) -> tuple[inspect.Type, bool, Mapping[str, Any]]:
-    """A type without `| None`, whether it had that, and what `msgspec.Meta(extra=...)` says of it.
+    """A type without `| None`, whether it had that, and its `msgspec.Meta(extra=...)`.
 
-    What is said of the type and of the optional type is the same; the former wins.
+    `extra` may be on the type or on the optional type; the former wins.
     """
     extra: dict[str, Any] = {}
     optional = False
@@ -85,7 +85,7 @@ def below(path: str, field: str) -> str:
 
 
 def check_times(value: object, path: str = "") -> None:
-    """See that points in time have a zone, and times of day none: a format keeps no more.
+    """Check that datetimes have a time zone and times of day don't: formats can't keep more.
 
     Raises:
         InvalidEvent: names the field.

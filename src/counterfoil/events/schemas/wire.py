@@ -1,8 +1,8 @@
-"""How a value names its schema: Confluent's wire format, which every client of a registry reads.
+"""Confluent's wire format, which prefixes a value with its schema's id.
 
 A zero byte, the schema's id in four bytes, big-endian, then the value. For Protobuf the path to the
-message within its file comes between (a count and as many indexes, as zigzag varints); the first
-message of a file, which ours always is, is the single byte 0.
+message within its file comes in between (a count and as many indexes, as zigzag varints); for the
+first message of a file, which ours always is, that is the single byte 0.
 
 Source: Confluent Schema Registry, "Formats, Serializers and Deserializers", wire format.
 """
@@ -15,18 +15,18 @@ from counterfoil.events.errors import UndecodableEvent
 _HEADER: Final = struct.Struct(">bI")
 MAGIC: Final = b"\0"
 HIGHEST_ID: Final = 2**31 - 1
-"""Registries count schemas in a signed integer of 32 bits."""
+"""Registries use signed 32-bit integers as ids."""
 FIRST_MESSAGE: Final = b"\0"
 """The path to the first message of a file."""
 _VARINT_BYTES: Final = 5
-"""Of an index: more would be no integer of 32 bits."""
+"""Maximum bytes of an index, which is a 32-bit integer."""
 
 
 def header(schema_id: int) -> bytes:
-    """What stands before a value of the schema with this id.
+    """The prefix of a value for a schema id.
 
     Raises:
-        ValueError: no registry gives such an id.
+        ValueError: the id is out of range.
     """
     if not 0 <= schema_id <= HIGHEST_ID:
         raise ValueError(f"{schema_id} is no schema id")
@@ -51,7 +51,7 @@ def schema_id_of(data: bytes) -> int:
 
 
 def content_of(data: bytes) -> bytes:
-    """What follows the schema id."""
+    """The bytes after the schema id."""
     return data[_HEADER.size :]
 
 
@@ -74,7 +74,7 @@ def message_path(content: bytes) -> tuple[tuple[int, ...], bytes]:
 
 
 def _zigzag(content: bytes, place: int) -> tuple[int, int]:
-    """The number at a place, and the place after it."""
+    """The number at an index, and the index after it."""
     number = 0
     for length, byte in enumerate(content[place : place + _VARINT_BYTES]):
         number |= (byte & 0x7F) << (7 * length)
