@@ -139,7 +139,7 @@ class Effects(Outgoing):
         self.state = (State if share.of == 1 else SharedState)(store.database, pipeline)
         self.timers = Timers(store.database, pipeline, clocks, partitions, share)
         self.copy = share
-        """Whose copies of the tables are looked up."""
+        """The process whose copies of the tables are used."""
         self.tables = frozenset(table.name for table in tables)
         self.watermark_us: int | None = None
         self.not_over_us: int | None = None
@@ -247,7 +247,7 @@ class Effects(Outgoing):
         self.timers.undo()
         self.book.undo()
         self._forget_handler()
-        if self._alone:  # what was written in the savepoint goes with it
+        if self._alone:  # writes in the savepoint are rolled back with it
             self._unwritten = None
             self._commit.clear()
             self.state.roll_back()

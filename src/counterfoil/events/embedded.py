@@ -349,7 +349,7 @@ class EmbeddedReader:
         self._decoded.clear()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: a reader has no resources of its own."""
 
     @staticmethod
     def _share_of(topic: AnyTopic, share: Share) -> list[int]:

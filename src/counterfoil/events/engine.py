@@ -117,7 +117,7 @@ class KafkaEvents:
     """
 
     PIPELINES = "_pipelines"
-    """The name of the pipelines' source, which is like a service's."""
+    """The name of the pipelines' outbox as a source, beside the services'."""
 
     def __init__(
         self,

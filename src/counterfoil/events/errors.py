@@ -8,7 +8,7 @@ from counterfoil.errors import CounterfoilError
 
 
 class EventsError(CounterfoilError):
-    """The root of the family."""
+    """The base class of errors of events."""
 
 
 class TermOver(EventsError):
@@ -28,7 +28,7 @@ class LedgerConflict(EventsError):
 
 
 class Overdrawn(EventsError):
-    """A guarded account has not enough for a transfer or hold; nothing was entered."""
+    """A transfer or hold would overdraw a guarded account; nothing was entered."""
 
 
 class HoldEnded(EventsError):

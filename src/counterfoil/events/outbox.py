@@ -69,9 +69,9 @@ class TableOutbox:
         database.create([SCHEMA])
 
     def read_after(self, position: int, limit: int) -> list[tuple[int, Message]]:
-        """At most `limit` events after `position`, each with its own position.
+        """At most `limit` events, and about `READ_BYTES`, after `position`; each with its position.
 
-        About `READ_BYTES` in all: they are appended in one transaction, which has a timeout.
+        They are appended in one transaction, which has a timeout.
         """
         sizes = self._database.execute(
             "SELECT seq, length(value) FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",

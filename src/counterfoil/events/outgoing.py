@@ -69,10 +69,10 @@ class StatelessContext:
         self._outgoing = outgoing
 
     def emit(self, topic: Topic[T], value: T, *, key: str) -> None:
-        """Send an event to another topic.
+        """Send an event to another topic; its header `caused-by` is the handled event's id.
 
-        The first event emitted to a topic has the id of the event being handled. Further ones to
-        the same topic have ids derived from it, the same if the event is handled again.
+        The first event emitted to a topic has this id as its own, too. Further ones to the topic
+        have ids derived from it, the same if the event is handled again.
 
         Raises:
             InvalidEvent: it does not fit its topic, is too large, or has an invalid key.

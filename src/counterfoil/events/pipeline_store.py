@@ -49,7 +49,7 @@ _OF_POSITIONS: Final = (
 )
 """What is invalid without the positions that it was written with."""
 _SAGA: Final = "saga."
-"""Prefix of saga pipelines, whose state stays: sagas under way go on whatever their positions."""
+"""Prefix of sagas' consumers, whose state stays: running sagas still need it."""
 
 
 class PipelineStore:

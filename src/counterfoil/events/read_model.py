@@ -63,8 +63,8 @@ class ReadModel:
 
         For a topic that it keeps as a table, waits for the copies of all its processes.
 
-        On Kafka, an event is searched in its partition from its time on, which takes some tens of
-        milliseconds.
+        On Kafka, finding an event takes some tens of milliseconds: its partition is searched from
+        the event's time on.
 
         Raises:
             NotCaughtUp: not in time; tells how many events the pipeline is behind.

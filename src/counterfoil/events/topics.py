@@ -1,4 +1,4 @@
-"""Typed topics: a name, the type and format of its events, and how a key finds its partition."""
+"""Typed topics: a name, the type and format of its events, and the partitioning of their keys."""
 
 import re
 import zlib

@@ -20,7 +20,7 @@ from counterfoil.events.errors import (
 )
 
 PER_SECOND: Final = 100.0
-"""Default letters per second: a pipeline can handle so many beside its live events."""
+"""The default rate, in letters per second: a pipeline can handle that beside its live events."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

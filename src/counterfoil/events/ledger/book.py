@@ -89,7 +89,7 @@ class Book:
 
         Raises:
             LedgerConflict: an id belongs to another transfer, or only some were posted before.
-            Overdrawn: a guarded account has not enough for them.
+            Overdrawn: they would overdraw a guarded account.
         """
         try:
             return self._take(rows, ask=self._careful)

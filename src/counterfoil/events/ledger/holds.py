@@ -31,7 +31,7 @@ class Holds:
 
         Raises:
             LedgerConflict: the id belongs to another hold.
-            Overdrawn: a guarded account has not enough for it.
+            Overdrawn: it would overdraw a guarded account.
         """
         hold = row.transfer
         self.expire()

@@ -45,7 +45,7 @@ class Ledger:
 
         Raises:
             LedgerConflict: the id belongs to another transfer.
-            Overdrawn: a guarded account has not enough for it.
+            Overdrawn: it would overdraw a guarded account.
             ValueError: an amount that is negative or too large, or one account on both sides.
         """
         transfer = Transfer(
@@ -62,7 +62,7 @@ class Ledger:
 
         Raises:
             LedgerConflict: an id belongs to another transfer, or only some were posted before.
-            Overdrawn: a guarded account has not enough for them.
+            Overdrawn: they would overdraw a guarded account.
             ValueError: there are none, or one is invalid.
         """
         if not legs:
@@ -123,7 +123,7 @@ class Ledger:
 
         Raises:
             LedgerConflict: the id belongs to another hold.
-            Overdrawn: a guarded account has not enough for it.
+            Overdrawn: it would overdraw a guarded account.
             ValueError: an amount that is negative or too large, or one account on both sides.
         """
         hold = Transfer(

@@ -68,7 +68,7 @@ class Decoder:
                 _, _, end, _ = message.unpack(_COMMIT)
                 rows, self._rows = self._rows, None
                 return Transaction(end, rows)
-            case b"O" | b"Y":  # where it came from, and types of tables: not asked for here
+            case b"O" | b"Y":  # origins and types: not needed here
                 pass
             case kind:
                 raise ValueError(f"kind {kind!r} at this place")

@@ -84,7 +84,8 @@ class Step(Generic[T, R]):
         """Declare the compensation of this step.
 
         It takes effect once for a step that was done. It also runs for a step whose request was not
-        answered in time: whether that was done is unknown, and the compensation must handle both.
+        answered in time: whether that was done is unknown, so the compensation must handle both
+        cases.
         """
 
         def declare(handler: Handler[T, None]) -> Handler[T, None]:

@@ -5,15 +5,15 @@ keep their order and their encoded names (`rename=`).
 
 | type | Avro |
 |---|---|
-| `int`, an enum of ints | `long`: what doesn't fit 64 bits is refused when it is encoded |
+| `int`, an enum of ints | `long`; encoding rejects numbers of more than 64 bits |
 | `float` | `double` |
 | `str`, `Literal` of strings | `string` |
 | `bytes`, `bool` | `bytes`, `boolean` |
 | `Decimal` with `Meta(extra={"precision": p, "scale": s})` | `bytes`, logical type `decimal` |
-| `datetime` with a zone | `long`, `timestamp-micros`; it comes back in UTC |
+| `datetime` with a zone | `long`, `timestamp-micros`; decoded in UTC |
 | `date`, `time` without a zone | `int`, `date`; `long`, `time-micros` |
 | `UUID` | `string`, `uuid` |
-| an enum of strings that are names | `enum` |
+| an enum of strings that are valid Avro names | `enum` |
 | `list`, `set`, `frozenset`, `tuple[T, ...]` | `array` |
 | `dict[str, T]` | `map` |
 | another struct | `record` |

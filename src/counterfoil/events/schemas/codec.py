@@ -79,7 +79,7 @@ class Codec(Protocol):
 
         Raises:
             IncompatibleSchema: names the field and the rule.
-            RegistryUnavailable: nothing was registered, or nobody knows.
+            RegistryUnavailable: whether the schema was registered is unknown.
         """
         ...
 

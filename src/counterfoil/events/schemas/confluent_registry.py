@@ -30,7 +30,7 @@ _CONFLICT: Final = 409
 _UNPROCESSABLE: Final = 422
 _REFUSED: Final = frozenset({401, 403})
 _UNVERIFIED: Final = "CERTIFICATE_VERIFY_FAILED"
-"""OpenSSL's error code in the client's message, which has nothing else to tell it by."""
+"""OpenSSL's error code, by which the client's error message is recognised."""
 _AUTHORITY: Final = "set ca of [registry] to the authority that signs its certificate"
 
 

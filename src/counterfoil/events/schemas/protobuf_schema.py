@@ -9,16 +9,16 @@ from 1; 0 is `..._UNSPECIFIED`, which is never written.
 
 | type | Protobuf |
 |---|---|
-| `int`, an enum of ints | `int64`: what doesn't fit is refused when it is encoded |
+| `int`, an enum of ints | `int64`; encoding rejects larger numbers |
 | `float`, `bool`, `bytes` | `double`, `bool`, `bytes` |
 | `str`, `Literal` of strings | `string` |
-| `Decimal`, `date`, `time` without a zone, `UUID` | `string`, as JSON would have it |
-| `datetime` with a zone | `google.protobuf.Timestamp`; it comes back in UTC |
+| `Decimal`, `date`, `time` without a zone, `UUID` | `string`, as in JSON |
+| `datetime` with a zone | `google.protobuf.Timestamp`; decoded in UTC |
 | an enum of strings | `enum` |
 | `list`, `set`, `frozenset`, `tuple[T, ...]` | `repeated` |
 | `dict[str, T]`, `dict[int, T]` | `map` |
 | another struct | `message` |
-| `T | None` of anything but lists and maps | not there |
+| `T | None` of anything but lists and maps | a missing field |
 
 Source: Protocol Buffers language guide (proto 3), "Field Presence".
 """

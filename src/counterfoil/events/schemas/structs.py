@@ -75,12 +75,12 @@ def refusal(path: str, why: str, hint: str = "") -> UnmappableType:
 
 
 def described(found: inspect.Type) -> str:
-    """A type in a word, for an error."""
+    """A type's name for errors."""
     return type(found).__name__.removesuffix("Type").lower()
 
 
 def below(path: str, field: str) -> str:
-    """The path of a field of what is at `path`."""
+    """The path of a field below `path`."""
     return f"{path}.{field}" if path else field
 
 

@@ -1,7 +1,7 @@
 """Storage of aggregates: event streams, heads and snapshots.
 
-The head is the only row that is updated: an append moves it from the version that it has seen, and
-so detects conflicts. In PostgreSQL, a concurrent append waits there for the first one's commit.
+Events are only inserted. An append updates the head from the version that it has seen, and so
+detects conflicts. In PostgreSQL, a concurrent append waits there for the first one's commit.
 """
 
 from collections.abc import Iterator, Sequence

@@ -11,8 +11,8 @@ from typing import Final
 from counterfoil.events.errors import EventsError
 
 OVERLAP: Final = 100
-"""Maximum hopping windows of one event, each of which folds it; enough for a day that hops by the
-quarter of an hour."""
+"""Maximum hopping windows of one event, each of which folds it: enough for windows of a day that
+begin every quarter of an hour."""
 Span = tuple[int, int]
 """The start of a window, and its end, exclusive, in microseconds since 1970."""
 
