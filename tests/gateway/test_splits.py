@@ -270,6 +270,19 @@ def test_operators_change_weights_without_a_reload_and_a_reload_leaves_them_alon
         plane.weigh("/other", None)
 
 
+def test_a_change_that_one_split_of_a_path_refuses_changes_none() -> None:
+    routes = (
+        Route(path="/a", methods=("GET",), identity=False, split=split(1, 1)),
+        Route(path="/a", methods=("POST",), identity=False, split=split(0, 1)),
+    )
+    config = msgspec.structs.replace(CONFIG, routes=routes)
+    plane = DataPlane(config, access_log=None, admin_credential="c", opened=False)
+    before = plane.state()["splits"]
+    with pytest.raises(GatewayError, match="no service has a weight above 0"):
+        plane.weigh("/a", {"new": 0})
+    assert plane.state()["splits"] == before
+
+
 def test_a_version_without_a_weight_keeps_no_gateway_from_starting() -> None:
     routes = (Route(path="/a", split=split(1, 0), **OPEN),)  # type: ignore[arg-type]
     config = msgspec.structs.replace(CONFIG, routes=routes)

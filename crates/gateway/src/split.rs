@@ -113,15 +113,14 @@ impl Split {
         self.sides.iter().position(|side| name == side.target.service.as_str())
     }
 
-    /// Change some of the weights, or restore the configured ones.
-    fn weigh(&self, change: Option<&BTreeMap<String, u32>>) -> Result<(), String> {
+    /// With some of the weights changed, or the configured ones restored.
+    fn changed(&self, change: Option<&BTreeMap<String, u32>>) -> Result<Weighed, String> {
         let mut weights = match change {
             Some(_) => self.weighed.load().weights.clone(),
             None => self.config.weights.clone(),
         };
         weights.extend(change.into_iter().flatten().map(|(name, weight)| (name.clone(), *weight)));
-        self.weighed.store(Arc::new(Weighed::new(weights)?));
-        Ok(())
+        Weighed::new(weights)
     }
 }
 
@@ -154,7 +153,7 @@ pub struct Change {
     weights: Option<BTreeMap<String, u32>>,
 }
 
-/// Change the weights of all splits of a path that have the named services. Stops at the first error.
+/// Change the weights of all splits of a path that have the named services: of all or, after an error, of none.
 ///
 /// # Errors
 /// No such split, or invalid weights.
@@ -171,9 +170,14 @@ pub fn weigh(routes: &[Route], change: &Change) -> Result<(), String> {
             if services.is_empty() { String::new() } else { format!(" for {}", services.join(", ")) };
         return Err(format!("no route {path} has a split{between}"));
     }
-    splits
-        .try_for_each(|split| split.weigh(weights.as_ref()))
-        .map_err(|wrong| format!("route {path}: {wrong}"))
+    let changed: Vec<_> = splits
+        .map(|split| Ok((split, split.changed(weights.as_ref())?)))
+        .collect::<Result<_, String>>()
+        .map_err(|wrong| format!("route {path}: {wrong}"))?;
+    for (split, weighed) in changed {
+        split.weighed.store(Arc::new(weighed));
+    }
+    Ok(())
 }
 
 /// The counters of each side by path and service, taken over from `before`.
