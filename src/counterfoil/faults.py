@@ -7,7 +7,7 @@ one. It does nothing unless the process was started with ``COUNTERFOIL_FAULTS`` 
 SIGSTOP, so that no cleanup can run.
 
 A *sabotage* is a bug enabled by ``COUNTERFOIL_SABOTAGE``, to show that the checker finds it. Only
-`counterfoil prove` sets it.
+`counterfoil prove` sets it, and `counterfoil up` refuses to start with it.
 """
 
 import os
@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+
+from counterfoil.errors import CounterfoilError
 
 SABOTAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -105,3 +107,16 @@ def sabotaged(name: str) -> bool:
     if name not in SABOTAGES:
         raise KeyError(name)
     return name == _SABOTAGE
+
+
+def refuse_sabotage() -> None:
+    """Make sure that no bug is enabled, before work that is no proof.
+
+    Raises:
+        CounterfoilError: one is.
+    """
+    if _SABOTAGE is not None:
+        raise CounterfoilError(
+            f"COUNTERFOIL_SABOTAGE={_SABOTAGE} enables a bug that loses or doubles payments",
+            hint="unset it; `counterfoil prove --sabotage` sets it for a proof",
+        )

@@ -1,5 +1,6 @@
 """What holds of every command: its help, its numbers, what it writes where no terminal reads it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,3 +142,18 @@ def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(state: Path
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) != 0
+
+
+def test_no_application_is_started_with_a_seeded_bug(tmp_path: Path) -> None:
+    environment = {**os.environ, "COUNTERFOIL_SABOTAGE": "idempotency-off"}
+    refused = subprocess.run(
+        [COUNTERFOIL, "up", SHOP, "--state", tmp_path / "state", "--free-ports"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "COUNTERFOIL_SABOTAGE=idempotency-off enables a bug" in refused.stderr
+    assert not (tmp_path / "state").exists()

@@ -87,8 +87,10 @@ def up(
         Listen on free ports of 127.0.0.1 instead, and order no certificates.
     """
     from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
+    from counterfoil.faults import refuse_sabotage  # noqa: PLC0415
     from counterfoil.supervisor import Child, Supervisor, open_events  # noqa: PLC0415
 
+    refuse_sabotage()
     seen: dict[str, str] = {}
     colours = {"ready": "green", "restarting": "yellow", "in trouble": "red", "stopped": "dim"}
 
