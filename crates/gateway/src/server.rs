@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client::Client;
 use crate::connection::{self, Agreed, Spoken};
-use crate::door::{Door, Patience, Place, Places};
+use crate::door::{Door, Patience, Places};
 use crate::early_data::{self, Accepted};
 use crate::request_body::RequestBody;
 use crate::respond::Body;
@@ -320,12 +320,21 @@ where
             .map(|address| Arc::new(Client::new(address)));
         async move {
             let Ok(client) = client else { return };
-            match door.tls.clone() {
-                None => {
-                    connection::serve(shared, client, stream, Agreed::default(), &door, place, serve).await
+            let Some(tls) = door.tls.clone() else {
+                connection::serve(shared, client, stream, Agreed::default(), &door, place, serve).await;
+                return;
+            };
+            // On the heap, so that plain connections don't reserve space for TLS, and that of the handshake is
+            // freed with it.
+            let accepted = Box::pin(handshake(tls, stream, &client, &door)).await;
+            match accepted {
+                Some((Accepted::Complete(stream), agreed)) => {
+                    Box::pin(connection::serve(shared, client, stream, agreed, &door, place, serve)).await;
                 }
-                // On the heap, so that plain connections don't reserve its space.
-                Some(tls) => Box::pin(secure(shared, client, stream, tls, door, place, serve)).await,
+                Some((Accepted::Early(stream), agreed)) => {
+                    Box::pin(connection::serve(shared, client, stream, agreed, &door, place, serve)).await;
+                }
+                None => {}
             }
         }
     };
@@ -403,41 +412,25 @@ async fn announced(shared: &Shared, stream: &mut TcpStream, peer: IpAddr, door: 
     }
 }
 
-async fn secure<S, F>(
-    shared: Arc<Shared>,
-    client: Arc<Client>,
-    stream: TcpStream,
+/// Complete a client's handshake, or take in its early data. `None` if nothing is to be served.
+async fn handshake(
     tls: Arc<ServerConfig>,
-    door: Arc<Door>,
-    place: Place,
-    serve: S,
-) where
-    S: Fn(Arc<Shared>, Arc<Client>, Request<RequestBody>) -> F + Copy + Send + 'static,
-    F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
-{
+    stream: TcpStream,
+    client: &Arc<Client>,
+    door: &Door,
+) -> Option<(Accepted, Agreed)> {
     let deadline = Instant::now() + door.patience.head;
-    // On the heap both times: each layer that serves the connection would reserve more than a KiB for it.
-    // This way the handshake's memory is freed when it is over, and a connection takes its memory once.
-    match timeout_at(deadline, Box::pin(early_data::accept(tls, stream, &client, deadline))).await {
-        Ok(Ok(Accepted::Complete(mut stream, protocol))) => match agreed(protocol.as_deref()) {
-            Some(spoken) => {
-                let agreed = Agreed { spoken: Some(spoken), handshake: None };
-                connection::serve(shared, client, stream, agreed, &door, place, serve).await;
-            }
-            // The ACME directory may have disconnected already.
-            None => _ = stream.shutdown().await,
-        },
-        Ok(Ok(Accepted::Early(mut stream, protocol, handshake))) => match agreed(protocol.as_deref()) {
-            Some(spoken) => {
-                let agreed = Agreed { spoken: Some(spoken), handshake: Some(handshake) };
-                let serving = connection::serve(shared, client, stream, agreed, &door, place, serve);
-                // On the heap, so that connections without early data don't reserve its space.
-                Box::pin(serving).await;
-            }
-            None => _ = stream.shutdown().await,
-        },
-        Ok(Err(_)) | Err(_) => {}
+    let accepting = early_data::accept(tls, stream, client, deadline);
+    let (mut accepted, protocol, handshake) = timeout_at(deadline, accepting).await.ok()?.ok()?;
+    if let Some(spoken) = agreed(protocol.as_deref()) {
+        return Some((accepted, Agreed { spoken: Some(spoken), handshake }));
     }
+    // The ACME directory may have disconnected already.
+    let _ = match &mut accepted {
+        Accepted::Complete(stream) => stream.shutdown().await,
+        Accepted::Early(stream) => stream.shutdown().await,
+    };
+    None
 }
 
 /// The protocol for what ALPN negotiated, never guessed from the bytes. `None` for an ACME directory, which

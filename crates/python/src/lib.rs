@@ -12,7 +12,8 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 /// A request makes some twenty small allocations, which are cheaper with mimalloc than with the system's
-/// allocator.
+/// allocator. Huge pages are off (`no_thp`): the memory of idle connections is scattered, and a huge page stays
+/// resident as a whole.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -16,15 +16,16 @@ use super::stream::EarlyStream;
 use crate::client::Client;
 use crate::secure::{SecureStream, Session};
 
-/// A client's connection that is ready to be served, with the protocol negotiated by ALPN.
+/// A client's connection that is ready to be served.
 pub enum Accepted {
-    Complete(SecureStream, Option<Vec<u8>>),
+    Complete(SecureStream),
     /// The handshake is not complete yet.
-    Early(EarlyStream, Option<Vec<u8>>, Handshake),
+    Early(EarlyStream),
 }
 
 /// Accept a connection, with early data if the client sends some and `tls` allows it. If the handshake is
-/// then not complete by `deadline`, the connection is cut.
+/// then not complete by `deadline`, the connection is cut. Returns the protocol negotiated by ALPN, too, and
+/// the handshake unless it is complete.
 ///
 /// # Errors
 /// The client is gone, or its handshake fails.
@@ -33,7 +34,7 @@ pub async fn accept(
     io: TcpStream,
     client: &Arc<Client>,
     deadline: Instant,
-) -> io::Result<Accepted> {
+) -> io::Result<(Accepted, Option<Vec<u8>>, Option<Handshake>)> {
     let mut session = Session::new(tls)?;
     while session.is_handshaking() && !session.has_plaintext() {
         io.readable().await?;
@@ -44,8 +45,8 @@ pub async fn accept(
     }
     let protocol = session.protocol().map(Vec::from);
     if !session.is_handshaking() {
-        return Ok(Accepted::Complete(SecureStream::new(io, session), protocol));
+        return Ok((Accepted::Complete(SecureStream::new(io, session)), protocol, None));
     }
     let (stream, handshake) = EarlyStream::begin(session, io, Arc::clone(client), deadline);
-    Ok(Accepted::Early(stream, protocol, handshake))
+    Ok((Accepted::Early(stream), protocol, Some(handshake)))
 }
