@@ -19,12 +19,13 @@ use tokio::net::TcpStream;
 
 /// The largest TLS record (RFC 8446, section 5.2).
 const RECORD: usize = 5 + 16 * 1024 + 256;
-/// Plaintext encrypted at once and written with one call: two records.
-const SEALED: usize = 2 * 16 * 1024;
+/// Plaintext encrypted at once and written with one call: a full record. A client that doesn't read leaves that
+/// much with us.
+const SEALED: usize = 16 * 1024;
 /// Slices encrypted at once. Each becomes a record, with up to 22 bytes of overhead.
 const PARTS: usize = 64;
 /// The records of one write and the response to a key update. A client's first flight fits, too.
-const ROOM: usize = SEALED + 4 * 1024;
+const ROOM: usize = 2 * SEALED;
 
 thread_local! {
     static ROOM_OF_THREAD: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM].into());
