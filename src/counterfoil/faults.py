@@ -20,8 +20,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from counterfoil.errors import CounterfoilError
-
 SABOTAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "idempotency-off": "the service forgets the answers it gave, so a retry pays twice",
@@ -109,14 +107,6 @@ def sabotaged(name: str) -> bool:
     return name == _SABOTAGE
 
 
-def refuse_sabotage() -> None:
-    """Make sure that no bug is enabled, before work that is no proof.
-
-    Raises:
-        CounterfoilError: one is.
-    """
-    if _SABOTAGE is not None:
-        raise CounterfoilError(
-            f"COUNTERFOIL_SABOTAGE={_SABOTAGE} enables a bug that loses or doubles payments",
-            hint="unset it; `counterfoil prove --sabotage` sets it for a proof",
-        )
+def enabled_sabotage() -> str | None:
+    """The name of the seeded bug that is enabled in this process, if one is."""
+    return _SABOTAGE

@@ -33,6 +33,7 @@ from counterfoil.cli.sagas import saga, sagas
 from counterfoil.cli.tasks import tasks
 from counterfoil.cli.topics import forget, lag, read, topics
 from counterfoil.cli.transactions import app as transaction_commands
+from counterfoil.errors import CounterfoilError
 
 
 def _shown_default(default: object) -> str | None:
@@ -87,10 +88,14 @@ def up(
         Listen on free ports of 127.0.0.1 instead, and order no certificates.
     """
     from counterfoil.cli.inspection import left_behind  # noqa: PLC0415
-    from counterfoil.faults import refuse_sabotage  # noqa: PLC0415
+    from counterfoil.faults import enabled_sabotage  # noqa: PLC0415
     from counterfoil.supervisor import Child, Supervisor, open_events  # noqa: PLC0415
 
-    refuse_sabotage()
+    if (sabotage := enabled_sabotage()) is not None:
+        raise CounterfoilError(
+            f"COUNTERFOIL_SABOTAGE={sabotage} enables a bug that loses or doubles payments",
+            hint="unset it; `counterfoil prove --sabotage` sets it for a proof",
+        )
     seen: dict[str, str] = {}
     colours = {"ready": "green", "restarting": "yellow", "in trouble": "red", "stopped": "dim"}
 
@@ -311,7 +316,6 @@ def token(path: Folder = Path(), *, tenant: str, tier: str = "gold", state: Stat
 
     from counterfoil.application import StateFolder  # noqa: PLC0415
     from counterfoil.cli.running import addresses  # noqa: PLC0415
-    from counterfoil.errors import CounterfoilError  # noqa: PLC0415
 
     found = addresses(StateFolder(state_folder(path, state)))
     if not found.issuer:

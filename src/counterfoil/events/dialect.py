@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import Final
 
 from sqlglot import exp, parse_one
-from sqlglot.errors import ParseError, SqlglotError
+from sqlglot.errors import SqlglotError
 
 from counterfoil.events.errors import EventsError
+from counterfoil.sql_errors import reason
 
 STATEMENTS: Final = 1_024
 """Size of the cache of translations; a service has some dozens of statements."""
@@ -31,15 +32,7 @@ def to_postgres(sql: str) -> str:
             raise EventsError(f"SQL that PostgreSQL has not: {sql.strip()[:80]}")
         return _parameters(tree.transform(_node).sql("postgres"))
     except SqlglotError as error:
-        raise EventsError(f"not SQL: {_reason(error)}: {sql.strip()[:80]}") from error
-
-
-def _reason(error: SqlglotError) -> str:
-    """The first error, without the colours of a terminal that sqlglot writes into the statement."""
-    if isinstance(error, ParseError) and error.errors:
-        first = error.errors[0]
-        return f"line {first['line']}, column {first['col']}: {first['description']}"
-    return str(error)
+        raise EventsError(f"not SQL: {reason(error)}: {sql.strip()[:80]}") from error
 
 
 def _node(node: exp.Expr) -> exp.Expr:

@@ -21,13 +21,14 @@ from types import MappingProxyType
 from typing import Final
 
 from sqlglot import exp, parse
-from sqlglot.errors import ParseError, SqlglotError
+from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.qualify import qualify
 
 from counterfoil.reports.definition import Report
 from counterfoil.reports.engine import Dialect
 from counterfoil.reports.errors import QueryRefused
+from counterfoil.sql_errors import reason
 
 SHOWN: Final = 60
 """Characters of a refused expression shown in the error."""
@@ -143,7 +144,7 @@ class _Section:
         try:
             trees = parse(self._report.sections[self._name], dialect="duckdb")
         except SqlglotError as error:
-            raise QueryRefused(f"{self._where(None)}: {_said(error)}") from error
+            raise QueryRefused(f"{self._where(None)}: {reason(error)}") from error
         if len(trees) != 1 or not isinstance(trees[0], (exp.Select, exp.Union)):
             raise QueryRefused(
                 f"{self._where(None)} is not one query",
@@ -178,7 +179,7 @@ class _Section:
                 dialect="duckdb",
             )
         except SqlglotError as error:
-            raise QueryRefused(f"{self._where(query)}: {_said(error)}") from error
+            raise QueryRefused(f"{self._where(query)}: {reason(error)}") from error
         for node in typed.walk():
             if isinstance(node, COMPARED):
                 kinds = [each.type for each in node.iter_expressions() if each.type is not None]
@@ -307,13 +308,6 @@ class _Section:
         line = next((each.meta["line"] for each in _near(node) if "line" in each.meta), None)
         place = f"report {self._report.name}, section {self._name}"
         return place if line is None else f"{place}, line {line}"
-
-
-def _said(error: SqlglotError) -> str:
-    if isinstance(error, ParseError) and error.errors:
-        first = error.errors[0]
-        return f"line {first['line']}, column {first['col']}: {first['description']}"
-    return str(error)
 
 
 def _is_iso_date(node: exp.Expr) -> bool:
