@@ -4,6 +4,7 @@
 //! forfeit the round trip that early data saves, so a connection that has some is served at once
 //! (`stream.rs`).
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 
@@ -39,9 +40,7 @@ pub async fn accept(
     while session.is_handshaking() && !session.has_plaintext() {
         io.readable().await?;
         session.receive(&io)?;
-        while session.send(&io)? {
-            io.writable().await?;
-        }
+        poll_fn(|cx| session.poll_send(&io, cx)).await?;
     }
     let protocol = session.protocol().map(Vec::from);
     if !session.is_handshaking() {

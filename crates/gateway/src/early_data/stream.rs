@@ -63,13 +63,6 @@ impl Flight {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn poll_send(&self, session: &mut Session, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while session.send(&self.io)? {
-            ready!(self.io.poll_write_ready(cx))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Read until the handshake is complete.
     async fn finish(&self, reader: &AtomicWaker) -> io::Result<()> {
         while self.session().is_handshaking() {
@@ -185,11 +178,7 @@ impl AsyncWrite for EarlyStream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.phase()? {
-            Phase::Early(flight) => {
-                let mut session = flight.session();
-                ready!(flight.poll_send(&mut session, cx))?;
-                Poll::Ready(session.write(&flight.io, parts))
-            }
+            Phase::Early(flight) => flight.session().poll_write(&flight.io, cx, parts),
             Phase::Settled(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
@@ -200,7 +189,7 @@ impl AsyncWrite for EarlyStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.phase()? {
-            Phase::Early(flight) => flight.poll_send(&mut flight.session(), cx),
+            Phase::Early(flight) => flight.session().poll_send(&flight.io, cx),
             Phase::Settled(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -211,7 +200,7 @@ impl AsyncWrite for EarlyStream {
         self.watch(cx);
         match self.phase()? {
             Phase::Early(flight) => {
-                ready!(flight.poll_send(&mut flight.session(), cx))?;
+                ready!(flight.session().poll_send(&flight.io, cx))?;
                 Poll::Pending
             }
             Phase::Settled(stream) => Pin::new(stream).poll_shutdown(cx),

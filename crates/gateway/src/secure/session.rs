@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use rustls::ServerConfig;
@@ -148,13 +148,34 @@ impl Session {
         Ok(false)
     }
 
-    /// Encrypt and write the beginning of `parts`, and return the number of plaintext bytes consumed. No
-    /// output may be pending before; what the socket does not accept becomes pending.
+    /// Write all pending output.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub fn poll_send(&mut self, io: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.send(io)? {
+            ready!(io.poll_write_ready(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Write pending output, then encrypt and write the beginning of `parts`, and return the number of plaintext
+    /// bytes consumed. What the socket does not accept of them becomes pending.
     ///
     /// # Errors
     /// The client is gone, or the session can't be written to: before the handshake allows it, or after
     /// `close`.
-    pub fn write(&mut self, io: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn poll_write(
+        &mut self,
+        io: &TcpStream,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_send(io, cx))?;
+        Poll::Ready(self.write(io, parts))
+    }
+
+    fn write(&mut self, io: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         ROOM_OF_THREAD.with_borrow_mut(|room| {
             let (mut taken, mut sealed) = (0, 0);
             for part in parts.iter().take(PARTS) {

@@ -20,13 +20,6 @@ impl SecureStream {
     pub fn new(io: TcpStream, session: Box<Session>) -> Self {
         Self { io, session, closed: false }
     }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.session.send(&self.io)? {
-            ready!(self.io.poll_write_ready(cx))?;
-        }
-        Poll::Ready(Ok(()))
-    }
 }
 
 impl Keeping for SecureStream {
@@ -67,9 +60,8 @@ impl AsyncWrite for SecureStream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_send(cx))?;
         let Self { io, session, .. } = &mut *self;
-        Poll::Ready(session.write(io, parts))
+        session.poll_write(io, cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -77,21 +69,24 @@ impl AsyncWrite for SecureStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send(cx)
+        let Self { io, session, .. } = &mut *self;
+        session.poll_send(io, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.closed {
-            self.closed = true;
-            self.session.close();
+        let Self { io, session, closed } = &mut *self;
+        if !*closed {
+            *closed = true;
+            session.close();
         }
-        ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        ready!(session.poll_send(io, cx))?;
+        Pin::new(io).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::io::{Read, Write};
     use std::net;
     use std::sync::Arc;
@@ -212,9 +207,7 @@ mod tests {
         while session.is_handshaking() {
             io.readable().await.unwrap();
             session.receive(&io).unwrap();
-            while session.send(&io).unwrap() {
-                io.writable().await.unwrap();
-            }
+            poll_fn(|cx| session.poll_send(&io, cx)).await.unwrap();
         }
         (SecureStream::new(io, session), acting)
     }
